@@ -1,0 +1,1 @@
+"""The numpy country: nouns shared by everything else."""
