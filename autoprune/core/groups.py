@@ -189,9 +189,7 @@ class Structure:
     @cached_property
     def group_of(self) -> IntArray:
         """(n_genes,) group index of every gene."""
-        return np.repeat(
-            np.arange(len(self.groups), dtype=np.int64), [group.width for group in self.groups]
-        )
+        return np.repeat(np.arange(len(self.groups), dtype=np.int64), [group.width for group in self.groups])
 
     @cached_property
     def full_widths(self) -> IntArray:
@@ -220,12 +218,8 @@ class Structure:
     def count(self, axis: Axis) -> Count:
         """Return the kept size of ``axis`` as a function of the widths."""
         constant = int(np.count_nonzero(axis.genes < 0))
-        positions = np.bincount(
-            self.group_of[axis.genes[axis.genes >= 0]], minlength=len(self.groups)
-        )
-        terms = tuple(
-            (int(g), int(positions[g]) // self.groups[g].width) for g in np.flatnonzero(positions)
-        )
+        positions = np.bincount(self.group_of[axis.genes[axis.genes >= 0]], minlength=len(self.groups))
+        terms = tuple((int(g), int(positions[g]) // self.groups[g].width) for g in np.flatnonzero(positions))
         return Count(constant, terms)
 
     def kept_genes(self, orders: Sequence[IntArray], widths: Sequence[int] | IntArray) -> BoolArray:
@@ -242,10 +236,7 @@ class Structure:
             InvalidArgumentError: a width is outside ``1 .. width``, or the lengths do not match the groups.
         """
         if len(orders) != len(self.groups) or len(widths) != len(self.groups):
-            msg = (
-                f"expected {len(self.groups)} orders and widths (one per group), "
-                f"got {len(orders)} and {len(widths)}"
-            )
+            msg = f"expected {len(self.groups)} orders and widths (one per group), got {len(orders)} and {len(widths)}"
             raise InvalidArgumentError(msg)
         kept = np.zeros(self.n_genes, dtype=np.bool_)
         for group, order, width in zip(self.groups, orders, widths, strict=True):
@@ -265,9 +256,7 @@ class Structure:
         data = self.to_json()
         for described in ("pins", "example"):  # sentences and source lines, not structure
             del data[described]
-        return hashlib.sha256(
-            json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-        ).hexdigest()
+        return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the structure as JSON types (numbers, strings, lists, dicts)."""
@@ -276,14 +265,8 @@ class Structure:
             "groups": [[g.name, g.start, g.width, [list(a) for a in g.axes]] for g in self.groups],
             "axes": [[a.tensor, a.dim, _runs(a.genes)] for a in self.axes],
             "tensors": [[t.name, list(t.shape), t.kind, list(t.aliases)] for t in self.tensors],
-            "attributes": [
-                [a.module, a.name, [_count_json(c) for c in a.value], a.container]
-                for a in self.attributes
-            ],
-            "operators": [
-                [o.module, o.kind, o.weight, [_count_json(c) for c in o.factors]]
-                for o in self.operators
-            ],
+            "attributes": [[a.module, a.name, [_count_json(c) for c in a.value], a.container] for a in self.attributes],
+            "operators": [[o.module, o.kind, o.weight, [_count_json(c) for c in o.factors]] for o in self.operators],
             "ties": [list(t) for t in self.ties],
             "pins": [[p.module, p.reason, p.source] for p in self.pins],
             "layers": [list(layer) for layer in self.layers],
@@ -311,16 +294,14 @@ class Structure:
                 ),
                 axes=tuple(Axis(t, d, _unruns(runs)) for t, d, runs in data["axes"]),
                 tensors=tuple(
-                    TensorInfo(n, tuple(shape), kind, tuple(aliases))
-                    for n, shape, kind, aliases in data["tensors"]
+                    TensorInfo(n, tuple(shape), kind, tuple(aliases)) for n, shape, kind, aliases in data["tensors"]
                 ),
                 attributes=tuple(
                     Attribute(m, n, tuple(_count(c) for c in value), container)
                     for m, n, value, container in data["attributes"]
                 ),
                 operators=tuple(
-                    Operator(m, kind, w, tuple(_count(c) for c in factors))
-                    for m, kind, w, factors in data["operators"]
+                    Operator(m, kind, w, tuple(_count(c) for c in factors)) for m, kind, w, factors in data["operators"]
                 ),
                 ties=tuple(tuple(t) for t in data["ties"]),
                 pins=tuple(Pin(m, r, s) for m, r, s in data["pins"]),

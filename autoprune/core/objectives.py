@@ -88,9 +88,7 @@ class Objectives:
         """The names, in order."""
         return tuple(item.name for item in self.items)
 
-    def values(
-        self, metrics: Mapping[str, float], costs: Mapping[str, int]
-    ) -> npt.NDArray[np.float64]:
+    def values(self, metrics: Mapping[str, float], costs: Mapping[str, int]) -> npt.NDArray[np.float64]:
         """Return the (m,) float array of objective values, every one to be *minimised*.
 
         Raises:
