@@ -85,7 +85,7 @@ class Skeleton:
                 dense = dense_tensors({**self._unsaved, **weights}, self._structure, "weights given")
                 tensor = dense[name]
             part = take(tensor, steps, selections) if steps else tensor
-            if private and not any([copies[vector] for _, vector in steps]):  # a list: half the time of a generator
+            if private and not any(copies[vector] for _, vector in steps):
                 part = part.clone()  # it was the tensor itself or a view of it
             placed.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
         for (owner, name), value in zip(self._owners, self._plan.values(widths), strict=True):
