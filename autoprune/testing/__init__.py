@@ -1,0 +1,1 @@
+"""Laws that every implementation of a seam must keep, reusable by third parties."""
