@@ -1,1 +1,1 @@
-"""Laws that every implementation of a seam must keep, reusable by third parties."""
+"""Laws and toys that third parties can reuse to test their own parts."""
