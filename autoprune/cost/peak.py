@@ -69,7 +69,8 @@ def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, 
         return recorder
 
     runs = [record(row) for row in widths]
-    profile = PeakProfile(_fit(runs, counts, widths), _common_life(runs))
+    live = _common_life(runs)
+    profile = PeakProfile(_fit(runs, counts, widths), live)
     recorded = [_peak(record(row)) for row in checks]
     if profile.at(checks).tolist() != recorded:
         msg = f"expected {recorded} peak bytes at random widths, the profile gives {profile.at(checks).tolist()}"
