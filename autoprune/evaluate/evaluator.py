@@ -60,8 +60,14 @@ class EvaluationSetup:
         return self.structure.kept_genes(inherited.orders, self.space.widths(genomes)[0])
 
     def macs(self, genome: Genome) -> int:
-        """Return the multiply-adds of one item through the candidate."""
-        return int(self.costs(np.array([genome], dtype=np.int64))["macs"][0])
+        """Return the multiply-adds of one item through the candidate.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+        """
+        genomes = np.array([genome], dtype=np.int64)
+        self.space.check(genomes)
+        return int(self.costs(genomes)["macs"][0])
 
     @cached_property
     def dense_macs(self) -> int:

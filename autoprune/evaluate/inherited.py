@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
@@ -13,11 +12,6 @@ from autoprune.evaluate.weights import Inherited
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.train.devices import placed, reproducible
-
-
-@dataclass(frozen=True)
-class InheritedSettings(ProxySettings):
-    """Settings of `InheritedWeights`: those of the items it measures on."""
 
 
 class InheritedWeights:
@@ -34,8 +28,8 @@ class InheritedWeights:
     name = "inherited"
     deterministic = True
 
-    def __init__(self, setup: EvaluationSetup, settings: InheritedSettings | None = None) -> None:
-        self.settings = settings or InheritedSettings()
+    def __init__(self, setup: EvaluationSetup, settings: ProxySettings | None = None) -> None:
+        self.settings = settings or ProxySettings()
         self._setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device

@@ -45,7 +45,7 @@ EVALUATORS = {
             "inherited",
             "inherited weights, BatchNorm recalibrated, nothing trained",
             "autoprune.evaluate.inherited:InheritedWeights",
-            "autoprune.evaluate.inherited:InheritedSettings",
+            "autoprune.evaluate.evaluator:ProxySettings",
             "Li et al., EagleEye, ECCV 2020",
         ),
         EvaluatorInfo(
