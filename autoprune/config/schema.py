@@ -1,0 +1,230 @@
+"""What a problem file may say: one frozen model per table; unknown keys and wrong types are mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo
+
+from autoprune.config.references import check_reference
+from autoprune.core.objectives import COSTS, Objectives
+from autoprune.errors import did_you_mean
+
+TORCHVISION = "torchvision:"
+"""Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
+
+_PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path(info.context["folder"]) if info.context else Path()
+
+
+def _reference(text: str, info: ValidationInfo) -> str:
+    check_reference(text, _folder(info))
+    return text
+
+
+def _weights(text: str, info: ValidationInfo) -> str:
+    path = _folder(info) / text
+    if not text.startswith(TORCHVISION) and not path.is_file():
+        msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
+        raise ValueError(msg)
+    return text
+
+
+def _limit(value: Any) -> int | float | str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    is_percent = isinstance(value, str) and _PERCENT.fullmatch(value.strip()) and 0 < float(value.strip(" %")) <= 100
+    if not is_number and not is_percent:
+        msg = f"expected a percentage of the dense model such as '60%', or a positive number, got {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _cost(name: str) -> str:
+    _all_known("cost", [name], COSTS)
+    return name
+
+
+def _all_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = sorted(known)
+    unknown = [f"{name!r}{did_you_mean(name, known)}" for name in names if name not in known]
+    if unknown:
+        msg = f"unknown {kind} {', '.join(unknown)}; known: {', '.join(known)}"
+        raise ValueError(msg)
+
+
+def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+    Objectives.parse(names)
+    return names
+
+
+def _strategy(name: str) -> str:
+    from autoprune.strategies.registry import STRATEGIES
+
+    _all_known("strategy", [name], STRATEGIES)
+    return name
+
+
+def _criterion(name: str) -> str:
+    from autoprune.criteria.registry import CRITERIA
+
+    _all_known("criterion", [name], CRITERIA)
+    return name
+
+
+def _one_input(example: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
+    return example
+
+
+def _one_source(factory: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("name", "name = 'digits' (or another known name) or factory = 'module:callable'", factory, info)
+    return factory
+
+
+def _exactly_one(other: str, expected: str, value: object, info: ValidationInfo) -> None:
+    if other in info.data and (info.data[other] is None) == (value is None):
+        msg = f"expected either {expected}, got {'neither' if value is None else 'both'}"
+        raise ValueError(msg)
+
+
+def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
+    if macs is None and info.data == {"evaluations": None, "seconds": None}:
+        msg = "expected at least one of evaluations, seconds, macs, got none"
+        raise ValueError(msg)
+    return macs
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Strict(strict=False)]
+Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
+
+
+class Table(BaseModel):
+    """A table of the file: closed, typed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class ModelTable(Table):
+    """``[model]``: the network, its weights and what goes into it.
+
+    Attributes:
+        factory: what builds the network.
+        kwargs: keyword arguments of the factory.
+        weights: a safetensors file, a state dict that torch saved, or ``torchvision:NAME``; left out for a network that
+            ``[training]`` trains first.
+        input: shape of one sample, without the batch.
+        example: what builds an example input, for models that do not take one image; instead of ``input``.
+    """
+
+    factory: Reference
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    weights: Annotated[str, AfterValidator(_weights)] | None = None
+    input: Annotated[tuple[Count, ...], Strict(strict=False)] | None = None
+    example: Annotated[Reference | None, AfterValidator(_one_input)] = Field(default=None, validate_default=True)
+
+
+class SpaceTable(Table):
+    """``[space]``: which widths a layer may have.
+
+    Attributes:
+        levels: number of widths per variable.
+        divisor: widths are multiples of it.
+        min_keep_ratio: no layer keeps less than this share of its channels.
+        locks: patterns of module names that stay as they are.
+        ties: lists of patterns of modules that keep equally many channels.
+    """
+
+    levels: Annotated[int, Field(ge=2)] = 8
+    divisor: Count = 1
+    min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    locks: Names = ()
+    ties: Annotated[tuple[Names, ...], Strict(strict=False)] = ()
+
+
+class BudgetTable(Table):
+    """``budget = { ... }``: at most this much.
+
+    Attributes:
+        evaluations: candidates measured.
+        seconds: wall time.
+        macs: executed multiply-adds.
+    """
+
+    evaluations: Count | None = None
+    seconds: Amount | None = None
+    macs: Annotated[Amount | None, AfterValidator(_some_limit)] = Field(default=None, validate_default=True)
+
+
+class SearchTable(Table):
+    """``[search]``: who proposes, how long, from which seed.
+
+    Attributes:
+        strategy: key of the registry of strategies.
+        budget: at most this much.
+        seed: seed of every random choice.
+    """
+
+    strategy: Annotated[str, AfterValidator(_strategy)] = "pymoo:nsga2"
+    budget: BudgetTable = BudgetTable(evaluations=200)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ReferenceTable(Table):
+    """``[reference]``: the dense model's costs; checked, so that a file never speaks of another network.
+
+    Attributes:
+        macs: multiply-adds of one sample.
+        params: parameters.
+    """
+
+    macs: Count | None = None
+    params: Count | None = None
+
+
+class DataTable(Table):
+    """``[data]``: what the network is measured on.
+
+    Attributes:
+        name: ``digits``, ``npz:PATH``, ``cifar10``, ``imagefolder:PATH``, ...
+        factory: what builds an `autoprune.Data`; instead of ``name``.
+        kwargs: keyword arguments of the factory, or options of the named data.
+    """
+
+    name: str | None = None
+    factory: Annotated[Reference | None, AfterValidator(_one_source)] = Field(default=None, validate_default=True)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProblemTables(Table):
+    """A whole problem file.
+
+    Attributes:
+        about: one line for `autoprune list spaces`.
+        paper: where the network comes from, for the same list.
+        objectives: one to four metric or cost names, each with an optional direction (``max:iou``).
+        model: ``[model]``.
+        data: ``[data]``.
+        space: ``[space]``.
+        limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
+        search: ``[search]``.
+        reference: ``[reference]``.
+    """
+
+    about: str = ""
+    paper: str = ""
+    objectives: Annotated[Names, AfterValidator(_objectives)] = ("accuracy", "macs")
+    model: ModelTable
+    data: DataTable | None = None
+    space: SpaceTable = SpaceTable()
+    limits: Limits = Field(default_factory=dict)
+    search: SearchTable = SearchTable()
+    reference: ReferenceTable = ReferenceTable()
