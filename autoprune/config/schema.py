@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo
 
 from autoprune.config.references import check_reference
+from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS, Objectives
-from autoprune.errors import did_you_mean
+from autoprune.errors import AutopruneError, unknown_name
 
 TORCHVISION = "torchvision:"
 """Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
-
-_PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
 
 
 def _folder(info: ValidationInfo) -> Path:
@@ -36,26 +33,15 @@ def _weights(text: str, info: ValidationInfo) -> str:
     return text
 
 
-def _limit(value: Any) -> int | float | str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-    is_percent = isinstance(value, str) and _PERCENT.fullmatch(value.strip()) and 0 < float(value.strip(" %")) <= 100
-    if not is_number and not is_percent:
-        msg = f"expected a percentage of the dense model such as '60%', or a positive number, got {value!r}"
-        raise ValueError(msg)
+def _limit(value: Any) -> Any:
+    parse_limit("a cost", value, dense=10**18)
     return value
 
 
 def _cost(name: str) -> str:
-    _all_known("cost", [name], COSTS)
+    if name not in COSTS:
+        raise ValueError(str(unknown_name("cost", name, COSTS)))
     return name
-
-
-def _all_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = sorted(known)
-    unknown = [f"{name!r}{did_you_mean(name, known)}" for name in names if name not in known]
-    if unknown:
-        msg = f"unknown {kind} {', '.join(unknown)}; known: {', '.join(known)}"
-        raise ValueError(msg)
 
 
 def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,18 +49,14 @@ def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _strategy(name: str) -> str:
-    from autoprune.strategies.registry import STRATEGIES
+def _strategy(key: str) -> str:
+    from autoprune.strategies.registry import find_strategy
 
-    _all_known("strategy", [name], STRATEGIES)
-    return name
-
-
-def _criterion(name: str) -> str:
-    from autoprune.criteria.registry import CRITERIA
-
-    _all_known("criterion", [name], CRITERIA)
-    return name
+    try:
+        find_strategy(key)
+    except AutopruneError as error:  # a LookupError, which pydantic would not collect
+        raise ValueError(str(error)) from error
+    return key
 
 
 def _one_input(example: str | None, info: ValidationInfo) -> str | None:

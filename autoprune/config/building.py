@@ -1,0 +1,67 @@
+"""Builds what a problem file describes: the network with its weights, an example input, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.config.positions import KeyPath
+from autoprune.config.reading import ProblemFile
+from autoprune.config.references import resolve_reference
+from autoprune.config.weights import load_weights
+from autoprune.errors import ConfigError
+
+
+def build_model(file: ProblemFile, *, with_weights: bool = True) -> nn.Module:
+    """Build the network of ``[model]``, in eval mode.
+
+    The network's own random numbers are drawn from the seed of ``[search]``.
+
+    Args:
+        file: a problem file.
+        with_weights: load the weights; a plan needs none.
+
+    Raises:
+        ConfigError: the factory fails or returns something else, or the weights are of another network.
+    """
+    table = file.tables.model
+    with torch.random.fork_rng():
+        torch.manual_seed(file.tables.search.seed)
+        model = _call(file, ("model", "factory"), table.factory, table.kwargs)
+    if not isinstance(model, nn.Module):
+        raise file.error(("model", "factory"), f"expected {table.factory} to return an nn.Module, got {type(model)}")
+    if with_weights and table.weights is not None:
+        try:
+            load_weights(model, table.weights, file.path.parent)
+        except ConfigError as error:
+            raise file.error(("model", "weights"), str(error)) from error
+    return model.eval()
+
+
+def build_example(file: ProblemFile) -> Any:
+    """Build the example input of ``[model]``: a batch of one, or what ``example`` returns.
+
+    Raises:
+        ConfigError: the function of ``example`` fails.
+    """
+    table = file.tables.model
+    if table.example is not None:
+        return _call(file, ("model", "example"), table.example, {})
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *(table.input or ()), generator=generator)
+
+
+def _call(file: ProblemFile, key: KeyPath, reference: str, kwargs: dict[str, Any]) -> Any:
+    """Call what a key refers to; whatever goes wrong is said with the key's line."""
+    try:
+        function: Callable[..., Any] = resolve_reference(reference, file.path.parent)
+    except ConfigError as error:
+        raise file.error(key, str(error)) from error
+    try:
+        return function(**kwargs)
+    except Exception as error:  # the function is the user's
+        written = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        raise file.error(key, f"{reference}({written}) failed with {type(error).__name__}: {error}") from error
