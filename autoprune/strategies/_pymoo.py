@@ -221,7 +221,10 @@ class Nsga3Strategy(PymooStrategy):
 
 
 def _feasible_first(
-    pop: Population, P: IntArray, random_state: np.random.Generator, **kwargs: Any  # noqa: ARG001, N803
+    pop: Population,
+    P: IntArray,
+    random_state: np.random.Generator,
+    **kwargs: Any,  # noqa: ARG001
 ) -> IntArray:
     """Let the member with the smaller violation win, drawing between equals from *our* stream (pymoo's own does not).
 

@@ -55,7 +55,9 @@ class UnseenGenomes:
         setup = self._setup
         for _ in range(_DRY_BLOCKS):
             block = setup.space.sample(_BLOCK, self._rng, setup.costs, setup.limits)
-            self._ready.extend(genome for genome in dict.fromkeys(map(tuple, block.tolist())) if genome not in self._seen)
+            self._ready.extend(
+                genome for genome in dict.fromkeys(map(tuple, block.tolist())) if genome not in self._seen
+            )
             if self._ready:
                 return True
         if setup.space.size <= _ENUMERABLE:

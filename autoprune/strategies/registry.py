@@ -95,7 +95,9 @@ _BUILT_IN = (
         "Ozaki et al., Multiobjective tree-structured Parzen estimator, JAIR 2022",
         ("optuna",),
     ),
-    StrategyInfo("optuna:nsgaii", "NSGA-II of Optuna", "autoprune.strategies._optuna:NsgaIIStrategy", _DEB_2002, ("optuna",)),
+    StrategyInfo(
+        "optuna:nsgaii", "NSGA-II of Optuna", "autoprune.strategies._optuna:NsgaIIStrategy", _DEB_2002, ("optuna",)
+    ),
     StrategyInfo(
         "optuna:nsgaiii", "NSGA-III of Optuna", "autoprune.strategies._optuna:NsgaIIIStrategy", _DEB_2014, ("optuna",)
     ),

@@ -45,7 +45,7 @@ min_keep_ratio = 2.0
 mac = "60%"
 params = "sixty"
 [search]
-strategy = "pymoo:nsga"
+strategy = "pymo:nsga2"
 budget = { evaluations = 0, second = 3 }
 """
     )
@@ -64,7 +64,7 @@ budget = { evaluations = 0, second = 3 }
         (10, "space.min_keep_ratio: expected at most 1.0, got 2.0"),
         (12, "limits.mac: unknown cost 'mac' (did you mean 'macs'?)"),
         (13, "limits.params: expected the limit on a cost as a percentage of the dense model such as '60%'"),
-        (15, "search.strategy: unknown strategy 'pymoo:nsga' (did you mean 'pymoo:nsga2'?)"),
+        (15, "search.strategy: unknown strategy 'pymo:nsga2' (did you mean 'pymoo:nsga2'?)"),
         (16, "search.budget.evaluations: expected at least 1, got 0"),
         (16, "search.budget: unknown key 'second' (did you mean 'seconds'?)"),
     ]
@@ -76,7 +76,7 @@ budget = { evaluations = 0, second = 3 }
     ("text", "message"),
     [
         ("", "line 1: expected a key 'model', which is missing"),
-        ("[model]\n", "line 1: model: expected a key 'factory', which is missing"),
+        ("[model]\ninput = [3]\n", "line 1: model: expected a key 'factory', which is missing"),
         ("[model]\nfactory = 'torch:nn'\n", "line 1: model: expected either input = [channels, height, width] or"),
         (MODEL + "example = 'torch:zeros'\n", "line 4: model.example: expected either input"),
         (MODEL + "[data]\n", "line 4: data: expected either name = 'digits'"),
