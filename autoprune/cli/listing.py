@@ -44,10 +44,9 @@ def _criteria() -> list[tuple[str, str, str]]:
 
 
 def _spaces() -> list[tuple[str, str, str]]:
-    from autoprune.config import read_problem_file, space_names
+    from autoprune.config import describe_spaces
 
-    files = [read_problem_file(name) for name in space_names()]
-    return [(file.name, file.tables.about, file.tables.paper) for file in files]
+    return describe_spaces()
 
 
 def _evaluators() -> list[tuple[str, str, str]]:

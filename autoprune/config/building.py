@@ -12,7 +12,10 @@ from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.references import resolve_reference
 from autoprune.config.weights import load_weights
-from autoprune.errors import ConfigError
+from autoprune.errors import AutopruneError, ConfigError
+from autoprune.train.data import Data
+from autoprune.train.named_data import load_data
+from autoprune.train.transforms import ImageTransform
 
 
 def build_model(file: ProblemFile, *, with_weights: bool = True) -> nn.Module:
@@ -52,6 +55,39 @@ def build_example(file: ProblemFile) -> Any:
         return _call(file, ("model", "example"), table.example, {})
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, *(table.input or ()), generator=generator)
+
+
+def build_data(file: ProblemFile) -> Data | None:
+    """Load the data of ``[data]``; None where the file has no such table.
+
+    Raises:
+        ConfigError: the data is missing or malformed, or the factory fails or returns something else.
+    """
+    table = file.tables.data
+    if table is None:
+        return None
+    if table.factory is not None:
+        data = _call(file, ("data", "factory"), table.factory, table.kwargs)
+        if not isinstance(data, Data):
+            raise file.error(
+                ("data", "factory"), f"expected {table.factory} to return an autoprune.Data, got {type(data)}"
+            )
+        return data
+    kind, colon, path = str(table.name).partition(":")
+    name = f"{kind}:{file.path.parent / path}" if colon else kind
+    try:
+        return load_data(
+            name,
+            transform=None if table.transform is None else ImageTransform(**table.transform.model_dump()),
+            root="data" if table.root is None else file.path.parent / table.root,
+            download=table.download,
+            image_size=table.image_size,
+            val_size=table.val_size,
+            held_out=table.held_out,
+            seed=file.tables.search.seed,
+        )
+    except (AutopruneError, OSError) as error:
+        raise file.error(("data", "name"), str(error)) from error
 
 
 def _call(file: ProblemFile, key: KeyPath, reference: str, kwargs: dict[str, Any]) -> Any:

@@ -15,6 +15,9 @@ from autoprune.config.positions import KeyPath, key_lines, line_of
 from autoprune.config.schema import ProblemTables
 from autoprune.errors import ConfigError, did_you_mean
 
+COMMAND_LINE = 0
+"""The "line" of what was given on the command line."""
+
 _EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -50,12 +53,21 @@ class ProblemFile:
 
     def error(self, key: KeyPath, message: str) -> ConfigError:
         """Return the error that says what is wrong at ``key``."""
-        return ConfigError(f"{self.path}, line {line_of(key, self.lines)}: [{'.'.join(map(str, key))}] {message}")
+        return ConfigError(f"{self.path}, {_place(line_of(key, self.lines))}: {'.'.join(map(str, key))}: {message}")
 
 
 def space_names() -> list[str]:
     """Return the names of the search spaces that ship with autoprune."""
     return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+
+
+def describe_spaces() -> list[tuple[str, str, str]]:
+    """Return ``(name, about, paper)`` of the search spaces that ship with autoprune; nothing is imported."""
+    described = []
+    for name in space_names():
+        tables = tomllib.loads((_shipped() / f"{name}.toml").read_text(encoding="utf-8"))
+        described.append((name, tables["about"], tables.get("paper", "")))
+    return described
 
 
 def find_problem_file(name_or_path: str) -> Path:
@@ -75,8 +87,12 @@ def find_problem_file(name_or_path: str) -> Path:
     raise ConfigError(msg)
 
 
-def read_problem_file(name_or_path: str) -> ProblemFile:
+def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None = None) -> ProblemFile:
     """Read a problem file, or a search space by its name.
+
+    Args:
+        name_or_path: which file.
+        overrides: values from the command line by key path, instead of the file's.
 
     Raises:
         ConfigError: there is no such file, or it has mistakes; the message lists all of them with their lines.
@@ -89,11 +105,24 @@ def read_problem_file(name_or_path: str) -> ProblemFile:
         msg = f"{path} is not TOML: {error}"
         raise ConfigError(msg) from error
     lines = key_lines(text)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value)
+        lines = {path: line for path, line in lines.items() if path[: len(key)] != key} | {key: COMMAND_LINE}
     try:
         tables = ProblemTables.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
         raise ConfigError(_report(path, error, lines)) from error
     return ProblemFile(path, tables, lines)
+
+
+def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:
+    """Set ``key`` of a file's content; a mistake on the way there is left for the validation to report."""
+    table: Any = data
+    for part in key[:-1]:
+        table = table.setdefault(str(part), {})
+        if not isinstance(table, dict):
+            return
+    table[str(key[-1])] = value
 
 
 def _shipped() -> Path:
@@ -103,7 +132,11 @@ def _shipped() -> Path:
 def _report(path: Path, error: ValidationError, lines: Mapping[KeyPath, int]) -> str:
     mistakes = sorted({_mistake(details, lines) for details in error.errors(include_url=False)})
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return "\n".join([f"{path} has {count}:", *(f"  line {line}: {message}" for line, message in mistakes)])
+    return "\n".join([f"{path} has {count}:", *(f"  {_place(line)}: {message}" for line, message in mistakes)])
+
+
+def _place(line: int) -> str:
+    return "command line" if line == COMMAND_LINE else f"line {line}"
 
 
 def _mistake(details: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[int, str]:

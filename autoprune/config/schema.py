@@ -59,6 +59,19 @@ def _strategy(key: str) -> str:
     return key
 
 
+def _data_name(name: str) -> str:
+    from autoprune.train.named_data import NAMED_DATA
+
+    kind, _, path = name.partition(":")
+    forms = {key: f"{key}:PATH" if info.takes_path else key for key, info in NAMED_DATA.items()}
+    if kind not in forms:
+        raise ValueError(str(unknown_name("data", name, forms.values())))
+    if NAMED_DATA[kind].takes_path != bool(path):
+        msg = f"expected {forms[kind]!r}, got {name!r}"
+        raise ValueError(msg)
+    return name
+
+
 def _one_input(example: str | None, info: ValidationInfo) -> str | None:
     _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
     return example
@@ -172,16 +185,44 @@ class ReferenceTable(Table):
     params: Count | None = None
 
 
+class TransformTable(Table):
+    """``transform = { ... }``: what happens to every batch of images; see `autoprune.train.transforms`.
+
+    Attributes:
+        mean: per channel, subtracted.
+        std: per channel, divided by.
+        crop_padding: black pixels around training images that are cropped at random.
+        horizontal_flip: training images are mirrored with probability 1/2.
+    """
+
+    mean: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    std: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    horizontal_flip: bool = False
+
+
 class DataTable(Table):
     """``[data]``: what the network is measured on.
 
     Attributes:
         name: ``digits``, ``npz:PATH``, ``cifar10``, ``imagefolder:PATH``, ...
+        transform: instead of the default of that name.
+        root: where torchvision keeps its downloads; ``data`` in the working folder when left out.
+        download: let torchvision fetch what is not there.
+        image_size: pixels per side for ``imagefolder``.
+        val_size: share or number of training items to hold back where no validation data is given.
+        held_out: whether the weights were trained without the search-validation items.
         factory: what builds an `autoprune.Data`; instead of ``name``.
-        kwargs: keyword arguments of the factory, or options of the named data.
+        kwargs: keyword arguments of the factory.
     """
 
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_data_name)] | None = None
+    transform: TransformTable | None = None
+    root: str | None = None
+    download: bool = False
+    image_size: Count = 224
+    val_size: Amount = 0.1
+    held_out: bool | None = None
     factory: Annotated[Reference | None, AfterValidator(_one_source)] = Field(default=None, validate_default=True)
     kwargs: dict[str, Any] = Field(default_factory=dict)
 

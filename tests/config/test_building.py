@@ -105,7 +105,7 @@ def test_nothing_in_a_weights_file_executes(tmp_path: Path) -> None:
     file = read_problem_file(
         problem(tmp_path, 'factory = "own_network.py:net"\ninput = [1, 8, 8]\nweights = "weights.pt"')
     )
-    with pytest.raises(ConfigError, match=r"line 4: \[model.weights\] expected a safetensors file or a state dict"):
+    with pytest.raises(ConfigError, match=r"line 4: model.weights: expected a safetensors file or a state dict"):
         build_model(file)
     assert not (tmp_path / "was_here").exists()
 
@@ -122,7 +122,7 @@ def test_weights_of_another_network_are_described(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         build_model(file)
     message = str(caught.value)
-    assert "line 4: [model.weights] the weights in w.safetensors are not of this model" in message
+    assert "line 4: model.weights: the weights in w.safetensors are not of this model" in message
     assert "2 tensors are missing (3.weight, 3.bias)" in message
     assert "1 tensors are not the model's (head)" in message
     assert "0.weight is (5, 1, 3, 3), the model's is (4, 1, 3, 3)" in message
@@ -133,7 +133,7 @@ def test_weights_of_another_network_are_described(tmp_path: Path) -> None:
     [
         (
             'factory = "own_network.py:nett"\ninput = [1]',
-            r"line 2: \[model.factory\] expected a callable 'nett' in .*\(did you mean 'net'\?\)",
+            r"line 2: model.factory: expected a callable 'nett' in .*\(did you mean 'net'\?\)",
         ),
         (
             'factory = "own_network.py:broken"\ninput = [1]',
