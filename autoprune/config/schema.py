@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo
 
@@ -227,6 +227,30 @@ class DataTable(Table):
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
+class TrainingTable(Table):
+    """``[training]``: how a network without weights is trained before the search; see `autoprune.train.settings`.
+
+    Only the training role of the data is used, so the search-validation images stay unseen.
+
+    Attributes:
+        epochs: passes over the training items.
+        batch_size: items per step.
+        optimizer: ``sgd`` or ``adamw``.
+        learning_rate: the largest one.
+        weight_decay: coupled in SGD, decoupled in AdamW.
+        warmup: share of all steps in which the learning rate grows.
+        device: ``cpu``, ``cuda``, ... or ``auto``.
+    """
+
+    epochs: Amount
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Amount = 0.1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    device: str = "cpu"
+
+
 class ProblemTables(Table):
     """A whole problem file.
 
@@ -235,6 +259,7 @@ class ProblemTables(Table):
         paper: where the network comes from, for the same list.
         objectives: one to four metric or cost names, each with an optional direction (``max:iou``).
         model: ``[model]``.
+        training: ``[training]``.
         data: ``[data]``.
         space: ``[space]``.
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
@@ -246,6 +271,7 @@ class ProblemTables(Table):
     paper: str = ""
     objectives: Annotated[Names, AfterValidator(_objectives)] = ("accuracy", "macs")
     model: ModelTable
+    training: TrainingTable | None = None
     data: DataTable | None = None
     space: SpaceTable = SpaceTable()
     limits: Limits = Field(default_factory=dict)

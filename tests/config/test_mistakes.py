@@ -130,3 +130,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """A path that looks like a problem file is reported as a path."""
     with pytest.raises(ConfigError, match="expected a problem file, and there is none at that path"):
         read_problem_file(str(tmp_path / "none.toml"))
+
+
+def test_values_from_the_command_line_replace_the_file_s(write: Writer) -> None:
+    """What was given on the command line wins, tables that the file lacks included."""
+    file = read_problem_file(
+        write(MODEL + "[limits]\nmacs = '60%'\n"),
+        {("limits", "params"): "50%", ("search", "seed"): 3, ("data",): {"name": "digits"}},
+    )
+    assert file.tables.limits == {"macs": "60%", "params": "50%"}
+    assert file.tables.search.seed == 3
+    assert file.tables.data is not None
+    assert file.tables.data.name == "digits"
+
+
+def test_a_mistake_on_the_command_line_is_told_from_one_in_the_file(write: Writer) -> None:
+    """What came from the command line has no line."""
+    with pytest.raises(ConfigError) as caught:
+        read_problem_file(
+            write(MODEL + "[limits]\nmac = '60%'\n"), {("search", "seed"): -1, ("data",): {"name": "digit"}}
+        )
+    _, *mistakes = str(caught.value).splitlines()
+    assert [mistake.partition(",")[0] for mistake in mistakes[:2]] == [
+        "  command line: data.name: unknown data 'digit' (did you mean 'digits'?); known: cifar10",
+        "  command line: search.seed: expected at least 0",
+    ]
+    assert mistakes[2].startswith("  line 5: limits.mac: unknown cost 'mac'")
