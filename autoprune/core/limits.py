@@ -1,0 +1,139 @@
+"""Hard limits on costs: how they are written, whether they can be met, and what blocks when they cannot."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.terms import cost_terms
+from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
+
+if TYPE_CHECKING:
+    from autoprune.core.protocols import Costs
+    from autoprune.core.space import SearchSpace
+
+_WRITTEN = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>%|[kKMGT]i?B?|B)?\s*")
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+_N_BLOCKERS = 4
+"""How many blocking layers an error names."""
+
+
+def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs: Costs) -> dict[str, int]:
+    """Turn limits as a user writes them into absolute ones, and check that they can be met.
+
+    Args:
+        limits: largest allowed value by cost name: a share of the dense model (``"60%"``) or an absolute value
+            (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
+        space: what is searched.
+        costs: counts genomes of ``space``.
+
+    Returns:
+        The largest allowed integer by cost name.
+
+    Raises:
+        UnknownNameError: a cost is not counted by ``costs``.
+        InvalidArgumentError: a limit cannot be read.
+        InfeasibleError: not even the smallest network of the space is within the limits.
+    """
+    for name in limits:
+        if name not in costs.names:
+            raise unknown_name("cost limit", name, costs.names)
+    dense = costs(space.full_genome[None, :])
+    resolved = {name: parse_limit(name, limit, int(dense[name][0])) for name, limit in limits.items()}
+    check_feasible(space, costs, resolved)
+    return resolved
+
+
+def parse_limit(name: str, limit: str | float, dense: int) -> int:
+    """Read one limit on cost ``name``, which the dense model costs ``dense`` of.
+
+    >>> parse_limit("macs", "60%", 1001), parse_limit("params", "1.5M", 0), parse_limit("macs", 2.1e9, 0)
+    (600, 1500000, 2100000000)
+
+    Raises:
+        InvalidArgumentError: it is not a positive number, a percentage up to 100, or one with a known unit. A number
+            below 1 is refused, because it may mean a share or a mistake.
+    """
+    share = False
+    value: Fraction | None = None
+    if isinstance(limit, str):
+        match = _WRITTEN.fullmatch(limit)
+        if match and match["number"].count(".") <= 1 and match["number"] != ".":
+            unit = (match["unit"] or "").removesuffix("B").replace("K", "k")
+            share = unit == "%"
+            value = Fraction(match["number"]) * (Fraction(1, 100) if share else _UNITS[unit])
+    elif not isinstance(limit, bool) and isinstance(limit, int | float | np.integer | np.floating):
+        value = Fraction(float(limit)) if math.isfinite(limit) else None
+    if value is None or value <= 0 or (share and value > 1):
+        msg = (
+            f"expected the limit on {name} as a percentage of the dense model such as '60%' or an absolute value such "
+            f"as 2.1e9 or '2.1G', got {limit!r}"
+        )
+        raise InvalidArgumentError(msg)
+    if share:
+        return math.floor(value * dense)
+    if value < 1:
+        msg = (
+            f"limit {limit!r} on {name} is ambiguous: write '{float(value * 100):g}%' for a share of the dense model, "
+            "or an absolute value of at least 1"
+        )
+        raise InvalidArgumentError(msg)
+    return math.floor(value)
+
+
+def limit_load(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> npt.NDArray[np.float64]:
+    """Return the (n,) largest ratio of a cost to its limit; ``limits`` must not be empty."""
+    return np.max([costs[name] / limit for name, limit in limits.items()], axis=0)
+
+
+def within_limits(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> BoolArray:
+    """Return for each of n genomes whether all its ``costs`` (name to (n,) array) are within ``limits``."""
+    return np.logical_and.reduce([costs[name] <= limit for name, limit in limits.items()])
+
+
+def check_feasible(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> None:
+    """Check that the smallest network of ``space`` is within ``limits``; then, and only then, some network is.
+
+    Raises:
+        InfeasibleError: it is not; the message gives what it costs and which layers hold most of it.
+    """
+    smallest = costs(space.min_genome[None, :])
+    for name, limit in limits.items():
+        reachable = int(smallest[name][0])
+        if reachable > limit:
+            dense = int(costs(space.full_genome[None, :])[name][0])
+            msg = (
+                f"no network of this space has {name} <= {limit:,}: the smallest has {reachable:,} "
+                f"({100 * reachable / dense:.1f}% of the dense model's {dense:,}){_blockers(space, name)}. "
+                "Raise the limit, unlock layers, or lower min_width or min_keep_ratio"
+            )
+            raise InfeasibleError(msg)
+
+
+def _blockers(space: SearchSpace, name: str) -> str:
+    """Name the layers that hold most of what the smallest network costs, and why they hold it."""
+    terms = cost_terms(space.structure).get(name, ())
+    widths = space.widths(space.min_genome[None, :])
+    held: dict[str, int] = {}
+    for term in terms:
+        held[term.module] = held.get(term.module, 0) + int(term.at(widths)[0])
+    if not held:
+        return ""
+    why = {layer.module: _hold(layer.reason, layer.widths) for layer in space.explain().layers}
+    largest = sorted(held, key=lambda module: -held[module])[:_N_BLOCKERS]
+    parts = [f"{module or 'the model itself'} holds {held[module]:,}{why.get(module, '')}" for module in largest]
+    return "; " + ", ".join(parts)
+
+
+def _hold(reason: str, widths: tuple[tuple[int, ...], ...]) -> str:
+    at_least = [f"at its minimum of {allowed[0]} of {allowed[-1]} channels" for allowed in widths]
+    return f" ({'; '.join([*at_least, *([reason] if reason else [])])})"

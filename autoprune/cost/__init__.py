@@ -1,0 +1,1 @@
+"""Counted and measured costs of pruned models."""

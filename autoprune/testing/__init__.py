@@ -1,0 +1,1 @@
+"""Laws and toys that third parties can reuse to test their own parts."""
