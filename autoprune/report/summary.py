@@ -125,7 +125,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured time of one forward pass, the dense model and the points taking turns.
+    """Measured time of one forward pass of one model.
 
     Attributes:
         point: the point's id; None for the dense model.
@@ -134,7 +134,6 @@ class Latency:
         high: upper end of it.
         speedup: dense time over this time, ``(ratio, low, high)``; None for the dense model.
         verdict: in words, such as ``"no significant speed-up"``; empty for the dense model.
-        setting: backend, device, threads and batch in words.
     """
 
     point: int | None
@@ -143,12 +142,24 @@ class Latency:
     high: float
     speedup: tuple[float, float, float] | None
     verdict: str
-    setting: str
 
     @property
     def is_faster(self) -> bool:
         """Whether the whole interval of the speed-up lies above 1."""
         return self.speedup is not None and self.speedup[1] > 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Models that were timed together, taking turns.
+
+    Attributes:
+        setting: backend, device, threads and batch in words.
+        rows: the dense model first, then points in the order of the front.
+    """
+
+    setting: str
+    rows: tuple[Latency, ...]
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,7 @@ class RunSummary:
         preparations: by id.
         incidents: resumes and forks, by time.
         convergence: hypervolume over counted cost and over evaluations.
-        latencies: the dense model first, then points in the order of the front; empty when not measured.
+        timings: measured latency, one entry per setting; empty when not measured.
         spending: all that was charged.
         cached: how many evaluations came from the cache.
         warnings: sentences that the reader must not miss.
@@ -224,7 +235,7 @@ class RunSummary:
     preparations: tuple[Preparation, ...]
     incidents: tuple[Incident, ...]
     convergence: Convergence
-    latencies: tuple[Latency, ...]
+    timings: tuple[Timing, ...]
     spending: Spending
     cached: int
     warnings: tuple[str, ...] = ()

@@ -6,12 +6,12 @@ from html import escape
 
 from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, layout, rounded, short
-from autoprune.report.summary import Latency, RunSummary
+from autoprune.report.summary import Latency, RunSummary, Timing
 
 
-def latency_figure(summary: RunSummary) -> Figure:
+def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
     """Draw a row per measured model; an open marker is a model that is not significantly faster."""
-    rows = summary.latencies
+    rows = timing.rows
     labels = [_label(summary, row) for row in rows]
     trace = {
         "type": "scatter",
