@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.core.groups import Pin, Structure
+from autoprune.core.explanation import LayerExplanation
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Candidate, Evaluate, Status, WeightSet
 from autoprune.core.protocols import Costs, JobRunner
 from autoprune.core.space import SearchSpace
@@ -51,20 +52,23 @@ class Plan:
     """The preflight of a search.
 
     Attributes:
-        variables: ``(name, allowed widths)`` of every width variable.
+        layers: the layers in execution order: allowed widths, or why not.
+        variables: names of the width variables.
         log10_size: decimal logarithm of the number of genomes.
         shares: by ``"macs"`` and ``"params"``, the share in 0..1 that lies in layers which a variable drives.
         reach: by cost name, what it can become.
-        pins: why layers cannot be pruned.
-        locked: ``(group, reason)`` of groups that could be pruned and were told not to.
     """
 
-    variables: tuple[tuple[str, tuple[int, ...]], ...]
+    layers: tuple[LayerExplanation, ...]
+    variables: tuple[str, ...]
     log10_size: float
     shares: Mapping[str, float]
     reach: Mapping[str, Reach]
-    pins: tuple[Pin, ...]
-    locked: tuple[tuple[str, str], ...]
+
+    @property
+    def pinned(self) -> tuple[LayerExplanation, ...]:
+        """The layers of which some or all channels stay, with the reason."""
+        return tuple(layer for layer in self.layers if layer.reason)
 
 
 def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Plan:
@@ -75,15 +79,13 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
         costs: counts genomes of ``space``.
         limits: hard upper limits, absolute, by cost name.
     """
-    structure = space.structure
     counted = costs(np.stack([space.min_genome, space.full_genome]))
     return Plan(
-        variables=tuple((variable.name, variable.widths) for variable in space.variables),
+        layers=space.explain().layers,
+        variables=tuple(variable.name for variable in space.variables),
         log10_size=math.log10(space.size),
-        shares=_prunable_shares(structure, space),
+        shares=_prunable_shares(space.structure, space.variable_of >= 0),
         reach={name: Reach(int(low), int(dense), limits.get(name)) for name, (low, dense) in counted.items()},
-        pins=structure.pins,
-        locked=tuple((structure.groups[group].name, reason) for group, reason in space.fixed),
     )
 
 
@@ -98,8 +100,8 @@ def run_pilot(space: SearchSpace, runner: JobRunner, weight_set: WeightSet) -> P
     return Pilot(*seconds)
 
 
-def _prunable_shares(structure: Structure, space: SearchSpace) -> dict[str, float]:
-    driven = space.variable_of >= 0
+def _prunable_shares(structure: Structure, driven: BoolArray) -> dict[str, float]:
+    """Return the shares of the dense costs in layers with a driven group; ``driven`` is (g,) boolean."""
     full = structure.full_widths[None, :]
     macs = {True: 0, False: 0}
     for operator in structure.operators:

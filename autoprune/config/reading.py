@@ -37,14 +37,18 @@ class ProblemFile:
     """A problem file that was read and found sound.
 
     Attributes:
+        source: how to name it again: a search space's name, or the file's absolute path.
         path: where it lies; relative paths in it start from its folder.
         tables: what it says.
         lines: where it says so.
+        overrides: what the command line said instead.
     """
 
+    source: str
     path: Path
     tables: ProblemTables
     lines: Mapping[KeyPath, int]
+    overrides: Mapping[KeyPath, Any]
 
     @property
     def name(self) -> str:
@@ -112,7 +116,8 @@ def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None
         tables = ProblemTables.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
         raise ConfigError(_report(path, error, lines)) from error
-    return ProblemFile(path, tables, lines)
+    source = name_or_path if path.parent == _shipped() else str(path)
+    return ProblemFile(source, path, tables, lines, dict(overrides or {}))
 
 
 def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:

@@ -72,6 +72,13 @@ def _data_name(name: str) -> str:
     return name
 
 
+def _tie(patterns: Any) -> Any:
+    if not isinstance(patterns, str) and not (isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)):
+        msg = f"expected a pattern of module names or a list of them, got {patterns!r}"
+        raise ValueError(msg)
+    return patterns
+
+
 def _one_input(example: str | None, info: ValidationInfo) -> str | None:
     _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
     return example
@@ -133,16 +140,20 @@ class SpaceTable(Table):
     Attributes:
         levels: number of widths per variable.
         divisor: widths are multiples of it.
+        min_width: no layer keeps fewer channels.
         min_keep_ratio: no layer keeps less than this share of its channels.
+        widths: explicit widths, or keep ratios as decimal numbers, by pattern of module names.
         locks: patterns of module names that stay as they are.
-        ties: lists of patterns of modules that keep equally many channels.
+        ties: patterns, or lists of patterns, of modules that keep equally many channels.
     """
 
     levels: Annotated[int, Field(ge=2)] = 8
     divisor: Count = 1
+    min_width: Count = 1
     min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    widths: dict[str, Annotated[tuple[int | float, ...], Strict(strict=False)]] = Field(default_factory=dict)
     locks: Names = ()
-    ties: Annotated[tuple[Names, ...], Strict(strict=False)] = ()
+    ties: Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)] = ()
 
 
 class BudgetTable(Table):

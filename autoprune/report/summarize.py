@@ -49,7 +49,9 @@ class Records(Protocol):
         ...
 
 
-def summarize(run: Records, meta: RunMeta, *, folder: str, state: State, incidents: Iterable[Incident] = ()) -> RunSummary:
+def summarize(
+    run: Records, meta: RunMeta, *, folder: str, state: State, incidents: Iterable[Incident] = ()
+) -> RunSummary:
     """Compute everything that a report says.
 
     Args:
