@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status
+from autoprune.core.limits import within_limits
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 
@@ -137,6 +138,13 @@ class BaseStrategy(ABC):
         return self.setup.objectives.values(outcome.metrics, outcome.costs)
 
 
+def child_seeds(seed: np.random.SeedSequence, n: int) -> list[np.random.SeedSequence]:
+    """Return ``n`` independent children of ``seed``; unlike `SeedSequence.spawn` this leaves ``seed`` as it is."""
+    return [
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i), pool_size=seed.pool_size) for i in range(n)
+    ]
+
+
 def spread_cost(setup: SearchSetup) -> str:
     """Return the cost along which baselines spread: the first objective that is counted, else the first limit."""
     counted = [name for name in (*setup.objectives.names, *setup.limits) if name in setup.costs.names]
@@ -145,9 +153,6 @@ def spread_cost(setup: SearchSetup) -> str:
 
 def feasible(setup: SearchSetup, genomes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return the (n,) boolean mask of the (n, d) ``genomes`` that respect every limit of ``setup``."""
-    fits = np.ones(len(genomes), dtype=np.bool_)
-    if setup.limits:
-        costs = setup.costs(genomes)
-        for name, limit in setup.limits.items():
-            fits &= costs[name] <= limit
-    return fits
+    if not setup.limits:
+        return np.ones(len(genomes), dtype=np.bool_)
+    return within_limits(setup.costs(genomes), setup.limits)

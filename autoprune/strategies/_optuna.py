@@ -18,14 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
-from autoprune.strategies._base import BaseStrategy, Genome
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import PopulationSettings, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 
 _ATTEMPTS = 4  # samples in a row that were proposed before, until an unseen genome is drawn at random
 
 
-class FeasibleSampler(BaseSampler):  # type: ignore[misc]
+class FeasibleSampler(BaseSampler):
     """Lets a sampler of Optuna choose, repairs what it chose, and reports the repaired parameters to the study.
 
     So the trial holds the genome that runs: nothing has to be declared infeasible, and the sampler learns from what
@@ -40,7 +40,11 @@ class FeasibleSampler(BaseSampler):  # type: ignore[misc]
         free = np.flatnonzero(setup.space.n_levels > 1)
         self.distributions = {f"v{i}": IntDistribution(0, int(setup.space.n_levels[i]) - 1) for i in free}
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
         """Return every free variable: the space is known before the first trial."""
         return dict(self.distributions)
 
@@ -57,7 +61,6 @@ class FeasibleSampler(BaseSampler):  # type: ignore[misc]
                     chosen[name] = self._sampler.sample_independent(study, trial, name, distribution)
             genome = self._repaired(chosen)
             if genome not in self._unseen:
-                self._unseen.add(genome)
                 return self.params(genome)
         (genome,) = self._unseen.draw(1)
         return self.params(genome)
@@ -108,7 +111,7 @@ class OptunaStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
-        for_unseen, for_sampler = setup.seed.spawn(2)
+        for_unseen, for_sampler = child_seeds(setup.seed, 2)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -133,7 +136,9 @@ class OptunaStrategy(BaseStrategy):
                 break
             trial = self._study.ask(self._sampler.distributions)
             self._trials[id_] = trial
-            jobs.append(self._evaluate(id_, self._sampler.genome(trial.params)))
+            genome = self._sampler.genome(trial.params)
+            self._unseen.add(genome)
+            jobs.append(self._evaluate(id_, genome))
         return jobs
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
@@ -224,6 +229,8 @@ class GpSettings:
 class GpStrategy(OptunaStrategy):
     """Bayesian optimization with a Gaussian process per objective, for small spaces and few evaluations.
 
+    Ends after 200 evaluations where the budget is not counted in evaluations.
+
     Raises:
         InvalidArgumentError: more than 20 free variables or 200 evaluations: with 50 variables one proposal takes
             10 s after 100 evaluations and 30 s after 300, far more than the evaluation it saves.
@@ -235,13 +242,12 @@ class GpStrategy(OptunaStrategy):
 
     def _make_sampler(self, seed: int) -> BaseSampler:
         n_free = int(np.count_nonzero(self.setup.space.n_levels > 1))
-        too_many = f"more than {self.MAX_VARIABLES} variables" if n_free > self.MAX_VARIABLES else ""
-        if (self.setup.evaluations or 0) > self.MAX_EVALUATIONS:
-            too_many = f"more than {self.MAX_EVALUATIONS} evaluations"
-        if too_many:
+        evaluations = self.setup.evaluations or 0
+        if n_free > self.MAX_VARIABLES or evaluations > self.MAX_EVALUATIONS:
             msg = (
-                f"optuna:gp fits a Gaussian process before every proposal, which takes many seconds each with {too_many} "
-                f"(got {n_free} variables, {self.setup.evaluations} evaluations); use 'optuna:tpe' instead"
+                f"optuna:gp takes at most {self.MAX_VARIABLES} width variables and {self.MAX_EVALUATIONS} evaluations, "
+                f"got {n_free} and {evaluations}: beyond that, fitting its Gaussian processes before every proposal "
+                "takes longer than the evaluation; use 'optuna:tpe' instead, or tie or lock layers"
             )
             raise InvalidArgumentError(msg)
         return GPSampler(seed=seed, n_startup_trials=self.settings.n_startup, warn_independent_sampling=False)

@@ -30,26 +30,26 @@ from pymoo.util.ref_dirs import get_reference_directions
 from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
-from autoprune.strategies._base import BaseStrategy, Genome
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import PopulationSettings, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 
 FloatArray = npt.NDArray[np.float64]
 
 
-class LimitRepair(Repair):  # type: ignore[misc]
+class LimitRepair(Repair):
     """Rounds offspring to levels and projects them into the hard limits, before anything else sees them."""
 
     def __init__(self, setup: SearchSetup) -> None:
         super().__init__()
         self._setup = setup
 
-    def _do(self, problem: Problem, X: FloatArray, **kwargs: Any) -> IntArray:  # noqa: ARG002, N803  (pymoo's names)
-        genomes = np.rint(X).astype(np.int64)
+    def _do(self, problem: Problem, offspring: FloatArray, **kwargs: Any) -> IntArray:  # noqa: ARG002
+        genomes = np.rint(offspring).astype(np.int64)
         return self._setup.space.repair(genomes, self._setup.costs, self._setup.limits)
 
 
-class SeenElimination(DuplicateElimination):  # type: ignore[misc]
+class SeenElimination(DuplicateElimination):
     """Drops offspring that were proposed in any earlier generation, not only in the living one."""
 
     def __init__(self, unseen: UnseenGenomes) -> None:
@@ -89,7 +89,7 @@ class PymooStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: PymooSettings | None = None) -> None:
         super().__init__(setup, settings)
-        for_unseen, for_algorithm = setup.seed.spawn(2)
+        for_unseen, for_algorithm = child_seeds(setup.seed, 2)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._seed = int(for_algorithm.generate_state(1)[0])
         self._size: int = self.settings.size(setup.evaluations)
@@ -221,26 +221,28 @@ class Nsga3Strategy(PymooStrategy):
 
 
 def _feasible_first(
-    pop: Population,
-    P: IntArray,
+    parents: Population,
+    pairs: IntArray,
     random_state: np.random.Generator,
     **kwargs: Any,  # noqa: ARG001
 ) -> IntArray:
-    """Let the member with the smaller violation win, drawing between equals from *our* stream (pymoo's own does not).
+    """Let the parent with the smaller violation win, and the algorithm's own stream decide between equals.
+
+    The tournament that pymoo gives NSGA-III draws from an unseeded stream where violations tie.
 
     Args:
-        pop: the parents.
-        P: (n, 2) positions of the pairs.
+        parents: the population.
+        pairs: (n, 2) positions of the contestants.
         random_state: the algorithm's generator.
         kwargs: the rest of pymoo's call.
 
     Returns:
         (n, 1) positions of the winners.
     """
-    violation = pop.get("CV")[:, 0][P]
-    coin = random_state.integers(0, 2, len(P))
+    violation = parents.get("CV")[:, 0][pairs]
+    coin = random_state.integers(0, 2, len(pairs))
     winner = np.where(violation[:, 0] == violation[:, 1], coin, np.argmin(violation, axis=1))
-    return P[np.arange(len(P)), winner][:, None]
+    return pairs[np.arange(len(pairs)), winner][:, None]
 
 
 def _genomes(population: Population) -> list[Genome]:

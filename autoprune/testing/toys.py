@@ -1,4 +1,4 @@
-"""A tiny search problem with a known answer: a chain of convolutions whose accuracy is a formula. Numpy only.
+"""A tiny search problem with a known answer: a chain of layers whose accuracy is a formula. Numpy only.
 
 The error is a sum over the width variables, ``sum_v s_v (1 - r_v)^2`` with keep ratios ``r`` and sensitivities ``s``
 that differ by two orders of magnitude: what random search spends everywhere, a method that learns spends where it
@@ -13,59 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.budget import Spending
-from autoprune.core.groups import Axis, ChannelGroup, Count, IntArray, Operator, Structure, TensorInfo
+from autoprune.core.groups import IntArray, Structure
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status, WeightSet
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Ranking, SearchSetup
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthVariable
-from autoprune.cost.model import CostModel
+from autoprune.testing.structures import TermCosts, chain
 
 TOY_WIDTHS = (8, 16, 16, 32, 32, 64)
-_PIXELS = 64
-_INPUT_CHANNELS, _CLASSES = 3, 10
-
-
-def toy_structure(widths: Sequence[int] = TOY_WIDTHS) -> Structure:
-    """Return a chain of 3 x 3 convolutions with these widths, and a linear classifier behind it."""
-    names = [f"conv{i}" for i in range(len(widths))] + ["classifier"]
-    starts = np.cumsum([0, *widths]).tolist()
-    groups = tuple(
-        ChannelGroup(
-            names[i],
-            starts[i],
-            width,
-            ((f"{names[i]}.weight", 0, "out", 1), (f"{names[i + 1]}.weight", 1, "in", 1)),
-        )
-        for i, width in enumerate(widths)
-    )
-    axes = tuple(Axis(tensor, dim, group.genes) for group in groups for tensor, dim, _, _ in group.axes)
-    sizes = [_INPUT_CHANNELS, *widths, _CLASSES]
-    shapes = [(sizes[i + 1], sizes[i], 3, 3) for i in range(len(widths))] + [(_CLASSES, widths[-1])]
-    tensors = tuple(
-        TensorInfo(f"{name}.weight", shape, "parameter", (f"{name}.weight",))
-        for name, shape in zip(names, shapes, strict=True)
-    )
-    counts = [Count(_INPUT_CHANNELS), *(Count(0, ((i, 1),)) for i in range(len(widths))), Count(_CLASSES)]
-    operators = tuple(
-        Operator(name, "linear", 1, tuple(counts[i : i + 2]))
-        if name == "classifier"
-        else Operator(name, "conv", 9 * _PIXELS, tuple(counts[i : i + 2]))
-        for i, name in enumerate(names)
-    )
-    layers = tuple(zip(names, (*widths, _CLASSES), strict=True))
-    return Structure(groups, axes, tensors, operators=operators, layers=layers)
 
 
 def toy_space(widths: Sequence[int] = TOY_WIDTHS, levels: int = 8) -> SearchSpace:
-    """Return the space of `toy_structure` with ``levels`` widths per variable."""
-    return SearchSpace.build(toy_structure(widths), levels=levels)
+    """Return the space of a chain of layers with these ``widths``, with at most ``levels`` choices for each."""
+    return SearchSpace.build(chain(widths), levels=levels)
 
 
 def single_genome_space() -> SearchSpace:
     """Return a space in which nothing can be chosen."""
-    return SearchSpace(toy_structure((8,)), (WidthVariable("conv0", (0,), (8,)),))
+    return SearchSpace(chain((8,)), (WidthVariable("fc0", (0,), (8,)),))
 
 
 def toy_setup(
@@ -78,7 +45,7 @@ def toy_setup(
 ) -> SearchSetup:
     """Return a fresh setup; ``limits`` as users write them."""
     space = space or toy_space()
-    costs = CostModel(space.structure, space)
+    costs = TermCosts(space)
     return SearchSetup(
         space=space,
         objectives=Objectives.parse(objectives),
