@@ -83,7 +83,7 @@ def build_data(file: ProblemFile) -> Data | None:
             download=table.download,
             image_size=table.image_size,
             val_size=table.val_size,
-            held_out=table.held_out,
+            held_out=True if table.held_out is None and file.trains else table.held_out,
             seed=file.tables.search.seed,
         )
     except (AutopruneError, OSError) as error:

@@ -55,6 +55,11 @@ class ProblemFile:
         """The file's name without its suffix."""
         return self.path.stem
 
+    @property
+    def trains(self) -> bool:
+        """Whether the network is trained from scratch, on the training role of the data only."""
+        return self.tables.model.weights is None and self.tables.training is not None
+
     def error(self, key: KeyPath, message: str) -> ConfigError:
         """Return the error that says what is wrong at ``key``."""
         return ConfigError(f"{self.path}, {_place(line_of(key, self.lines))}: {'.'.join(map(str, key))}: {message}")

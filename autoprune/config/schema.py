@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,9 +40,7 @@ def _limit(value: Any) -> Any:
 
 
 def _cost(name: str) -> str:
-    if name not in COSTS:
-        raise ValueError(str(unknown_name("cost", name, COSTS)))
-    return name
+    return _registered("cost", name, COSTS)
 
 
 def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,6 +56,24 @@ def _strategy(key: str) -> str:
     except AutopruneError as error:  # a LookupError, which pydantic would not collect
         raise ValueError(str(error)) from error
     return key
+
+
+def _criterion(name: str) -> str:
+    from autoprune.criteria.registry import CRITERIA
+
+    return _registered("criterion", name, CRITERIA)
+
+
+def _evaluator(name: str) -> str:
+    from autoprune.evaluate.registry import EVALUATORS
+
+    return _registered("evaluator", name, EVALUATORS)
+
+
+def _registered(kind: str, name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise ValueError(str(unknown_name(kind, name, known)))
+    return name
 
 
 def _data_name(name: str) -> str:
@@ -262,6 +279,28 @@ class TrainingTable(Table):
     device: str = "cpu"
 
 
+class EvaluatorTable(Table):
+    """``[evaluator]``: how a candidate is measured; see `autoprune.evaluate`.
+
+    Attributes:
+        name: key of the registry of evaluators.
+        criterion: which channels stay; key of the registry of criteria.
+        n_calibration: training items that BatchNorm statistics are recomputed on.
+        n_validation: search-validation items to measure on; all when left out.
+        batch_size: items per forward pass.
+        device: ``cpu``, ``cuda``, ... or ``auto``.
+        threads: of one operator on the CPU.
+    """
+
+    name: Annotated[str, AfterValidator(_evaluator)] = "inherited"
+    criterion: Annotated[str, AfterValidator(_criterion)] = "l2"
+    n_calibration: Annotated[int, Field(ge=0)] = 1000
+    n_validation: Count | None = None
+    batch_size: Count = 100
+    device: str = "cpu"
+    threads: Count = 1
+
+
 class ProblemTables(Table):
     """A whole problem file.
 
@@ -274,6 +313,7 @@ class ProblemTables(Table):
         data: ``[data]``.
         space: ``[space]``.
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
+        evaluator: ``[evaluator]``.
         search: ``[search]``.
         reference: ``[reference]``.
     """
@@ -286,5 +326,6 @@ class ProblemTables(Table):
     data: DataTable | None = None
     space: SpaceTable = SpaceTable()
     limits: Limits = Field(default_factory=dict)
+    evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()
     reference: ReferenceTable = ReferenceTable()
