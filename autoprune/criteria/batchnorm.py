@@ -11,3 +11,8 @@ from torch import nn
 from autoprune.core.groups import Axis, ChannelGroup
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, mean_relative
 from autoprune.criteria.magnitude import norm_scores
+
+
+def score(evidence: Evidence) -> Scores:
+    """Return the mean absolute norm scale of every channel, per group."""
+    return tuple(found)
