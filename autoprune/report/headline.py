@@ -54,7 +54,9 @@ def highlight(summary: RunSummary) -> Point | None:
         good = [point for point in summary.front if badness(point) <= sign * dense + slack]
         if good:
             return min(good, key=lambda point: summary.value(point, cost.name) or 0.0)
-    small = [point for point in summary.front if (summary.relative(cost.name, point.costs.get(cost.name, 0)) or 1) <= HALF]
+    small = [
+        point for point in summary.front if (summary.relative(cost.name, point.costs.get(cost.name, 0)) or 1) <= HALF
+    ]
     return min(small or summary.front, key=badness)
 
 
@@ -69,7 +71,9 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
             "models but do not predict their quality."
         )
         if seen is not None and unseen is not None:
-            text += f" Dense model: {units.amount(quality, seen)} there, {units.amount(quality, unseen)} on test images."
+            text += (
+                f" Dense model: {units.amount(quality, seen)} there, {units.amount(quality, unseen)} on test images."
+            )
         found.append(text)
     if summary.front and not any(Role.TEST in point.metrics for point in summary.front):
         found.append(f"No point was measured on test images; the figures are from {summary.role.label} images.")

@@ -28,8 +28,6 @@ from autoprune.report.summary import (
 )
 from autoprune.store.meta import RunMeta
 
-INCIDENTS = ("resume", "fork")
-
 
 class Records(Protocol):
     """What a report reads of a run's folder.
@@ -49,7 +47,9 @@ class Records(Protocol):
         ...
 
 
-def summarize(run: Records, meta: RunMeta, *, folder: str, state: State, incidents: Iterable[Incident] = ()) -> RunSummary:
+def summarize(
+    run: Records, meta: RunMeta, *, folder: str, state: State, incidents: Iterable[Incident] = ()
+) -> RunSummary:
     """Compute everything that a report says.
 
     Args:
@@ -57,7 +57,7 @@ def summarize(run: Records, meta: RunMeta, *, folder: str, state: State, inciden
         meta: the run's description.
         folder: the run's folder, as the reader would type it.
         state: whether more is to come.
-        incidents: resumes and forks, by time.
+        incidents: forks and stops, by time.
 
     Raises:
         InvalidArgumentError: the records do not fit the description.

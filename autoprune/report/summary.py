@@ -110,16 +110,16 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Incident:
-    """A resume or a fork of the run.
+    """A fork or a stop of the run.
 
     Attributes:
-        kind: ``"resume"`` or ``"fork"``.
-        time: Unix time in seconds.
-        text: what happened, for the reader.
+        kind: ``"fork"`` or ``"stop"``.
+        elapsed: seconds of search when it happened.
+        text: why, for the reader.
     """
 
     kind: str
-    time: float
+    elapsed: float
     text: str
 
 
@@ -214,7 +214,7 @@ class RunSummary:
         evaluations: all points, by id.
         failures: by id.
         preparations: by id.
-        incidents: resumes and forks, by time.
+        incidents: forks and stops, by time.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
         spending: all that was charged.

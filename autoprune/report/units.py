@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 RATES = frozenset({"accuracy", "top1", "top5", "error", "iou", "miou", "map", "f1", "auroc"})
 """Metrics that lie in 0..1 and are read in percent."""
 
@@ -16,6 +18,7 @@ NAMES = {
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def title(name: str) -> str:
@@ -95,3 +98,12 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {big} {whole % size // small_size} {small}"
     return f"{whole} s"
+
+
+def standard_error(rate: float, n: int) -> str:
+    """Return the standard error of a ``rate`` measured on ``n`` independent images, in points.
+
+    >>> standard_error(0.9, 2000)
+    '0.67 points'
+    """
+    return f"{100 * math.sqrt(rate * (1 - rate) / n):.2f} points"

@@ -31,11 +31,12 @@
     });
   }
 
-  const library = document.createElement("script");
-  library.textContent = await unpack(text("plotly"));
-  document.head.append(library);
-
   const figures = JSON.parse(text("figures"));
+  if (text("plotly")) {
+    const library = document.createElement("script");
+    library.textContent = await unpack(text("plotly"));
+    document.head.append(library);
+  }
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
   for (const [id, figure] of Object.entries(figures)) {
     const place = document.getElementById(id);
