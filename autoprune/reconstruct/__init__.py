@@ -1,0 +1,13 @@
+"""Accuracy back without training: cut consumers re-solved in closed form on second moments of their inputs.
+
+The idea is channel pruning by least squares (He, Zhang, Sun 2017, arXiv 1707.06168; ThiNet, 1707.06342) with the
+elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.11580; structured: Kurtic et al. 2023,
+2302.04089). All formulas are derived where they stand.
+"""
+
+from autoprune.reconstruct.consumers import Consumer, find_consumers
+from autoprune.reconstruct.elimination import elimination_order
+from autoprune.reconstruct.least_squares import reconstruct
+from autoprune.reconstruct.statistics import Moments, collect
+
+__all__ = ["Consumer", "Moments", "collect", "elimination_order", "find_consumers", "reconstruct"]

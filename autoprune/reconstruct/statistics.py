@@ -1,0 +1,177 @@
+"""Second moments of every consumer's input, streamed over calibration batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import DataError
+from autoprune.reconstruct.consumers import Consumer
+from autoprune.surgery.forward import forward
+
+ROWS_PER_BATCH = 16384
+"""Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of one consumer's input features ``x``, with a constant 1 as the last feature.
+
+    Attributes:
+        gram: (blocks, f + 1, f + 1) float64 tensor, the mean of ``[x; 1][x; 1]^T`` over images and positions.
+        absorbs_constant: whether a constant added to the output is undone by the model: the consumer has a bias to
+            take it, or a batch norm whose running mean is recalibrated takes the output directly.
+    """
+
+    gram: Tensor
+    absorbs_constant: bool
+
+
+class _Accumulator:
+    """Sums of one consumer; inputs arrive through a forward hook."""
+
+    def __init__(self, consumer: Consumer, module: nn.Module, generator: torch.Generator) -> None:
+        self.consumer = consumer
+        self.module = module
+        self.generator = generator
+        self.total: Tensor | None = None
+        self.rows = 0
+        self.norm_reads_output = False
+
+    def add(self, features: Tensor) -> None:
+        """Add a (blocks, rows, f) tensor of features."""
+        ones = features.new_ones(features.shape[0], features.shape[1], 1)
+        extended = torch.cat([features, ones], dim=2)
+        # float32 products, float64 sums: each chunk is short enough to lose nothing that matters
+        gram = torch.bmm(extended.transpose(1, 2), extended).double()
+        self.total = gram if self.total is None else self.total.add_(gram)
+        self.rows += features.shape[1]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Unfold an input activation to (blocks, rows, f) features at sampled positions."""
+        consumer, module = self.consumer, self.module
+        x = x.detach().float()
+        if isinstance(module, nn.Linear):
+            rows = x.reshape(-1, x.shape[-1])
+            return rows[self._sample(len(rows), rows.device)].unsqueeze(0)
+        if consumer.shared_taps:
+            rows = x.movedim(1, -1).reshape(-1, x.shape[1])
+            rows = rows[self._sample(len(rows), rows.device)]
+        else:
+            rows = self._patches(x)
+        return rows.reshape(len(rows), consumer.blocks, -1).transpose(0, 1).contiguous()
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return (rows, channels * taps) patches of a convolution's input at sampled output positions."""
+        conv: Any = self.module
+        padding = list(conv._reversed_padding_repeated_twice)
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        x = F.pad(x, padding, mode=mode)
+        n_dims = len(conv.kernel_size)
+        for d in range(n_dims):
+            span = (conv.kernel_size[d] - 1) * conv.dilation[d] + 1
+            x = x.unfold(2 + d, span, conv.stride[d])[..., :: conv.dilation[d]]
+        positions = x.shape[2 : 2 + n_dims]  # x: (n, c, *positions, *kernel), a view without copies
+        flat = self._sample(x.shape[0] * positions.numel(), x.device)
+        index: list[Tensor] = []
+        for size in reversed([x.shape[0], *positions]):
+            index.insert(0, flat % size)
+            flat = torch.div(flat, size, rounding_mode="floor")
+        patches = x.movedim(1, 1 + n_dims)[tuple(index)]  # (rows, c, *kernel)
+        return patches.reshape(len(patches), -1)
+
+    def _sample(self, rows: int, device: torch.device) -> Tensor:
+        if rows <= ROWS_PER_BATCH:
+            return torch.arange(rows, device=device)
+        return torch.randint(rows, (ROWS_PER_BATCH,), generator=self.generator).to(device)
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module, consumers: Sequence[Consumer], batches: Iterable[Any], *, seed: int = 0
+) -> dict[str, Moments]:
+    """Run the dense model over ``batches`` and accumulate every consumer's second moments.
+
+    Args:
+        model: the dense model; its state is left as it was.
+        consumers: whose inputs to observe.
+        batches: example inputs (what `autoprune.surgery.forward` takes).
+        seed: of the positions that are sampled in large feature maps.
+
+    Returns:
+        Moments by weight name; consumers that never ran are left out.
+
+    Raises:
+        DataError: there is no batch, or an input is not finite.
+    """
+    modules = dict(model.named_modules())
+    generator = torch.Generator().manual_seed(seed)
+    sums = [_Accumulator(consumer, modules[consumer.module], generator) for consumer in consumers]
+    seen = 0
+    with _observed(model, sums), _evaluating(model):
+        for batch in batches:
+            forward(model, batch)
+            seen += 1
+    if not seen:
+        msg = "expected at least one calibration batch, got none"
+        raise DataError(msg)
+    moments = {}
+    for total in sums:
+        if total.total is None:
+            continue
+        gram = total.total / total.rows
+        if not torch.isfinite(gram).all():
+            msg = f"the inputs of {total.consumer.module!r} are not finite on the calibration data"
+            raise DataError(msg)
+        takes_constant = total.consumer.has_bias and not total.consumer.shared_taps
+        absorbs = takes_constant or total.norm_reads_output
+        moments[total.consumer.weight] = Moments(gram, absorbs)
+    return moments
+
+
+@contextmanager
+def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
+    """Hook the consumers' inputs, and see which outputs a batch norm takes as they are."""
+    made_by: dict[int, tuple[Tensor, list[_Accumulator]]] = {}
+    by_module: dict[nn.Module, list[_Accumulator]] = {}
+    for total in sums:
+        by_module.setdefault(total.module, []).append(total)
+
+    def on_consumer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        for total in by_module[module]:
+            total.add(total.features(args[0]))
+        made_by[id(output)] = (output, by_module[module])
+
+    def on_norm(_: nn.Module, args: tuple[Any, ...]) -> None:
+        _, makers = made_by.get(id(args[0]), (None, []))
+        for total in makers:
+            total.norm_reads_output = True
+
+    def on_end(_: nn.Module, __: tuple[Any, ...], ___: object) -> None:
+        made_by.clear()
+
+    with ExitStack() as stack:
+        for module in by_module:
+            stack.callback(module.register_forward_hook(on_consumer).remove)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                stack.callback(module.register_forward_pre_hook(on_norm).remove)
+        stack.callback(model.register_forward_hook(on_end).remove)
+        yield
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag

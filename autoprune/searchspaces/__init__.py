@@ -1,0 +1,1 @@
+"""Search spaces that ship with autoprune: one TOML file each, and the networks that torchvision lacks."""

@@ -1,0 +1,1 @@
+"""Networks that torchvision lacks, for the search spaces of this folder."""

@@ -1,0 +1,106 @@
+"""A persistent module that becomes one candidate after the other, without a copy of any Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.errors import SurgeryError
+from autoprune.surgery.attributes import AttributePlan
+from autoprune.surgery.cut import copy_with
+from autoprune.surgery.matching import dense_tensors, model_tensors, named_tensors
+from autoprune.surgery.slicing import Slicer, check_kept, take
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Slot:
+    """A tensor of the skeleton and how to fill it."""
+
+    name: str
+    tensor: Tensor
+    shape: torch.Size
+    steps: tuple[tuple[int, int], ...]
+    private: bool
+
+
+class Skeleton:
+    """A copy of a model whose tensors and integer attributes are swapped for each candidate.
+
+    The module is for measuring: its parameters may share memory with the weights they were sliced from and do not
+    require gradients. Its buffers are always its own, so that recalibrating batch norms leaves the shared weights
+    alone. To train a candidate, or to keep it, use `cut`.
+
+    Args:
+        model: the dense model that was traced; it is neither changed nor kept.
+        structure: what the trace found.
+
+    Raises:
+        SurgeryError: the model does not match the structure or cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure) -> None:
+        self._structure = structure
+        own = model_tensors(model, structure)
+        saved = model.state_dict(keep_vars=True)
+        #: what `build` may not find among the weights: buffers outside the state_dict
+        self._unsaved = {name: tensor.detach().clone() for name, tensor in own.items() if name not in saved}
+        empty = {name: torch.empty(0, dtype=tensor.dtype, device=tensor.device) for name, tensor in own.items()}
+        self._module = copy_with(model, ((own[name], empty[name]) for name in own)).requires_grad_(requires_grad=False)
+        slicer = Slicer(structure)
+        placed = named_tensors(self._module)
+        self._slots = [
+            _Slot(info.name, placed[info.name], torch.Size(info.shape), slicer.steps(info.name), info.kind == "buffer")
+            for info in structure.tensors
+        ]
+        self._slicer = slicer
+        self._plan = AttributePlan(structure)
+        self._owners = [(self._module.get_submodule(a.module), a.name) for a in structure.attributes]
+
+    @torch.no_grad()
+    def build(self, weights: Mapping[str, Tensor], kept: BoolArray) -> nn.Module:
+        """Turn the skeleton into one candidate.
+
+        Args:
+            weights: dense tensors by their name in the structure, on the model's device; never written to. Buffers
+                outside the model's ``state_dict`` may be absent.
+            kept: (n_genes,) boolean array.
+
+        Returns:
+            The skeleton's module: the same object every time, valid until the next call.
+
+        Raises:
+            SurgeryError: the weights do not match the structure.
+            InvalidArgumentError: ``kept`` does not match the structure or empties a group.
+        """
+        widths = check_kept(self._structure, kept)
+        selections = self._slicer.selections(kept, self._device(weights))
+        dense = weights
+        for slot in self._slots:
+            tensor = dense.get(slot.name)
+            if tensor is None or tensor.shape != slot.shape:
+                dense = dense_tensors({**self._unsaved, **weights}, self._structure, "weights given")
+                tensor = dense[slot.name]
+            part = take(tensor, slot.steps, selections)
+            if slot.private and not any(isinstance(selections[vector], Tensor) for _, vector in slot.steps):
+                part = part.clone()  # the tensor itself or a view of it
+            slot.tensor.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
+        for (owner, name), value in zip(self._owners, self._plan.values(widths), strict=True):
+            object.__setattr__(owner, name, value)
+        return self._module
+
+    def _device(self, weights: Mapping[str, Tensor]) -> torch.device | str:
+        """Return the device of the skeleton and the weights."""
+        for slot in self._slots:
+            if slot.name in weights and weights[slot.name].device != slot.tensor.device:
+                msg = (
+                    f"expected weights on {slot.tensor.device}, where the skeleton is, but {slot.name!r} is on "
+                    f"{weights[slot.name].device}; move the weights there once, not for every candidate"
+                )
+                raise SurgeryError(msg)
+            if slot.steps:
+                return slot.tensor.device
+        return "cpu"

@@ -1,0 +1,157 @@
+"""Slicing tensors to the channels that stay.
+
+Nothing is permuted: every axis keeps its sorted positions, so a slice commutes with every other one and the full genome
+is the dense tensor itself, the very same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.core.groups import BoolArray, IntArray, Structure
+from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.matching import dense_tensors
+
+#: What stays of one axis: everything (None), ``(first, length)``, or sorted positions.
+Selection = None | tuple[int, int] | Tensor
+
+
+class Slicer:
+    """Turns kept channels into the positions that stay of every axis, many axes at once.
+
+    The axes of a network share few distinct gene vectors (a batch norm alone has four equal ones); each is resolved
+    once per candidate.
+
+    Args:
+        structure: whose axes to cut.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
+        found: dict[bytes, int] = {}
+        vectors: list[IntArray] = []
+        self._steps: dict[str, tuple[tuple[int, int], ...]] = {}
+        for name, axes in structure.axes_of.items():
+            steps = []
+            for axis in axes:
+                vector = found.setdefault(axis.genes.tobytes(), len(vectors))
+                if vector == len(vectors):
+                    vectors.append(axis.genes)
+                steps.append((axis.dim, vector))
+            self._steps[name] = tuple(steps)
+        self._sizes = [len(vector) for vector in vectors]
+        self._genes = np.concatenate([np.zeros(0, dtype=np.int64), *vectors])
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes, dtype=np.int64)])
+
+    def steps(self, tensor: str) -> tuple[tuple[int, int], ...]:
+        """Return the ``(dim, index into the selections)`` pairs that cut ``tensor``; empty when nothing does."""
+        return self._steps.get(tensor, ())
+
+    def selections(self, kept: BoolArray, device: torch.device | str = "cpu") -> list[Selection]:
+        """Resolve every distinct gene vector.
+
+        Args:
+            kept: (n_genes,) boolean array.
+            device: where the positions are needed.
+
+        Returns:
+            One selection per distinct vector, in the numbering of `steps`.
+        """
+        stays = np.append(kept, True)[self._genes]  # -1, a fixed position, reads the appended True
+        positions = np.flatnonzero(stays)
+        bounds = np.searchsorted(positions, self._starts)
+        counts = np.diff(bounds)
+        local = positions - np.repeat(self._starts[:-1], counts)
+        firsts, lasts = local[bounds[:-1]].tolist(), local[bounds[1:] - 1].tolist()
+        lengths = counts.tolist()
+        found: list[Selection] = list(torch.from_numpy(local).to(device).split(lengths))
+        for i, (first, last, length) in enumerate(zip(firsts, lasts, lengths, strict=True)):
+            if length == self._sizes[i]:
+                found[i] = None
+            elif last - first + 1 == length:
+                found[i] = (first, length)
+        return found
+
+
+def take(tensor: Tensor, steps: tuple[tuple[int, int], ...], selections: list[Selection]) -> Tensor:
+    """Return the part of ``tensor`` that stays.
+
+    Args:
+        tensor: dense tensor.
+        steps: from `Slicer.steps`.
+        selections: from `Slicer.selections`.
+
+    Returns:
+        ``tensor`` itself when all of it stays, a view when a contiguous range of rows does, else a copy.
+    """
+    for dim, vector in steps:
+        selection = selections[vector]
+        if selection is None:
+            continue
+        if isinstance(selection, tuple):
+            tensor = tensor.narrow(dim, *selection)
+            if dim:  # only leading rows are contiguous in memory; a strided weight would be copied at every forward
+                tensor = tensor.contiguous()
+        else:
+            tensor = tensor.index_select(dim, selection)
+    return tensor
+
+
+def check_kept(structure: Structure, kept: BoolArray) -> IntArray:
+    """Check kept channels and count them.
+
+    Args:
+        structure: whose genes are kept.
+        kept: (n_genes,) boolean array.
+
+    Returns:
+        (g,) kept channels per group.
+
+    Raises:
+        InvalidArgumentError: the array has another shape or type, or removes a whole group.
+    """
+    if kept.shape != (structure.n_genes,) or kept.dtype != np.bool_:
+        msg = (
+            f"expected kept channels as a boolean array of shape ({structure.n_genes},), "
+            f"got {kept.dtype} of shape {kept.shape}"
+        )
+        raise InvalidArgumentError(msg)
+    widths = np.bincount(structure.group_of[kept], minlength=len(structure.groups))
+    if not widths.all():
+        empty = structure.groups[int(np.argmin(widths))]
+        msg = f"group {empty.name!r} keeps none of its {empty.width} channels; keep at least 1"
+        raise InvalidArgumentError(msg)
+    return widths
+
+
+@torch.no_grad()
+def sliced_state(weights: Mapping[str, Tensor], structure: Structure, kept: BoolArray) -> dict[str, Tensor]:
+    """Slice dense weights to the channels that stay.
+
+    Args:
+        weights: dense tensors by name, all on one device; never written to.
+        structure: what was traced.
+        kept: (n_genes,) boolean array.
+
+    Returns:
+        The tensors of the structure under each of their names in ``weights``. A tensor that loses nothing is the object
+        in ``weights``; one that keeps a contiguous range of rows is a view of it.
+
+    Raises:
+        SurgeryError: the weights do not match the structure.
+        InvalidArgumentError: ``kept`` does not.
+    """
+    dense = dense_tensors(weights, structure, "weights given")
+    check_kept(structure, kept)
+    slicer = Slicer(structure)
+    device = next((tensor.device for tensor in dense.values()), torch.device("cpu"))
+    selections = slicer.selections(kept, device)
+    state: dict[str, Tensor] = {}
+    for info in structure.tensors:
+        sliced = take(dense[info.name], slicer.steps(info.name), selections)
+        state.update({alias: sliced for alias in info.aliases if alias in weights})
+    return state
