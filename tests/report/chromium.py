@@ -48,9 +48,7 @@ class Tab:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call(
-            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
-        )
+        self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one command and wait for its answer."""
@@ -69,9 +67,7 @@ class Tab:
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900) -> None:
         """Show a file and wait until the page says that it has drawn everything."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + PATIENCE
         while self.run("document.documentElement?.dataset.drawn") != "true":
@@ -95,7 +91,9 @@ class Tab:
 
     def screenshot(self, *, full: bool = False) -> bytes:
         """The page as PNG: what the window shows, or all of it."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=full, **self._all(full=full))["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=full, **self._all(full=full))["data"]
+        )
 
     def pdf(self) -> bytes:
         """The page as it would be printed."""
@@ -125,7 +123,9 @@ class Tab:
             self.complaints.append(f"console: {[item.get('value') for item in params['args']]}")
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.complaints.append(f"log: {params['entry']['text']}")
-        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:", "blob:")):
+        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
+            ("file:", "data:", "blob:")
+        ):
             self.complaints.append(f"network: {params['request']['url']}")
 
 

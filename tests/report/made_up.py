@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from autoprune.core.groups import Axis, ChannelGroup, Structure, TensorInfo
 from autoprune.core.jobs import Candidate, Evaluate, Outcome, Prepare, Status, WeightSet
 from autoprune.core.space import SearchSpace
 from autoprune.report.summarize import summarize
-from autoprune.report.summary import Incident, RunSummary, State
+from autoprune.report.summary import Point
+from autoprune.store.events import Event, EventKind
 from autoprune.store.meta import Dense, RunMeta
 
 TRAINED = WeightSet("w" * 64, "o" * 64)
@@ -29,11 +32,26 @@ OTHER_MACS, OTHER_PARAMS, OTHER_BYTES = 1_000_000, 19_000, 65_536
 class MadeUpRun:
     """The records of a run, in memory."""
 
+    description: RunMeta
     ran: list[Outcome] = field(default_factory=list)
     kept: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    happened: list[Event] = field(default_factory=list)
+    began: list[float] = field(default_factory=lambda: [1_795_000_000.0])
+    is_driven: bool = False
+    folder: Path = Path("runs/r20")
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self.description.to_json()
+
+    def starts(self) -> Sequence[float]:
+        return self.began
 
     def outcomes(self) -> Sequence[Outcome]:
         return self.ran
+
+    def events(self) -> Sequence[Event]:
+        return self.happened
 
     def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
         return self.kept.get(kind, [])
@@ -108,63 +126,67 @@ def make_outcome(i: int, genome: Sequence[int], space: SearchSpace, rng: np.rand
     )
 
 
-def make_run(n: int, *, seed: int = 0) -> MadeUpRun:
-    """``n`` evaluations; the later ones are better spread and less damaged, as a search would have it."""
+def make_run(n: int, *, seed: int = 0, **changes: Any) -> MadeUpRun:
+    """``n`` evaluations within the limits, spread over cost; ``changes`` go into the description."""
     rng = np.random.default_rng(seed)
     space = make_space()
-    run = MadeUpRun()
-    for i in range(n):
-        level = rng.uniform(0.15, 0.85)
-        tilt = 0.3 * min(1.0, 2 * i / max(n, 1)) * np.linspace(1, -1, space.n_variables)
+    run = MadeUpRun(make_meta(**changes))
+    limit = run.description.limits.get("macs", math.inf)
+    while len(run.ran) < n:
+        level = rng.uniform(0.1, 0.9)
+        tilt = 0.3 * len(run.ran) / n * np.linspace(1, -1, space.n_variables)
         ratios = np.clip(level + tilt + 0.12 * rng.standard_normal(space.n_variables), 0, 1)
         genome = np.minimum((ratios * space.n_levels).astype(int), space.n_levels - 1)
-        run.ran.append(make_outcome(i, genome, space, rng))
+        outcome = make_outcome(len(run.ran), genome, space, rng)
+        if outcome.costs["macs"] <= limit:
+            run.ran.append(outcome)
+    run.happened.append(Event(EventKind.STOP, text="evaluations", elapsed=2.6 * n))
     return run
 
 
-def make_rich_run(n: int = 400) -> MadeUpRun:
-    """A run with everything a report can show: preparation, failures, cache, other images, latency."""
-    run = make_run(n)
+def make_rich_run(n: int = 398, **changes: Any) -> MadeUpRun:
+    """A run with everything a report can show: preparation, failure, fork, resume, other images, latency."""
+    run = make_run(n, **changes)
     rng = np.random.default_rng(1)
     prepare = Prepare(n, "statistics", {"images": 1000}, TRAINED)
     run.ran.append(Outcome(prepare, Status.OK, spent=Spending(4 * 10**10, 0, 12.0), weight_set=TRAINED))
     broken = Evaluate(n + 1, Candidate((0,) * len(BLOCKS), TRAINED))
     error = "RuntimeError: <b>CUDA out of memory</b>\n  tried to allocate 2 GiB"
     run.ran.append(Outcome(broken, Status.FAILED, message=error, spent=Spending(0, 1, 0.1)))
-    front = summarize(run, make_meta(), folder="runs/r20", state=State.FINISHED).front
-    rows: list[dict[str, Any]] = [
-        {"point": None, "median": 8.1, "low": 7.9, "high": 8.3, "speedup": None, "verdict": ""}
-    ]
-    kept: list[Mapping[str, Any]] = []
-    for point in front:
-        proxy = point.metrics["proxy"]["accuracy"]
-        for role, shift in (("val", -0.004), ("test", -0.006)):
-            value = round(proxy + shift + 0.004 * float(rng.standard_normal()), 4)
-            kept.append({"point": point.id, "role": role, "metrics": {"accuracy": value}})
-        share = point.costs["macs"] / 4.06e7
-        time = 8.1 * (0.45 + 0.55 * share)
-        ratio = (8.1 / time, 8.1 / time * 0.95, 8.1 / time * 1.05)
-        if ratio[1] <= 1.2:
-            ratio = (1.02, 0.97, 1.06)
-            time = 8.1 / 1.02
-        verdict = "no significant speed-up" if ratio[1] <= 1 else f"{ratio[0]:.2f} times as fast"
-        rows.append(
-            {
-                "point": point.id,
-                "median": round(time, 3),
-                "low": round(0.97 * time, 3),
-                "high": round(1.03 * time, 3),
-                "speedup": list(ratio),
-                "verdict": verdict,
-            }
+    run.began.append(1_795_000_600.0)
+    run.happened.insert(0, Event(EventKind.FORK, text="replay took more than 60 s", elapsed=610.0))
+    front = summarize(run).front
+    run.kept["metrics"] = [
+        {"point": point.id, "role": role, "metrics": {"accuracy": round(point.metrics["proxy"]["accuracy"] + shift, 4)}}
+        for point in front
+        for role, shift in (
+            ("val", 0.004 * rng.standard_normal() - 0.004),
+            ("test", 0.003 * rng.standard_normal() - 0.006),
         )
-    run.kept = {"metrics": kept, "latency": [{"setting": "eager, CPU, 1 thread, batch 1", "rows": rows[:12]}]}
+    ]
+    run.kept["latency"] = [{"setting": "eager, CPU, 1 thread, batch 1", "rows": make_times(front[::-1][::3][::-1])}]
     return run
 
 
-def make_summary(run: MadeUpRun | None = None, **changes: Any) -> RunSummary:
-    """The summary of a rich run, or of ``run``; ``changes`` go into the description."""
-    state = changes.pop("state", State.FINISHED)
-    incidents = (Incident("fork", 95.0, "replay took more than 60 s"),) if run is None else ()
-    run = make_rich_run() if run is None else run
-    return summarize(run, make_meta(**changes), folder="runs/r20", state=state, incidents=incidents)
+def make_times(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Milliseconds that shrink more slowly than the MACs do; the largest models are not significantly faster."""
+    dense = 8.1
+    rows: list[dict[str, Any]] = [row_of_time(None, dense)]
+    for point in points:
+        ratio = max(1.01, 1 / (0.35 + 0.85 * point.costs["macs"] / 4.06e7))
+        speedup = [ratio, 0.96 * ratio, 1.04 * ratio]
+        verdict = f"{ratio:.2f} times as fast" if speedup[1] > 1 else "no significant speed-up"
+        rows.append({**row_of_time(point.id, dense / ratio), "speedup": speedup, "verdict": verdict})
+    return rows
+
+
+def row_of_time(point: int | None, median: float) -> dict[str, Any]:
+    """One row of a latency record, without a comparison."""
+    return {
+        "point": point,
+        "median": round(median, 3),
+        "low": round(0.97 * median, 3),
+        "high": round(1.03 * median, 3),
+        "speedup": None,
+        "verdict": "",
+    }

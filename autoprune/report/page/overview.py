@@ -27,7 +27,7 @@ def overview(summary: RunSummary) -> str:
 def _facts(summary: RunSummary) -> str:
     facts = [*_dense(summary), _front(summary), _evaluations(summary)]
     spent = summary.spending
-    facts.append(("executed MACs", units.count(spent.macs), f"in {units.duration(spent.seconds)} of work"))
+    facts.append(("executed MACs", units.count(spent.macs), f"in {units.duration(spent.seconds)}"))
     facts.append(("hypervolume", f"{summary.convergence.final:.3f}", "of the front"))
     items = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"

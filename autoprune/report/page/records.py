@@ -40,7 +40,7 @@ def settings(summary: RunSummary) -> str:
 
 
 def history(summary: RunSummary) -> str:
-    """Return preparations, forks, stops and failures, folded away."""
+    """Return preparations, resumes, forks, stops and failures, folded away."""
     parts = []
     if summary.preparations:
         rows = [
@@ -50,8 +50,8 @@ def history(summary: RunSummary) -> str:
         heads = ["job", "recipe", "executed MACs", "time", "settings"]
         parts.append(folded(f"Preparations ({len(rows):,})", table(heads, rows)))
     if summary.incidents:
-        rows = [_row(units.duration(item.elapsed), item.kind, item.text) for item in summary.incidents]
-        parts.append(folded(f"Forks and stops ({len(rows):,})", table(["after", "what", "why"], rows)))
+        rows = [_row(item.when, item.kind, item.text) for item in summary.incidents]
+        parts.append(folded(f"Resumes, forks and stops ({len(rows):,})", table(["when", "what", "why"], rows)))
     if summary.failures:
         rows = [_row(item.id, item.what, item.message) for item in summary.failures]
         parts.append(folded(f"Failures ({len(rows):,})", table(["job", "what", "error"], rows)))
