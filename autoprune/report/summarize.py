@@ -191,7 +191,7 @@ def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
         macs=tuple(step[0] for step in steps),
         evaluations=tuple(step[1] for step in steps),
         hypervolume=tuple(step[2] for step in steps),
-        reference=dict(meta.reference),
+        reference={name: meta.reference[name] for name in objectives.names},
     )
 
 

@@ -67,10 +67,17 @@ def parallel_figure(summary: RunSummary) -> Figure:
         "tickvals": list(range(len(axes))),
         "ticktext": [_label(summary, axis) for axis in axes],
         "gridcolor": palette.FAINT,
+        "showline": False,
         "range": [-0.3, len(axes) - 0.7],
         "ticks": "",
     }
-    page["yaxis"] |= {"range": [-0.13, 1.13], "showticklabels": False, "showgrid": False, "ticks": ""}
+    page["yaxis"] |= {
+        "range": [-0.13, 1.13],
+        "showticklabels": False,
+        "showgrid": False,
+        "showline": False,
+        "ticks": "",
+    }
     page["annotations"] = [
         {"x": i, "y": y, "yshift": shift, "showarrow": False, "text": units.amount(axis.name, value)}
         for i, axis in enumerate(axes)
@@ -89,7 +96,7 @@ def _axes(summary: RunSummary) -> list[Axis]:
     axes = []
     for name, role in wanted:
         values = [value for item in shown if (value := value_of(item, name, role)) is not None]
-        if values:
+        if values and any(value_of(point, name, role) is not None for point in summary.comparable):
             worst, best = (min(values), max(values)) if name in maximized else (max(values), min(values))
             axes.append(Axis(name, role, worst, best))
     return axes

@@ -47,7 +47,7 @@ class Pictures:
         body = self._plot("front", front_figure(summary, *first), caption, still=front_svg(summary))
         plots = [
             self._plot(
-                f"front-{x.name}", front_figure(summary, x, y, height=400), f"The front by {units.title(x.name)}."
+                f"front-{x.name}", front_figure(summary, x, y, is_main=False), f"The same by {units.title(x.name)}."
             )
             for x, y in others
         ]

@@ -78,13 +78,13 @@ def _time(row: Latency | None) -> str:
         return MISSING
     if row.speedup is None:
         return f"<td>{row.median:.3g} ms</td>"
-    part = f"{row.speedup[0]:.2f}{units.TIMES} faster" if row.is_faster else escape(row.verdict)
+    part = f"{row.speedup[0]:.2f}{units.TIMES}" if row.is_faster else escape(row.verdict)
     return f"<td>{row.median:.3g} ms<small>{part}</small></td>"
 
 
 def _rebuild(point: Point) -> str:
     lines = "".join(
-        f'<div><code>{escape(text)}</code><button type="button" class="copy" hidden>copy</button></div>'
+        f'<div><button type="button" class="copy" hidden>copy</button><code>{escape(text)}</code></div>'
         for text in (point.command, point.python)
     )
     return f'<td class="left rebuild">{lines}</td>'

@@ -34,7 +34,7 @@ def settings(summary: RunSummary) -> str:
         run.append(("started by", meta.command))
     parts = [("Spent of the budget", pairs(spending)), ("Settings", pairs(run))]
     if meta.environment:
-        parts.append(("Environment", pairs(meta.environment)))
+        parts.insert(1, ("Environment", pairs(meta.environment)))
     body = "".join(f"<div><h3>{title}</h3>{content}</div>" for title, content in parts)
     return section("Settings and environment", f'<div class="columns">{body}</div>')
 
