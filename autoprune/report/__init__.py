@@ -1,1 +1,5 @@
-"""What a run came to, computed from its folder and drawn: summary, tables, one HTML file, one SVG picture."""
+"""What a run came to: figures computed from its folder, then drawn.
+
+`summarize.summarize` computes a `summary.RunSummary` from a run's store; `tables` makes pandas tables of it, `svg` a
+still picture, `page` one self-contained HTML file with the pictures of `figures`. `write.write_report` does all of it.
+"""

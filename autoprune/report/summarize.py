@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status
 from autoprune.core.space import SearchSpace
 from autoprune.pareto.front import Front
 from autoprune.pareto.hypervolume import hypervolume_curve
+from autoprune.report import units
 from autoprune.report.headline import headline, warnings
 from autoprune.report.rebuild import rebuild_command, rebuild_python
 from autoprune.report.summary import (
@@ -26,13 +28,15 @@ from autoprune.report.summary import (
     State,
     Timing,
 )
+from autoprune.store.events import Event, EventKind
 from autoprune.store.meta import RunMeta
 
-INCIDENTS = ("resume", "fork")
+INTERRUPTED = "interrupted"
+"""The reason of a stop that the user asked for."""
 
 
-class Records(Protocol):
-    """What a report reads of a run's folder.
+class RecordedRun(Protocol):
+    """What a report reads of a run; `RunStore` has it.
 
     Two kinds of record are drawn. ``"metrics"``: ``{"point": id, "role": "test", "metrics": {name: value}}``, a
     measurement of an evaluated candidate on other images. ``"latency"``: ``{"setting": text, "rows": [{"point": id or
@@ -40,8 +44,28 @@ class Records(Protocol):
     text}, ...]}``, models timed together; of several with the same setting the last counts.
     """
 
+    folder: Path
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """The run's description, `RunMeta.to_json`."""
+        ...
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process works on the run."""
+        ...
+
+    def starts(self) -> Sequence[float]:
+        """Unix times at which a process began to work on the run."""
+        ...
+
     def outcomes(self) -> Sequence[Outcome]:
         """All outcomes, by job id."""
+        ...
+
+    def events(self) -> Sequence[Event]:
+        """What happened, in order."""
         ...
 
     def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
@@ -49,41 +73,34 @@ class Records(Protocol):
         ...
 
 
-def summarize(
-    run: Records, meta: RunMeta, *, folder: str, state: State, incidents: Iterable[Incident] = ()
-) -> RunSummary:
-    """Compute everything that a report says.
-
-    Args:
-        run: what was recorded.
-        meta: the run's description.
-        folder: the run's folder, as the reader would type it.
-        state: whether more is to come.
-        incidents: resumes and forks, by time.
+def summarize(run: RecordedRun) -> RunSummary:
+    """Compute everything that a report says; the run may be going on meanwhile.
 
     Raises:
+        StoreError: the run's description is malformed.
         InvalidArgumentError: the records do not fit the description.
     """
+    meta = RunMeta.from_json(run.meta)
     space = SearchSpace.from_json(meta.space)
-    outcomes = run.outcomes()
-    objectives = meta.parsed_objectives
-    points = _points(run, meta, space, outcomes, folder)
-    front = Front.of(outcomes, objectives, fidelity=meta.fidelity)
+    events, outcomes = run.events(), run.outcomes()
+    points = _points(run, meta, space, outcomes)
+    front = Front.of(outcomes, meta.parsed_objectives, fidelity=meta.fidelity)
+    spending = sum((outcome.spent for outcome in outcomes), meta.prior)
     summary = RunSummary(
         meta=meta,
-        folder=folder,
-        state=state,
-        objectives=objectives,
+        folder=str(run.folder),
+        state=_state(events, is_driven=run.is_driven),
+        objectives=meta.parsed_objectives,
         variables=tuple(variable.name for variable in space.variables),
         full_widths=tuple(variable.widths[-1] for variable in space.variables),
         front=tuple(points[outcome.job.id] for outcome in front.outcomes),
         evaluations=tuple(points.values()),
         failures=tuple(_failure(outcome) for outcome in outcomes if outcome.status is Status.FAILED),
         preparations=tuple(_preparations(outcomes)),
-        incidents=tuple(incidents),
+        incidents=tuple(_incidents(run.starts(), events)),
         convergence=_convergence(meta, outcomes),
         timings=(),
-        spending=sum((outcome.spent for outcome in outcomes), Spending()),
+        spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in outcomes),
     )
     axis = summary.cost_axis.name
@@ -92,14 +109,29 @@ def summarize(
     return replace(summary, headline=headline(summary), warnings=warnings(summary))
 
 
-def _points(
-    run: Records, meta: RunMeta, space: SearchSpace, outcomes: Sequence[Outcome], folder: str
-) -> dict[int, Point]:
+def _state(events: Sequence[Event], *, is_driven: bool) -> State:
+    """Finished by its budget or its strategy, still going, or stopped before that (by the user, or it died)."""
+    last = events[-1] if events else None
+    if last is not None and last.kind is EventKind.STOP:
+        return State.STOPPED if last.text == INTERRUPTED else State.FINISHED
+    return State.RUNNING if is_driven else State.STOPPED
+
+
+def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Incident]:
+    for start in starts[1:]:
+        yield Incident("resume", datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "")
+    for event in events:
+        if event.kind in (EventKind.FORK, EventKind.STOP):
+            yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
+
+
+def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Sequence[Outcome]) -> dict[int, Point]:
     """The measured candidates by job id."""
     measured = [o for o in outcomes if isinstance(o.job, Evaluate) and o.status is Status.OK]
     jobs = [o.job for o in measured if isinstance(o.job, Evaluate)]
     genomes = np.array([job.candidate.genome for job in jobs], dtype=np.int64).reshape(len(jobs), space.n_variables)
     ratios = space.keep_ratios(genomes)
+    folder = str(run.folder)
     metrics: dict[int, dict[str, dict[str, float]]] = {
         job.id: {meta.role_of(job.fidelity): dict(outcome.metrics)} for job, outcome in zip(jobs, measured, strict=True)
     }
@@ -139,7 +171,7 @@ def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
     objectives = meta.parsed_objectives
     # Costs count in units of the dense model, so that hypervolumes of different models can be read alike.
     scale = np.array([float(meta.dense.costs.get(name) or 1) for name in objectives.names])
-    macs = evaluations = 0
+    macs, evaluations = meta.prior.macs, meta.prior.evaluations
     spent: list[tuple[int, int]] = []
     values = []
     for outcome in outcomes:
@@ -159,7 +191,7 @@ def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
         macs=tuple(step[0] for step in steps),
         evaluations=tuple(step[1] for step in steps),
         hypervolume=tuple(step[2] for step in steps),
-        reference=dict(meta.reference),
+        reference={name: meta.reference[name] for name in objectives.names},
     )
 
 

@@ -110,16 +110,16 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Incident:
-    """A resume or a fork of the run.
+    """A resume, a fork or a stop of the run.
 
     Attributes:
-        kind: ``"resume"`` or ``"fork"``.
-        time: Unix time in seconds.
-        text: what happened, for the reader.
+        kind: ``"resume"``, ``"fork"`` or ``"stop"``.
+        when: a date, or a time of search, in words.
+        text: why; may be empty.
     """
 
     kind: str
-    time: float
+    when: str
     text: str
 
 
@@ -214,10 +214,10 @@ class RunSummary:
         evaluations: all points, by id.
         failures: by id.
         preparations: by id.
-        incidents: resumes and forks, by time.
+        incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
-        spending: all that was charged.
+        spending: all that was charged, with the seconds of search.
         cached: how many evaluations came from the cache.
         warnings: sentences that the reader must not miss.
         headline: the run in one sentence.

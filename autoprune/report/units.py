@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 RATES = frozenset({"accuracy", "top1", "top5", "error", "iou", "miou", "map", "f1", "auroc"})
 """Metrics that lie in 0..1 and are read in percent."""
 
 NAMES = {
     "macs": "MACs",
     "params": "parameters",
-    "peak_bytes": "peak activation memory",
+    "peak_bytes": "peak memory",
     "latency": "latency",
     "accuracy": "accuracy",
 }
 """Figures whose name in words differs from their name in code."""
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def title(name: str) -> str:
     """Return the figure's name in words.
 
     >>> title("peak_bytes")
-    'peak activation memory'
+    'peak memory'
     >>> title("val_loss")
     'val loss'
     """
@@ -73,10 +77,12 @@ def percent(ratio: float) -> str:
 def difference(name: str, value: float) -> str:
     """Return a signed difference of the figure called ``name``: percentage points for a rate.
 
-    >>> difference("accuracy", -0.0041), difference("loss", 0.1)
-    ('\N{MINUS SIGN}0.4 points', '+0.1')
+    >>> difference("accuracy", -0.0041), difference("accuracy", 0.0002), difference("loss", 0.1)
+    ('\N{MINUS SIGN}0.4 points', '\N{PLUS-MINUS SIGN}0.0 points', '+0.1')
     """
     text = f"{100 * value:+.1f} points" if name in RATES else f"{value:+.3g}"
+    if not any(digit in text for digit in "123456789"):
+        return f"{PLUS_MINUS}{text[1:]}"
     return text.replace("-", MINUS)
 
 
@@ -95,3 +101,12 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {big} {whole % size // small_size} {small}"
     return f"{whole} s"
+
+
+def standard_error(rate: float, n: int) -> str:
+    """Return the standard error of a ``rate`` measured on ``n`` independent images, in points.
+
+    >>> standard_error(0.9, 2000)
+    '0.67 points'
+    """
+    return f"{100 * math.sqrt(rate * (1 - rate) / n):.2f} points"

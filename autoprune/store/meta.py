@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from autoprune.core.budget import Budget
+from autoprune.core.budget import Budget, Spending
 from autoprune.core.objectives import Objectives
 from autoprune.errors import StoreError
 
@@ -56,6 +56,7 @@ class RunMeta:
         space: `SearchSpace.to_json`, which contains the structure.
         dense: costs and metrics of the dense model.
         reference: the hypervolume's reference point by objective name, in natural units (accuracy 0, dense MACs).
+        prior: what was spent before the search on its behalf, such as on ranking channels.
         fidelity: the fidelity whose evaluations make the front.
         roles: for every fidelity, the role of the images it measures on.
         images: number of images by use: ``"calibration"``, ``"proxy"``, ``"val"``, ``"test"``, ...
@@ -76,6 +77,7 @@ class RunMeta:
     space: Mapping[str, Any]
     dense: Dense
     reference: Mapping[str, float]
+    prior: Spending = field(default_factory=Spending)
     fidelity: str = "proxy"
     roles: Mapping[str, str] = field(default_factory=lambda: {"proxy": Role.PROXY.value})
     images: Mapping[str, int] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class RunMeta:
         values = {name: value for name, value in data.items() if name in known}
         try:
             values["budget"] = Budget(**data["budget"])
+            values["prior"] = Spending(**data["prior"])
             values["dense"] = Dense(**data["dense"])
             values["objectives"] = tuple(data["objectives"])
             meta = cls(**values)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, layout, rounded
+from autoprune.report.figures.layout import Figure, axis_title, layout, rounded
 from autoprune.report.summary import Convergence
 
 COLORS = (palette.BLUE, palette.VERMILLION, palette.GREEN, palette.ORANGE, palette.INK)
@@ -36,8 +36,8 @@ def convergence_figure(curves: Mapping[str, Convergence]) -> Figure:
     page = layout(height=300)
     zero = {"rangemode": "tozero"}
     left, right = {"domain": [0, 0.47]}, {"domain": [0.53, 1], "anchor": "y2"}
-    page["xaxis2"] = page["xaxis"] | zero | right | {"title": {"text": "evaluations"}}
-    page["xaxis"] |= zero | left | {"title": {"text": "executed MACs"}, "tickformat": "~s"}
-    page["yaxis2"] = page["yaxis"] | zero | {"anchor": "x2", "matches": "y"}
-    page["yaxis"] |= zero | {"title": {"text": "hypervolume"}}
+    page["xaxis2"] = page["xaxis"] | zero | right | {"title": axis_title("evaluations")}
+    page["xaxis"] |= zero | left | {"title": axis_title("executed MACs"), "tickformat": "~s"}
+    page["yaxis2"] = page["yaxis"] | {"anchor": "x2", "matches": "y"}
+    page["yaxis"] |= {"title": axis_title("hypervolume")}
     return {"data": traces, "layout": page}

@@ -19,15 +19,16 @@ def planes(summary: RunSummary) -> tuple[tuple[Objective, Objective], ...]:
     return tuple((x, y) for x in (summary.cost_axis, *others))
 
 
-def front_figure(summary: RunSummary, x: Objective, y: Objective, *, height: int = 480) -> Figure:
-    """Draw the evaluations in the plane of ``x`` and ``y``."""
+def front_figure(summary: RunSummary, x: Objective, y: Objective, *, is_main: bool = True) -> Figure:
+    """Draw the evaluations in the plane of ``x`` and ``y``; only the main picture has a legend."""
     parts = [
         _dominated(summary, x, y),
         _spreads(summary, x, y),
         *(_front(summary, x, y, role) for role in summary.roles),
         *(_dense(summary, x, y, role) for role in summary.roles),
     ]
-    page = layout(height=height)
+    page = layout(height=500 if is_main else 380)
+    page["showlegend"] = is_main
     page["xaxis"] |= axis_of(summary, x)
     page["yaxis"] |= axis_of(summary, y)
     page["shapes"], page["annotations"] = _limit(summary, x)
@@ -64,10 +65,10 @@ def _front(summary: RunSummary, x: Objective, y: Objective, role: Role) -> Figur
         "text": [hover_text(summary, summary.front[i]) for i, _, _ in at],
         "line": {"shape": "vh" if x.maximize else "hv", "width": 1.5, "color": palette.ROLE_COLORS[role]},
         "marker": {
-            "size": 10,
+            "size": 9,
             "symbol": palette.ROLE_SYMBOLS[role],
             "color": palette.ROLE_COLORS[role],
-            "line": {"width": 1, "color": "white"},
+            "line": {"width": 1.6, "color": palette.ROLE_COLORS[role]},
         },
         "hovertemplate": "%{text}<extra></extra>",
     }

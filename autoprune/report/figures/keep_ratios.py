@@ -7,7 +7,7 @@ from html import escape
 
 from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, layout, short
+from autoprune.report.figures.layout import Figure, axis_title, layout, short
 from autoprune.report.summary import RunSummary
 
 NUMBERED_COLUMNS = 18
@@ -35,7 +35,12 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
         "zmin": 0,
         "zmax": 100,
         "colorscale": [[i / 8, color] for i, color in enumerate(palette.CIVIDIS)],
-        "colorbar": {"title": {"text": "kept"}, "ticksuffix": " %", "thickness": 12, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": "kept", "font": {"size": 13}},
+            "ticksuffix": " %",
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
         "xgap": 1 if columns <= GAP_COLUMNS else 0,
         "ygap": 1,
         "text": hover,
@@ -46,16 +51,18 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     page = layout(height=110 + 22 * max(rows, 4))
     ticks = range(0, columns, max(1, math.ceil(columns / LABELED_COLUMNS)))
     page["xaxis"] |= {
-        "title": {"text": f"points of the front, by {escape(units.title(summary.cost_axis.name))}"},
+        "title": axis_title(f"points of the front, by {escape(units.title(summary.cost_axis.name))}"),
         "tickvals": list(ticks),
         "ticktext": [f"{short(summary, summary.front[i], summary.cost_axis)}<br>#{ratios.points[i]}" for i in ticks],
         "showgrid": False,
+        "showline": False,
     }
     page["yaxis"] |= {
         "tickvals": list(range(rows)),
         "ticktext": names,
         "autorange": "reversed",
         "showgrid": False,
+        "showline": False,
         "tickfont": {"size": 11},
     }
     return {"data": [trace], "layout": page}

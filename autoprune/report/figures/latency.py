@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, layout, rounded, short
+from autoprune.report.figures.layout import Figure, axis_title, layout, rounded, short
 from autoprune.report.summary import Latency, RunSummary, Timing
 
 
@@ -42,7 +42,7 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
     }
     page = layout(height=90 + 30 * max(len(rows), 2))
     page["margin"]["r"] = 220
-    page["xaxis"] |= {"title": {"text": "milliseconds per forward pass: median and interval"}, "rangemode": "tozero"}
+    page["xaxis"] |= {"title": axis_title("milliseconds per forward pass: median and interval"), "rangemode": "tozero"}
     page["yaxis"] |= {
         "tickvals": list(range(len(rows))),
         "ticktext": labels,

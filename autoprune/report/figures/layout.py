@@ -33,6 +33,7 @@ def layout(*, height: int) -> Figure:
     return {
         "height": height,
         "font": {"family": FONT, "size": 13, "color": palette.INK},
+        "modebar": {"orientation": "h", "bgcolor": "rgba(255,255,255,0)"},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
@@ -44,14 +45,19 @@ def layout(*, height: int) -> Figure:
     }
 
 
+def axis_title(text: str) -> Figure:
+    """Return the title of an axis."""
+    return {"text": text, "standoff": 10, "font": {"size": 13}}
+
+
 def axis_of(summary: RunSummary, item: Objective) -> Figure:
     """Return title and tick format of the axis that shows ``item``."""
     dense = summary.meta.dense.costs.get(item.name)
     name = escape(units.title(item.name))
     if dense:
         text = f"{name}, % of the dense model (100 % = {units.amount(item.name, dense)})"
-        return {"title": {"text": text}, "ticksuffix": " %"}
-    return {"title": {"text": name}, "ticksuffix": " %" if item.name in units.RATES else ""}
+        return {"title": axis_title(text), "ticksuffix": " %"}
+    return {"title": axis_title(name), "ticksuffix": " %" if item.name in units.RATES else ""}
 
 
 def coordinate(summary: RunSummary, measured: Measured, item: Objective, role: Role) -> float | None:

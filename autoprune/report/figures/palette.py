@@ -17,7 +17,7 @@ FAINT = "#8c959f"
 GRID = "#e8ebee"
 
 ROLE_COLORS = {Role.PROXY: BLUE, Role.VALIDATION: GREEN, Role.TEST: VERMILLION}
-ROLE_SYMBOLS = {Role.PROXY: "circle", Role.VALIDATION: "square", Role.TEST: "triangle-up"}
+ROLE_SYMBOLS = {Role.PROXY: "circle", Role.VALIDATION: "square-open", Role.TEST: "triangle-up-open"}
 DENSE_SYMBOLS = {Role.PROXY: "star", Role.VALIDATION: "star-square", Role.TEST: "star-triangle-up"}
 
 CIVIDIS = ("#00224e", "#1a386f", "#434e6c", "#61656f", "#7d7c78", "#9b9476", "#bbae6c", "#ddc958", "#fee838")

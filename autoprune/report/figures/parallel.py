@@ -11,7 +11,7 @@ from html import escape
 
 from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, hover_text, layout
+from autoprune.report.figures.layout import Figure, layout
 from autoprune.report.summary import Measured, Point, RunSummary, value_of
 from autoprune.store.meta import Role
 
@@ -47,7 +47,7 @@ def parallel_figure(summary: RunSummary) -> Figure:
     axes = _axes(summary)
     front_ids = summary.on_front
     rest = [point for point in summary.comparable if point.id not in front_ids]
-    traces = []
+    traces: list[Figure] = []
     if rest:
         faint = {"color": palette.FAINT, "width": 0.6}
         trace = _lines(rest, axes, name=f"dominated ({len(rest)})", line=faint)
@@ -57,21 +57,27 @@ def parallel_figure(summary: RunSummary) -> Figure:
     for i in range(bins):
         points = summary.front[i * count // bins : (i + 1) * count // bins]
         line = {"color": LINE_COLORS[i * (len(LINE_COLORS) - 1) // max(bins - 1, 1)], "width": 2}
-        texts = [hover_text(summary, point) for point in points]
-        trace = _lines(points, axes, name=f"front ({count})", line=line, texts=texts)
+        trace = _lines(points, axes, name=f"front ({count})", line=line) | _labels(points, axes)
         traces.append(trace | {"legendgroup": "front", "showlegend": i == 0})
     dense = {"color": palette.INK, "width": 2, "dash": "dash"}
-    traces.append(_lines([summary.meta.dense], axes, name="dense model", line=dense, texts=["<b>dense model</b>"]))
+    traces.append(_lines([summary.meta.dense], axes, name="dense model", line=dense) | {"hoverinfo": "name"})
     page = layout(height=380)
     page["margin"] |= {"l": 30, "r": 30}
     page["xaxis"] |= {
         "tickvals": list(range(len(axes))),
         "ticktext": [_label(summary, axis) for axis in axes],
         "gridcolor": palette.FAINT,
+        "showline": False,
         "range": [-0.3, len(axes) - 0.7],
         "ticks": "",
     }
-    page["yaxis"] |= {"range": [-0.13, 1.13], "showticklabels": False, "showgrid": False, "ticks": ""}
+    page["yaxis"] |= {
+        "range": [-0.13, 1.13],
+        "showticklabels": False,
+        "showgrid": False,
+        "showline": False,
+        "ticks": "",
+    }
     page["annotations"] = [
         {"x": i, "y": y, "yshift": shift, "showarrow": False, "text": units.amount(axis.name, value)}
         for i, axis in enumerate(axes)
@@ -90,7 +96,7 @@ def _axes(summary: RunSummary) -> list[Axis]:
     axes = []
     for name, role in wanted:
         values = [value for item in shown if (value := value_of(item, name, role)) is not None]
-        if values:
+        if values and any(value_of(point, name, role) is not None for point in summary.comparable):
             worst, best = (min(values), max(values)) if name in maximized else (max(values), min(values))
             axes.append(Axis(name, role, worst, best))
     return axes
@@ -101,16 +107,9 @@ def _label(summary: RunSummary, axis: Axis) -> str:
     return name if axis.name in summary.meta.dense.costs else f"{name},<br>{axis.role.label}"
 
 
-def _lines(
-    measured: Sequence[Point] | Sequence[Measured],
-    axes: Sequence[Axis],
-    *,
-    name: str,
-    line: Figure,
-    texts: Sequence[str] = (),
-) -> Figure:
+def _lines(measured: Sequence[Measured], axes: Sequence[Axis], *, name: str, line: Figure) -> Figure:
     """One trace of many lines, separated by gaps."""
-    trace: Figure = {
+    return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
@@ -118,12 +117,21 @@ def _lines(
         "y": [y for item in measured for y in (*(axis.height(item) for axis in axes), None)],
         "line": line,
     }
-    if not texts:
-        return trace
-    repeated = [text for text in texts for _ in range(len(axes) + 1)]
-    return trace | {
+
+
+def _labels(points: Sequence[Point], axes: Sequence[Axis]) -> Figure:
+    """Markers that say where each of ``points`` crosses each axis."""
+    texts = []
+    for point in points:
+        for axis in axes:
+            value = value_of(point, axis.name, axis.role)
+            shown = "" if value is None else units.amount(axis.name, value)
+            texts.append(f"point {point.id}: {escape(units.title(axis.name))} {shown}")
+        texts.append("")
+    return {
         "mode": "lines+markers",
         "marker": {"size": 5},
-        "text": repeated,
+        "customdata": [point.id for point in points for _ in range(len(axes) + 1)],
+        "text": texts,
         "hovertemplate": "%{text}<extra></extra>",
     }

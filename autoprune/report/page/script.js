@@ -25,18 +25,20 @@
   for (const button of document.querySelectorAll("button.copy")) {
     button.hidden = false;
     button.addEventListener("click", async () => {
-      await copy(button.previousElementSibling.textContent);
+      await copy(button.nextElementSibling.textContent);
       button.textContent = "copied";
       setTimeout(() => { button.textContent = "copy"; }, 1500);
     });
   }
 
-  const library = document.createElement("script");
-  library.textContent = await unpack(text("plotly"));
-  document.head.append(library);
-
   const figures = JSON.parse(text("figures"));
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  if (text("plotly")) {
+    const library = document.createElement("script");
+    library.textContent = await unpack(text("plotly"));
+    document.head.append(library);
+  }
+  const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
+  const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: buttons };
   for (const [id, figure] of Object.entries(figures)) {
     const place = document.getElementById(id);
     place.replaceChildren();
