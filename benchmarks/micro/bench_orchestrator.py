@@ -1,0 +1,121 @@
+"""What the loop itself costs: ``pytest benchmarks/micro/bench_orchestrator.py -s``.
+
+Targets: at least 2,000 evaluations a second in process with a runner that does nothing, ledger included; at least 95 %
+of 64 simulated uneven workers busy at a window of four jobs a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoprune.core.budget import Budget, Spending
+from autoprune.core.clock import SimulatedClock
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status, WeightSet
+from autoprune.core.objectives import Objectives
+from autoprune.execute.in_process import InProcessExecutor
+from autoprune.execute.simulated import SimulatedExecutor
+from autoprune.search import SearchResult, run_search
+from autoprune.store.cache import EvaluationCache
+from autoprune.store.run import RunStore
+
+N_VARIABLES = 27  # as many as a ResNet-56 has
+WEIGHTS = WeightSet("a" * 64, "b" * 64)
+
+
+class NullRunner:
+    """Measures nothing."""
+
+    def __call__(self, job: Job) -> Outcome:
+        """Return at once."""
+        return Outcome(job, Status.OK, {"accuracy": 0.5}, {"macs": 1}, spent=Spending(macs=1, evaluations=1))
+
+    def estimate(self, job: Job) -> Spending:
+        """Return the charge of a job."""
+        del job
+        return Spending(macs=1, evaluations=1)
+
+
+class NullStrategy:
+    """Proposes genomes without thinking."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.next_id = 0
+
+    def ask(self, n: int) -> list[Job]:
+        """Return random genomes."""
+        ids = range(self.next_id, self.next_id + n)
+        self.next_id += n
+        genomes = self.rng.integers(8, size=(n, N_VARIABLES)).tolist()
+        return [Evaluate(i, Candidate(tuple(g), WEIGHTS)) for i, g in zip(ids, genomes, strict=True)]
+
+    def tell(self, outcomes: Any) -> None:
+        """Learn nothing."""
+
+    def absorb(self, outcomes: Any) -> None:
+        """Learn nothing."""
+
+
+def search(folder: Path, executor: Any, budget: Budget, **changed: Any) -> SearchResult:
+    """Run a search in ``folder``."""
+    with RunStore(folder) as store:
+        return run_search(
+            NullStrategy,
+            executor,
+            store,
+            budget,
+            objectives=Objectives.parse(("accuracy", "macs")),
+            estimate=NullRunner().estimate,
+            **changed,
+        )
+
+
+@pytest.mark.parametrize("with_cache", [False, True], ids=["no cache", "cache"])
+def test_evaluations_per_second(benchmark: Any, tmp_path: Path, with_cache: bool) -> None:
+    """Ask, run nothing, commit, tell: evaluations a second, ledger on disk."""
+    n, runs = 4000, iter(range(1000))
+
+    def run() -> SearchResult:
+        i = next(runs)
+        cache = None
+        if with_cache:
+            cache = EvaluationCache(tmp_path / f"{i}.sqlite", space="s", evaluator={}, data="d")
+        return search(tmp_path / str(i), InProcessExecutor(NullRunner()), Budget(evaluations=n), cache=cache)
+
+    result = benchmark.pedantic(run, rounds=3)
+    assert result.spent.evaluations == n
+    rate = n / benchmark.stats.stats.min
+    benchmark.extra_info["evaluations_per_second"] = rate
+    print(f"\n{rate:,.0f} evaluations/s (target 2,000)")
+
+
+def test_resuming(benchmark: Any, tmp_path: Path) -> None:
+    """Replaying 4000 evaluations of a finished run."""
+    n = 4000
+    search(tmp_path, InProcessExecutor(NullRunner()), Budget(evaluations=n))
+    benchmark.pedantic(lambda: search(tmp_path, InProcessExecutor(NullRunner()), Budget(evaluations=n)), rounds=3)
+    print(f"\n{n / benchmark.stats.stats.min:,.0f} replayed evaluations/s")
+
+
+UNEVEN: dict[str, Callable[[np.random.Generator], tuple[float, ...]]] = {
+    "speeds 0.5 to 2": lambda rng: tuple(rng.uniform(0.5, 2.0, size=64)),
+    "one worker in ten half as fast": lambda _: tuple(np.where(np.arange(64) % 10, 1.0, 0.5)),
+}
+
+
+@pytest.mark.parametrize("speeds", UNEVEN.values(), ids=UNEVEN)
+def test_utilization(tmp_path: Path, speeds: Callable[[np.random.Generator], tuple[float, ...]]) -> None:
+    """Busy share of 64 uneven workers whose jobs take 0.5 to 1.5 s, over 100 jobs a worker, start and end included."""
+    rng = np.random.default_rng(0)
+    durations = rng.uniform(0.5, 1.5, size=6400)
+    clock = SimulatedClock()
+    executor = SimulatedExecutor(NullRunner(), seconds=lambda job: durations[job.id], speeds=speeds(rng), clock=clock)
+    search(tmp_path, executor, Budget(evaluations=len(durations)), clock=clock, window=4 * 64)
+    busy = executor.busy_seconds / (64 * clock.now())
+    print(f"\n{busy:.1%} busy (target 95 %)")
+    assert busy >= 0.95
