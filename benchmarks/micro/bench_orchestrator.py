@@ -7,6 +7,7 @@ of 64 simulated uneven workers busy at a window of four jobs a worker.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ import pytest
 
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status, WeightSet
+from autoprune.core.jobs import Job, Outcome, Status
 from autoprune.core.objectives import Objectives
+from autoprune.core.protocols import Strategy
+from autoprune.cost.model import CostModel
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
 from autoprune.search import SearchResult, run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.run import RunStore
-
-N_VARIABLES = 27  # as many as a ResNet-56 has
-WEIGHTS = WeightSet("a" * 64, "b" * 64)
+from autoprune.strategies.registry import make_strategy
+from autoprune.testing.toys import toy_setup, toy_space
 
 
 class NullRunner:
@@ -40,32 +42,17 @@ class NullRunner:
         return Spending(macs=1, evaluations=1)
 
 
-class NullStrategy:
-    """Proposes genomes without thinking."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-        self.next_id = 0
-
-    def ask(self, n: int) -> list[Job]:
-        """Return random genomes."""
-        ids = range(self.next_id, self.next_id + n)
-        self.next_id += n
-        genomes = self.rng.integers(8, size=(n, N_VARIABLES)).tolist()
-        return [Evaluate(i, Candidate(tuple(g), WEIGHTS)) for i, g in zip(ids, genomes, strict=True)]
-
-    def tell(self, outcomes: Any) -> None:
-        """Learn nothing."""
-
-    def absorb(self, outcomes: Any) -> None:
-        """Learn nothing."""
+def random_strategy() -> Strategy:
+    """Return random search over 27 variables of 8 levels, as a ResNet-56 has them, below 60 % of the MACs."""
+    setup = toy_setup(toy_space((16,) * 27), limits={"macs": "60%"})
+    return make_strategy("random", replace(setup, costs=CostModel(setup.space.structure, setup.space)))
 
 
 def search(folder: Path, executor: Any, budget: Budget, **changed: Any) -> SearchResult:
     """Run a search in ``folder``."""
     with RunStore(folder) as store:
         return run_search(
-            NullStrategy,
+            random_strategy,
             executor,
             store,
             budget,
