@@ -35,6 +35,8 @@ def print_front(run: Run) -> None:
         return amount(name, value) + share
 
     dense = ["dense", *(cell(name, run.dense[name]) if name in run.dense else "" for name in names)]
-    points = [[row["id"], *(cell(name, row[name]) for name in names)] for row in sorted(rows, key=lambda r: r[names[-1]])]
+    points = [
+        [row["id"], *(cell(name, row[name]) for name in names)] for row in sorted(rows, key=lambda r: r[names[-1]])
+    ]
     print_table((">point", *(f">{title(name)}" for name in names)), [dense, *points])
     print_line(f"{len(rows)} points on the front of {run.evaluations} evaluations")

@@ -34,7 +34,8 @@ def search(
     data: DataOption = None,
     seed: SeedOption = None,
     store: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: JsonOption = False,
