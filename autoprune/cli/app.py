@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from autoprune.cli import doctor, listing
+from autoprune.cli import doctor, listing, plan
 from autoprune.cli.console import fail
 from autoprune.errors import AutopruneError
 
@@ -57,6 +57,7 @@ def _options(
     """Give it a trained PyTorch model, data and a budget; get back a Pareto front of smaller models."""
 
 
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_)
 

@@ -34,11 +34,11 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what could be pruned, how far, what is pinned and why, and how long a search would take."""
-    from autoprune.config.building import build_space
+    from autoprune.config.building import build_model, build_space
     from autoprune.plan import make_plan
 
     file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed)
-    space, costs, limits = build_space(file)
+    space, costs, limits = build_space(file, build_model(file, with_weights=False))
     found = make_plan(space, costs, limits)
     timed = _pilot(file) if pilot else "not asked for"
     if as_json:
@@ -67,7 +67,7 @@ def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str) -> dict[str, An
 
 
 def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: bool) -> None:
-    from autoprune.report.units import count, duration, title
+    from autoprune.report.units import amount, duration, title
 
     size = f"10^{found.log10_size:.0f}" if found.log10_size >= 6 else f"{10**found.log10_size:,.0f}"
     shares = " and ".join(f"{100 * share:.1f} % of the {title(name)}" for name, share in found.shares.items())
@@ -76,10 +76,10 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
     rows = [
         (
             title(name),
-            count(reach.dense, digits=4),
-            count(reach.smallest, digits=4),
+            amount(name, reach.dense),
+            amount(name, reach.smallest),
             f"{100 * reach.smallest / reach.dense:.1f} %",
-            "" if reach.limit is None else f"{count(reach.limit, digits=4)} ({100 * reach.limit / reach.dense:.0f} %)",
+            "" if reach.limit is None else f"{amount(name, reach.limit)} ({100 * reach.limit / reach.dense:.0f} %)",
         )
         for name, reach in found.reach.items()
     ]

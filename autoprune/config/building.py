@@ -12,7 +12,15 @@ from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.references import resolve_reference
 from autoprune.config.weights import load_weights
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.core.groups import Structure
+from autoprune.core.limits import resolve_limits
+from autoprune.core.objectives import Objectives
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.cost.peak import profile_peak
+from autoprune.cost.profile import PeakProfile
+from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError
+from autoprune.trace import trace
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
 from autoprune.train.transforms import ImageTransform
@@ -57,6 +65,35 @@ def build_example(file: ProblemFile) -> Any:
     return torch.randn(1, *(table.input or ()), generator=generator)
 
 
+def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostModel, dict[str, int]]:
+    """Trace the network and lay out what may be searched: the space, exact costs, absolute limits.
+
+    Args:
+        file: a problem file.
+        model: what `build_model` returned; its weights do not matter.
+
+    Raises:
+        TraceError: the network cannot be traced, or nothing in it can be pruned.
+        ConfigError: ``[space]`` names layers that are not there, or ``[reference]`` is of another network.
+        InfeasibleError: the limits cannot be met.
+    """
+    example = build_example(file)
+    structure = trace(model, example)
+    try:
+        space = SearchSpace.build(structure, **file.tables.space.model_dump())
+    except (UnknownNameError, InvalidArgumentError) as error:
+        raise file.error(("space",), str(error)) from error
+    costs = CostModel(structure, space, _peak_profile(file, model, structure, example))
+    dense = costs(space.full_genome[None, :])
+    for name, expected in file.tables.reference:
+        if expected is not None and int(dense[name][0]) != expected:
+            message = (
+                f"expected the network of the file to have {expected:,} {name}, and it has {int(dense[name][0]):,}"
+            )
+            raise file.error(("reference", name), message)
+    return space, costs, resolve_limits(file.tables.limits, space, costs)
+
+
 def build_data(file: ProblemFile) -> Data | None:
     """Load the data of ``[data]``; None where the file has no such table.
 
@@ -88,6 +125,16 @@ def build_data(file: ProblemFile) -> Data | None:
         )
     except (AutopruneError, OSError) as error:
         raise file.error(("data", "name"), str(error)) from error
+
+
+def _peak_profile(file: ProblemFile, model: nn.Module, structure: Structure, example: Any) -> PeakProfile | None:
+    """Profile the peak memory; a model that allocates by rules of its own does without, unless it is asked for."""
+    try:
+        return profile_peak(model, structure, example)
+    except TraceError:
+        if "peak_bytes" in (*file.tables.limits, *Objectives.parse(file.tables.objectives).names):
+            raise
+        return None
 
 
 def _call(file: ProblemFile, key: KeyPath, reference: str, kwargs: dict[str, Any]) -> Any:
