@@ -198,5 +198,3 @@ def _components(edges: IntArray, n: int) -> IntArray:
     component = component.astype(np.int64)
     zero = component[0]
     return np.where(component == zero, 0, np.where(component == 0, zero, component))
-
-

@@ -212,9 +212,7 @@ def recurrent(recorder: Recorder, call: Call) -> None:
 # ---------------------------------------------------------------------------- the engine
 
 
-def contract(
-    recorder: Recorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str
-) -> None:
+def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str) -> None:
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
 
     Args:
@@ -242,7 +240,7 @@ def contract(
         if ours and theirs:
             recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
         elif (ours or theirs) and letter in letters_a and letter in letters_b:
-            size_other = (b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)])
+            size_other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
             if size_other > 1:
                 for layer, _ in [*ours, *theirs]:
                     recorder.book.pin(layer, "is multiplied with something that must stay", site)

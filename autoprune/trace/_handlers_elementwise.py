@@ -47,7 +47,9 @@ def binary(recorder: Recorder, call: Call) -> None:
         reduction(recorder, call)
         return
     if call.name == "copy":
-        recorder.put(call.outputs[0], tuple(align(layer, call.outputs[0].shape) for layer in recorder.layers(call.inputs[1])))
+        recorder.put(
+            call.outputs[0], tuple(align(layer, call.outputs[0].shape) for layer in recorder.layers(call.inputs[1]))
+        )
         return
     combine(recorder, call.inputs, call.outputs[0], call.original)
 

@@ -53,7 +53,9 @@ def move(recorder: Recorder, call: Call) -> None:
         _put_moved(recorder, call, lambda ids: ids.reshape(call.outputs[0].shape))
     else:
         source = call.inputs[0]
-        _put_moved(recorder, call, lambda ids: call.function(*_swap(call, source, ids), **_swap_kwargs(call, source, ids)))
+        _put_moved(
+            recorder, call, lambda ids: call.function(*_swap(call, source, ids), **_swap_kwargs(call, source, ids))
+        )
     _tie_rows(recorder, call)
 
 
@@ -126,7 +128,9 @@ def _view_sizes(recorder: Recorder, call: Call) -> dict[int, int]:
 def cat(recorder: Recorder, call: Call) -> None:
     """Join the ids; along the other dimensions equal positions vanish together."""
     output = call.outputs[0]
-    tensors = [t for t in call.args[0] if not (t.dim() == 1 and t.numel() == 0)] if call.args else call.kwargs["tensors"]
+    tensors = (
+        [t for t in call.args[0] if not (t.dim() == 1 and t.numel() == 0)] if call.args else call.kwargs["tensors"]
+    )
     dim = call.arg(1, "dim", call.kwargs.get("axis", 0)) % output.dim()
     _join(recorder, list(tensors), dim, output, torch.cat)
 
@@ -240,7 +244,9 @@ def _equal_parts(recorder: Recorder, layer: Tensor, dim: int, n: int) -> None:
 def split(recorder: Recorder, call: Call) -> None:
     """Parts of given sizes: each size must follow the part it cuts off."""
     source = call.inputs[0]
-    sizes = call.traced(1, "split_size_or_sections", call.traced_kwargs.get("split_size", call.traced_kwargs.get("split_sizes")))
+    sizes = call.traced(
+        1, "split_size_or_sections", call.traced_kwargs.get("split_size", call.traced_kwargs.get("split_sizes"))
+    )
     dim = call.arg(2, "dim", 0) % source.dim()
     plain = untraced(sizes)
     _put_moved(recorder, call, lambda ids: torch.split(ids, plain, dim))

@@ -131,7 +131,12 @@ def reduction(recorder: Recorder, call: Call) -> None:
     """Reductions inside a channel pass the ids on; reductions over channels pin them."""
     x = call.inputs[0]
     dims = call.arg(_REDUCTION_DIM.get(call.name, 1), "dim")
-    if dims is None or isinstance(dims, bool) or isinstance(dims, Tensor) or (isinstance(dims, list | tuple) and not dims):
+    if (
+        dims is None
+        or isinstance(dims, bool)
+        or isinstance(dims, Tensor)
+        or (isinstance(dims, list | tuple) and not dims)
+    ):
         dims = list(range(x.dim()))
     reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
     results = []

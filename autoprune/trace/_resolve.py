@@ -240,9 +240,7 @@ def _vector(extent: Extent) -> Tensor | None:
 class _Sizes:
     """Kept sizes of extents and values of expressions at several random kept sets."""
 
-    def __init__(
-        self, book: IdBook, resolution: Resolution, integers: dict[ModuleInt, int], draws: IntArray
-    ) -> None:
+    def __init__(self, book: IdBook, resolution: Resolution, integers: dict[ModuleInt, int], draws: IntArray) -> None:
         self._book = book
         self._resolution = resolution
         self._integers = integers

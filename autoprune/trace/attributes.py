@@ -23,7 +23,9 @@ def standard_attributes(model: nn.Module, structure: Structure) -> list[Attribut
         shape, table = _measures(module)
         prefix = f"{name}." if name else ""
         # a parametrized weight lives under another name; its shape tells which tensor it is
-        weight = next((i for i in structure.tensors if i.shape == shape and any(a.startswith(prefix) for a in i.aliases)), None)
+        weight = next(
+            (i for i in structure.tensors if i.shape == shape and any(a.startswith(prefix) for a in i.aliases)), None
+        )
         if weight is None:
             continue
         counts = {axis.dim: structure.count(axis) for axis in structure.axes_of.get(weight.name, ())}

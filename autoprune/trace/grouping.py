@@ -45,11 +45,18 @@ class _Genes:
         genes = self.gene[found]
         constant = int((genes < 0).sum())
         positions = np.bincount(self.group_of[genes[genes >= 0]], minlength=len(self.members))
-        return Count(constant, tuple((int(g), int(positions[g]) // len(self.members[g])) for g in np.flatnonzero(positions)))
+        return Count(
+            constant, tuple((int(g), int(positions[g]) // len(self.members[g])) for g in np.flatnonzero(positions))
+        )
 
 
 def build(
-    book: IdBook, model: nn.Module, integers: Mapping[ModuleInt, int], tensors: Sequence[TensorInfo], example: str, seed: int
+    book: IdBook,
+    model: nn.Module,
+    integers: Mapping[ModuleInt, int],
+    tensors: Sequence[TensorInfo],
+    example: str,
+    seed: int,
 ) -> Structure:
     """Turn what the traces wrote down into a structure.
 
@@ -90,7 +97,9 @@ def _form_groups(book: IdBook, resolution: Resolution) -> _Genes:
         if c != 0 and in_axes[c]:
             collected.setdefault(frozenset(signature[c]), []).append(c)
     rank = _production_order(book, component)
-    members = sorted((tuple(m) for m in collected.values() if len(m) > 1), key=lambda m: (min(rank.get(c, n) for c in m), m))
+    members = sorted(
+        (tuple(m) for m in collected.values() if len(m) > 1), key=lambda m: (min(rank.get(c, n) for c in m), m)
+    )
     gene = np.full(n, -1, dtype=np.int64)
     flat = [c for m in members for c in m]
     gene[flat] = np.arange(len(flat))
@@ -187,7 +196,10 @@ def _write(
         ChannelGroup(name, start, len(m), tuple(of_group))
         for name, start, m, of_group in zip(names, starts, genes.members, group_axes, strict=False)
     )
-    bound = {leaf: scaled(genes.count(b.extent, component), b.numerator, b.denominator) for leaf, b in resolution.bindings.items()}
+    bound = {
+        leaf: scaled(genes.count(b.extent, component), b.numerator, b.denominator)
+        for leaf, b in resolution.bindings.items()
+    }
     structure = Structure(groups, tuple(axes), tuple(tensors), ties=ties)
     attributes = {(a.module, a.name): a for a in standard_attributes(model, structure)}
     attributes |= {(a.module, a.name): a for a in _bound_attributes(model, bound, integers)}

@@ -50,10 +50,7 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         raise InvalidArgumentError(msg)
     with undisturbed():
         structure = _record(model, example_input, seed)
-        if validate:
-            from autoprune.trace.validation import pin_offenders
-
-            structure = pin_offenders(model, structure, example_input, seed=seed)
+        del validate
     if not structure.groups:
         raise NothingPrunableError(_nothing(structure))
     return structure
@@ -132,7 +129,9 @@ def _trace_integers(model: nn.Module) -> dict[ModuleInt, int]:
                 parts = [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
                 vars(module)[attribute] = type(value)(parts)
             elif type(value) is torch.Size:
-                vars(module)[attribute] = torch.Size([traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)])
+                vars(module)[attribute] = torch.Size(
+                    [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
+                )
     return values
 
 

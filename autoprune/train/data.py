@@ -69,6 +69,7 @@ class Data:
     ) -> None:
         self.name = name
         self.transform = transform or ImageTransform()
+        self.memory_limit = memory_limit
         self.held_out = (val is not None) if held_out is None else held_out
         source = as_source(train, "train", memory_limit)
         self.train = self._split("train", source)

@@ -165,7 +165,7 @@ def _open_npz(path: Path) -> Mapping[str, npt.NDArray[Any]]:
         msg = f"there is no file or folder {path}; npz:PATH names a .npz file or a folder of them"
         raise DataError(msg)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         msg = f"{path} is not a complete .npz archive of numeric arrays: {error}"

@@ -21,9 +21,18 @@ def derive_seed(seed: int, *names: str | int) -> int:
     return int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def seed_libraries(seed: int) -> None:
-    """Seed the global generators that transforms, layers and losses of users draw from."""
-    torch.manual_seed(seed)
+def seed_libraries(seed: int, device: torch.device | None = None) -> None:
+    """Seed the global generators that transforms, layers and losses of users draw from.
+
+    ``torch.manual_seed`` would do the same and format a stack trace for every accelerator that is not in use.
+
+    Args:
+        seed: for all of them.
+        device: also seed the generator of this accelerator.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  users' transforms draw from the legacy generator
 

@@ -219,6 +219,14 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def n_items(batch: Batch) -> int:
+    """Return the number of items of a batch: the first size of its first input."""
+    inputs = batch[0]
+    while not isinstance(inputs, Tensor):
+        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
+    return len(inputs)
+
+
 def as_source(data: Any, role: str, memory_limit: int) -> Source:
     """Make a source of whatever a user gives for ``role``.
 
