@@ -20,7 +20,7 @@ import numpy as np
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.cost.observation import first_sample, observe
+from autoprune.cost.observation import batch_of, observe
 from autoprune.cost.storages import StorageRecorder
 
 
@@ -31,7 +31,7 @@ def count_macs(model: nn.Module, example_input: Any) -> int:
         TraceError: the forward pass fails.
     """
     counter = FlopCounterMode(display=False)
-    observe(model, first_sample(example_input), counter)
+    observe(model, batch_of(example_input, 1), counter)
     return counter.get_total_flops() // 2
 
 
@@ -46,7 +46,7 @@ def count_peak_bytes(model: nn.Module, example_input: Any) -> int:
     Raises:
         TraceError: the forward pass fails.
     """
-    sample = first_sample(example_input)
+    sample = batch_of(example_input, 1)
     recorder = StorageRecorder([sample])
     observe(model, sample, recorder)
     sizes = np.array([storage.nbytes for storage in recorder.storages], dtype=np.int64)

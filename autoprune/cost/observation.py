@@ -15,21 +15,22 @@ from autoprune.errors import TraceError
 from autoprune.surgery.forward import forward
 
 
-def first_sample(example_input: Any) -> Any:
-    """Return ``example_input`` cut to its first sample.
+def batch_of(example_input: Any, size: int) -> Any:
+    """Return ``example_input`` with its first sample ``size`` times as the batch.
 
-    The batch is the first dimension of the first tensor; every tensor whose first dimension has that size is cut.
+    The batch is the first dimension of the first tensor; every tensor whose first dimension has that size is changed.
     """
     tensors = [leaf for leaf in tree_leaves(example_input) if isinstance(leaf, Tensor) and leaf.dim() > 0]
     if not tensors:
         return example_input
     batch = tensors[0].shape[0]
 
-    def cut(leaf: Any) -> Any:
-        has_batch = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-        return leaf[:1].clone() if has_batch else leaf  # a storage of its own, no larger than the sample
+    def resize(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch:
+            return leaf[:1].repeat_interleave(size, dim=0)  # a storage of its own, no larger than the batch
+        return leaf
 
-    return tree_map(cut, example_input)
+    return tree_map(resize, example_input)
 
 
 @contextmanager

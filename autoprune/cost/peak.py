@@ -3,8 +3,9 @@
 The model is run at several random widths under the recorder that also defines the figure. Which operators run, and
 which storages live when, must be the same each time. Every dimension of a storage that differs between the runs is
 matched with a count that the trace found (the channels of some layer or of several in a row, the heads of an
-attention, ...), of which it may be a multiple, plus a constant. The widths are chosen such that no two counts can be confused, and the finished profile
-must give the recorded peak at further random widths, to the byte.
+attention, ...), of which it may be a multiple, plus a constant. Small groups make counts hard to tell apart, so there
+are as many runs as it takes; and the finished profile must give the recorded peak at further random widths, to the
+byte.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from autoprune.core.groups import Axis, BoolArray, Count, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.streams import stream
 from autoprune.core.terms import Term
-from autoprune.cost.observation import first_sample, observe
+from autoprune.cost.observation import batch_of, observe
 from autoprune.cost.profile import PeakProfile
 from autoprune.cost.storages import ActivationStorage, StorageRecorder
 from autoprune.errors import TraceError
@@ -59,7 +60,7 @@ def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, 
 
     skeleton = Skeleton(model, structure)
     weights = model_weights(model, structure)
-    sample = first_sample(example_input)
+    sample = batch_of(example_input, 1)
     orders = [np.arange(group.width) for group in structure.groups]
 
     def record(row: IntArray) -> StorageRecorder:
@@ -68,7 +69,8 @@ def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, 
         return recorder
 
     runs = [record(row) for row in widths]
-    profile = PeakProfile(_fit(runs, counts, widths), _common_life(runs))
+    live = _common_life(runs)
+    profile = PeakProfile(_fit(runs, counts, widths), live)
     recorded = [_peak(record(row)) for row in checks]
     if profile.at(checks).tolist() != recorded:
         msg = f"expected {recorded} peak bytes at random widths, the profile gives {profile.at(checks).tolist()}"
@@ -124,8 +126,8 @@ def _direction(values: IntArray) -> tuple[int, ...]:
 def _fit(runs: Sequence[StorageRecorder], counts: Iterable[Count], widths: IntArray) -> tuple[Term, ...]:
     """Return the size of every storage as a product of counts."""
     known: dict[tuple[int, ...], Count] = {}
-    for count in counts:
-        known.setdefault(_direction(count.at(widths)), count)
+    for known_count in counts:
+        known.setdefault(_direction(known_count.at(widths)), known_count)
     sizes = []
     for same in zip(*(run.storages for run in runs), strict=True):
         weight = same[0].itemsize

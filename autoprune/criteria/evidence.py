@@ -27,16 +27,16 @@ class Evidence:
         model: the dense model; a criterion never changes it.
         structure: what was traced.
         tensors: the model's parameters and buffers by their name in the structure.
-        batches: batches for criteria that need data.
-        loss: ``loss(model, batch)``, a scalar tensor, for criteria that need it.
+        batches: what ``loss`` takes; given to criteria that need it.
+        loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
         seed: for criteria that draw.
     """
 
     model: nn.Module
     structure: Structure
     tensors: dict[str, Tensor]
-    batches: Iterable[Any]
-    loss: Loss
+    batches: Iterable[Any] | None
+    loss: Loss | None
     seed: int
 
 
@@ -67,9 +67,3 @@ def relative(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return (w,) non-negative ``values`` divided by their mean; all zero stays all zero."""
     mean = values.mean()
     return values / mean if mean > 0 else values
-
-
-def mean_relative(parts: Iterable[npt.NDArray[np.float64]], width: int) -> npt.NDArray[np.float64]:
-    """Return the (w,) mean of `relative` parts; ones when there is no part, so that no channel is preferred."""
-    found = [relative(part) for part in parts]
-    return np.mean(found, axis=0) if found else np.ones(width)

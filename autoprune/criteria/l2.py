@@ -7,5 +7,5 @@ from autoprune.criteria.magnitude import norm_scores
 
 
 def score(evidence: Evidence) -> Scores:
-    """Return the mean relative L2 norm of every channel's weights, per group; see `magnitude` for the coupling."""
+    """Return the relative L2 norm of every channel's weights, per group; see `magnitude` for the coupling."""
     return norm_scores(evidence, 2)

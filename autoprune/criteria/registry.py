@@ -1,13 +1,24 @@
-"""The criteria by name."""
+"""Every criterion by name, as data; nothing is imported before it is used.
+
+Third parties add theirs through the entry point group ``autoprune.criteria``: the entry's name is the criterion's name,
+its value a `CriterionInfo`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Protocol, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
-from autoprune.criteria.evidence import Evidence, Scores
-from autoprune.errors import unknown_name
+from autoprune.errors import InvalidArgumentError, unknown_name
+
+if TYPE_CHECKING:
+    from autoprune.criteria.evidence import Evidence, Scores
+
+ENTRY_POINTS = "autoprune.criteria"
 
 
 class Criterion(Protocol):
@@ -34,37 +45,55 @@ class CriterionInfo:
     summary: str
     factory: str
     paper: str = ""
-    needs: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
 
     def load(self) -> Criterion:
         """Import the criterion."""
         module, _, function = self.factory.partition(":")
-        return cast(Criterion, getattr(import_module(module), function))
+        criterion: Criterion = getattr(importlib.import_module(module), function)
+        return criterion
 
 
-def _info(name: str, summary: str, paper: str = "", needs: tuple[str, ...] = ()) -> CriterionInfo:
-    return CriterionInfo(name, summary, f"autoprune.criteria.{name}:score", paper, frozenset(needs))
+_BUILT_IN = (
+    CriterionInfo("l1", "sum of absolute weights", "autoprune.criteria.l1:score", "Li et al., ICLR 2017"),
+    CriterionInfo("l2", "Euclidean norm of the weights", "autoprune.criteria.l2:score"),
+    CriterionInfo(
+        "batchnorm", "absolute scale of the batch norms", "autoprune.criteria.batchnorm:score", "Liu et al., ICCV 2017"
+    ),
+    CriterionInfo(
+        "fpgm",
+        "distance of the filter to all others (geometric median)",
+        "autoprune.criteria.fpgm:score",
+        "He et al., CVPR 2019",
+    ),
+    CriterionInfo(
+        "taylor",
+        "first-order change of the loss",
+        "autoprune.criteria.taylor:score",
+        "Molchanov et al., CVPR 2019",
+        ("batches", "loss"),
+    ),
+    CriterionInfo("random", "no information, for comparison", "autoprune.criteria.random:score"),
+)
+
+CRITERIA: Mapping[str, CriterionInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
+"""The built-in criteria by name."""
 
 
-CRITERIA = {
-    info.name: info
-    for info in (
-        _info("l1", "sum of absolute weights", "Li et al., ICLR 2017"),
-        _info("l2", "Euclidean norm of the weights"),
-        _info("batchnorm", "absolute scale of the batch norms", "Liu et al., ICCV 2017"),
-        _info("fpgm", "distance of the filter to all others (geometric median)", "He et al., CVPR 2019"),
-        _info("taylor", "first-order change of the loss", "Molchanov et al., CVPR 2019", ("batches", "loss")),
-        _info("random", "no information, for comparison"),
-    )
-}
-
-
-def criterion_info(name: str) -> CriterionInfo:
-    """Return the criterion called ``name``.
+def find_criterion(name: str) -> CriterionInfo:
+    """Return the criterion called ``name``. Built-in names win over entry points.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such criterion.
+        InvalidArgumentError: an entry point of this name is not a `CriterionInfo`.
     """
-    if name not in CRITERIA:
-        raise unknown_name("criterion", name, CRITERIA)
-    return CRITERIA[name]
+    if name in CRITERIA:
+        return CRITERIA[name]
+    plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in plugins:
+        raise unknown_name("criterion", name, [*CRITERIA, *plugins])
+    info = plugins[name].load()
+    if not isinstance(info, CriterionInfo):
+        msg = f"entry point {name!r} of group {ENTRY_POINTS!r} must be a CriterionInfo, got {info!r}"
+        raise InvalidArgumentError(msg)
+    return info

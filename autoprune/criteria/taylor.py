@@ -18,33 +18,35 @@ from autoprune.surgery.cut import copy_with
 from autoprune.surgery.matching import model_tensors
 
 
+@torch.no_grad()
 def score(evidence: Evidence) -> Scores:
     """Return the mean squared first-order change of the loss when a channel goes, per group.
 
     Raises:
-        DataError: there is no batch.
+        DataError: there is no loss or no batch.
     """
+    if evidence.loss is None or evidence.batches is None:
+        msg = "the criterion 'taylor' needs batches and a loss"
+        raise DataError(msg)
     structure = evidence.structure
     model = copy_with(evidence.model, ((tensor, tensor.detach().clone()) for tensor in evidence.tensors.values()))
-    model.requires_grad_(requires_grad=True).eval()
+    model.requires_grad_(requires_grad=False).eval()
     tensors = model_tensors(model, structure)
     gated = [
         list(member_axes(structure, group, ("in",))) or list(member_axes(structure, group, ("out",)))
         for group in structure.groups
     ]
-    names = sorted({axis.tensor for axes in gated for axis in axes})
+    weights = {name: tensors[name].requires_grad_() for name in sorted({a.tensor for axes in gated for a in axes})}
     totals = [np.zeros(group.width) for group in structure.groups]
     n_batches = 0
     for batch in evidence.batches:
         with torch.enable_grad():
             loss = evidence.loss(model, batch)
-            gradients = torch.autograd.grad(loss, [tensors[name] for name in names], materialize_grads=True)
-        changes = {name: tensors[name] * gradient for name, gradient in zip(names, gradients, strict=True)}
+            gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        changes = {name: weights[name] * gradient for name, gradient in zip(weights, gradients, strict=True)}
         for total, axes, group in zip(totals, gated, structure.groups, strict=True):
-            change = np.zeros(group.width)
-            for axis in axes:
-                change += channel_rows(changes[axis.tensor], axis, group).sum(dim=1).numpy()
-            total += change**2
+            rows = [channel_rows(changes[axis.tensor], axis, group).sum(dim=1) for axis in axes]
+            total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).square().numpy()
         n_batches += 1
     if not n_batches:
         msg = "the criterion 'taylor' needs at least one batch, got none"

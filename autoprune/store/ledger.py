@@ -34,6 +34,7 @@ LEDGER = FileKind(
         "CREATE TABLE outcomes (id INTEGER PRIMARY KEY, outcome TEXT NOT NULL)",
         "CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, jobs TEXT NOT NULL, n INTEGER NOT NULL,"
         " text TEXT NOT NULL, elapsed REAL NOT NULL)",
+        "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL)",
     ),
 )
 
@@ -92,6 +93,15 @@ class Ledger:
             Event(EventKind(kind), tuple(json.loads(jobs)), n, text, elapsed) for kind, jobs, n, text, elapsed in rows
         ]
 
+    def starts(self) -> list[float]:
+        """Return the Unix time at which each process began to drive the run, in order."""
+        return [started for (started,) in self._database.query("SELECT started FROM drivers ORDER BY id")]
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """Return what `add_record` kept under ``kind``, oldest first."""
+        rows = self._database.query("SELECT data FROM records WHERE kind = ? ORDER BY seq", (kind,))
+        return [json.loads(data) for (data,) in rows]
+
     def deaths(self) -> dict[int, int]:
         """Return, per job without outcome, in how many of its latest attempts in a row the driver died; 0s left out."""
         rows = self._database.query(
@@ -113,6 +123,10 @@ class Ledger:
             "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, _text(value)) for name, value in meta.items()]
         )
         self._database.commit()
+
+    def add_record(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Keep a measurement that is not an outcome (latency, test images), JSON types; durable at once."""
+        self._database.execute("INSERT INTO records (kind, data) VALUES (?, ?)", (kind, _text(data)))
 
     def open_driver(self, unix: float) -> None:
         """Record that this process drives the run from now on."""
@@ -195,6 +209,9 @@ class Ledger:
             raise StoreError(msg) from error
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def _text(value: Any) -> str:
     """Return JSON text that is equal for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)

@@ -41,6 +41,20 @@ class FolderLock:
         self.is_held = False
 
 
+def is_locked(path: Path) -> bool:
+    """Say whether some process holds the lock at ``path``, without touching it."""
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    finally:
+        connection.close()
+    return False
+
+
 def _not_writable(path: Path, error: Exception) -> StoreError:
     return StoreError(
         f"cannot write to the folder {path.parent}: {error}; choose a folder that you may write to, "

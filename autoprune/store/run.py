@@ -14,9 +14,10 @@ from autoprune.errors import StoreError
 from autoprune.store.blobs import BlobStore
 from autoprune.store.events import Event
 from autoprune.store.ledger import Ledger
-from autoprune.store.lock import FolderLock
+from autoprune.store.lock import FolderLock, is_locked
 
 _PROBLEM = "problem"
+LOCK = "driver.lock"
 
 
 class RunStore:
@@ -53,7 +54,7 @@ class RunStore:
     ) -> None:
         self.folder = Path(folder)
         path = self.folder / "run.sqlite"
-        self._lock: FolderLock | None = FolderLock(self.folder / "driver.lock")
+        self._lock: FolderLock | None = FolderLock(self.folder / LOCK)
         try:
             if not self._lock.is_held:
                 raise StoreError(_driven(self.folder, path))
@@ -110,6 +111,23 @@ class RunStore:
     def events(self) -> list[Event]:
         """Return everything that happened, in order."""
         return self.ledger.events()
+
+    def starts(self) -> list[float]:
+        """Return the Unix time at which each process began to drive the run, in order."""
+        return self.ledger.starts()
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """Return what `add_record` kept under ``kind``, oldest first."""
+        return self.ledger.records(kind)
+
+    def add_record(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Keep a measurement that is not an outcome (latency, test images), JSON types; durable at once."""
+        self.ledger.add_record(kind, data)
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process, this one or another, has the run open for writing."""
+        return is_locked(self.folder / LOCK)
 
     def close(self) -> None:
         """Close the folder and let other drivers in; closing twice is harmless."""
