@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -125,6 +125,10 @@ class Outcome:
                 msg = f"metric {name!r} of job {self.job.id} is {value}; record it as FAILED"
                 raise InvalidArgumentError(msg)
 
+    def identity(self) -> Outcome:
+        """Return the outcome without who ran it and when: what equal settings reproduce."""
+        return replace(self, worker="", started=0.0, spent=replace(self.spent, seconds=0.0))
+
 
 def job_to_json(job: Job) -> dict[str, Any]:
     """Return ``job`` as JSON types."""
@@ -170,3 +174,46 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
         raise InvalidArgumentError(msg) from error
     msg = f"expected a job of type 'evaluate' or 'prepare', got {data['type']!r}"
     raise InvalidArgumentError(msg)
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return ``outcome`` as JSON types."""
+    spent, made = outcome.spent, outcome.weight_set
+    return {
+        "job": job_to_json(outcome.job),
+        "status": outcome.status.value,
+        "metrics": dict(outcome.metrics),
+        "costs": dict(outcome.costs),
+        "message": outcome.message,
+        "spent": [spent.macs, spent.evaluations, spent.seconds],
+        "weight_set": None if made is None else [made.weights, made.order],
+        "genome": None if outcome.genome is None else list(outcome.genome),
+        "cached": outcome.cached,
+        "worker": outcome.worker,
+        "started": outcome.started,
+    }
+
+
+def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    """Rebuild an outcome from `outcome_to_json`.
+
+    Raises:
+        InvalidArgumentError: the data is not an outcome.
+    """
+    try:
+        return Outcome(
+            job=job_from_json(data["job"]),
+            status=Status(data["status"]),
+            metrics=data["metrics"],
+            costs=data["costs"],
+            message=data["message"],
+            spent=Spending(*data["spent"]),
+            weight_set=None if data["weight_set"] is None else WeightSet(*data["weight_set"]),
+            genome=None if data["genome"] is None else tuple(data["genome"]),
+            cached=data["cached"],
+            worker=data["worker"],
+            started=data["started"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"expected the JSON of an outcome, got something malformed ({error!r})"
+        raise InvalidArgumentError(msg) from error

@@ -1,0 +1,136 @@
+"""The front: what was found, what it dominates, the dense model and the limits, in the plane of two objectives."""
+
+from __future__ import annotations
+
+from autoprune.core.objectives import Objective
+from autoprune.report import units
+from autoprune.report.figures import palette
+from autoprune.report.figures.layout import Figure, axis_of, coordinate, coordinates, hover_text, layout
+from autoprune.report.summary import RunSummary
+from autoprune.store.meta import Role
+
+CROWDED = 1000
+
+
+def planes(summary: RunSummary) -> tuple[tuple[Objective, Objective], ...]:
+    """Return the ``(x, y)`` objectives of the pictures: the first cost, then every other one, against quality."""
+    y = summary.quality_axis
+    others = [item for item in summary.objectives.items if item not in (y, summary.cost_axis)]
+    return tuple((x, y) for x in (summary.cost_axis, *others))
+
+
+def front_figure(summary: RunSummary, x: Objective, y: Objective, *, is_main: bool = True) -> Figure:
+    """Draw the evaluations in the plane of ``x`` and ``y``; only the main picture has a legend."""
+    parts = [
+        _dominated(summary, x, y),
+        _spreads(summary, x, y),
+        *(_front(summary, x, y, role) for role in summary.roles),
+        *(_dense(summary, x, y, role) for role in summary.roles),
+    ]
+    page = layout(height=500 if is_main else 380)
+    page["showlegend"] = is_main
+    page["xaxis"] |= axis_of(summary, x)
+    page["yaxis"] |= axis_of(summary, y)
+    page["shapes"], page["annotations"] = _limit(summary, x)
+    return {"data": [trace for trace in parts if trace["x"]], "layout": page}
+
+
+def _dominated(summary: RunSummary, x: Objective, y: Objective) -> Figure:
+    front_ids = summary.on_front
+    points = [point for point in summary.comparable if point.id not in front_ids]
+    at = coordinates(summary, points, x, y, summary.role)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"dominated ({len(at)})",
+        "x": [px for _, px, _ in at],
+        "y": [py for _, _, py in at],
+        "customdata": [points[i].id for i, _, _ in at],
+        "marker": {"size": 5, "color": palette.FAINT, "opacity": 0.4 if len(at) < CROWDED else 0.2},
+        "hovertemplate": "evaluation %{customdata}<br>%{x:.1f}, %{y:.2f}<extra></extra>",
+    }
+
+
+def _front(summary: RunSummary, x: Objective, y: Objective, role: Role) -> Figure:
+    at = coordinates(summary, summary.front, x, y, role)
+    # Only in two dimensions, and on the images that decided it, is the front a staircase.
+    is_curve = role is summary.role and len(summary.objectives) == 2
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if is_curve else "markers",
+        "name": f"front, {role.label}",
+        "x": [px for _, px, _ in at],
+        "y": [py for _, _, py in at],
+        "customdata": [summary.front[i].id for i, _, _ in at],
+        "text": [hover_text(summary, summary.front[i]) for i, _, _ in at],
+        "line": {"shape": "vh" if x.maximize else "hv", "width": 1.5, "color": palette.ROLE_COLORS[role]},
+        "marker": {
+            "size": 9,
+            "symbol": palette.ROLE_SYMBOLS[role],
+            "color": palette.ROLE_COLORS[role],
+            "line": {"width": 1.6, "color": palette.ROLE_COLORS[role]},
+        },
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _spreads(summary: RunSummary, x: Objective, y: Objective) -> Figure:
+    """Thin lines between the measurements of one point on different images."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for point in summary.front if x.is_cost and not y.is_cost else ():
+        values = [coordinate(summary, point, y, role) for role in summary.roles]
+        known = [value for value in values if value is not None]
+        if len(known) > 1:
+            at = coordinate(summary, point, x, summary.role)
+            xs += [at, at, None]
+            ys += [min(known), max(known), None]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "x": xs,
+        "y": ys,
+        "line": {"width": 1, "color": palette.FAINT, "dash": "dot"},
+    }
+
+
+def _dense(summary: RunSummary, x: Objective, y: Objective, role: Role) -> Figure:
+    at = coordinates(summary, [summary.meta.dense], x, y, role)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"dense model, {role.label}",
+        "x": [px for _, px, _ in at],
+        "y": [py for _, _, py in at],
+        "marker": {
+            "size": 15,
+            "symbol": palette.DENSE_SYMBOLS[role],
+            "color": palette.ROLE_COLORS[role],
+            "line": {"width": 1, "color": palette.INK},
+        },
+        "hovertemplate": f"<b>dense model</b>, {role.label}<br>%{{x:.1f}}, %{{y:.2f}}<extra></extra>",
+    }
+
+
+def _limit(summary: RunSummary, x: Objective) -> tuple[list[Figure], list[Figure]]:
+    limit = summary.meta.limits.get(x.name)
+    if limit is None:
+        return [], []
+    share = summary.relative(x.name, limit)
+    at = limit if share is None else round(100 * share, 4)
+    label = units.amount(x.name, limit) if share is None else units.percent(share)
+    line = {"color": palette.INK, "width": 1.2, "dash": "dash"}
+    shape = {"type": "line", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
+    note = {
+        "x": at,
+        "yref": "paper",
+        "y": 0.02,
+        "xanchor": "left",
+        "xshift": 4,
+        "showarrow": False,
+        "text": f"limit {label}",
+        "font": {"size": 12, "color": palette.MUTED},
+    }
+    return [shape], [note]

@@ -1,0 +1,216 @@
+"""From the records of a run to its `RunSummary`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status
+from autoprune.core.space import SearchSpace
+from autoprune.pareto.front import Front
+from autoprune.pareto.hypervolume import hypervolume_curve
+from autoprune.report import units
+from autoprune.report.headline import headline, warnings
+from autoprune.report.rebuild import rebuild_command, rebuild_python
+from autoprune.report.summary import (
+    Convergence,
+    Failure,
+    Incident,
+    Latency,
+    Point,
+    Preparation,
+    RunSummary,
+    State,
+    Timing,
+)
+from autoprune.store.events import Event, EventKind
+from autoprune.store.meta import RunMeta
+
+INTERRUPTED = "interrupted"
+"""The reason of a stop that the user asked for."""
+
+
+class RecordedRun(Protocol):
+    """What a report reads of a run; `RunStore` has it.
+
+    Two kinds of record are drawn. ``"metrics"``: ``{"point": id, "role": "test", "metrics": {name: value}}``, a
+    measurement of an evaluated candidate on other images. ``"latency"``: ``{"setting": text, "rows": [{"point": id or
+    None for the dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict":
+    text}, ...]}``, models timed together; of several with the same setting the last counts.
+    """
+
+    folder: Path
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """The run's description, `RunMeta.to_json`."""
+        ...
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process works on the run."""
+        ...
+
+    def starts(self) -> Sequence[float]:
+        """Unix times at which a process began to work on the run."""
+        ...
+
+    def outcomes(self) -> Sequence[Outcome]:
+        """All outcomes, by job id."""
+        ...
+
+    def events(self) -> Sequence[Event]:
+        """What happened, in order."""
+        ...
+
+    def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
+        """The data of the records of one kind, oldest first."""
+        ...
+
+
+def summarize(run: RecordedRun) -> RunSummary:
+    """Compute everything that a report says; the run may be going on meanwhile.
+
+    Raises:
+        StoreError: the run's description is malformed.
+        InvalidArgumentError: the records do not fit the description.
+    """
+    meta = RunMeta.from_json(run.meta)
+    space = SearchSpace.from_json(meta.space)
+    events, outcomes = run.events(), run.outcomes()
+    points = _points(run, meta, space, outcomes)
+    front = Front.of(outcomes, meta.parsed_objectives, fidelity=meta.fidelity)
+    spending = sum((outcome.spent for outcome in outcomes), meta.prior)
+    summary = RunSummary(
+        meta=meta,
+        folder=str(run.folder),
+        state=_state(events, is_driven=run.is_driven),
+        objectives=meta.parsed_objectives,
+        variables=tuple(variable.name for variable in space.variables),
+        full_widths=tuple(variable.widths[-1] for variable in space.variables),
+        front=tuple(points[outcome.job.id] for outcome in front.outcomes),
+        evaluations=tuple(points.values()),
+        failures=tuple(_failure(outcome) for outcome in outcomes if outcome.status is Status.FAILED),
+        preparations=tuple(_preparations(outcomes)),
+        incidents=tuple(_incidents(run.starts(), events)),
+        convergence=_convergence(meta, outcomes),
+        timings=(),
+        spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
+        cached=sum(outcome.cached for outcome in outcomes),
+    )
+    axis = summary.cost_axis.name
+    ordered = sorted(summary.front, key=lambda point: (summary.value(point, axis) or 0.0, point.id))
+    summary = replace(summary, front=tuple(ordered), timings=_timings(run.records("latency"), ordered))
+    return replace(summary, headline=headline(summary), warnings=warnings(summary))
+
+
+def _state(events: Sequence[Event], *, is_driven: bool) -> State:
+    """Finished by its budget or its strategy, still going, or stopped before that (by the user, or it died)."""
+    last = events[-1] if events else None
+    if last is not None and last.kind is EventKind.STOP:
+        return State.STOPPED if last.text == INTERRUPTED else State.FINISHED
+    return State.RUNNING if is_driven else State.STOPPED
+
+
+def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Incident]:
+    for start in starts[1:]:
+        yield Incident("resume", datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "")
+    for event in events:
+        if event.kind in (EventKind.FORK, EventKind.STOP):
+            yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
+
+
+def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Sequence[Outcome]) -> dict[int, Point]:
+    """The measured candidates by job id."""
+    measured = [o for o in outcomes if isinstance(o.job, Evaluate) and o.status is Status.OK]
+    jobs = [o.job for o in measured if isinstance(o.job, Evaluate)]
+    genomes = np.array([job.candidate.genome for job in jobs], dtype=np.int64).reshape(len(jobs), space.n_variables)
+    ratios = space.keep_ratios(genomes)
+    folder = str(run.folder)
+    metrics: dict[int, dict[str, dict[str, float]]] = {
+        job.id: {meta.role_of(job.fidelity): dict(outcome.metrics)} for job, outcome in zip(jobs, measured, strict=True)
+    }
+    for record in run.records("metrics"):
+        if record["point"] in metrics:
+            metrics[record["point"]].setdefault(record["role"], {}).update(record["metrics"])
+    return {
+        job.id: Point(
+            id=job.id,
+            genome=job.candidate.genome,
+            widths=tuple(v.widths[level] for v, level in zip(space.variables, job.candidate.genome, strict=True)),
+            keep_ratios=tuple(ratios[i].tolist()),
+            costs=dict(outcome.costs),
+            metrics=metrics[job.id],
+            fidelity=job.fidelity,
+            cached=outcome.cached,
+            command=rebuild_command(folder, job.id),
+            python=rebuild_python(folder, job.id),
+        )
+        for i, (job, outcome) in enumerate(zip(jobs, measured, strict=True))
+    }
+
+
+def _failure(outcome: Outcome) -> Failure:
+    what = outcome.job.recipe if isinstance(outcome.job, Prepare) else "candidate"
+    return Failure(outcome.job.id, what, outcome.message)
+
+
+def _preparations(outcomes: Iterable[Outcome]) -> Iterable[Preparation]:
+    for outcome in outcomes:
+        if isinstance(outcome.job, Prepare) and outcome.status is Status.OK:
+            yield Preparation(outcome.job.id, outcome.job.recipe, outcome.job.settings, outcome.spent)
+
+
+def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
+    """The steps at which the hypervolume grew, and the end; failed jobs and preparation cost, too."""
+    objectives = meta.parsed_objectives
+    # Costs count in units of the dense model, so that hypervolumes of different models can be read alike.
+    scale = np.array([float(meta.dense.costs.get(name) or 1) for name in objectives.names])
+    macs, evaluations = meta.prior.macs, meta.prior.evaluations
+    spent: list[tuple[int, int]] = []
+    values = []
+    for outcome in outcomes:
+        macs += outcome.spent.macs
+        evaluations += outcome.spent.evaluations
+        job = outcome.job
+        if isinstance(job, Evaluate) and job.fidelity == meta.fidelity and outcome.status is Status.OK:
+            spent.append((macs, evaluations))
+            values.append(objectives.values(outcome.metrics, outcome.costs) / scale)
+    reference = objectives.values(meta.reference, {}) / scale
+    curve = hypervolume_curve(values, reference)
+    shown = [i for i in range(len(curve)) if i in (0, len(curve) - 1) or curve[i] > curve[i - 1]]
+    steps = [(*spent[i], float(curve[i])) for i in shown]
+    if steps and (macs, evaluations) != spent[-1]:
+        steps.append((macs, evaluations, steps[-1][2]))
+    return Convergence(
+        macs=tuple(step[0] for step in steps),
+        evaluations=tuple(step[1] for step in steps),
+        hypervolume=tuple(step[2] for step in steps),
+        reference={name: meta.reference[name] for name in objectives.names},
+    )
+
+
+def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tuple[Timing, ...]:
+    rank = {point.id: i for i, point in enumerate(front)}
+    latest = {record["setting"]: record["rows"] for record in records}
+    timings = []
+    for setting, rows in latest.items():
+        found = [
+            Latency(
+                point=row["point"],
+                median=row["median"],
+                low=row["low"],
+                high=row["high"],
+                speedup=None if row["speedup"] is None else tuple(row["speedup"]),
+                verdict=row["verdict"],
+            )
+            for row in rows
+        ]
+        found.sort(key=lambda row: -1 if row.point is None else rank.get(row.point, len(rank)))
+        timings.append(Timing(setting, tuple(found)))
+    return tuple(timings)

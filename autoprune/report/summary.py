@@ -1,0 +1,290 @@
+"""What a run came to, as plain figures: computed once from the run's folder, then drawn by the other modules here.
+
+Nothing here draws, and nothing that draws computes: every number of a report can be tested on `RunSummary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.budget import Spending
+from autoprune.core.objectives import Objective, Objectives
+from autoprune.store.meta import Role, RunMeta
+
+
+class State(StrEnum):
+    """Whether more is to come."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
+class Measured(Protocol):
+    """Anything with costs and metrics: a point, the dense model."""
+
+    @property
+    def costs(self) -> Mapping[str, int]:
+        """Counted integers by cost name."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """Measured figures by role and name."""
+        ...
+
+
+def value_of(measured: Measured, name: str, role: Role) -> float | None:
+    """Return the cost or, on ``role``'s images, the metric called ``name``; None where it was not measured."""
+    if name in measured.costs:
+        return float(measured.costs[name])
+    return measured.metrics.get(role, {}).get(name)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured candidate.
+
+    Attributes:
+        id: the id of the job that measured it.
+        genome: one level index per width variable.
+        widths: channels kept, per width variable.
+        keep_ratios: fraction of the channels kept, per width variable.
+        costs: counted integers by cost name.
+        metrics: by role, the measured figures by name.
+        fidelity: how it was measured.
+        cached: whether the figures came from the evaluation cache.
+        command: the shell command that rebuilds the model.
+        python: the Python expression that rebuilds the model.
+    """
+
+    id: int
+    genome: tuple[int, ...]
+    widths: tuple[int, ...]
+    keep_ratios: tuple[float, ...]
+    costs: Mapping[str, int]
+    metrics: Mapping[str, Mapping[str, float]]
+    fidelity: str
+    cached: bool
+    command: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that came to nothing.
+
+    Attributes:
+        id: the job.
+        what: ``"candidate"`` or the recipe that failed.
+        message: the error's text.
+    """
+
+    id: int
+    what: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A job that made weights.
+
+    Attributes:
+        id: the job.
+        recipe: registry name.
+        settings: as the job had them.
+        spent: what it was charged.
+    """
+
+    id: int
+    recipe: str
+    settings: Mapping[str, Any]
+    spent: Spending
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A resume, a fork or a stop of the run.
+
+    Attributes:
+        kind: ``"resume"``, ``"fork"`` or ``"stop"``.
+        when: a date, or a time of search, in words.
+        text: why; may be empty.
+    """
+
+    kind: str
+    when: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured time of one forward pass of one model.
+
+    Attributes:
+        point: the point's id; None for the dense model.
+        median: milliseconds.
+        low: lower end of the interval of the median.
+        high: upper end of it.
+        speedup: dense time over this time, ``(ratio, low, high)``; None for the dense model.
+        verdict: in words, such as ``"no significant speed-up"``; empty for the dense model.
+    """
+
+    point: int | None
+    median: float
+    low: float
+    high: float
+    speedup: tuple[float, float, float] | None
+    verdict: str
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether the whole interval of the speed-up lies above 1."""
+        return self.speedup is not None and self.speedup[1] > 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Models that were timed together, taking turns.
+
+    Attributes:
+        setting: backend, device, threads and batch in words.
+        rows: the dense model first, then points in the order of the front.
+    """
+
+    setting: str
+    rows: tuple[Latency, ...]
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How the front grew while the run spent.
+
+    Attributes:
+        macs: executed multiply-adds after each step, preparation included.
+        evaluations: candidates measured after each step.
+        hypervolume: of the front so far; costs are counted in units of the dense model.
+        reference: the reference point by objective name, in natural units.
+    """
+
+    macs: tuple[int, ...]
+    evaluations: tuple[int, ...]
+    hypervolume: tuple[float, ...]
+    reference: Mapping[str, float]
+
+    @property
+    def final(self) -> float:
+        """The hypervolume of the whole front; 0 when there is none."""
+        return self.hypervolume[-1] if self.hypervolume else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class KeepRatios:
+    """How much of every layer stays along the front.
+
+    Attributes:
+        variables: (v,) names of the width variables, in execution order.
+        points: (p,) ids, costs increasing.
+        values: (v, p) float array.
+    """
+
+    variables: tuple[str, ...]
+    points: tuple[int, ...]
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Everything that a report says.
+
+    Attributes:
+        meta: what was known when the run started.
+        folder: the run's folder, as the reader would type it.
+        state: running, stopped or finished.
+        objectives: with their directions.
+        variables: names of the width variables.
+        full_widths: channels of the dense model, per width variable.
+        front: non-dominated points at the run's fidelity, sorted by `cost_axis`, increasing.
+        evaluations: all points, by id.
+        failures: by id.
+        preparations: by id.
+        incidents: resumes, then forks and stops.
+        convergence: hypervolume over counted cost and over evaluations.
+        timings: measured latency, one entry per setting; empty when not measured.
+        spending: all that was charged, with the seconds of search.
+        cached: how many evaluations came from the cache.
+        warnings: sentences that the reader must not miss.
+        headline: the run in one sentence.
+    """
+
+    meta: RunMeta
+    folder: str
+    state: State
+    objectives: Objectives
+    variables: tuple[str, ...]
+    full_widths: tuple[int, ...]
+    front: tuple[Point, ...]
+    evaluations: tuple[Point, ...]
+    failures: tuple[Failure, ...]
+    preparations: tuple[Preparation, ...]
+    incidents: tuple[Incident, ...]
+    convergence: Convergence
+    timings: tuple[Timing, ...]
+    spending: Spending
+    cached: int
+    warnings: tuple[str, ...] = ()
+    headline: str = ""
+
+    @property
+    def role(self) -> Role:
+        """The role of the images that decided the front."""
+        return self.meta.role_of(self.meta.fidelity)
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles measured on at least one point of the front, or on the dense model; the deciding one first."""
+        measured: list[Measured] = [self.meta.dense, *self.front]
+        seen = {Role(role) for item in measured for role in item.metrics}
+        return (self.role, *(role for role in Role if role in seen and role is not self.role))
+
+    @property
+    def quality_axis(self) -> Objective:
+        """The first objective that is a metric; the first objective when all are costs."""
+        return next((item for item in self.objectives.items if not item.is_cost), self.objectives.items[0])
+
+    @property
+    def cost_axis(self) -> Objective:
+        """The first objective that is a cost; otherwise the last one."""
+        return next((item for item in self.objectives.items if item.is_cost), self.objectives.items[-1])
+
+    @property
+    def keep_ratios(self) -> KeepRatios:
+        """Keep ratios along the front."""
+        values = np.array([point.keep_ratios for point in self.front], dtype=np.float64)
+        values = values.reshape(len(self.front), len(self.variables)).T
+        return KeepRatios(self.variables, tuple(point.id for point in self.front), values)
+
+    def relative(self, name: str, value: float) -> float | None:
+        """Return ``value`` as a fraction of the dense model's cost; None for a metric."""
+        dense = self.meta.dense.costs.get(name)
+        return value / dense if dense else None
+
+    def value(self, measured: Measured, name: str) -> float | None:
+        """Return a cost, or a metric on the images that decided the front."""
+        return value_of(measured, name, self.role)
+
+    @property
+    def on_front(self) -> frozenset[int]:
+        """Ids of the front's points."""
+        return frozenset(point.id for point in self.front)
+
+    @property
+    def comparable(self) -> tuple[Point, ...]:
+        """The evaluations at the fidelity of the front: only they compare with it."""
+        return tuple(point for point in self.evaluations if point.fidelity == self.meta.fidelity)

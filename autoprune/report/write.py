@@ -1,0 +1,83 @@
+"""A run's folder in, files for its reader out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.errors import StoreError
+from autoprune.report.page.document import render
+from autoprune.report.summarize import summarize
+from autoprune.report.svg import front_svg
+from autoprune.report.tables import evaluations_table, front_table, summary_json
+from autoprune.store.run import RunStore
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of one report.
+
+    Attributes:
+        html: the report; complete in itself.
+        svg: the front as a still picture.
+        json: all figures but the dominated evaluations.
+        front_csv: the points of the front.
+        evaluations_csv: all measured candidates.
+    """
+
+    html: Path
+    svg: Path
+    json: Path
+    front_csv: Path
+    evaluations_csv: Path
+
+    @classmethod
+    def beside(cls, html: Path) -> ReportPaths:
+        """Return the paths of a report whose page is ``html``."""
+        return cls(
+            html=html,
+            svg=html.with_name(f"{html.stem}-front.svg"),
+            json=html.with_suffix(".json"),
+            front_csv=html.with_name(f"{html.stem}-front.csv"),
+            evaluations_csv=html.with_name(f"{html.stem}-evaluations.csv"),
+        )
+
+
+def write_report(store_folder: str | Path, out_path: str | Path | None = None) -> ReportPaths:
+    """Write the report of a run: finished, stopped or still going.
+
+    Args:
+        store_folder: the run's folder; commands in the report name it as given here.
+        out_path: the HTML file, ``report.html`` in the run's folder by default; the other files go beside it.
+
+    Raises:
+        StoreError: there is no usable run in the folder, or the report cannot be written.
+    """
+    store = RunStore.open_readonly(store_folder)
+    try:
+        summary = summarize(store)
+    finally:
+        store.close()
+    paths = ReportPaths.beside(Path(store_folder) / "report.html" if out_path is None else Path(out_path))
+    others = {
+        paths.svg: front_svg(summary),
+        paths.json: json.dumps(summary_json(summary), indent=1, allow_nan=False) + "\n",
+        paths.front_csv: front_table(summary).to_csv(lineterminator="\n"),
+        paths.evaluations_csv: evaluations_table(summary).to_csv(lineterminator="\n"),
+    }
+    for path, text in {**others, paths.html: render(summary, files=[path.name for path in others])}.items():
+        _replace(path, text)
+    return paths
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write ``path`` so that whoever reads it meanwhile sees the old file or the new one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        msg = f"cannot write the report to {path}: {error}; choose another place"
+        raise StoreError(msg) from error

@@ -1,0 +1,12 @@
+"""The search itself.
+
+Job i is asked once all outcomes up to i - W have been told, in id order, so asks and tells interleave identically for
+any number of workers. An outcome is committed before the strategy hears of it. A search is resumed by running it again
+on the same store.
+"""
+
+from autoprune.search.loop import Stop
+from autoprune.search.progress import Progress
+from autoprune.search.run import SearchResult, run_search
+
+__all__ = ["Progress", "SearchResult", "Stop", "run_search"]

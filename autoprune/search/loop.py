@@ -1,0 +1,254 @@
+"""The loop: a strategy asks, an executor runs, the ledger remembers, the strategy is told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+
+from autoprune.core.account import Account
+from autoprune.core.budget import Spending
+from autoprune.core.jobs import Evaluate, Job, Outcome, Status
+from autoprune.core.objectives import Objectives
+from autoprune.core.protocols import Executor, Strategy
+from autoprune.errors import ExecutorError, InvalidArgumentError
+from autoprune.search.progress import Meter
+from autoprune.store.cache import EvaluationCache
+from autoprune.store.events import EventKind
+from autoprune.store.ledger import Ledger
+from autoprune.store.replay import History
+
+MAX_DEATHS = 3
+"""A job that was running at this many driver deaths in a row is FAILED."""
+
+
+class Stop(StrEnum):
+    """Why a search ended."""
+
+    FINISHED = "finished"
+    MACS = "macs"
+    EVALUATIONS = "evaluations"
+    SECONDS = "seconds"
+    INTERRUPTED = "interrupted"
+
+
+class Loop:
+    """One session of a search. A job moves from asked to admitted, running, arrived, told."""
+
+    def __init__(
+        self,
+        *,
+        strategy: Strategy,
+        executor: Executor,
+        ledger: Ledger,
+        objectives: Objectives,
+        estimate: Callable[[Job], Spending],
+        window: int,
+        cache: EvaluationCache | None,
+        account: Account,
+        meter: Meter,
+    ) -> None:
+        self._strategy = strategy
+        self._executor = executor
+        self._ledger = ledger
+        self._objectives = objectives
+        self._estimate = estimate
+        self._window = window
+        self._cache = cache
+        self._account = account
+        self._meter = meter
+        self._untold: deque[int] = deque()  # asked and not told, in id order
+        self._asked: deque[Job] = deque()
+        self._admitted: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._arrived: dict[int, Outcome] = {}
+        self._twins: dict[str, list[Job]] = {}  # by cache key: jobs that wait for a running one with the same key
+        self._doomed: frozenset[int] = frozenset()
+        self._last_id = -1
+        self._may_ask = True
+        self._has_unsaved = False
+
+    @property
+    def spent(self) -> Spending:
+        """What was spent since the beginning of the run."""
+        return replace(self._account.charged, seconds=self._meter.elapsed)
+
+    def restore(self, history: History) -> None:
+        """Go to where the history ends."""
+        if self._cache is not None:
+            self._cache.put(history.outcomes.values())
+        self._untold.extend(history.untold)
+        for job_id in history.untold:
+            job = history.jobs[job_id]
+            if job_id in history.outcomes:
+                self._account.reserve(job_id, self._estimate(job))
+                self._arrived[job_id] = history.outcomes[job_id]
+            else:
+                self._asked.append(job)
+        for job_id in sorted(history.outcomes.keys() - set(history.untold)):
+            outcome = history.outcomes[job_id]
+            self._account.reserve(job_id, outcome.spent)
+            self._account.settle(job_id, outcome.spent)
+            self._meter.count(outcome, self._objectives)
+        self._last_id = max([-1, *history.jobs])
+        self._may_ask = not (history.decisions and history.decisions[-1].kind is EventKind.ASKED)
+        self._doomed = frozenset(job_id for job_id, n in self._ledger.deaths().items() if n >= MAX_DEATHS)
+        self._meter.start(self.spent)
+
+    def run(self) -> Stop:
+        """Search until there is a reason to stop, and record it."""
+        try:
+            if self._may_ask:
+                self._ask()
+            self._admit()
+            stop = self._repeat()
+        except KeyboardInterrupt:
+            self._ledger.rollback()
+            stop = Stop.INTERRUPTED
+        self._ledger.stopped(stop.value, elapsed=self._meter.elapsed)
+        self._ledger.commit()
+        self._meter.report(self._account, force=True)
+        return stop
+
+    def _repeat(self) -> Stop:
+        while True:
+            self._submit()
+            if self._untold and self._untold[0] in self._arrived:
+                self._tell()
+                self._ask()
+                self._admit()
+            elif self._running:
+                self._collect()
+            else:
+                return self._reason()
+
+    def _ask(self) -> None:
+        """Fill the window, unless the budget refuses what was asked before."""
+        n = int(min(self._window - len(self._untold), self._account.evaluations_left))
+        if n < 1 or self._asked or self._is_late():
+            return
+        jobs = self._strategy.ask(n)
+        if len(jobs) > n:
+            msg = f"expected at most {n} jobs, the strategy returned {len(jobs)}"
+            raise InvalidArgumentError(msg)
+        for job in jobs:
+            if job.id <= self._last_id:
+                msg = f"expected increasing job ids, the strategy returned {job.id} after {self._last_id}"
+                raise InvalidArgumentError(msg)
+            self._last_id = job.id
+        self._ledger.asked(n, jobs, elapsed=self._meter.elapsed)
+        self._untold.extend(job.id for job in jobs)
+        self._asked.extend(jobs)
+
+    def _admit(self) -> None:
+        """Let asked jobs pass, in id order, as far as the budget allows."""
+        while self._asked and self._account.admits(self._estimate(self._asked[0])):
+            job = self._asked.popleft()
+            self._account.reserve(job.id, self._estimate(job))
+            if job.id in self._doomed:
+                message = f"the search died {MAX_DEATHS} times in a row while this job was running"
+                self._arrive(Outcome(job, Status.FAILED, message=message))
+            elif not self._is_known(job):
+                self._admitted.append(job)
+
+    def _is_known(self, job: Job) -> bool:
+        """Take the outcome from the cache, or else wait for a running twin; False when the job must run itself."""
+        if self._cache is None or not isinstance(job, Evaluate):
+            return False
+        hit = self._cache.get(job)
+        if hit is not None:
+            self._arrive(hit)
+            return True
+        key = self._cache.key(job)
+        if key in self._twins:
+            self._twins[key].append(job)
+            return True
+        self._twins[key] = []
+        return False
+
+    def _submit(self) -> None:
+        """Start jobs while workers are free; the ledger knows of an attempt before it starts."""
+        free = max(1, self._executor.capacity) - len(self._running)
+        if free < 1 or not self._admitted or self._is_late():
+            return
+        jobs = [self._admitted.popleft() for _ in range(min(free, len(self._admitted)))]
+        unix = self._meter.clock.unix()
+        for job in jobs:
+            self._ledger.started(job, unix=unix, elapsed=self._meter.elapsed)
+        self._save()
+        for job in jobs:
+            self._running[job.id] = job
+            self._executor.submit(job)
+
+    def _collect(self) -> None:
+        """Wait for outcomes and make them durable."""
+        outcomes = self._executor.collect()
+        if not outcomes:
+            msg = f"the executor returned nothing while {len(self._running)} jobs were running"
+            raise ExecutorError(msg)
+        for outcome in outcomes:
+            job = self._running.pop(outcome.job.id, None)
+            if job is None:
+                msg = f"the executor returned an outcome of job {outcome.job.id}, which was not running"
+                raise ExecutorError(msg)
+            self._pass_on(self._arrive(outcome))
+        self._save()
+        if self._cache is not None:
+            self._cache.put(self._arrived[outcome.job.id] for outcome in outcomes)
+
+    def _pass_on(self, outcome: Outcome) -> None:
+        """Give the twins of a job its figures; when it failed, the first of them runs in its place."""
+        if self._cache is None or not isinstance(outcome.job, Evaluate):
+            return
+        key = self._cache.key(outcome.job)
+        twins = self._twins.pop(key)
+        if outcome.status is Status.OK:
+            for twin in twins:
+                self._arrive(replace(outcome, job=twin, cached=True))
+        elif twins:
+            self._admitted.append(twins[0])
+            self._twins[key] = twins[1:]
+
+    def _arrive(self, outcome: Outcome) -> Outcome:
+        """Record an outcome, checked and charged; it is told when its turn has come and it is durable."""
+        job = outcome.job
+        if outcome.status is Status.OK and isinstance(job, Evaluate):
+            try:
+                self._objectives.values(outcome.metrics, outcome.costs)
+            except InvalidArgumentError as error:
+                outcome = replace(outcome, status=Status.FAILED, message=str(error))
+        if outcome.status is Status.FAILED:  # no one measured how far it came: charged as if to its end
+            outcome = replace(outcome, spent=replace(self._estimate(job), seconds=outcome.spent.seconds))
+        self._ledger.committed(outcome, elapsed=self._meter.elapsed)
+        self._has_unsaved = True
+        self._arrived[job.id] = outcome
+        return outcome
+
+    def _tell(self) -> None:
+        """Tell the strategy the next outcome in id order."""
+        if self._has_unsaved:
+            self._save()
+        outcome = self._arrived.pop(self._untold.popleft())
+        self._strategy.tell([outcome])
+        self._ledger.told(outcome.job.id, elapsed=self._meter.elapsed)
+        self._account.settle(outcome.job.id, outcome.spent)
+        self._meter.count(outcome, self._objectives)
+        self._meter.report(self._account)
+
+    def _save(self) -> None:
+        self._ledger.commit()
+        self._has_unsaved = False
+
+    def _is_late(self) -> bool:
+        limit = self._account.budget.seconds
+        return limit is not None and self._meter.elapsed >= limit
+
+    def _reason(self) -> Stop:
+        """Say why nothing runs and nothing is left to tell."""
+        if self._asked:
+            estimate = self._estimate(self._asked[0])
+            return Stop.EVALUATIONS if self._account.evaluations_left < estimate.evaluations else Stop.MACS
+        if self._admitted or self._is_late():
+            return Stop.SECONDS
+        return Stop.EVALUATIONS if self._account.evaluations_left < 1 else Stop.FINISHED

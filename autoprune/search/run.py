@@ -1,0 +1,109 @@
+"""Starting a search, or going on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from autoprune.core.account import Account
+from autoprune.core.budget import Budget, Spending
+from autoprune.core.clock import SystemClock
+from autoprune.core.jobs import Job
+from autoprune.core.objectives import Objectives
+from autoprune.core.protocols import Clock, Executor, Strategy
+from autoprune.errors import InvalidArgumentError
+from autoprune.search.loop import Loop, Stop
+from autoprune.search.progress import Meter, Progress
+from autoprune.store.cache import EvaluationCache
+from autoprune.store.replay import History, replay
+from autoprune.store.run import RunStore
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended; what it found is in the store.
+
+    Attributes:
+        stop: why it ended.
+        spent: what was spent since the beginning; seconds of search.
+        fork: why the strategy had to be rebuilt from the outcomes when this session began; "" when it was not.
+    """
+
+    stop: Stop
+    spent: Spending
+    fork: str = ""
+
+
+def run_search(
+    make_strategy: Callable[[], Strategy],
+    executor: Executor,
+    store: RunStore,
+    budget: Budget,
+    *,
+    objectives: Objectives,
+    estimate: Callable[[Job], Spending],
+    window: int = 16,
+    cache: EvaluationCache | None = None,
+    prior: Spending | None = None,
+    clock: Clock | None = None,
+    reference: npt.ArrayLike | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    max_replay_seconds: float = 60.0,
+) -> SearchResult:
+    """Search until the budget is spent, the strategy has finished or the user interrupts; go on where a history ends.
+
+    A history is replayed with a new strategy. Where that is impossible (a library changed) or takes too long, the
+    strategy absorbs the outcomes instead, and the ledger says so: a resume never refuses and never loses an outcome.
+
+    Args:
+        make_strategy: builds the strategy in its initial state, the same at every call.
+        executor: runs jobs; stays open, the caller closes it (after an interrupt it may still have jobs).
+        store: the run's folder, open for writing; stays open.
+        budget: at most this much, earlier sessions included. A job that would overrun is not started. Seconds are
+            wall time of the search; no job starts after them, and the ones that run are waited for.
+        objectives: what every successful evaluation must have measured.
+        estimate: what a job will be charged (`JobRunner.estimate`).
+        window: most jobs asked but not told; part of the run's identity, unlike the number of workers.
+        cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
+        prior: what was spent before the search on its behalf.
+        clock: tells the time.
+        reference: (m,) floats, minimized like `Objectives.values`; for the hypervolume of `Progress`.
+        on_progress: called now and then, and at the end.
+        max_replay_seconds: how long a replay may take.
+
+    Returns:
+        Why the search ended and what it has spent. ``KeyboardInterrupt`` ends it cleanly; it can be resumed.
+
+    Raises:
+        InvalidArgumentError: the window is not positive, or the strategy breaks its contract.
+        ExecutorError: the executor breaks its contract, or can run no more jobs.
+        StoreError: the store or the cache cannot be used; what was committed is safe.
+    """
+    if window < 1:
+        msg = f"expected a window of at least 1 job, got {window}"
+        raise InvalidArgumentError(msg)
+    clock = clock or SystemClock()
+    history = History.of(store.ledger)
+    strategy, fork = replay(history, make_strategy, clock=clock, max_seconds=max_replay_seconds)
+    if fork:
+        strategy = make_strategy()
+        strategy.absorb(tuple(history.outcomes[job_id] for job_id in sorted(history.outcomes)))
+        store.ledger.forked(fork, elapsed=history.elapsed)
+        store.ledger.commit()
+        history = History.of(store.ledger)
+    loop = Loop(
+        strategy=strategy,
+        executor=executor,
+        ledger=store.ledger,
+        objectives=objectives,
+        estimate=estimate,
+        window=window,
+        cache=cache,
+        account=Account(budget, prior or Spending()),
+        meter=Meter(clock, history.elapsed, reference, on_progress),
+    )
+    loop.restore(history)
+    stop = loop.run()
+    return SearchResult(stop, loop.spent, fork)

@@ -1,0 +1,132 @@
+"""What a run folder says about its run: written once at the start, so that a report needs neither model nor data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from autoprune.core.budget import Budget, Spending
+from autoprune.core.objectives import Objectives
+from autoprune.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+
+class Role(StrEnum):
+    """On which images a metric was measured."""
+
+    PROXY = "proxy"
+    VALIDATION = "val"
+    TEST = "test"
+
+    @property
+    def label(self) -> str:
+        """The role in words."""
+        return "search-validation" if self is Role.VALIDATION else self.value
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The user's model as it was given.
+
+    Attributes:
+        costs: counted integers by cost name.
+        metrics: by role (`Role`), the measured figures by name; a role that was not measured is left out.
+    """
+
+    costs: Mapping[str, int]
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunMeta:
+    """Everything that is known when a run starts. `to_json` is the layout of a store's ``meta``.
+
+    Attributes:
+        name: what the user calls the problem, such as ``"resnet20-cifar10"``; any text.
+        model: the model in words, such as ``"ResNet"`` or ``"torchvision.models:resnet18"``; any text.
+        strategy: registry key.
+        seed: the run's seed.
+        objectives: as `Objective.parse` reads them, with the direction: ``("max:accuracy", "min:macs")``.
+        limits: hard upper limits by cost name, absolute.
+        budget: at most this much.
+        space: `SearchSpace.to_json`, which contains the structure.
+        dense: costs and metrics of the dense model.
+        reference: the hypervolume's reference point by objective name, in natural units (accuracy 0, dense MACs).
+        prior: what was spent before the search on its behalf, such as on ranking channels.
+        fidelity: the fidelity whose evaluations make the front.
+        roles: for every fidelity, the role of the images it measures on.
+        images: number of images by use: ``"calibration"``, ``"proxy"``, ``"val"``, ``"test"``, ...
+        held_out: False where the given weights were trained on the search-validation images.
+        settings: everything else that shapes the numbers (evaluator, window, ...), JSON types only.
+        environment: versions, device, threads, in words.
+        command: the command line or call that started the run, for the reader; may be empty.
+        created: Unix time in seconds.
+    """
+
+    name: str
+    model: str
+    strategy: str
+    seed: int
+    objectives: tuple[str, ...]
+    limits: Mapping[str, int]
+    budget: Budget
+    space: Mapping[str, Any]
+    dense: Dense
+    reference: Mapping[str, float]
+    prior: Spending = field(default_factory=Spending)
+    fidelity: str = "proxy"
+    roles: Mapping[str, str] = field(default_factory=lambda: {"proxy": Role.PROXY.value})
+    images: Mapping[str, int] = field(default_factory=dict)
+    held_out: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: float = 0.0
+
+    @property
+    def parsed_objectives(self) -> Objectives:
+        """The objectives with their directions."""
+        return Objectives.parse(self.objectives)
+
+    def role_of(self, fidelity: str) -> Role:
+        """Return the role of the images that ``fidelity`` measures on (proxy unless the run says otherwise)."""
+        return Role(self.roles.get(fidelity, Role.PROXY))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as JSON types, with its schema version."""
+        return {"schema": SCHEMA_VERSION, **dataclasses.asdict(self), "objectives": list(self.objectives)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunMeta:
+        """Rebuild from `to_json`; keys of later minor additions are ignored.
+
+        Raises:
+            StoreError: the data is of another schema version, incomplete or malformed.
+        """
+        if data.get("schema") != SCHEMA_VERSION:
+            msg = (
+                f"expected a run description of schema {SCHEMA_VERSION}, got {data.get('schema')!r}; "
+                "the folder was written by another version of autoprune, or is not a run"
+            )
+            raise StoreError(msg)
+        known = {item.name for item in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        try:
+            values["budget"] = Budget(**data["budget"])
+            values["prior"] = Spending(**data["prior"])
+            values["dense"] = Dense(**data["dense"])
+            values["objectives"] = tuple(data["objectives"])
+            meta = cls(**values)
+            roles = [*meta.roles.values(), *meta.dense.metrics]
+            unknown = sorted(set(roles) - set(Role))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"expected the description of a run, got something malformed ({error!r})"
+            raise StoreError(msg) from error
+        if unknown:
+            msg = f"expected roles {', '.join(Role)}, got {unknown[0]!r} in the description of the run"
+            raise StoreError(msg)
+        return meta

@@ -1,0 +1,114 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoprune.core.jobs import Candidate, Evaluate, Outcome, Prepare, Status, WeightSet
+from autoprune.core.objectives import Objectives
+from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.pareto.front import Front
+
+WEIGHTS = WeightSet("w" * 64, "o" * 64)
+
+
+def objectives() -> Objectives:
+    """Return accuracy, maximized, and macs."""
+    return Objectives.parse(("accuracy", "macs"))
+
+
+def measured(job_id: int, accuracy: float, macs: int, fidelity: str = "proxy") -> Outcome:
+    """Return a successful evaluation."""
+    job = Evaluate(job_id, Candidate((job_id,), WEIGHTS), fidelity)
+    return Outcome(job, Status.OK, {"accuracy": accuracy}, {"macs": macs, "params": 2 * macs})
+
+
+def outcomes() -> list[Outcome]:
+    """Five points; number 2 is dominated, number 4 equals number 1, and two jobs gave no point."""
+    failed = Outcome(Evaluate(5, Candidate((5,), WEIGHTS)), Status.FAILED, message="boom")
+    prepared = Outcome(Prepare(6, "dais", {}, WEIGHTS), Status.OK, weight_set=WEIGHTS)
+    return [
+        measured(3, 0.95, 400),
+        measured(0, 0.5, 100),
+        measured(1, 0.9, 200),
+        measured(2, 0.85, 300),
+        measured(4, 0.9, 200),
+        failed,
+        prepared,
+    ]
+
+
+def test_front_has_the_non_dominated_evaluations_once_in_id_order() -> None:
+    """Dominated, failed and preparing jobs are left out; of equal points the first found stays."""
+    front = Front.of(outcomes(), objectives())
+    assert [outcome.job.id for outcome in front.outcomes] == [0, 1, 3]
+    np.testing.assert_array_equal(front.values, [[-0.5, 100], [-0.9, 200], [-0.95, 400]])
+
+
+def test_front_of_nothing_is_empty() -> None:
+    """A run in which everything failed has an empty front, and picking says so."""
+    front = Front.of([], objectives())
+    assert len(front) == 0
+    assert front.values.shape == (0, 2)
+    with pytest.raises(InvalidArgumentError, match="empty front"):
+        front.pick(max_macs=100)
+
+
+@pytest.mark.parametrize(
+    ("limits", "job_id"),
+    [
+        ({"max_macs": 399.0}, 1),
+        ({"max_macs": 400.0}, 3),  # inclusive
+        ({"max_params": 200.0}, 0),
+        ({"max_macs": 400.0, "max_params": 500.0}, 1),
+        ({"min_accuracy": 0.9}, 1),  # inclusive, and the cheapest that is good enough
+        ({"min_accuracy": 0.1}, 0),
+        ({"max_macs": 400.0, "min_accuracy": 0.6}, 3),
+        ({}, 1),  # the knee
+    ],
+)
+def test_pick_is_the_best_point_within_the_limits(limits: dict[str, float], job_id: int) -> None:
+    """Most accurate under a cost limit, cheapest above an accuracy, the knee without either."""
+    assert Front.of(outcomes(), objectives()).pick(**limits).job.id == job_id
+
+
+def test_pick_out_of_reach_says_how_near_the_front_comes() -> None:
+    """The message has the best reachable figure and the limit."""
+    with pytest.raises(InfeasibleError, match=r"smallest macs 100 \(limit 50\).*largest accuracy 0.95 \(limit 0.99\)"):
+        Front.of(outcomes(), objectives()).pick(max_macs=50, min_accuracy=0.99)
+
+
+def test_nearest_works_in_the_natural_direction() -> None:
+    """Accuracy is maximized, so its stored sign is turned; users never see that."""
+    front = Front.of(outcomes(), objectives())
+    assert front.nearest("accuracy", 0.92).job.id == 1
+    assert front.nearest("macs", 320).job.id == 3
+    with pytest.raises(UnknownNameError, match="did you mean 'macs'"):
+        front.nearest("mac", 320)
+
+
+def test_knee_is_the_corner_of_an_l_shaped_front() -> None:
+    """Scaled to 0..1, the corner has the smallest sum of objectives."""
+    points = [measured(0, 0.1, 1000), measured(1, 0.89, 1100), measured(2, 0.9, 9000)]
+    assert Front.of(points, objectives()).knee().job.id == 1
+
+
+def test_fidelities_are_never_mixed_silently() -> None:
+    """A figure of a short training is not comparable with an inherited one."""
+    mixed = [measured(0, 0.5, 100), measured(1, 0.9, 100, "short")]
+    with pytest.raises(InvalidArgumentError, match="proxy, short"):
+        Front.of(mixed, objectives())
+    assert [o.job.id for o in Front.of(mixed, objectives(), fidelity="proxy").outcomes] == [0]
+
+
+def test_rows_are_flat_records_in_natural_direction() -> None:
+    """Rows turn into JSON and hold id, objectives, other figures and the genome."""
+    rows = Front.of(outcomes(), objectives()).rows()
+    assert rows[0] == {"id": 0, "accuracy": 0.5, "macs": 100, "params": 200, "genome": [0]}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_missing_figure_is_an_error_that_names_it() -> None:
+    """An evaluation without the objective cannot be compared."""
+    with pytest.raises(InvalidArgumentError, match="'macs' was not measured"):
+        Front.of([replace(measured(0, 0.5, 1), costs={})], objectives())
