@@ -85,12 +85,14 @@ class Database:
             partial.unlink(missing_ok=True)
             connection = sqlite3.connect(partial, isolation_level=None)
             try:
+                connection.execute("BEGIN")
                 for statement in kind.tables:
                     connection.execute(statement)
                 for statement, parameters in rows:
                     connection.execute(statement, parameters)
                 connection.execute(f"PRAGMA application_id = {kind.application_id}")
                 connection.execute(f"PRAGMA user_version = {kind.schema_version}")
+                connection.execute("COMMIT")
             finally:
                 connection.close()
             _publish(partial, path)
@@ -170,11 +172,20 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     if not readonly:
         return sqlite3.connect(path, isolation_level=None, timeout=WAIT_SECONDS)
     address = path.resolve().as_uri()
-    # Reading beside a writer needs the write-ahead log's index. In a folder that cannot be written SQLite can make
-    # none, but there is no writer either: the file stands still and may be read as it is.
-    stands_still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
-    mode = "mode=ro&immutable=1" if stands_still else "mode=ro"
-    return sqlite3.connect(f"{address}?{mode}", uri=True, isolation_level=None, timeout=WAIT_SECONDS)
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None, timeout=WAIT_SECONDS)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        # Reading beside a writer needs an index of the write-ahead log, and this folder does not let us make one. But
+        # without a log there is no writer: the file stands still and can be read as it is.
+        connection.close()
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _publish(partial: Path, path: Path) -> None:

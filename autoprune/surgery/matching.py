@@ -80,7 +80,7 @@ def dense_tensors(weights: Mapping[str, Tensor], structure: Structure, what: str
         else:
             found[info.name] = weights[name]
     if problems:
-        msg = f"the {what} does not match the traced structure: {_listing(problems, separator='; ')}"
+        msg = f"the {what} must hold the tensors that were traced: {_listing(problems, separator='; ')}"
         raise SurgeryError(msg)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from autoprune.surgery.matching import dense_tensors, model_tensors, named_tenso
 from autoprune.surgery.slicing import Slicer, check_kept, take
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Slot:
+class _Slot(NamedTuple):
     """A tensor of the skeleton and how to fill it."""
 
     name: str
@@ -78,16 +77,17 @@ class Skeleton:
         """
         widths = check_kept(self._structure, kept)
         selections = self._slicer.selections(kept, self._device(weights))
+        copies = [isinstance(selection, Tensor) for selection in selections]
         dense = weights
-        for slot in self._slots:
-            tensor = dense.get(slot.name)
-            if tensor is None or tensor.shape != slot.shape:
+        for name, placed, shape, steps, private in self._slots:
+            tensor = dense.get(name)
+            if tensor is None or tensor.shape != shape:
                 dense = dense_tensors({**self._unsaved, **weights}, self._structure, "weights given")
-                tensor = dense[slot.name]
-            part = take(tensor, slot.steps, selections)
-            if slot.private and not any(isinstance(selections[vector], Tensor) for _, vector in slot.steps):
-                part = part.clone()  # the tensor itself or a view of it
-            slot.tensor.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
+                tensor = dense[name]
+            part = take(tensor, steps, selections) if steps else tensor
+            if private and not any(copies[vector] for _, vector in steps):
+                part = part.clone()  # it was the tensor itself or a view of it
+            placed.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
         for (owner, name), value in zip(self._owners, self._plan.values(widths), strict=True):
             object.__setattr__(owner, name, value)
         return self._module

@@ -1,0 +1,67 @@
+"""The application: its commands, the door where errors become one clean line, and the exit codes.
+
+Exit codes: 0 fine, 1 an error that the message explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported
+here: `autoprune --help` answers at once, and each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from autoprune.cli import doctor, listing, plan
+from autoprune.cli.console import fail
+from autoprune.errors import AutopruneError
+
+
+class _Door(TyperGroup):
+    """Turns expected errors into one clean line on stderr; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (AutopruneError, OSError) as error:
+            if ctx.params["traceback"] or isinstance(error, BrokenPipeError):
+                raise
+            fail(str(error) or type(error).__name__)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Door,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Give it a trained PyTorch model, data and a budget; get back a Pareto front of smaller models.",
+    epilog="Start with [bold]autoprune demo[/bold]. A PROBLEM is a TOML file, or a name from `autoprune list spaces`.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"autoprune {version('autoprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+) -> None:
+    """Give it a trained PyTorch model, data and a budget; get back a Pareto front of smaller models."""
+
+
+app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
+app.command("list")(listing.list_)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,68 @@
+"""Options that several commands share, and how they override a problem file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from autoprune.config import ProblemFile
+
+ProblemArgument = Annotated[
+    str, typer.Argument(metavar="PROBLEM", help="A TOML file, or a name from `autoprune list spaces`.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="Weights of the network: safetensors, .pt or .pth.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="NAME", help="digits, npz:PATH, cifar10, imagefolder:PATH, ...")
+]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="COST=VALUE", help="Hard limit such as macs=60% or params=500k; may be repeated."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+def read_problem(
+    name_or_path: str,
+    *,
+    weights: Path | None = None,
+    data: str | None = None,
+    limits: list[str] | None = None,
+    strategy: str | None = None,
+    budget: dict[str, float | None] | None = None,
+    seed: int | None = None,
+) -> ProblemFile:
+    """Read a problem file with what the command line says instead; relative paths start from the working folder.
+
+    Raises:
+        ConfigError: the file or the command line has mistakes.
+        BadParameter: a limit is not of the form COST=VALUE.
+    """
+    from autoprune.config import read_problem_file
+
+    overrides: dict[tuple[str | int, ...], Any] = {}
+    if weights is not None:
+        overrides["model", "weights"] = str(weights.absolute())
+    if data is not None:
+        kind, colon, path = data.partition(":")
+        overrides["data", "name"] = f"{kind}:{Path(path).absolute()}" if colon else kind
+        overrides["data", "factory"] = None
+    for limit in limits or []:
+        cost, equals, value = limit.partition("=")
+        if not equals:
+            msg = f"expected COST=VALUE such as macs=60%, got {limit!r}"
+            raise typer.BadParameter(msg, param_hint="--limit")
+        overrides["limits", cost.strip()] = value.strip()
+    given = {name: amount for name, amount in (budget or {}).items() if amount is not None}
+    if given:
+        overrides["search", "budget"] = given
+    for name, setting in (("strategy", strategy), ("seed", seed)):
+        if setting is not None:
+            overrides["search", name] = setting
+    return read_problem_file(name_or_path, overrides)

@@ -1,0 +1,107 @@
+"""`autoprune plan`: what a search could do to a model, before any time is spent on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune.cli.console import escape, print_json, print_line, print_table
+from autoprune.cli.options import (
+    DataOption,
+    JsonOption,
+    LimitOption,
+    ProblemArgument,
+    SeedOption,
+    WeightsOption,
+    read_problem,
+)
+
+if TYPE_CHECKING:
+    from autoprune.config import ProblemFile
+    from autoprune.plan import Pilot, Plan
+
+
+def plan(
+    problem: ProblemArgument,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = None,
+    pilot: Annotated[bool, typer.Option(help="Time two evaluations to estimate the search.")] = True,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the pinned ones.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what could be pruned, how far, what is pinned and why, and how long a search would take."""
+    from autoprune.config.building import build_model, build_space
+    from autoprune.plan import make_plan
+
+    file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed)
+    space, costs, limits = build_space(file, build_model(file, with_weights=False))
+    found = make_plan(space, costs, limits)
+    timed = _pilot(file) if pilot else "not asked for"
+    if as_json:
+        print_json(_as_json(file, found, timed))
+    else:
+        _print_plan(file, found, timed, layers=layers)
+
+
+def _pilot(file: ProblemFile) -> Pilot | str:
+    """Time two evaluations, or say why that cannot be done."""
+    if file.tables.data is None:
+        return "the problem names no data (--data)"
+    if file.tables.model.weights is None and file.tables.training is None:
+        return "the network has no weights (--weights)"
+    from autoprune.config.building import build_problem
+    from autoprune.plan import run_pilot
+
+    return run_pilot(build_problem(file))
+
+
+def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str) -> dict[str, Any]:
+    data = {"problem": str(file.path), **asdict(found)}
+    if isinstance(timed, str):
+        return {**data, "pilot": None, "no_pilot_because": timed}
+    return {**data, "pilot": asdict(timed), "estimated_seconds": _estimate(file, timed)}
+
+
+def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: bool) -> None:
+    from autoprune.report.units import amount, duration, title
+
+    size = f"10^{found.log10_size:.0f}" if found.log10_size >= 6 else f"{10**found.log10_size:,.0f}"
+    shares = " and ".join(f"{100 * share:.1f} % of the {title(name)}" for name, share in found.shares.items())
+    print_line(f"[bold]{escape(file.name)}[/bold]: {len(found.variables)} width variables, {size} networks")
+    print_line(f"{shares} lie in layers that can be pruned")
+    rows = [
+        (
+            title(name),
+            amount(name, reach.dense),
+            amount(name, reach.smallest),
+            f"{100 * reach.smallest / reach.dense:.1f} %",
+            "" if reach.limit is None else f"{amount(name, reach.limit)} ({100 * reach.limit / reach.dense:.0f} %)",
+        )
+        for name, reach in found.reach.items()
+    ]
+    print_table(("cost", ">dense", ">smallest", ">of dense", ">limit"), rows)
+    shown = found.layers if layers else found.pinned
+    if shown:
+        cells = [(layer.module, layer.channels, _widths(layer.widths), layer.reason, layer.source) for layer in shown]
+        print_table(("layer", ">channels", "widths", "what stays and why", "source"), cells)
+    else:
+        print_line("every layer can be pruned")
+    if isinstance(timed, str):
+        print_line(f"no estimate of time: {escape(timed)}")
+        return
+    pace = f"{timed.smallest_seconds:.2f} to {timed.dense_seconds:.2f} s per evaluation"
+    seconds, evaluations = _estimate(file, timed), file.tables.search.budget.evaluations
+    print_line(pace if seconds is None else f"{pace}; about {duration(seconds)} for {evaluations} in one process")
+
+
+def _estimate(file: ProblemFile, timed: Pilot) -> float | None:
+    evaluations = file.tables.search.budget.evaluations
+    return None if evaluations is None else timed.seconds(evaluations)
+
+
+def _widths(widths: tuple[tuple[int, ...], ...]) -> str:
+    return " + ".join(f"{allowed[0]}..{allowed[-1]} ({len(allowed)})" for allowed in widths) or "all stay"

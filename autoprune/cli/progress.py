@@ -1,0 +1,61 @@
+"""How far a search is, on one line of the terminal: count, rate, best hypervolume, time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoprune.core.budget import Budget
+    from autoprune.search.progress import Progress
+
+
+@contextmanager
+def search_progress(title: str, budget: Budget, *, quiet: bool = False) -> Iterator[Callable[[Progress], None] | None]:
+    """Show a bar on stderr while a search runs; give None where stderr is no terminal, or on request.
+
+    Args:
+        title: stands in front of the bar.
+        budget: what the search may spend; decides what fills the bar.
+        quiet: show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"))
+    with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(escape(title), total=1.0, state="starting")
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=_share(progress, budget), state=describe(progress, budget))
+
+        yield show
+
+
+def describe(progress: Progress, budget: Budget) -> str:
+    """Return where a search stands, in words."""
+    from autoprune.report.units import duration
+
+    total = "" if budget.evaluations is None else f"/{budget.evaluations}"
+    parts = [f"{progress.evaluations}{total} evaluations", f"{progress.rate:.1f}/s"]
+    if progress.hypervolume is not None:
+        parts.append(f"hypervolume {progress.hypervolume:.4g}")
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    if progress.eta is not None:
+        parts.append(f"{duration(progress.eta)} left")
+    return ", ".join(parts)
+
+
+def _share(progress: Progress, budget: Budget) -> float:
+    """Return how much of the budget is spent, in 0..1: the limit that is nearest."""
+    spent = progress.spent
+    limits = ((budget.evaluations, spent.evaluations), (budget.seconds, spent.seconds), (budget.macs, spent.macs))
+    return min(1.0, max(used / limit for limit, used in limits if limit is not None))

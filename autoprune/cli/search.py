@@ -1,0 +1,70 @@
+"""`autoprune search`: a Pareto front of smaller models, in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.console import escape, log, print_json
+from autoprune.cli.options import (
+    DataOption,
+    JsonOption,
+    LimitOption,
+    ProblemArgument,
+    SeedOption,
+    WeightsOption,
+    read_problem,
+)
+
+
+def search(
+    problem: ProblemArgument,
+    strategy: Annotated[
+        str | None, typer.Option(help="Who proposes; see `autoprune list strategies`.", show_default="the problem's")
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="Budget: candidates to measure.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Budget: wall time.")] = None,
+    macs: Annotated[float | None, typer.Option(min=1, help="Budget: executed multiply-adds.")] = None,
+    limit: LimitOption = None,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for smaller models. The same command resumes a run that was interrupted."""
+    import autoprune as ap
+    from autoprune.cli.front import front_json, print_front
+    from autoprune.cli.progress import search_progress
+    from autoprune.config.building import build_budget, build_problem
+    from autoprune.config.record import record_problem
+
+    budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}
+    file = read_problem(
+        problem, weights=weights, data=data, limits=limit, strategy=strategy, budget=budget_given, seed=seed
+    )
+    settings = file.tables.search
+    folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
+    record_problem(folder, file)
+    budget = build_budget(file)
+    built = build_problem(file, folder)
+    with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
+        run = ap.search(
+            built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress
+        )
+    if as_json:
+        print_json(front_json(run))
+    else:
+        print_front(run)
+    if run.interrupted:
+        log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
+        raise typer.Exit(130)
+    log(f"report: autoprune report {escape(shlex.quote(str(folder)))}")

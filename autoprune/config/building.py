@@ -1,0 +1,150 @@
+"""Builds what a problem file describes: the network with its weights, an example input, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.config.positions import KeyPath
+from autoprune.config.reading import ProblemFile
+from autoprune.config.references import resolve_reference
+from autoprune.config.weights import load_weights
+from autoprune.core.groups import Structure
+from autoprune.core.limits import resolve_limits
+from autoprune.core.objectives import Objectives
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.cost.peak import profile_peak
+from autoprune.cost.profile import PeakProfile
+from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError
+from autoprune.trace import trace
+from autoprune.train.data import Data
+from autoprune.train.named_data import load_data
+from autoprune.train.transforms import ImageTransform
+
+
+def build_model(file: ProblemFile, *, with_weights: bool = True) -> nn.Module:
+    """Build the network of ``[model]``, in eval mode.
+
+    The network's own random numbers are drawn from the seed of ``[search]``.
+
+    Args:
+        file: a problem file.
+        with_weights: load the weights; a plan needs none.
+
+    Raises:
+        ConfigError: the factory fails or returns something else, or the weights are of another network.
+    """
+    table = file.tables.model
+    with torch.random.fork_rng():
+        torch.manual_seed(file.tables.search.seed)
+        model = _call(file, ("model", "factory"), table.factory, table.kwargs)
+    if not isinstance(model, nn.Module):
+        raise file.error(("model", "factory"), f"expected {table.factory} to return an nn.Module, got {type(model)}")
+    if with_weights and table.weights is not None:
+        try:
+            load_weights(model, table.weights, file.path.parent)
+        except ConfigError as error:
+            raise file.error(("model", "weights"), str(error)) from error
+    return model.eval()
+
+
+def build_example(file: ProblemFile) -> Any:
+    """Build the example input of ``[model]``: a batch of one, or what ``example`` returns.
+
+    Raises:
+        ConfigError: the function of ``example`` fails.
+    """
+    table = file.tables.model
+    if table.example is not None:
+        return _call(file, ("model", "example"), table.example, {})
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *(table.input or ()), generator=generator)
+
+
+def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostModel, dict[str, int]]:
+    """Trace the network and lay out what may be searched: the space, exact costs, absolute limits.
+
+    Args:
+        file: a problem file.
+        model: what `build_model` returned; its weights do not matter.
+
+    Raises:
+        TraceError: the network cannot be traced, or nothing in it can be pruned.
+        ConfigError: ``[space]`` names layers that are not there, or ``[reference]`` is of another network.
+        InfeasibleError: the limits cannot be met.
+    """
+    example = build_example(file)
+    structure = trace(model, example)
+    try:
+        space = SearchSpace.build(structure, **file.tables.space.model_dump())
+    except (UnknownNameError, InvalidArgumentError) as error:
+        raise file.error(("space",), str(error)) from error
+    costs = CostModel(structure, space, _peak_profile(file, model, structure, example))
+    dense = costs(space.full_genome[None, :])
+    for name, expected in file.tables.reference:
+        if expected is not None and int(dense[name][0]) != expected:
+            message = (
+                f"expected the network of the file to have {expected:,} {name}, and it has {int(dense[name][0]):,}"
+            )
+            raise file.error(("reference", name), message)
+    return space, costs, resolve_limits(file.tables.limits, space, costs)
+
+
+def build_data(file: ProblemFile) -> Data | None:
+    """Load the data of ``[data]``; None where the file has no such table.
+
+    Raises:
+        ConfigError: the data is missing or malformed, or the factory fails or returns something else.
+    """
+    table = file.tables.data
+    if table is None:
+        return None
+    if table.factory is not None:
+        data = _call(file, ("data", "factory"), table.factory, table.kwargs)
+        if not isinstance(data, Data):
+            raise file.error(
+                ("data", "factory"), f"expected {table.factory} to return an autoprune.Data, got {type(data)}"
+            )
+        return data
+    kind, colon, path = str(table.name).partition(":")
+    name = f"{kind}:{file.path.parent / path}" if colon else kind
+    try:
+        return load_data(
+            name,
+            transform=None if table.transform is None else ImageTransform(**table.transform.model_dump()),
+            root="data" if table.root is None else file.path.parent / table.root,
+            download=table.download,
+            image_size=table.image_size,
+            val_size=table.val_size,
+            held_out=True if table.held_out is None and file.trains else table.held_out,
+            seed=file.tables.search.seed,
+        )
+    except (AutopruneError, OSError) as error:
+        raise file.error(("data", "name"), str(error)) from error
+
+
+def _peak_profile(file: ProblemFile, model: nn.Module, structure: Structure, example: Any) -> PeakProfile | None:
+    """Profile the peak memory; a model that allocates by rules of its own does without, unless it is asked for."""
+    try:
+        return profile_peak(model, structure, example)
+    except TraceError:
+        if "peak_bytes" in (*file.tables.limits, *Objectives.parse(file.tables.objectives).names):
+            raise
+        return None
+
+
+def _call(file: ProblemFile, key: KeyPath, reference: str, kwargs: dict[str, Any]) -> Any:
+    """Call what a key refers to; whatever goes wrong is said with the key's line."""
+    try:
+        function: Callable[..., Any] = resolve_reference(reference, file.path.parent)
+    except ConfigError as error:
+        raise file.error(key, str(error)) from error
+    try:
+        return function(**kwargs)
+    except Exception as error:  # the function is the user's
+        written = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        raise file.error(key, f"{reference}({written}) failed with {type(error).__name__}: {error}") from error

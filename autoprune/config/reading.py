@@ -1,0 +1,185 @@
+"""Reads a problem file and reports everything that is wrong with it at once, each mistake with its line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from autoprune.config.positions import KeyPath, key_lines, line_of
+from autoprune.config.schema import ProblemTables
+from autoprune.errors import ConfigError, did_you_mean
+
+COMMAND_LINE = 0
+"""The "line" of what was given on the command line."""
+
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+"""What pydantic's error types mean to the writer of a TOML file."""
+
+
+@dataclass(frozen=True)
+class ProblemFile:
+    """A problem file that was read and found sound.
+
+    Attributes:
+        source: how to name it again: a search space's name, or the file's absolute path.
+        path: where it lies; relative paths in it start from its folder.
+        tables: what it says.
+        lines: where it says so.
+        overrides: what the command line said instead.
+    """
+
+    source: str
+    path: Path
+    tables: ProblemTables
+    lines: Mapping[KeyPath, int]
+    overrides: Mapping[KeyPath, Any]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return self.path.stem
+
+    @property
+    def trains(self) -> bool:
+        """Whether the network is trained from scratch, on the training role of the data only."""
+        return self.tables.model.weights is None and self.tables.training is not None
+
+    def error(self, key: KeyPath, message: str) -> ConfigError:
+        """Return the error that says what is wrong at ``key``."""
+        return ConfigError(f"{self.path}, {_place(line_of(key, self.lines))}: {'.'.join(map(str, key))}: {message}")
+
+
+def space_names() -> list[str]:
+    """Return the names of the search spaces that ship with autoprune."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+
+
+def describe_spaces() -> list[tuple[str, str, str]]:
+    """Return ``(name, about, paper)`` of the search spaces that ship with autoprune; nothing is imported."""
+    described = []
+    for name in space_names():
+        tables = tomllib.loads((_shipped() / f"{name}.toml").read_text(encoding="utf-8"))
+        described.append((name, tables["about"], tables.get("paper", "")))
+    return described
+
+
+def find_problem_file(name_or_path: str) -> Path:
+    """Return the problem file that a user means: a path, or the name of a search space that ships with autoprune.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.resolve()
+    names = space_names()
+    if name_or_path in names:
+        return _shipped() / f"{name_or_path}.toml"
+    what = "a problem file, and there is none at that path" if path.suffix == ".toml" else "a search space or a file"
+    msg = f"expected {what}, got {name_or_path!r}{did_you_mean(name_or_path, names)}; search spaces: {', '.join(names)}"
+    raise ConfigError(msg)
+
+
+def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None = None) -> ProblemFile:
+    """Read a problem file, or a search space by its name.
+
+    Args:
+        name_or_path: which file.
+        overrides: values from the command line by key path, instead of the file's.
+
+    Raises:
+        ConfigError: there is no such file, or it has mistakes; the message lists all of them with their lines.
+    """
+    path = find_problem_file(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path} is not TOML: {error}"
+        raise ConfigError(msg) from error
+    lines = key_lines(text)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value)
+        lines = {path: line for path, line in lines.items() if path[: len(key)] != key} | {key: COMMAND_LINE}
+    try:
+        tables = ProblemTables.model_validate(data, context={"folder": path.parent})
+    except ValidationError as error:
+        raise ConfigError(_report(path, error, lines)) from error
+    source = name_or_path if path.parent == _shipped() else str(path)
+    return ProblemFile(source, path, tables, lines, dict(overrides or {}))
+
+
+def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:
+    """Set ``key`` of a file's content; a mistake on the way there is left for the validation to report."""
+    table: Any = data
+    for part in key[:-1]:
+        table = table.setdefault(str(part), {})
+        if not isinstance(table, dict):
+            return
+    table[str(key[-1])] = value
+
+
+def _shipped() -> Path:
+    return Path(str(files("autoprune.searchspaces")))
+
+
+def _report(path: Path, error: ValidationError, lines: Mapping[KeyPath, int]) -> str:
+    mistakes = sorted({_mistake(details, lines) for details in error.errors(include_url=False)})
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return "\n".join([f"{path} has {count}:", *(f"  {_place(line)}: {message}" for line, message in mistakes)])
+
+
+def _place(line: int) -> str:
+    return "command line" if line == COMMAND_LINE else f"line {line}"
+
+
+def _mistake(details: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[int, str]:
+    """Turn one of pydantic's errors into ``(line, sentence)``."""
+    location: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
+    where, message = location, str(details["msg"])
+    if details["type"] == "value_error" and details["input"] is None:
+        where = location[:-1]  # the mistake is the table's, not this key's
+    match details["type"]:
+        case "extra_forbidden":
+            where, key = location[:-1], str(location[-1])
+            known = _known_keys(where)
+            message = f"unknown key {key!r}{did_you_mean(key, known)}; known: {', '.join(known)}"
+        case "missing":
+            where = location[:-1]
+            message = f"expected a key {location[-1]!r}, which is missing"
+        case "value_error":
+            message = message.removeprefix("Value error, ")
+        case _:
+            expected = _EXPECTED.get(details["type"], message).format(**details.get("ctx", {}))
+            message = f"expected {expected.removeprefix('Input should be ')}, got {details['input']!r}"
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    return line_of(location, lines), f"{place}: {message}" if place else message
+
+
+def _known_keys(where: KeyPath) -> list[str]:
+    """Return the keys of the table at ``where``."""
+    model: type[BaseModel] = ProblemTables
+    for part in where:
+        annotation = model.model_fields[str(part)].annotation
+        model = next(t for t in (annotation, *getattr(annotation, "__args__", ())) if _is_table(t))
+    return sorted(model.model_fields)
+
+
+def _is_table(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,41 @@
+"""Which problem file a run came from, kept in the run's folder: so that its points can be built again by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from autoprune.config.reading import ProblemFile, read_problem_file
+from autoprune.errors import ConfigError
+
+FILE_NAME = "problem.json"
+
+
+def record_problem(folder: Path, file: ProblemFile) -> None:
+    """Write down in a run's folder where its problem came from; a folder that says so already is left alone."""
+    path = folder / FILE_NAME
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = [[list(key), value] for key, value in file.overrides.items()]
+    path.write_text(json.dumps({"problem": file.source, "overrides": overrides}, indent=2) + "\n", encoding="utf-8")
+
+
+def recorded_problem(folder: Path) -> ProblemFile:
+    """Read the problem file that a run's folder names.
+
+    Raises:
+        ConfigError: the folder names none, or the file has gone or has mistakes now.
+    """
+    path = folder / FILE_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        overrides = {tuple(key): value for key, value in record["overrides"]}
+        source = str(record["problem"])
+    except FileNotFoundError as error:
+        msg = f"{folder} does not say which problem it came from ({FILE_NAME} is missing); give it with --problem"
+        raise ConfigError(msg) from error
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is damaged ({error!r}); give the problem with --problem"
+        raise ConfigError(msg) from error
+    return read_problem_file(source, overrides)

@@ -1,0 +1,331 @@
+"""What a problem file may say: one frozen model per table; unknown keys and wrong types are mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo
+
+from autoprune.config.references import check_reference
+from autoprune.core.limits import parse_limit
+from autoprune.core.objectives import COSTS, Objectives
+from autoprune.errors import AutopruneError, unknown_name
+
+TORCHVISION = "torchvision:"
+"""Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path(info.context["folder"]) if info.context else Path()
+
+
+def _reference(text: str, info: ValidationInfo) -> str:
+    check_reference(text, _folder(info))
+    return text
+
+
+def _weights(text: str, info: ValidationInfo) -> str:
+    path = _folder(info) / text
+    if not text.startswith(TORCHVISION) and not path.is_file():
+        msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
+        raise ValueError(msg)
+    return text
+
+
+def _limit(value: Any) -> Any:
+    parse_limit("a cost", value, dense=10**18)
+    return value
+
+
+def _cost(name: str) -> str:
+    return _registered("cost", name, COSTS)
+
+
+def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+    Objectives.parse(names)
+    return names
+
+
+def _strategy(key: str) -> str:
+    from autoprune.strategies.registry import find_strategy
+
+    try:
+        find_strategy(key)
+    except AutopruneError as error:  # a LookupError, which pydantic would not collect
+        raise ValueError(str(error)) from error
+    return key
+
+
+def _criterion(name: str) -> str:
+    from autoprune.criteria.registry import CRITERIA
+
+    return _registered("criterion", name, CRITERIA)
+
+
+def _evaluator(name: str) -> str:
+    from autoprune.evaluate.registry import EVALUATORS
+
+    return _registered("evaluator", name, EVALUATORS)
+
+
+def _registered(kind: str, name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise ValueError(str(unknown_name(kind, name, known)))
+    return name
+
+
+def _data_name(name: str) -> str:
+    from autoprune.train.named_data import NAMED_DATA
+
+    kind, _, path = name.partition(":")
+    forms = {key: f"{key}:PATH" if info.takes_path else key for key, info in NAMED_DATA.items()}
+    if kind not in forms:
+        raise ValueError(str(unknown_name("data", name, forms.values())))
+    if NAMED_DATA[kind].takes_path != bool(path):
+        msg = f"expected {forms[kind]!r}, got {name!r}"
+        raise ValueError(msg)
+    return name
+
+
+def _tie(patterns: Any) -> Any:
+    if not isinstance(patterns, str) and not (isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)):
+        msg = f"expected a pattern of module names or a list of them, got {patterns!r}"
+        raise ValueError(msg)
+    return patterns
+
+
+def _one_input(example: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
+    return example
+
+
+def _one_source(factory: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("name", "name = 'digits' (or another known name) or factory = 'module:callable'", factory, info)
+    return factory
+
+
+def _exactly_one(other: str, expected: str, value: object, info: ValidationInfo) -> None:
+    if other in info.data and (info.data[other] is None) == (value is None):
+        msg = f"expected either {expected}, got {'neither' if value is None else 'both'}"
+        raise ValueError(msg)
+
+
+def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
+    if macs is None and info.data == {"evaluations": None, "seconds": None}:
+        msg = "expected at least one of evaluations, seconds, macs, got none"
+        raise ValueError(msg)
+    return macs
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Strict(strict=False)]
+Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
+
+
+class Table(BaseModel):
+    """A table of the file: closed, typed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class ModelTable(Table):
+    """``[model]``: the network, its weights and what goes into it.
+
+    Attributes:
+        factory: what builds the network.
+        kwargs: keyword arguments of the factory.
+        weights: a safetensors file, a state dict that torch saved, or ``torchvision:NAME``; left out for a network that
+            ``[training]`` trains first.
+        input: shape of one sample, without the batch.
+        example: what builds an example input, for models that do not take one image; instead of ``input``.
+    """
+
+    factory: Reference
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    weights: Annotated[str, AfterValidator(_weights)] | None = None
+    input: Annotated[tuple[Count, ...], Strict(strict=False)] | None = None
+    example: Annotated[Reference | None, AfterValidator(_one_input)] = Field(default=None, validate_default=True)
+
+
+class SpaceTable(Table):
+    """``[space]``: which widths a layer may have.
+
+    Attributes:
+        levels: number of widths per variable.
+        divisor: widths are multiples of it.
+        min_width: no layer keeps fewer channels.
+        min_keep_ratio: no layer keeps less than this share of its channels.
+        widths: explicit widths, or keep ratios as decimal numbers, by pattern of module names.
+        locks: patterns of module names that stay as they are.
+        ties: patterns, or lists of patterns, of modules that keep equally many channels.
+    """
+
+    levels: Annotated[int, Field(ge=2)] = 8
+    divisor: Count = 1
+    min_width: Count = 1
+    min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    widths: dict[str, Annotated[tuple[int | float, ...], Strict(strict=False)]] = Field(default_factory=dict)
+    locks: Names = ()
+    ties: Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)] = ()
+
+
+class BudgetTable(Table):
+    """``budget = { ... }``: at most this much.
+
+    Attributes:
+        evaluations: candidates measured.
+        seconds: wall time.
+        macs: executed multiply-adds.
+    """
+
+    evaluations: Count | None = None
+    seconds: Amount | None = None
+    macs: Annotated[Amount | None, AfterValidator(_some_limit)] = Field(default=None, validate_default=True)
+
+
+class SearchTable(Table):
+    """``[search]``: who proposes, how long, from which seed.
+
+    Attributes:
+        strategy: key of the registry of strategies.
+        budget: at most this much.
+        seed: seed of every random choice.
+    """
+
+    strategy: Annotated[str, AfterValidator(_strategy)] = "pymoo:nsga2"
+    budget: BudgetTable = BudgetTable(evaluations=200)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ReferenceTable(Table):
+    """``[reference]``: the dense model's costs; checked, so that a file never speaks of another network.
+
+    Attributes:
+        macs: multiply-adds of one sample.
+        params: parameters.
+    """
+
+    macs: Count | None = None
+    params: Count | None = None
+
+
+class TransformTable(Table):
+    """``transform = { ... }``: what happens to every batch of images; see `autoprune.train.transforms`.
+
+    Attributes:
+        mean: per channel, subtracted.
+        std: per channel, divided by.
+        crop_padding: black pixels around training images that are cropped at random.
+        horizontal_flip: training images are mirrored with probability 1/2.
+    """
+
+    mean: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    std: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    horizontal_flip: bool = False
+
+
+class DataTable(Table):
+    """``[data]``: what the network is measured on.
+
+    Attributes:
+        name: ``digits``, ``npz:PATH``, ``cifar10``, ``imagefolder:PATH``, ...
+        transform: instead of the default of that name.
+        root: where torchvision keeps its downloads; ``data`` in the working folder when left out.
+        download: let torchvision fetch what is not there.
+        image_size: pixels per side for ``imagefolder``.
+        val_size: share or number of training items to hold back where no validation data is given.
+        held_out: whether the weights were trained without the search-validation items.
+        factory: what builds an `autoprune.Data`; instead of ``name``.
+        kwargs: keyword arguments of the factory.
+    """
+
+    name: Annotated[str, AfterValidator(_data_name)] | None = None
+    transform: TransformTable | None = None
+    root: str | None = None
+    download: bool = False
+    image_size: Count = 224
+    val_size: Amount = 0.1
+    held_out: bool | None = None
+    factory: Annotated[Reference | None, AfterValidator(_one_source)] = Field(default=None, validate_default=True)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingTable(Table):
+    """``[training]``: how a network without weights is trained before the search; see `autoprune.train.settings`.
+
+    Only the training role of the data is used, so the search-validation images stay unseen.
+
+    Attributes:
+        epochs: passes over the training items.
+        batch_size: items per step.
+        optimizer: ``sgd`` or ``adamw``.
+        learning_rate: the largest one.
+        weight_decay: coupled in SGD, decoupled in AdamW.
+        warmup: share of all steps in which the learning rate grows.
+        device: ``cpu``, ``cuda``, ... or ``auto``.
+    """
+
+    epochs: Amount
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Amount = 0.1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    device: str = "cpu"
+
+
+class EvaluatorTable(Table):
+    """``[evaluator]``: how a candidate is measured; see `autoprune.evaluate`.
+
+    Attributes:
+        name: key of the registry of evaluators.
+        criterion: which channels stay; key of the registry of criteria.
+        n_calibration: training items that BatchNorm statistics are recomputed on.
+        n_validation: search-validation items to measure on; all when left out.
+        batch_size: items per forward pass.
+        device: ``cpu``, ``cuda``, ... or ``auto``.
+        threads: of one operator on the CPU.
+    """
+
+    name: Annotated[str, AfterValidator(_evaluator)] = "inherited"
+    criterion: Annotated[str, AfterValidator(_criterion)] = "l2"
+    n_calibration: Annotated[int, Field(ge=0)] = 1000
+    n_validation: Count | None = None
+    batch_size: Count = 100
+    device: str = "cpu"
+    threads: Count = 1
+
+
+class ProblemTables(Table):
+    """A whole problem file.
+
+    Attributes:
+        about: one line for `autoprune list spaces`.
+        paper: where the network comes from, for the same list.
+        objectives: one to four metric or cost names, each with an optional direction (``max:iou``).
+        model: ``[model]``.
+        training: ``[training]``.
+        data: ``[data]``.
+        space: ``[space]``.
+        limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
+        evaluator: ``[evaluator]``.
+        search: ``[search]``.
+        reference: ``[reference]``.
+    """
+
+    about: str = ""
+    paper: str = ""
+    objectives: Annotated[Names, AfterValidator(_objectives)] = ("accuracy", "macs")
+    model: ModelTable
+    training: TrainingTable | None = None
+    data: DataTable | None = None
+    space: SpaceTable = SpaceTable()
+    limits: Limits = Field(default_factory=dict)
+    evaluator: EvaluatorTable = EvaluatorTable()
+    search: SearchTable = SearchTable()
+    reference: ReferenceTable = ReferenceTable()

@@ -1,0 +1,104 @@
+"""Measuring how long models take, in turns on one machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.cost.observation import batch_of, evaluating
+from autoprune.cost.timings import MIN_ROUNDS, Timings
+from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.forward import forward
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    example_input: Any,
+    *,
+    batch_size: int = 1,
+    threads: int = 1,
+    rounds: int = 30,
+    warmup: int = 3,
+    seed: int = 0,
+) -> Timings:
+    """Time the forward passes of ``models``, each once per round in a new random order.
+
+    Taking turns makes a slow minute of the machine hit all models alike; `Timings.speedup` then compares within
+    rounds. Models run in evaluation and inference mode.
+
+    Args:
+        models: by name; all on the device of the input, where they are measured.
+        example_input: its first sample is repeated to the batch.
+        batch_size: samples per forward pass.
+        threads: CPU threads within operators; restored afterwards.
+        rounds: timed passes per model, at least six.
+        warmup: passes per model before.
+        seed: of the orders.
+
+    Raises:
+        InvalidArgumentError: no model, too few rounds, or a model is on another device than the input.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("threads", threads, 1), ("rounds", rounds, MIN_ROUNDS)):
+        if value < least:
+            msg = f"expected {name} to be at least {least}, got {value}"
+            raise InvalidArgumentError(msg)
+    batch = batch_of(example_input, batch_size)
+    device = _common_device(models, batch)
+    names = list(models)
+    seconds = {name: np.empty(rounds) for name in names}
+    rng = np.random.default_rng(seed)
+    with ExitStack() as stack:
+        stack.enter_context(_threads(threads))
+        stack.enter_context(torch.inference_mode())
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        for i in range(-warmup, rounds):
+            for turn in rng.permutation(len(names)):
+                name = names[turn]
+                elapsed = _time(models[name], batch, device)
+                if i >= 0:
+                    seconds[name][i] = elapsed
+    return Timings(seconds, str(device), threads, batch_size)
+
+
+def _time(model: nn.Module, batch: Any, device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    forward(model, batch)
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for the work queued on ``device``, so that a clock reading includes it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _common_device(models: Mapping[str, nn.Module], batch: Any) -> torch.device:
+    devices = {leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
+    devices |= {parameter.device for model in models.values() for parameter in model.parameters()}
+    if not models or len(devices) != 1:
+        where = ", ".join(sorted(map(str, devices))) or "no tensor"
+        msg = f"expected at least one model, and all models and the input on one device, got {len(models)} on {where}"
+        raise InvalidArgumentError(msg)
+    return devices.pop()
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,133 @@
+"""Exact costs of genomes in closed form.
+
+MACs(k) = sum_l w_l (A_l k + a_l) (B_l k + b_l) over kept counts k, parameters by the same form, and the most live
+activation bytes as the largest of several such sums.
+
+Letters: ``n`` candidates, ``d`` width variables, ``g`` groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from autoprune.core.groups import IntArray, Structure
+from autoprune.core.space import SearchSpace
+from autoprune.core.terms import cost_terms
+from autoprune.cost.polynomials import NumberArray, Polynomials, Variables, compile_polynomials
+from autoprune.cost.profile import PeakProfile
+from autoprune.errors import InvalidArgumentError
+
+CHUNK_ELEMENTS = 1 << 16
+"""Intermediate values computed at a time: half a megabyte, which stays in a core's cache."""
+
+
+class CostModel:
+    """MACs, parameters and, given a profile, peak activation bytes of genomes: exact, and in batches.
+
+    Args:
+        structure: the traced model.
+        space: where genomes live; made from ``structure``.
+        peak: activation storages of the model (`cost.peak.profile_peak`); without them, peak bytes are not counted.
+
+    Raises:
+        InvalidArgumentError: the space was made from another structure, or a cost can exceed 2^63 - 1.
+    """
+
+    def __init__(self, structure: Structure, space: SearchSpace, peak: PeakProfile | None = None) -> None:
+        if space.structure is not structure and space.structure.fingerprint != structure.fingerprint:
+            msg = "expected the structure that the space was made from, got another one"
+            raise InvalidArgumentError(msg)
+        self._space = space
+        self._peak = peak
+        self._of_variables = _Compiled.make(structure, peak, space.variable_of)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The costs it counts: ``("macs", "params")``, and ``"peak_bytes"`` given a profile."""
+        return ("macs", "params") if self._peak is None else ("macs", "params", "peak_bytes")
+
+    def __call__(self, genomes: IntArray) -> dict[str, IntArray]:
+        """Return (n,) int64 per cost of an (n, d) integer array of genomes.
+
+        Raises:
+            InvalidArgumentError: the genomes are not of the space.
+        """
+        self._space.check(genomes)
+        flat, offsets = self._space.width_table
+        table = flat.astype(self._of_variables.dtype)
+        return self._named(self._of_variables.at(len(genomes), lambda rows: table[genomes[rows] + offsets]))
+
+    def at_widths(self, widths: IntArray) -> dict[str, IntArray]:
+        """Return (n,) int64 per cost of (n, g) kept channels per group, which need not be of the space.
+
+        Raises:
+            InvalidArgumentError: the shape is wrong, or a width is outside 1 to the dense width.
+        """
+        full = self._space.structure.full_widths
+        widths = np.asarray(widths)
+        if widths.ndim != 2 or widths.shape[1] != len(full) or not np.issubdtype(widths.dtype, np.integer):
+            msg = f"expected widths as an (n, {len(full)}) integer array, got {widths.dtype} of shape {widths.shape}"
+            raise InvalidArgumentError(msg)
+        if ((widths < 1) | (widths > full)).any():
+            row, column = (int(i) for i in np.argwhere((widths < 1) | (widths > full))[0])
+            group = self._space.structure.groups[column]
+            msg = f"row {row}: group {group.name!r} keeps 1 to {group.width} channels, got {widths[row, column]}"
+            raise InvalidArgumentError(msg)
+        return self._named(self._of_groups.at(len(widths), lambda rows: widths[rows]))
+
+    @cached_property
+    def _of_groups(self) -> _Compiled:
+        structure = self._space.structure
+        return _Compiled.make(structure, self._peak, np.arange(len(structure.groups)))
+
+    def _named(self, costs: IntArray) -> dict[str, IntArray]:
+        return dict(zip(self.names, costs, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Compiled:
+    """The polynomials of all costs over one choice of variables: MACs, parameters, then one row per moment."""
+
+    polynomials: Polynomials
+    has_peak: bool
+
+    @classmethod
+    def make(cls, structure: Structure, peak: PeakProfile | None, variable_of: IntArray) -> _Compiled:
+        terms = cost_terms(structure)
+        points = [] if peak is None else peak.points()
+        variables = Variables(variable_of, structure.full_widths)
+        compiled = compile_polynomials([terms["macs"], terms["params"], *points], variables)
+        return cls(_without_dominated(compiled), peak is not None)
+
+    @property
+    def dtype(self) -> np.dtype[np.float64] | np.dtype[np.int64]:
+        return self.polynomials.dtype
+
+    def at(self, n: int, values: Callable[[slice], NumberArray]) -> IntArray:
+        """Return (2, n) or (3, n) costs; ``values`` gives the (rows, v) values of the variables."""
+        costs = np.empty((2 + self.has_peak, n), dtype=np.int64)
+        step = max(1, CHUNK_ELEMENTS // self.polynomials.n_rows)
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            found = self.polynomials.at(values(rows).T.astype(self.dtype))
+            costs[:2, rows] = found[:2]
+            if self.has_peak:
+                costs[2, rows] = found[2:].max(axis=0)
+        return costs
+
+
+def _without_dominated(compiled: Polynomials) -> Polynomials:
+    """Drop the moments at which no candidate has its peak: coefficient for coefficient below another moment's."""
+    table = np.hstack([compiled.coefficients, compiled.constants])
+    kept = list(range(min(2, len(table))))
+    moments = [i for i in np.argsort(-table.sum(axis=1), kind="stable") if i >= 2]
+    candidates: list[int] = []
+    for i in moments:
+        if not (table[candidates] >= table[i]).all(axis=1).any():
+            candidates.append(int(i))
+    kept += candidates
+    return replace(compiled, coefficients=compiled.coefficients[kept], constants=compiled.constants[kept])

@@ -1,0 +1,69 @@
+"""What a criterion may look at, and the weights of a channel as a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import Axis, ChannelGroup, Structure
+
+#: per group, (w,) scores, higher stays longer
+Scores = tuple[npt.NDArray[np.float64], ...]
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Everything a criterion may look at.
+
+    Attributes:
+        model: the dense model; a criterion never changes it.
+        structure: what was traced.
+        tensors: the model's parameters and buffers by their name in the structure.
+        batches: what ``loss`` takes; given to criteria that need it.
+        loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
+        seed: for criteria that draw.
+    """
+
+    model: nn.Module
+    structure: Structure
+    tensors: dict[str, Tensor]
+    batches: Iterable[Any] | None
+    loss: Loss | None
+    seed: int
+
+
+def member_axes(structure: Structure, group: ChannelGroup, roles: tuple[str, ...]) -> Iterator[Axis]:
+    """Yield the axes of ``group`` along which whole kernels lie.
+
+    These are the axes of parameters whose role is in ``roles`` and which hold more than one weight per position: rows
+    and slices of convolutions and linear layers, depthwise kernels. Biases and the affine parts of norms have one
+    number per channel; they shift or scale a channel but do not produce or consume it.
+    """
+    tensors = {info.name: info for info in structure.tensors}
+    axes = {axis.key: axis for axis in structure.axes}
+    for name, dim, role, _ in group.axes:
+        shape = tensors[name].shape
+        if role in roles and tensors[name].kind == "parameter" and np.prod(shape, dtype=np.int64) > shape[dim]:
+            yield axes[name, dim]
+
+
+def channel_rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
+    """Return the weights of each channel of ``group`` along ``axis`` as a (w, e) float64 matrix on the CPU."""
+    inside = np.flatnonzero((axis.genes >= group.start) & (axis.genes < group.start + group.width))
+    positions = inside[np.argsort(axis.genes[inside], kind="stable")]
+    rows = tensor.detach().index_select(axis.dim, torch.from_numpy(positions).to(tensor.device))
+    return rows.movedim(axis.dim, 0).reshape(group.width, -1).to("cpu", torch.float64)
+
+
+def relative(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return (w,) non-negative ``values`` divided by their mean; all zero stays all zero."""
+    mean = values.mean()
+    return values / mean if mean > 0 else values

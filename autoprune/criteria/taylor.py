@@ -1,0 +1,54 @@
+"""Molchanov et al., "Importance estimation for neural network pruning" (CVPR 2019): first-order Taylor expansion.
+
+Multiply a channel by a gate that stands at 1. To first order, closing the gate changes the loss by its derivative,
+which is the sum of weight times gradient over every weight that reads the channel: its slices in *all* consumers,
+however many layers produce or consume it. The score is the square of that, averaged over batches (equations 8 and 10).
+Channels that no weight reads (queries and keys meet in a product) are gated where they are produced. Squared changes of
+the loss mean the same in every group, so nothing is normalised. Gradients are taken in eval mode, on a copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes
+from autoprune.errors import DataError
+from autoprune.surgery.cut import copy_with
+from autoprune.surgery.matching import model_tensors
+
+
+@torch.no_grad()
+def score(evidence: Evidence) -> Scores:
+    """Return the mean squared first-order change of the loss when a channel goes, per group.
+
+    Raises:
+        DataError: there is no loss or no batch.
+    """
+    if evidence.loss is None or evidence.batches is None:
+        msg = "the criterion 'taylor' needs batches and a loss"
+        raise DataError(msg)
+    structure = evidence.structure
+    model = copy_with(evidence.model, ((tensor, tensor.detach().clone()) for tensor in evidence.tensors.values()))
+    model.requires_grad_(requires_grad=False).eval()
+    tensors = model_tensors(model, structure)
+    gated = [
+        list(member_axes(structure, group, ("in",))) or list(member_axes(structure, group, ("out",)))
+        for group in structure.groups
+    ]
+    weights = {name: tensors[name].requires_grad_() for name in sorted({a.tensor for axes in gated for a in axes})}
+    totals = [np.zeros(group.width) for group in structure.groups]
+    n_batches = 0
+    for batch in evidence.batches:
+        with torch.enable_grad():
+            loss = evidence.loss(model, batch)
+            gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        changes = {name: weights[name] * gradient for name, gradient in zip(weights, gradients, strict=True)}
+        for total, axes, group in zip(totals, gated, structure.groups, strict=True):
+            rows = [channel_rows(changes[axis.tensor], axis, group).sum(dim=1) for axis in axes]
+            total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).square().numpy()
+        n_batches += 1
+    if not n_batches:
+        msg = "the criterion 'taylor' needs at least one batch, got none"
+        raise DataError(msg)
+    return tuple(total / n_batches for total in totals)

@@ -1,0 +1,202 @@
+"""What an evaluator is, what it is made of, and the items that all of them measure on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.core.protocols import Costs
+from autoprune.core.space import SearchSpace
+from autoprune.errors import InvalidArgumentError
+from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
+from autoprune.evaluate.weights import Inherited
+from autoprune.train.data import Data
+from autoprune.train.devices import autocast, resolve_device
+from autoprune.train.recalibrate import batch_norms, recalibrate
+from autoprune.train.tasks import Task
+
+Genome = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSetup:
+    """Everything an evaluator may know.
+
+    Attributes:
+        model: the dense model that was traced; never changed.
+        space: where genomes live.
+        costs: exact costs of genomes, ``macs`` among them.
+        data: training items to calibrate and train on, search-validation items to measure on.
+        task: loss and metrics.
+    """
+
+    model: nn.Module
+    space: SearchSpace
+    costs: Costs
+    data: Data
+    task: Task
+
+    @property
+    def structure(self) -> Structure:
+        """What the trace found."""
+        return self.space.structure
+
+    def kept(self, genome: Genome, inherited: Inherited) -> BoolArray:
+        """Return the (n_genes,) channels that ``genome`` keeps of what it inherits.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+        """
+        genomes = np.array([genome], dtype=np.int64)
+        self.space.check(genomes)
+        return self.structure.kept_genes(inherited.orders, self.space.widths(genomes)[0])
+
+    def macs(self, genome: Genome) -> int:
+        """Return the multiply-adds of one item through the candidate.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+        """
+        genomes = np.array([genome], dtype=np.int64)
+        self.space.check(genomes)
+        return int(self.costs(genomes)["macs"][0])
+
+    @cached_property
+    def dense_macs(self) -> int:
+        """The multiply-adds of one item through the dense model."""
+        return self.macs(tuple(self.space.full_genome.tolist()))
+
+
+class Evaluator(Protocol):
+    """Turns a candidate into metrics, and into the model that has them."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants the inherited weights."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but data, space, weights, genome and seed that a figure depends on."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the seed changes nothing."""
+        ...
+
+    def macs(self, genome: Genome) -> int:
+        """Return the multiply-adds of one evaluation, known before it starts."""
+        ...
+
+    def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
+        """Return the task's metrics for one candidate."""
+        ...
+
+    def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
+        """Return an independent model with the exact weights and BatchNorm statistics that `evaluate` scores."""
+        ...
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Return the task's metrics of any model, measured as `evaluate` does: equal to it for a built candidate."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProxySettings(MeasureSettings):
+    """Which items a candidate is recalibrated and measured on.
+
+    Attributes:
+        n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
+        n_validation: search-validation items to measure on; None for all of them.
+        proxy_seed: decides which items, and how the calibration items are augmented.
+    """
+
+    n_calibration: int = 1000
+    n_validation: int | None = None
+    proxy_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.n_calibration < 0 or (self.n_validation is not None and self.n_validation < 1):
+            msg = (
+                "expected n_calibration of 0 or more and n_validation of 1 or more (None for all), got "
+                f"{self.n_calibration} and {self.n_validation}"
+            )
+            raise InvalidArgumentError(msg)
+
+
+class Proxy:
+    """The calibration and validation items of a setup, transformed once and resident on the device.
+
+    Args:
+        setup: model, data and task.
+        settings: which items, and how the model runs.
+    """
+
+    def __init__(self, setup: EvaluationSetup, settings: ProxySettings) -> None:
+        self._setup = setup
+        self._settings = settings
+        self.device = resolve_device(settings.device)
+        self._channels_last = settings.layout(setup.model)
+        validation = setup.data.validation
+        if settings.n_validation is not None:
+            validation = validation.subset(settings.n_validation, settings.proxy_seed)
+        self._validation = validation.loader(settings.batch_size, device=self.device, channels_last=self._channels_last)
+        self._calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
+        calibration = setup.data.train.subset(max(1, settings.n_calibration), settings.proxy_seed)
+        self._calibration = calibration.loader(
+            settings.batch_size,
+            device=self.device,
+            channels_last=self._channels_last,
+            augment=True,
+            shuffle=True,
+            drop_last=True,
+            seed=settings.proxy_seed,
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Items that one candidate is run on: calibration, where it has BatchNorm, and validation."""
+        return self._validation.n_items + (self._calibration.n_items if self._calibrates else 0)
+
+    @cached_property
+    def validation(self) -> Batches:
+        """Search-validation batches."""
+        return resident(self._validation, self._setup.data.memory_limit)
+
+    @cached_property
+    def calibration(self) -> Batches:
+        """Training batches, augmented once."""
+        return resident(self._calibration, self._setup.data.memory_limit)
+
+    def recalibrate(self, model: nn.Module) -> None:
+        """Recompute the BatchNorm statistics of a model on the device, where it has any."""
+        if not self._calibrates:
+            return
+        with torch.inference_mode(), autocast(self.device, enabled=self._settings.mixed_precision):
+            recalibrate(model, self.calibration)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Return the task's metrics of a model that is on the device and in evaluation mode."""
+        return metrics_of(model, self.validation, self._setup.task, self.device, self._settings)
+
+
+def fingerprint_of(name: str, settings: MeasureSettings, task: Task) -> str:
+    """Return the SHA-256 of an evaluator's name, settings, task and machine."""
+    text = json.dumps([name, asdict(settings), settings.identity(), task.fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

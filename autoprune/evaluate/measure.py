@@ -1,0 +1,110 @@
+"""Measuring a model on items of one role, the same way every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import InvalidArgumentError
+from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
+from autoprune.train.sources import Batch
+from autoprune.train.split import Loader, Split
+from autoprune.train.tasks import Task
+
+Batches = Loader | Sequence[Batch]
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Whatever may change the last bit of a figure, and with it a count of correct answers.
+
+    Attributes:
+        batch_size: items per forward pass.
+        device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
+        threads: of one operator on the CPU.
+        mixed_precision: bfloat16 on GPUs.
+        channels_last: memory format of (n, c, h, w) inputs; None picks it for models with 2-d convolutions.
+    """
+
+    batch_size: int = 100
+    device: str = "cpu"
+    threads: int = 1
+    mixed_precision: bool = True
+    channels_last: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 1:
+                msg = f"expected {name} to be positive, got {getattr(self, name)}"
+                raise InvalidArgumentError(msg)
+
+    def layout(self, model: nn.Module) -> bool:
+        """Return whether ``model`` gets its inputs channels-last."""
+        return prefers_channels_last(model) if self.channels_last is None else self.channels_last
+
+    def identity(self) -> list[Any]:
+        """Return JSON that is equal where figures may be compared: the machine's part of an evaluator's fingerprint."""
+        device = resolve_device(self.device)
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        return [torch.__version__, device.type, kind]
+
+
+def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSettings | None = None) -> dict[str, float]:
+    """Measure a model on all items of a role.
+
+    Args:
+        model: as it is; device and modes are as before afterwards.
+        split: ``data.validation``, ``data.test``, or a subset of one.
+        task: names the metrics.
+        settings: how to run the model.
+
+    Returns:
+        One finite float per metric of the task.
+
+    Raises:
+        MetricError: a figure is not one finite number.
+
+    >>> from autoprune.train.named_data import load_data
+    >>> from autoprune.train.tasks import Classification
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> sorted(measure(model, load_data("digits").test, Classification()))
+    ['accuracy', 'loss', 'top5']
+    """
+    settings = settings or MeasureSettings()
+    device = resolve_device(settings.device)
+    loader = split.loader(settings.batch_size, device=device, channels_last=settings.layout(model))
+    with reproducible(settings.threads), placed(model, device, training=False, channels_last=False):
+        return metrics_of(model, loader, task, device, settings)
+
+
+def metrics_of(
+    model: nn.Module, batches: Batches, task: Task, device: torch.device, settings: MeasureSettings
+) -> dict[str, float]:
+    """Run the task's metric over ``batches`` without gradients, on a model that is placed and in evaluation mode."""
+    with torch.inference_mode(), autocast(device, enabled=settings.mixed_precision):
+        return task.metric(model, batches)
+
+
+def resident(loader: Loader, memory_limit: int) -> Batches:
+    """Return the batches of ``loader`` as a list on its device, or ``loader`` itself where they are too many bytes."""
+    kept: list[Batch] = []
+    size = 0
+    for batch in loader:
+        size += sum(_nbytes(part) for part in batch)
+        if size > memory_limit:
+            return loader
+        kept.append(batch)
+    return kept
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(_nbytes(item) for item in value.values())
+    return sum(_nbytes(item) for item in value) if isinstance(value, tuple | list) else 0

@@ -1,0 +1,80 @@
+"""The evaluators by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+from autoprune.errors import unknown_name
+from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
+
+
+@dataclass(frozen=True)
+class EvaluatorInfo:
+    """What is known about an evaluator without importing it.
+
+    Attributes:
+        name: registry key.
+        summary: one line.
+        factory: ``module:Class``, called with a setup and settings.
+        settings: ``module:Class`` of its frozen settings.
+        paper: where it comes from, "" when it is folklore.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    settings: str
+    paper: str = ""
+
+    def load(self) -> Callable[[EvaluationSetup, Any], Evaluator]:
+        """Import the evaluator."""
+        return cast(Callable[[EvaluationSetup, Any], Evaluator], _load(self.factory))
+
+    def load_settings(self) -> type[ProxySettings]:
+        """Import the class of its settings."""
+        return cast(type[ProxySettings], _load(self.settings))
+
+
+EVALUATORS = {
+    info.name: info
+    for info in (
+        EvaluatorInfo(
+            "inherited",
+            "inherited weights, BatchNorm recalibrated, nothing trained",
+            "autoprune.evaluate.inherited:InheritedWeights",
+            "autoprune.evaluate.evaluator:ProxySettings",
+            "Li et al., EagleEye, ECCV 2020",
+        ),
+        EvaluatorInfo(
+            "short_training",
+            "a few training steps from inherited weights, distilled on request",
+            "autoprune.evaluate.short_training:ShortTraining",
+            "autoprune.evaluate.short_training:ShortTrainingSettings",
+        ),
+    )
+}
+"""Every evaluator that `make_evaluator` knows, by name."""
+
+
+def make_evaluator(name: str, setup: EvaluationSetup, settings: ProxySettings | None = None) -> Evaluator:
+    """Make the evaluator called ``name``.
+
+    Args:
+        name: a name of `EVALUATORS`.
+        setup: model, space, costs, data and task.
+        settings: of the class that the registry names; None for the defaults.
+
+    Raises:
+        UnknownNameError: there is no such evaluator.
+    """
+    if name not in EVALUATORS:
+        raise unknown_name("evaluator", name, EVALUATORS)
+    return EVALUATORS[name].load()(setup, settings)
+
+
+def _load(path: str) -> object:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)

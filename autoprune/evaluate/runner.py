@@ -1,0 +1,130 @@
+"""Runs one job where it stands, and turns whatever goes wrong with a candidate into a FAILED outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.core.budget import Spending
+from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
+from autoprune.core.protocols import Costs
+from autoprune.errors import unknown_name
+from autoprune.evaluate.evaluator import Evaluator
+from autoprune.evaluate.weights import Blobs, WeightReader
+
+
+class Recipe(Protocol):
+    """Runs Prepare jobs of one kind."""
+
+    def estimate(self, job: Prepare) -> Spending:
+        """Return what ``job`` will be charged, known before it starts (seconds excepted)."""
+        ...
+
+    def __call__(self, job: Prepare) -> Outcome:
+        """Run ``job``; may raise."""
+        ...
+
+
+class Runner:
+    """The runner of all jobs of a problem; implements `autoprune.core.protocols.JobRunner`.
+
+    Args:
+        evaluators: by fidelity, such as ``{"proxy": ...}``.
+        blobs: where the weights and orders are.
+        costs: exact costs of genomes.
+        recipes: by name, for Prepare jobs.
+        worker: name for the record.
+    """
+
+    def __init__(
+        self,
+        evaluators: Mapping[str, Evaluator],
+        blobs: Blobs,
+        costs: Costs,
+        *,
+        recipes: Mapping[str, Recipe] | None = None,
+        worker: str = "",
+    ) -> None:
+        self._evaluators = dict(evaluators)
+        self._recipes = dict(recipes or {})
+        self._costs = costs
+        self._worker = worker
+        devices = {evaluator.device for evaluator in evaluators.values()}
+        self._readers = {device: WeightReader(blobs, device) for device in devices}
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run ``job``. A candidate that raises, goes non-finite or runs out of memory is a FAILED outcome.
+
+        Failed jobs are charged like others: what they would have cost.
+        """
+        unix, started = time.time(), time.monotonic()
+        try:
+            outcome = self._evaluate(job) if isinstance(job, Evaluate) else self._recipe(job)(job)
+        except Exception as error:  # noqa: BLE001  whatever a user's model, metric or data raises is a result
+            outcome = Outcome(job, Status.FAILED, message=_message(error), spent=self._charge(job))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        spent = replace(outcome.spent, seconds=time.monotonic() - started)
+        return replace(outcome, spent=spent, worker=self._worker, started=unix)
+
+    def estimate(self, job: Job) -> Spending:
+        """Return what ``job`` will be charged, seconds excepted.
+
+        Raises:
+            UnknownNameError: there is no such fidelity or recipe.
+            InvalidArgumentError: the genome is not of this space.
+        """
+        if isinstance(job, Evaluate):
+            return Spending(macs=self._evaluator(job).macs(job.candidate.genome), evaluations=1)
+        return self._recipe(job).estimate(job)
+
+    def build(self, job: Evaluate) -> nn.Module:
+        """Return the independent model that running ``job`` scores.
+
+        Raises:
+            UnknownNameError: there is no such fidelity.
+            StoreError: a blob is missing or damaged.
+        """
+        evaluator = self._evaluator(job)
+        inherited = self._readers[evaluator.device](job.candidate.weight_set)
+        return evaluator.build(job.candidate.genome, inherited, job.seed)
+
+    def _evaluate(self, job: Evaluate) -> Outcome:
+        evaluator = self._evaluator(job)
+        spent = self.estimate(job)
+        inherited = self._readers[evaluator.device](job.candidate.weight_set)
+        metrics = evaluator.evaluate(job.candidate.genome, inherited, job.seed)
+        counted = self._costs(np.array([job.candidate.genome], dtype=np.int64))
+        costs = {name: int(values[0]) for name, values in counted.items()}
+        return Outcome(job, Status.OK, metrics, costs, spent=spent)
+
+    def _charge(self, job: Job) -> Spending:
+        """Return the estimate of a job that failed, or one evaluation where even that cannot be known."""
+        try:
+            return self.estimate(job)
+        except Exception:  # noqa: BLE001  the job's own error is the one to report
+            return Spending(evaluations=int(isinstance(job, Evaluate)))
+
+    def _evaluator(self, job: Evaluate) -> Evaluator:
+        if job.fidelity not in self._evaluators:
+            raise unknown_name("fidelity", job.fidelity, self._evaluators)
+        return self._evaluators[job.fidelity]
+
+    def _recipe(self, job: Prepare) -> Recipe:
+        if job.recipe not in self._recipes:
+            raise unknown_name("recipe", job.recipe, self._recipes)
+        return self._recipes[job.recipe]
+
+
+def _message(error: Exception) -> str:
+    """Say what went wrong in one paragraph."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return f"out of memory: {text}"
+    return text

@@ -1,0 +1,93 @@
+"""A candidate after a little training: a higher fidelity that ranks closer to the fine-tuned result, at its price."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import nn
+
+from autoprune.evaluate.evaluator import EvaluationSetup, Genome, Proxy, ProxySettings, fingerprint_of
+from autoprune.evaluate.weights import Inherited
+from autoprune.surgery.cut import cut
+from autoprune.train.devices import placed, reproducible
+from autoprune.train.loop import fit, training_macs
+from autoprune.train.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class ShortTrainingSettings(ProxySettings):
+    """Settings of `ShortTraining`.
+
+    Attributes:
+        fit: of the training; its device, threads and precision are those of the measurement. With a distillation, the
+            dense model is the teacher.
+    """
+
+    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100, batch_size=64, learning_rate=0.01))
+
+
+class ShortTraining:
+    """Scores candidates after a few training steps from the weights they inherit.
+
+    Args:
+        setup: model, space, costs, data and task.
+        settings: which items, how long, and how the model runs.
+    """
+
+    name = "short_training"
+    deterministic = False
+
+    def __init__(self, setup: EvaluationSetup, settings: ShortTrainingSettings | None = None) -> None:
+        self.settings = settings or ShortTrainingSettings()
+        self._setup = setup
+        self._proxy = Proxy(setup, self.settings)
+        self.device = self._proxy.device
+        self._fit = replace(
+            self.settings.fit,
+            device=str(self.device),
+            threads=self.settings.threads,
+            mixed_precision=self.settings.mixed_precision,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over settings, task and machine."""
+        return fingerprint_of(self.name, self.settings, self._setup.task)
+
+    def macs(self, genome: Genome) -> int:
+        """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
+        own = self._setup.macs(genome)
+        teacher = 0 if self._fit.distillation is None else self._setup.dense_macs
+        trained = training_macs(self._fit, len(self._setup.data.train), macs=own, teacher_macs=teacher)
+        return trained + own * self._proxy.n_items
+
+    def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
+        """Return the metrics of a candidate, after training, on the search-validation items.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+            MetricError: the loss or a figure is not one finite number.
+        """
+        return self.measure(self.build(genome, inherited, seed))
+
+    def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
+        """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
+        setup = self._setup
+        model = cut(setup.model, setup.structure, setup.kept(genome, inherited), inherited.weights)
+        teacher = None if self._fit.distillation is None else setup.model
+        fit(model, setup.data, setup.task, self._fit, teacher=teacher, seed=seed)
+        with (
+            reproducible(self.settings.threads),
+            placed(model, self.device, training=False, channels_last=False),
+        ):
+            self._proxy.recalibrate(model)
+        return model.eval()
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics of any model on the same items, run in the same way."""
+        with (
+            reproducible(self.settings.threads),
+            placed(model, self.device, training=False, channels_last=False),
+        ):
+            return self._proxy.measure(model)

@@ -1,0 +1,122 @@
+"""The two blobs of a WeightSet: tensors by name, and per group its channels, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from autoprune.core.groups import IntArray
+from autoprune.core.jobs import WeightSet
+from autoprune.errors import StoreError
+
+N_WEIGHTS = 4
+"""Sets of weights kept on the device at a time."""
+
+N_ORDERS = 64
+"""Orders kept in memory at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inherited:
+    """What a candidate inherits, resolved.
+
+    Attributes:
+        weights: dense tensors by name, on the evaluator's device; never written to.
+        orders: per group, (w,) integer permutation of its channels, best first.
+    """
+
+    weights: Mapping[str, Tensor]
+    orders: tuple[IntArray, ...]
+
+
+class Blobs(Protocol):
+    """Bytes by their SHA-256: a run's blob store, or a dict."""
+
+    def get(self, name: str, /) -> bytes | None:
+        """Return the bytes called ``name``."""
+        ...
+
+
+def pack_weights(state: Mapping[str, Tensor]) -> bytes:
+    """Return the weights blob of a ``state_dict``: equal tensors give equal bytes."""
+    return safetensors.torch.save({n: t.detach().to("cpu", copy=True).contiguous() for n, t in sorted(state.items())})
+
+
+def pack_orders(orders: Sequence[IntArray]) -> bytes:
+    """Return the order blob of per-group permutations, best channel first."""
+    return safetensors.numpy.save({f"{i:05d}": np.asarray(order, dtype=np.int64) for i, order in enumerate(orders)})
+
+
+def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Return the tensors of a weights blob.
+
+    Raises:
+        StoreError: the bytes are not one.
+    """
+    try:
+        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(blob).items()}
+    except SafetensorError as error:
+        msg = f"expected a blob of weights, got {len(blob)} other bytes: {error}"
+        raise StoreError(msg) from error
+
+
+def unpack_orders(blob: bytes) -> tuple[IntArray, ...]:
+    """Return the permutations of an order blob.
+
+    Raises:
+        StoreError: the bytes are not one.
+    """
+    try:
+        return tuple(order for _, order in sorted(safetensors.numpy.load(blob).items()))
+    except SafetensorError as error:
+        msg = f"expected a blob of channel orders, got {len(blob)} other bytes: {error}"
+        raise StoreError(msg) from error
+
+
+def put_weight_set(put: Callable[[bytes], str], state: Mapping[str, Tensor], orders: Sequence[IntArray]) -> WeightSet:
+    """Store both blobs and return the WeightSet that names them.
+
+    Args:
+        put: keeps bytes and returns their SHA-256, such as ``BlobStore.put``.
+        state: dense tensors by name.
+        orders: per group, its channels, best first.
+    """
+    return WeightSet(put(pack_weights(state)), put(pack_orders(orders)))
+
+
+class WeightReader:
+    """Resolves WeightSets and keeps the latest: criteria that rank the same weights share one copy.
+
+    Args:
+        blobs: where the bytes are.
+        device: where the weights are needed.
+    """
+
+    def __init__(self, blobs: Blobs, device: torch.device | str) -> None:
+        self._blobs = blobs
+        self._weights = lru_cache(N_WEIGHTS)(lambda name: unpack_weights(self._bytes(name), device))
+        self._orders = lru_cache(N_ORDERS)(lambda name: unpack_orders(self._bytes(name)))
+
+    def __call__(self, weight_set: WeightSet) -> Inherited:
+        """Return what ``weight_set`` names.
+
+        Raises:
+            StoreError: a blob is missing or damaged.
+        """
+        return Inherited(self._weights(weight_set.weights), self._orders(weight_set.order))
+
+    def _bytes(self, name: str) -> bytes:
+        blob = self._blobs.get(name)
+        if blob is None:
+            msg = f"there is no blob {name}; was the WeightSet stored?"
+            raise StoreError(msg)
+        return blob

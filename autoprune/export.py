@@ -1,0 +1,109 @@
+"""Taking a pruned model elsewhere: ONNX, a `torch.export` program, or its plain weights.
+
+Models are exported in eval mode, from a copy: a pruned model is an ordinary module of the user's class, so this is a
+convenience around the official exporters, not a converter of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.errors import MissingDependencyError, TraceError, unknown_name
+from autoprune.surgery.cut import copy_with
+
+
+def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str = "onnx") -> None:
+    """Write ``model`` in the form called ``form``.
+
+    Args:
+        model: what to export; not changed.
+        example_input: what `forward` takes: a tensor, a tuple or list, or a mapping.
+        path: the file to write.
+        form: ``"onnx"``, ``"torch"`` (a program for `torch.export.load`) or ``"safetensors"`` (the ``state_dict``).
+
+    Raises:
+        UnknownNameError: there is no such form.
+        TraceError: torch cannot export the model.
+        MissingDependencyError: ONNX is asked for and not installed.
+    """
+    if form not in FORMS:
+        raise unknown_name("export form", form, FORMS)
+    FORMS[form](model, example_input, Path(path))
+
+
+def export_onnx(model: nn.Module, example_input: Any, path: Path) -> None:
+    """Write an ONNX file whose batch dimension (the first of every input) is free."""
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        msg = f"export to ONNX needs {' and '.join(missing)}: pip install 'autoprune[export]'"
+        raise MissingDependencyError(msg)
+    args, kwargs, shapes = _arguments(example_input)
+    with _refusal(model, "ONNX"):
+        torch.onnx.export(
+            _evaluated(model),
+            args,
+            path,
+            kwargs=kwargs,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+        )
+
+
+def export_program(model: nn.Module, example_input: Any, path: Path) -> None:
+    """Write a `torch.export` program whose batch dimension (the first of every input) is free; end it in ``.pt2``."""
+    args, kwargs, shapes = _arguments(example_input)
+    with _refusal(model, "a torch.export program"):
+        torch.export.save(torch.export.export(_evaluated(model), args, kwargs, dynamic_shapes=shapes), path)
+
+
+def export_weights(model: nn.Module, example_input: Any, path: Path) -> None:  # noqa: ARG001 - the forms' signature
+    """Write the ``state_dict`` as safetensors; tied tensors once, as `safetensors.torch.load_model` reads them."""
+    safetensors.torch.save_model(model, str(path))
+
+
+FORMS: Mapping[str, Callable[[nn.Module, Any, Path], None]] = {
+    "onnx": export_onnx,
+    "torch": export_program,
+    "safetensors": export_weights,
+}
+
+
+def _evaluated(model: nn.Module) -> nn.Module:
+    return copy_with(model, ()).eval()
+
+
+def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Return positional and keyword arguments, two samples at least, and which of their dimensions are free."""
+    batch = torch.export.Dim("batch")
+    # a single sample would be taken for a constant: torch.export specializes sizes 0 and 1
+    example = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and len(t) == 1 else t, example_input)
+    shapes = pytree.tree_map(lambda t: {0: batch} if isinstance(t, Tensor) and t.dim() else None, example)
+    if isinstance(example, Mapping):
+        return (), dict(example), dict(shapes)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}, tuple(shapes)
+    return (example,), {}, (shapes,)
+
+
+@contextmanager
+def _refusal(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn whatever torch raises into one error of ours."""
+    try:
+        yield
+    except Exception as error:  # exporters raise dozens of internal types
+        msg = (
+            f"torch cannot turn the model of class {type(model).__name__} into {what}; "
+            f"check that its forward works for any batch size: {error}"
+        )
+        raise TraceError(msg) from error

@@ -1,0 +1,121 @@
+"""What a search could do to a model, before any time is spent on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.core.explanation import LayerExplanation
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.core.jobs import Candidate, Evaluate, Status, WeightSet
+from autoprune.core.protocols import Costs, JobRunner
+from autoprune.core.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one cost can become.
+
+    Attributes:
+        smallest: at the smallest genome.
+        dense: of the model as it is.
+        limit: the hard limit, None without one.
+    """
+
+    smallest: int
+    dense: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What evaluating one candidate took.
+
+    Attributes:
+        dense_seconds: with all channels.
+        smallest_seconds: with the fewest.
+    """
+
+    dense_seconds: float
+    smallest_seconds: float
+
+    def seconds(self, evaluations: int) -> float:
+        """Estimate the time of ``evaluations`` candidates, spread evenly over cost, one after the other."""
+        return evaluations * (self.dense_seconds + self.smallest_seconds) / 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The preflight of a search.
+
+    Attributes:
+        layers: the layers in execution order: allowed widths, or why not.
+        variables: names of the width variables.
+        log10_size: decimal logarithm of the number of genomes.
+        shares: by ``"macs"`` and ``"params"``, the share in 0..1 that lies in layers which a variable drives.
+        reach: by cost name, what it can become.
+    """
+
+    layers: tuple[LayerExplanation, ...]
+    variables: tuple[str, ...]
+    log10_size: float
+    shares: Mapping[str, float]
+    reach: Mapping[str, Reach]
+
+    @property
+    def pinned(self) -> tuple[LayerExplanation, ...]:
+        """The layers of which some or all channels stay, with the reason."""
+        return tuple(layer for layer in self.layers if layer.reason)
+
+
+def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Plan:
+    """Work out what a search in ``space`` could do.
+
+    Args:
+        space: what is searched.
+        costs: counts genomes of ``space``.
+        limits: hard upper limits, absolute, by cost name.
+    """
+    counted = costs(np.stack([space.min_genome, space.full_genome]))
+    return Plan(
+        layers=space.explain().layers,
+        variables=tuple(variable.name for variable in space.variables),
+        log10_size=math.log10(space.size),
+        shares=_prunable_shares(space.structure, space.variable_of >= 0),
+        reach={name: Reach(int(low), int(dense), limits.get(name)) for name, (low, dense) in counted.items()},
+    )
+
+
+def run_pilot(space: SearchSpace, runner: JobRunner, weight_set: WeightSet) -> Pilot | str:
+    """Evaluate the dense and the smallest candidate once each; return the error's text if one of them fails."""
+    seconds = []
+    for job_id, genome in enumerate((space.full_genome, space.min_genome)):
+        outcome = runner(Evaluate(job_id, Candidate(tuple(genome.tolist()), weight_set)))
+        if outcome.status is Status.FAILED:
+            return outcome.message
+        seconds.append(outcome.spent.seconds)
+    return Pilot(*seconds)
+
+
+def _prunable_shares(structure: Structure, driven: BoolArray) -> dict[str, float]:
+    """Return the shares of the dense costs in layers with a driven group; ``driven`` is (g,) boolean."""
+    full = structure.full_widths[None, :]
+    macs = {True: 0, False: 0}
+    for operator in structure.operators:
+        groups = [group for factor in operator.factors for group, _ in factor.terms]
+        size = operator.weight * math.prod(int(factor.at(full)[0]) for factor in operator.factors)
+        macs[any(driven[group] for group in groups)] += size
+    params = {True: 0, False: 0}
+    for tensor in structure.tensors:
+        if tensor.kind == "parameter":
+            genes = np.concatenate(
+                [axis.genes for axis in structure.axes_of.get(tensor.name, ())] or [np.zeros(0, int)]
+            )
+            is_driven = bool(driven[structure.group_of[genes[genes >= 0]]].any())
+            params[is_driven] += math.prod(tensor.shape)
+    return {
+        name: sizes[True] / max(1, sizes[True] + sizes[False]) for name, sizes in (("macs", macs), ("params", params))
+    }

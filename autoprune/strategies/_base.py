@@ -1,0 +1,158 @@
+"""The seam every strategy shares: public verbs that check, private hooks that think."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status
+from autoprune.core.limits import within_limits
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError
+
+Genome = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a strategy that has none."""
+
+
+class BaseStrategy(ABC):
+    """Checks at the door; subclasses implement `_propose` and, where they learn, `_learn` and `_absorb`.
+
+    A subclass may depend on its setup, its settings and the sequence of ask and tell calls, on nothing else: a run is
+    resumed by building it anew and replaying them.
+
+    Args:
+        setup: everything the strategy may know.
+        settings: a frozen dataclass of type ``Settings``; defaults when left out.
+
+    Raises:
+        InvalidArgumentError: ``settings`` is of another type.
+    """
+
+    Settings: ClassVar[type[Any]] = NoSettings
+    """The frozen dataclass that `settings` must be; every field has a default."""
+
+    def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
+        self.setup = setup
+        self.settings = self.Settings() if settings is None else settings
+        if not isinstance(self.settings, self.Settings):
+            msg = f"{type(self).__name__} expects settings of type {self.Settings.__name__}, got {settings!r}"
+            raise InvalidArgumentError(msg)
+        self._next_id = 0
+        self._in_flight: dict[int, Job] = {}
+
+    @property
+    def window(self) -> int | None:
+        """Jobs in flight that suit the method: its generation, or None where any number does."""
+        return None
+
+    @final
+    def ask(self, n: int) -> list[Job]:
+        """Return 0 to ``n`` jobs with increasing ids.
+
+        None with jobs in flight means: wait. None with none in flight means: finished.
+
+        Raises:
+            InvalidArgumentError: ``n`` is negative, or the strategy proposed a genome outside the space.
+        """
+        if n < 0:
+            msg = f"expected to be asked for 0 jobs or more, got n={n}"
+            raise InvalidArgumentError(msg)
+        jobs = list(self._propose(range(self._next_id, self._next_id + n))) if n else []
+        genomes = [job.candidate.genome for job in jobs if isinstance(job, Evaluate)]
+        if genomes:
+            self.setup.space.check(np.array(genomes, dtype=np.int64))
+        self._next_id += len(jobs)
+        self._in_flight.update((job.id, job) for job in jobs)
+        return jobs
+
+    @final
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from any subset of the jobs in flight, in any order.
+
+        Raises:
+            InvalidArgumentError: an outcome is of a job that was never asked, that was told before, or that differs
+                from the one asked. Nothing is learned from such a call.
+        """
+        ids = [outcome.job.id for outcome in outcomes]
+        for place, outcome in enumerate(outcomes):
+            job = self._in_flight.get(outcome.job.id)
+            if job is None or outcome.job.id in ids[:place]:
+                asked = 0 <= outcome.job.id < self._next_id
+                msg = f"job {outcome.job.id} was {'told before' if asked else 'never asked'}"
+                raise InvalidArgumentError(f"{msg}; in flight: {sorted(self._in_flight) or 'none'}")
+            if outcome.job != job:
+                msg = f"job {job.id} was asked as {job}, but told as {outcome.job}"
+                raise InvalidArgumentError(msg)
+        for id_ in ids:
+            del self._in_flight[id_]
+        if outcomes:
+            self._learn(sorted(outcomes, key=lambda outcome: outcome.job.id))
+
+    @final
+    def absorb(self, outcomes: Sequence[Outcome]) -> None:
+        """Take over the outcomes of an earlier run that cannot be replayed; ids continue after the largest.
+
+        Raises:
+            InvalidArgumentError: the strategy has asked already, or two outcomes are of the same job.
+        """
+        if self._next_id:
+            msg = f"absorb() needs a strategy that has not asked yet; this one continues at job {self._next_id}"
+            raise InvalidArgumentError(msg)
+        by_id = {outcome.job.id: outcome for outcome in outcomes}
+        if len(by_id) != len(outcomes):
+            repeated = sorted(id_ for id_ in by_id if sum(outcome.job.id == id_ for outcome in outcomes) > 1)
+            msg = f"expected one outcome per job, got several of {repeated}"
+            raise InvalidArgumentError(msg)
+        if by_id:
+            self._next_id = max(by_id) + 1
+            self._absorb([by_id[id_] for id_ in sorted(by_id)])
+
+    @abstractmethod
+    def _propose(self, ids: range) -> Sequence[Job]:
+        """Return jobs whose ids are the first of ``ids``; fewer than offered is allowed."""
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027  (learning is optional)
+        """Learn from outcomes of jobs this object proposed, ids increasing."""
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from outcomes of an earlier run, ids increasing."""
+        self._learn(outcomes)
+
+    def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
+        """Return the job that measures ``genome`` with the weights of the setup."""
+        return Evaluate(id_, Candidate(genome, self.setup.weight_set))
+
+    def _values(self, outcome: Outcome) -> npt.NDArray[np.float64] | None:
+        """Return the (m,) objective values of ``outcome``, all minimised; None where it failed."""
+        if outcome.status is not Status.OK:
+            return None
+        return self.setup.objectives.values(outcome.metrics, outcome.costs)
+
+
+def child_seeds(seed: np.random.SeedSequence, n: int) -> list[np.random.SeedSequence]:
+    """Return ``n`` independent children of ``seed``; unlike `SeedSequence.spawn` this leaves ``seed`` as it is."""
+    return [
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i), pool_size=seed.pool_size) for i in range(n)
+    ]
+
+
+def spread_cost(setup: SearchSetup) -> str:
+    """Return the cost along which baselines spread: the first objective that is counted, else the first limit."""
+    counted = [name for name in (*setup.objectives.names, *setup.limits) if name in setup.costs.names]
+    return counted[0] if counted else setup.costs.names[0]
+
+
+def feasible(setup: SearchSetup, genomes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return the (n,) boolean mask of the (n, d) ``genomes`` that respect every limit of ``setup``."""
+    if not setup.limits:
+        return np.ones(len(genomes), dtype=np.bool_)
+    return within_limits(setup.costs(genomes), setup.limits)

@@ -1,0 +1,256 @@
+"""The door to Optuna: its samplers on our genomes, our random stream, our limits."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._population import PopulationSettings, reference_partitions
+from autoprune.strategies._unseen import UnseenGenomes
+
+_ATTEMPTS = 4  # samples in a row that were proposed before, until an unseen genome is drawn at random
+
+
+class FeasibleSampler(BaseSampler):
+    """Lets a sampler of Optuna choose, repairs what it chose, and reports the repaired parameters to the study.
+
+    So the trial holds the genome that runs: nothing has to be declared infeasible, and the sampler learns from what
+    was measured. Where the sampler has no model yet (start-up trials, first generation) the genomes are feasible by
+    construction and spread over cost.
+    """
+
+    def __init__(self, sampler: BaseSampler, setup: SearchSetup, unseen: UnseenGenomes) -> None:
+        self._sampler = sampler
+        self._setup = setup
+        self._unseen = unseen
+        free = np.flatnonzero(setup.space.n_levels > 1)
+        self.distributions = {f"v{i}": IntDistribution(0, int(setup.space.n_levels[i]) - 1) for i in free}
+
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """Return every free variable: the space is known before the first trial."""
+        return dict(self.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the level of every free variable of a genome that was not proposed before."""
+        for _ in range(_ATTEMPTS):
+            chosen = self._sampler.sample_relative(study, trial, search_space)
+            if not chosen:
+                break
+            for name, distribution in search_space.items():
+                if name not in chosen:  # the genetic samplers leave out what they mutate
+                    chosen[name] = self._sampler.sample_independent(study, trial, name, distribution)
+            genome = self._repaired(chosen)
+            if genome not in self._unseen:
+                return self.params(genome)
+        (genome,) = self._unseen.draw(1)
+        return self.params(genome)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Delegate; never needed, because `sample_relative` fills every variable."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Delegate."""
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Delegate."""
+        self._sampler.after_trial(study, trial, state, values)
+
+    def note_generation(self, study: optuna.Study) -> None:
+        """Count the newest trial of ``study``, whose genome was given, to the generation it falls into."""
+        if isinstance(self._sampler, BaseGASampler):
+            self._sampler.get_trial_generation(study, study.get_trials(deepcopy=False)[-1])
+
+    def params(self, genome: Genome) -> dict[str, int]:
+        """Return ``genome`` as parameters of a trial."""
+        return {name: genome[int(name[1:])] for name in self.distributions}
+
+    def genome(self, params: dict[str, int]) -> Genome:
+        """Return the parameters of a trial as a genome."""
+        levels = np.zeros(self._setup.space.n_variables, dtype=np.int64)
+        for name, level in params.items():
+            levels[int(name[1:])] = level
+        return tuple(levels.tolist())
+
+    def _repaired(self, params: dict[str, int]) -> Genome:
+        genome = np.array([self.genome(params)], dtype=np.int64)
+        repaired: Genome = tuple(self._setup.space.repair(genome, self._setup.costs, self._setup.limits)[0].tolist())
+        return repaired
+
+
+class OptunaStrategy(BaseStrategy):
+    """A study in memory, asked and told; it ends when every feasible genome was proposed.
+
+    Candidates that fail are told as failed trials, which no sampler learns from.
+    """
+
+    def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
+        super().__init__(setup, settings)
+        for_unseen, for_sampler = child_seeds(setup.seed, 2)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = self._make_sampler(int(for_sampler.generate_state(1)[0]))
+        self._sampler = FeasibleSampler(sampler, setup, self._unseen)
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is announced at INFO
+        try:
+            self._study = optuna.create_study(directions=["minimize"] * len(setup.objectives), sampler=self._sampler)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        self._trials: dict[int, Trial] = {}
+
+    @abstractmethod
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        """Return a fresh sampler of Optuna."""
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        jobs = []
+        for id_ in ids:
+            if self._unseen.exhausted:
+                break
+            trial = self._study.ask(self._sampler.distributions)
+            self._trials[id_] = trial
+            genome = self._sampler.genome(trial.params)
+            self._unseen.add(genome)
+            jobs.append(self._evaluate(id_, genome))
+        return jobs
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            trial = self._trials.pop(outcome.job.id)
+            values = self._values(outcome)
+            if values is None:
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, values.tolist())
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if not isinstance(outcome.job, Evaluate):
+                continue
+            genome = outcome.job.candidate.genome
+            self._unseen.add(genome)
+            values = self._values(outcome)
+            if values is None:
+                continue
+            self._study.enqueue_trial(self._sampler.params(genome))
+            trial = self._study.ask(self._sampler.distributions)
+            self._sampler.note_generation(self._study)
+            self._study.tell(trial, values.tolist())
+
+
+@dataclass(frozen=True)
+class TpeSettings:
+    """Settings of `TpeStrategy`.
+
+    Attributes:
+        n_startup: candidates spread over cost before the first model.
+        n_ei_candidates: draws among which the expected improvement chooses.
+    """
+
+    n_startup: int = 20
+    n_ei_candidates: int = 24
+
+
+class TpeStrategy(OptunaStrategy):
+    """Multi-objective, multivariate tree-structured Parzen estimator."""
+
+    Settings = TpeSettings
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        # With several objectives Optuna's default is univariate: four times slower and blind to interactions.
+        return TPESampler(
+            seed=seed,
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=self.settings.n_startup,
+            n_ei_candidates=self.settings.n_ei_candidates,
+        )
+
+
+class NsgaIIStrategy(OptunaStrategy):
+    """NSGA-II as Optuna implements it: uniform crossover, mutated levels drawn anew."""
+
+    Settings = PopulationSettings
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        return NSGAIISampler(seed=seed, population_size=self.settings.size(self.setup.evaluations))
+
+
+class NsgaIIIStrategy(OptunaStrategy):
+    """NSGA-III as Optuna implements it, with about one reference direction per candidate of the population."""
+
+    Settings = PopulationSettings
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        size = self.settings.size(self.setup.evaluations)
+        return NSGAIIISampler(
+            seed=seed, population_size=size, dividing_parameter=reference_partitions(size, self.setup)
+        )
+
+
+@dataclass(frozen=True)
+class GpSettings:
+    """Settings of `GpStrategy`.
+
+    Attributes:
+        n_startup: candidates spread over cost before the first model.
+    """
+
+    n_startup: int = 12
+
+
+class GpStrategy(OptunaStrategy):
+    """Bayesian optimization with a Gaussian process per objective, for small spaces and few evaluations.
+
+    Ends after 200 evaluations where the budget is not counted in evaluations.
+
+    Raises:
+        InvalidArgumentError: more than 20 free variables or 200 evaluations: with 50 variables one proposal takes
+            10 s after 100 evaluations and 30 s after 300, far more than the evaluation it saves.
+    """
+
+    Settings = GpSettings
+    MAX_VARIABLES: ClassVar[int] = 20
+    MAX_EVALUATIONS: ClassVar[int] = 200
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        n_free = int(np.count_nonzero(self.setup.space.n_levels > 1))
+        evaluations = self.setup.evaluations or 0
+        if n_free > self.MAX_VARIABLES or evaluations > self.MAX_EVALUATIONS:
+            msg = (
+                f"optuna:gp takes at most {self.MAX_VARIABLES} width variables and {self.MAX_EVALUATIONS} evaluations, "
+                f"got {n_free} and {evaluations}: beyond that, fitting its Gaussian processes before every proposal "
+                "takes longer than the evaluation; use 'optuna:tpe' instead, or tie or lock layers"
+            )
+            raise InvalidArgumentError(msg)
+        return GPSampler(seed=seed, n_startup_trials=self.settings.n_startup, warn_independent_sampling=False)
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        return super()._propose(range(ids.start, min(ids.stop, self.MAX_EVALUATIONS)))

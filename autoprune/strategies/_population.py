@@ -1,0 +1,57 @@
+"""How large a population is, for every method that has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError
+
+_GENERATIONS = 12  # what a budget should be enough for, unless that leaves too few parents
+_SMALLEST, _LARGEST, _DEFAULT = 8, 64, 32
+
+
+@dataclass(frozen=True)
+class PopulationSettings:
+    """Settings of the genetic methods.
+
+    Attributes:
+        population: candidates per generation; None sizes it so that the budget lasts for about twelve generations
+            (8 to 64 candidates; 32 when the budget is not counted in evaluations).
+
+    Raises:
+        InvalidArgumentError: the population is smaller than 4.
+    """
+
+    population: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        if self.population is not None and self.population < 4:
+            msg = f"expected a population of at least 4 candidates, got {self.population}"
+            raise InvalidArgumentError(msg)
+
+    def size(self, evaluations: int | None) -> int:
+        """Return the candidates per generation for a budget of ``evaluations``."""
+        if self.population is not None:
+            return self.population
+        if evaluations is None:
+            return _DEFAULT
+        return min(max(evaluations // _GENERATIONS, _SMALLEST), _LARGEST)
+
+
+def reference_partitions(size: int, setup: SearchSetup) -> int:
+    """Return the divisions per objective axis that give at most ``size`` reference directions (Das and Dennis 1998).
+
+    Raises:
+        InvalidArgumentError: there is one objective only, where directions mean nothing.
+    """
+    m = len(setup.objectives)
+    if m < 2:
+        msg = f"NSGA-III needs at least two objectives, got {setup.objectives.names}; use NSGA-II instead"
+        raise InvalidArgumentError(msg)
+    partitions = 1
+    while comb(partitions + m, m - 1) <= size:
+        partitions += 1
+    return partitions

@@ -1,0 +1,29 @@
+"""Random search: feasible by construction, spread over cost, nothing proposed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.protocols import SearchSetup
+from autoprune.strategies._base import BaseStrategy
+from autoprune.strategies._unseen import UnseenGenomes
+
+
+class RandomStrategy(BaseStrategy):
+    """The baseline that every method must beat. Ends when the space has no genome left."""
+
+    def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
+        super().__init__(setup, settings)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(setup.seed))
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        return [self._evaluate(id_, genome) for id_, genome in zip(ids, self._unseen.draw(len(ids)), strict=False)]
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Evaluate):
+                self._unseen.add(outcome.job.candidate.genome)

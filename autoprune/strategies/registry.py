@@ -1,0 +1,168 @@
+"""Every strategy by name, as data; nothing is imported before it is used.
+
+Third parties add theirs through the entry point group ``autoprune.strategies``: the entry's name is the strategy's
+name, its value a `StrategyInfo`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError, MissingDependencyError, unknown_name
+from autoprune.strategies._base import BaseStrategy
+
+ENTRY_POINTS = "autoprune.strategies"
+
+
+@dataclass(frozen=True)
+class StrategyInfo:
+    """What is known about a strategy before it is imported.
+
+    Attributes:
+        name: the key users write.
+        summary: one line.
+        factory: ``"module:Class"`` of a `BaseStrategy`.
+        paper: where the method comes from, "" where it is folklore.
+        needs: packages it imports beyond numpy.
+        argument: the setting that a suffix of the key fills: ``"criterion"`` lets ``"global_ranking:taylor"`` stand
+            for ``global_ranking`` with ``criterion="taylor"``. "" where the key takes no suffix.
+        is_random: whether another seed gives another sequence.
+        is_learning: whether outcomes change what is proposed.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    paper: str = ""
+    needs: tuple[str, ...] = ()
+    argument: str = ""
+    is_random: bool = True
+    is_learning: bool = True
+
+    def load(self) -> type[BaseStrategy]:
+        """Import the class.
+
+        Raises:
+            MissingDependencyError: a package in ``needs`` is not installed.
+        """
+        module, _, name = self.factory.partition(":")
+        try:
+            loaded: type[BaseStrategy] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in self.needs:
+                raise
+            msg = f"strategy {self.name!r} needs the package {package!r}: pip install {package}"
+            raise MissingDependencyError(msg) from error
+        return loaded
+
+
+_DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 2002"
+_DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm: NSGA-III, IEEE TEC 2014"
+_BUILT_IN = (
+    StrategyInfo(
+        "uniform",
+        "one keep ratio for all layers, ever finer over the cost range",
+        "autoprune.strategies.uniform:UniformStrategy",
+        is_random=False,
+        is_learning=False,
+    ),
+    StrategyInfo(
+        "random",
+        "random widths within the limits, spread evenly over cost",
+        "autoprune.strategies.random:RandomStrategy",
+        is_learning=False,
+    ),
+    StrategyInfo(
+        "global_ranking",
+        "one threshold over a criterion's channel scores (global_ranking:<criterion>)",
+        "autoprune.strategies.global_ranking:GlobalRankingStrategy",
+        argument="criterion",
+        is_random=False,
+        is_learning=False,
+    ),
+    StrategyInfo(
+        "optuna:tpe",
+        "multivariate tree-structured Parzen estimator",
+        "autoprune.strategies._optuna:TpeStrategy",
+        "Ozaki et al., Multiobjective tree-structured Parzen estimator, JAIR 2022",
+        ("optuna",),
+    ),
+    StrategyInfo(
+        "optuna:nsgaii", "NSGA-II of Optuna", "autoprune.strategies._optuna:NsgaIIStrategy", _DEB_2002, ("optuna",)
+    ),
+    StrategyInfo(
+        "optuna:nsgaiii", "NSGA-III of Optuna", "autoprune.strategies._optuna:NsgaIIIStrategy", _DEB_2014, ("optuna",)
+    ),
+    StrategyInfo(
+        "optuna:gp",
+        "Gaussian processes; at most 20 variables and 200 evaluations",
+        "autoprune.strategies._optuna:GpStrategy",
+        "Daulton et al., Differentiable expected hypervolume improvement, NeurIPS 2020",
+        ("optuna", "torch"),
+    ),
+    StrategyInfo("pymoo:nsga2", "NSGA-II of pymoo", "autoprune.strategies._pymoo:Nsga2Strategy", _DEB_2002, ("pymoo",)),
+    StrategyInfo(
+        "pymoo:smsemoa",
+        "SMS-EMOA of pymoo: selection by hypervolume contribution",
+        "autoprune.strategies._pymoo:SmsEmoaStrategy",
+        "Beume et al., SMS-EMOA: multiobjective selection based on dominated hypervolume, EJOR 2007",
+        ("pymoo",),
+    ),
+    StrategyInfo(
+        "pymoo:nsga3", "NSGA-III of pymoo", "autoprune.strategies._pymoo:Nsga3Strategy", _DEB_2014, ("pymoo",)
+    ),
+)
+
+STRATEGIES: Mapping[str, StrategyInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
+"""The built-in strategies by name."""
+
+
+def find_strategy(key: str) -> tuple[StrategyInfo, str]:
+    """Return the strategy that ``key`` names, and the key's suffix ("" without one).
+
+    Built-in names win over entry points.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+        InvalidArgumentError: an entry point of this name is not a `StrategyInfo`.
+    """
+    plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    base, _, suffix = key.partition(":")
+    for name, argument in ((key, ""), (base, suffix)):
+        info = STRATEGIES.get(name)
+        if info is None and name in plugins:
+            info = plugins[name].load()
+            if not isinstance(info, StrategyInfo):
+                msg = f"entry point {name!r} of group {ENTRY_POINTS!r} must be a StrategyInfo, got {info!r}"
+                raise InvalidArgumentError(msg)
+        if info is not None and (not argument or info.argument):
+            return info, argument
+    raise unknown_name("strategy", key, [*STRATEGIES, *plugins])
+
+
+def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStrategy:
+    """Build the strategy that ``key`` names.
+
+    Args:
+        key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``).
+        setup: what the strategy may know.
+        settings: an instance of the strategy's ``Settings``; defaults when left out.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+        InvalidArgumentError: the settings are of another strategy, or the setup does not suit this one.
+        MissingDependencyError: a package the strategy needs is not installed.
+    """
+    info, suffix = find_strategy(key)
+    strategy = info.load()
+    if suffix:
+        settings = dataclasses.replace(settings or strategy.Settings(), **{info.argument: suffix})
+    return strategy(setup, settings)

@@ -1,0 +1,89 @@
+"""A tiny search problem with a known answer: a chain of layers whose accuracy is a formula. Numpy only.
+
+The error is a sum over the width variables, ``sum_v s_v (1 - r_v)^2`` with keep ratios ``r`` and sensitivities ``s``
+that differ by two orders of magnitude: what random search spends everywhere, a method that learns spends where it
+pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.budget import Spending
+from autoprune.core.groups import IntArray, Structure
+from autoprune.core.jobs import Evaluate, Job, Outcome, Status, WeightSet
+from autoprune.core.limits import resolve_limits
+from autoprune.core.objectives import Objectives
+from autoprune.core.protocols import Ranking, SearchSetup
+from autoprune.core.space import SearchSpace
+from autoprune.core.variables import WidthVariable
+from autoprune.testing.structures import TermCosts, chain
+
+TOY_WIDTHS = (8, 16, 16, 32, 32, 64)
+
+
+def toy_space(widths: Sequence[int] = TOY_WIDTHS, levels: int = 8) -> SearchSpace:
+    """Return the space of a chain of layers with these ``widths``, with at most ``levels`` choices for each."""
+    return SearchSpace.build(chain(widths), levels=levels)
+
+
+def single_genome_space() -> SearchSpace:
+    """Return a space in which nothing can be chosen."""
+    return SearchSpace(chain((8,)), (WidthVariable("fc0", (0,), (8,)),))
+
+
+def toy_setup(
+    space: SearchSpace | None = None,
+    *,
+    seed: int = 0,
+    objectives: Sequence[str] = ("accuracy", "macs"),
+    limits: Mapping[str, str | float] | None = None,
+    evaluations: int | None = None,
+) -> SearchSetup:
+    """Return a fresh setup; ``limits`` as users write them."""
+    space = space or toy_space()
+    costs = TermCosts(space)
+    return SearchSetup(
+        space=space,
+        objectives=Objectives.parse(objectives),
+        costs=costs,
+        limits=resolve_limits(limits or {}, space, costs),
+        weight_set=WeightSet("weights", "order"),
+        seed=np.random.SeedSequence(seed),
+        rankings={"toy": Ranking(_scores(space.structure), WeightSet("weights", "toy-order"))},
+        evaluations=evaluations,
+    )
+
+
+def toy_accuracy(space: SearchSpace, genomes: IntArray) -> npt.NDArray[np.float64]:
+    """Return the (n,) accuracies of (n, d) ``genomes``: 0.95 for the dense model, 0.10 when nothing is kept."""
+    sensitivities = np.array([10.0 ** ((7 * v) % 5 / 2) for v in range(space.n_variables)])
+    errors = (1 - space.keep_ratios(genomes)) ** 2 @ (sensitivities / sensitivities.sum())
+    return 0.95 - 0.85 * errors
+
+
+def toy_outcome(setup: SearchSetup, job: Job) -> Outcome:
+    """Run an Evaluate job on the formula."""
+    if not isinstance(job, Evaluate):
+        msg = f"the toy problem can only evaluate, got {job}"
+        raise TypeError(msg)
+    genomes = np.array([job.candidate.genome], dtype=np.int64)
+    costs = {name: int(values[0]) for name, values in setup.costs(genomes).items()}
+    accuracy = float(toy_accuracy(setup.space, genomes)[0])
+    spent = Spending(macs=costs["macs"], evaluations=1)
+    return Outcome(job, Status.OK, {"accuracy": accuracy}, costs, spent=spent)
+
+
+def failed_outcome(job: Job) -> Outcome:
+    """Return the outcome of ``job`` when its worker fails."""
+    return Outcome(job, Status.FAILED, message="RuntimeError: the toy fails on purpose")
+
+
+def _scores(structure: Structure) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return scores that fall within every group and differ between groups."""
+    return tuple(
+        np.linspace(1.0, 0.0, group.width, endpoint=False) * (1 + i % 3) for i, group in enumerate(structure.groups)
+    )

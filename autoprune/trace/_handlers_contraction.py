@@ -1,0 +1,332 @@
+"""Contractions: convolutions, linear layers, matrix products, attention, embeddings.
+
+A channel that is summed over vanishes together with the slice of the weight that consumes it; the result's channels
+are those of the weight's rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autoprune.trace._book import Extent
+from autoprune.trace._ids import Layers, along, constant, has_ids, varying
+from autoprune.trace._registry import Call, handles
+
+if TYPE_CHECKING:
+    from autoprune.trace._recorder import Recorder
+
+_CONVS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
+
+
+@handles(_CONVS)
+def conv(recorder: Recorder, call: Call) -> None:
+    """Convolutions: dense, grouped, depthwise with any multiplier, transposed."""
+    x, weight, bias = call.args[0], call.arg(1, "weight"), call.arg(2, "bias")
+    output = call.outputs[0]
+    transposed = "transpose" in call.name
+    groups = int(call.arg(6, "groups", 1))
+    channel = x.dim() - (weight.dim() - 1)
+    site = recorder.site()
+    incoming = recorder.book.slice_ids(recorder.single(x, channel), channel, site)
+    n_in, n_out = x.shape[channel], output.shape[channel]
+    dim_in, dim_out = (0, 1) if transposed else (1, 0)
+    _pin_kernel(recorder, weight)
+    if groups == n_in and groups > 1:
+        weight_ids = recorder.channel_ids(weight, 0, "thru")
+        per_channel = n_out // n_in
+        outgoing = incoming.repeat_interleave(per_channel)
+        recorder.book.unite(weight_ids, incoming if transposed else outgoing, site)
+        if transposed and per_channel > 1:
+            recorder.book.pin(recorder.channel_ids(weight, 1, "thru"), "is a depthwise multiplier", site)
+        factors = [Extent(outgoing, 0)]
+        rule = recorder.traced_attribute(call, 6, "groups")
+        if rule is not None:
+            recorder.rule(rule, Extent(incoming, 0), "the groups of a depthwise convolution")
+    else:
+        weight_in = recorder.channel_ids(weight, dim_in, "in")
+        weight_out = recorder.channel_ids(weight, dim_out, "out")
+        if groups > 1:
+            recorder.book.tie_blocks(incoming, groups, site)
+        if transposed:
+            recorder.book.unite(incoming, weight_in, site)
+            outgoing = weight_out.repeat(groups)
+        else:
+            recorder.book.unite(incoming, weight_in.repeat(groups), site)
+            outgoing = weight_out
+            if groups > 1:
+                recorder.book.tie_blocks(outgoing, groups, site)
+        factors = [Extent(weight_in, 0), Extent(weight_out, 0)]
+    if bias is not None:
+        recorder.book.unite(outgoing, recorder.channel_ids(bias, 0, "out"), site)
+    recorder.producer(weight, outgoing)
+    recorder.put(output, (along(outgoing, channel, output.shape),))
+    dense = math.prod(extent.size for extent in factors)
+    positions = (x if transposed else output).numel() // (n_in if transposed else n_out)
+    recorder.contraction("conv", positions * (weight.numel() // dense), factors)
+
+
+def _pin_kernel(recorder: Recorder, weight: Tensor) -> None:
+    """The kernel's own dimensions are never cut."""
+    if recorder.name(weight) is not None:
+        return  # a plain parameter issues ids only for the dimensions that are asked for
+    for layer in recorder.layers(weight):
+        if varying(layer) and min(varying(layer)) > 1:
+            recorder.book.pin(layer, "is a kernel position", recorder.site())
+
+
+@handles("linear")
+def linear(recorder: Recorder, call: Call) -> None:
+    """``x @ weight.T + bias``."""
+    x, weight, bias = call.args[0], call.arg(1, "weight"), call.arg(2, "bias")
+    letters = "abcdefgh"[: x.dim() - 1]
+    if weight.dim() == 1:
+        contract(recorder, [(x, letters + "k"), (weight, "k")], call.outputs[0], letters, "linear")
+        return
+    contract(recorder, [(x, letters + "k"), (weight, "ok")], call.outputs[0], letters + "o", "linear")
+    _add_bias(recorder, bias, call.outputs[0])
+
+
+def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
+    if bias is None or not recorder.follows([bias]):
+        return
+    last = output.dim() - 1
+    layer = recorder.single(output, last)
+    recorder.book.unite(recorder.book.slice_ids(layer, last, recorder.site()),
+                        recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())  # fmt: skip
+
+
+@handles("matmul mm bmm mv dot")
+def matmul(recorder: Recorder, call: Call) -> None:
+    """Matrix products with broadcast batch dimensions."""
+    a, b = call.inputs[:2]
+    if call.function is torch.Tensor.__rmatmul__:
+        a, b = b, a
+    _matmul(recorder, a, b, call.outputs[0])
+
+
+@handles("addmm baddbmm addbmm")
+def addmm(recorder: Recorder, call: Call) -> None:
+    """``bias + a @ b``."""
+    bias, a, b = call.inputs[:3]
+    if call.name == "addbmm":
+        recorder.give_up(call.inputs, call.outputs, "goes through `addbmm`")
+        return
+    _matmul(recorder, a, b, call.outputs[0])
+    output = call.outputs[0]
+    if bias.dim() == 1:
+        _add_bias(recorder, bias, output)
+    elif recorder.follows([bias]) and (recorder.carries(bias) or recorder.carries(output)):
+        recorder.give_up([bias, output], [output], f"is added inside `{call.name}`")
+
+
+def _matmul(recorder: Recorder, a: Tensor, b: Tensor, output: Tensor) -> None:
+    batch = "abcdefgh"[: max(a.dim(), b.dim(), 2) - 2]
+    letters_a = batch[len(batch) - max(a.dim() - 2, 0) :] + ("mk" if a.dim() > 1 else "k")
+    letters_b = batch[len(batch) - max(b.dim() - 2, 0) :] + ("kn" if b.dim() > 1 else "k")
+    result = batch + ("m" if a.dim() > 1 else "") + ("n" if b.dim() > 1 else "")
+    contract(recorder, [(a, letters_a), (b, letters_b)], output, result, "matmul")
+
+
+@handles("einsum")
+def einsum(recorder: Recorder, call: Call) -> None:
+    """Sums of products of two tensors given by an equation."""
+    equation = call.args[0]
+    operands = list(call.args[1]) if isinstance(call.args[1], list | tuple) else list(call.args[1:])
+    left, _, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(operands) != 2 or "." in left or "->" not in equation or any(len(set(t)) < len(t) for t in terms):
+        recorder.give_up(operands, call.outputs, f"goes through `einsum` with the equation {equation!r}")
+        return
+    contract(recorder, list(zip(operands, terms, strict=True)), call.outputs[0], right, "matmul")
+
+
+@handles("scaled_dot_product_attention")
+def attention(recorder: Recorder, call: Call) -> None:
+    """Attention: whole heads vanish."""
+    query, key, value = (call.arg(i, name) for i, name in enumerate(("query", "key", "value")))
+    mask = call.arg(3, "attn_mask")
+    output = call.outputs[0]
+    if query.shape[:-2] != key.shape[:-2]:
+        recorder.give_up(call.inputs, call.outputs, "is attention whose keys and values are shared between heads")
+        return
+    batch = "abcdefgh"[: query.dim() - 2]
+    scores = constant((*query.shape[:-1], key.shape[-2]))
+    contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
+    if mask is not None and recorder.follows([mask]):
+        from autoprune.trace._handlers_elementwise import combine
+
+        combine(recorder, [scores, mask], scores)
+    contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")
+
+
+@handles("multi_head_attention_forward _native_multi_head_attention")
+def multi_head_attention(recorder: Recorder, call: Call) -> None:
+    """``nn.MultiheadAttention`` is counted and keeps its channels."""
+    reason = "`nn.MultiheadAttention` fixes its embedding width and heads; write qkv-style attention to prune heads"
+    query, key, value = call.inputs[:3]
+    width = query.shape[-1]
+    recorder.give_up(call.inputs, call.outputs, reason)
+    heads = call.args[4] if call.name == "multi_head_attention_forward" else call.args[4]
+    batch_first_tokens = [t.numel() // t.shape[-1] for t in (query, key, value)]
+    batch = query.shape[1] if query.dim() == 3 else 1
+    n_query, n_key = (tokens // batch for tokens in batch_first_tokens[:2])
+    projections = sum(t * x.shape[-1] * width for t, x in zip(batch_first_tokens, (query, key, value), strict=True))
+    recorder.contraction("linear", projections, [])
+    recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
+    recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
+    recorder.kept_layer(width)
+    del heads
+
+
+@handles("embedding")
+def embedding(recorder: Recorder, call: Call) -> None:
+    """Rows of a table: its columns are the channels."""
+    weight = call.arg(1, "weight")
+    output = call.outputs[0]
+    if recorder.carries(call.args[0]):
+        recorder.give_up([call.args[0]], [], "is used as an index")
+    ids = recorder.channel_ids(weight, 1, "out")
+    if recorder.name(weight) is None:
+        for layer in recorder.layers(weight):
+            if 0 in varying(layer):
+                recorder.book.pin(layer, "is a row of a table", recorder.site())
+    recorder.producer(weight, ids)
+    recorder.put(output, (along(ids, output.dim() - 1, output.shape),))
+
+
+@handles("lstm gru rnn_tanh rnn_relu")
+def recurrent(recorder: Recorder, call: Call) -> None:
+    """Recurrent layers keep their channels; their matrix products are counted."""
+    x = call.args[0]
+    weights = [t for t in call.inputs if recorder.name(t) is not None and t.dim() == 2]
+    recorder.give_up(call.inputs, call.outputs, f"recurrent layers (`{call.name}`) keep their widths")
+    steps = x.numel() // x.shape[-1]
+    recorder.contraction("linear", steps * sum(w.numel() for w in weights), [])
+    recorder.kept_layer(call.outputs[0].shape[-1])
+
+
+# ---------------------------------------------------------------------------- the engine
+
+
+def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str) -> None:
+    """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
+
+    Args:
+        recorder: where ids are looked up and written down.
+        operands: two tensors with their letters.
+        output: the result.
+        result: the letters of the result.
+        kind: ``"linear"`` or ``"matmul"``, for counting.
+    """
+    (a, letters_a), (b, letters_b) = operands
+    _note_roles(recorder, operands, result)
+    parts_a = _decided(recorder, a, letters_a, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
+    parts_b = _decided(recorder, b, letters_b, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
+    site = recorder.site()
+    sizes = dict(zip(letters_a, a.shape, strict=True))
+    for letter, size in zip(letters_b, b.shape, strict=True):
+        sizes[letter] = max(size, sizes.get(letter, 1))
+    extents: dict[str, Extent] = {}
+    kept: list[tuple[Tensor, str]] = []
+    for letter in sizes:
+        ours = [p for p in parts_a if letter in p[1]]
+        theirs = [p for p in parts_b if letter in p[1]]
+        for layer, letters in [*ours, *theirs]:
+            extents.setdefault(letter, Extent(_lay(layer, letters, letter), 0))
+        if ours and theirs:
+            recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
+        elif (ours or theirs) and letter in letters_a and letter in letters_b:
+            size_other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
+            if size_other > 1:
+                for layer, _ in [*ours, *theirs]:
+                    recorder.book.pin(layer, "is multiplied with something that must stay", site)
+        elif (ours or theirs) and letter not in result:
+            for layer, _ in [*ours, *theirs]:
+                recorder.book.pin(layer, "is summed over its channels", site)
+    for part in [*parts_a, *parts_b]:
+        if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):
+            kept.append(part)
+    layers: Layers = tuple(_spread(layer, letters, output, result) for layer, letters in kept)
+    recorder.put(output, layers or (constant(output.shape),))
+    weight = next((t for t in (b, a) if recorder.is_weight(t)), None)
+    if weight is not None:
+        for layer, letters in parts_b if weight is b else parts_a:
+            if len(letters) == 1 and letters in result and letters not in (letters_a if weight is b else letters_b):
+                recorder.producer(weight, layer.reshape(-1))
+    free = math.prod(size for letter, size in sizes.items() if letter not in extents)
+    recorder.contraction(kind, free, list(extents.values()))
+
+
+def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: str) -> None:
+    for (tensor, letters), (_, others) in (operands, operands[::-1]):
+        name = recorder.name(tensor)
+        if name is None:
+            continue
+        for dim, letter in enumerate(letters):
+            role = "in" if letter not in result else "thru" if letter in others else "out"
+            recorder.book.play(name, dim, role)
+
+
+def _decided(
+    recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool
+) -> list[tuple[Tensor, str]]:
+    """Return a tensor's id layers, each reduced to the letters along which it varies.
+
+    A layer that varies along summed and other letters at once is decided here: with a weight the summed channels may
+    vanish (a layer shared by all positions), without one whole slices of the other letters may (attention heads).
+    """
+    parts = []
+    for layer in recorder.layers(tensor):
+        dims = varying(layer)
+        if not dims:
+            if has_ids(layer):
+                recorder.book.pin(layer, "is one channel multiplied with many", recorder.site())
+            continue
+        summed = [d for d in dims if letters[d] not in result]
+        rest = [d for d in dims if letters[d] in result]
+        if summed and rest:
+            tied = rest if weight else summed
+            for dim in tied:
+                recorder.book.unite(layer, layer.narrow(dim, 0, 1), recorder.site())
+                layer = layer.narrow(dim, 0, 1).expand(layer.shape)
+            dims = tuple(d for d in dims if d not in tied)
+        small = layer
+        for dim in range(layer.dim()):
+            if dim not in dims:
+                small = small.narrow(dim, 0, 1)
+        parts.append((small.reshape([layer.shape[d] for d in dims]), "".join(letters[d] for d in dims)))
+    return parts
+
+
+def _lay(layer: Tensor, letters: str, letter: str) -> Tensor:
+    """Move ``letter`` to the front."""
+    return layer.movedim(letters.index(letter), 0)
+
+
+def _broadcast(a: tuple[Tensor, str], b: tuple[Tensor, str]) -> tuple[Tensor, Tensor]:
+    """Lay two layers over the union of their letters."""
+    letters = a[1] + "".join(letter for letter in b[1] if letter not in a[1])
+
+    def lay(layer: Tensor, own: str) -> Tensor:
+        order = [own.index(letter) for letter in letters if letter in own]
+        layer = layer.permute(order)
+        for i, letter in enumerate(letters):
+            if letter not in own:
+                layer = layer.unsqueeze(i)
+        return layer
+
+    return lay(*a), lay(*b)
+
+
+def _spread(layer: Tensor, letters: str, output: Tensor, result: str) -> Tensor:
+    """Lay a layer over the dimensions of the result."""
+    order = [letters.index(letter) for letter in result if letter in letters]
+    layer = layer.permute(order)
+    for i, letter in enumerate(result):
+        if letter not in letters:
+            layer = layer.unsqueeze(i)
+    return layer.expand(output.shape)

@@ -1,0 +1,185 @@
+"""Norms, pools, resampling and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from autoprune.trace._book import Extent
+from autoprune.trace._ids import constant, has_ids, varying
+from autoprune.trace._registry import Call, handles
+
+if TYPE_CHECKING:
+    from autoprune.trace._recorder import Recorder
+
+_POOLS = """
+max_pool avg_pool adaptive_avg_pool adaptive_max_pool lp_pool fractional_max_pool
+"""
+_POOL_NAMES = [f"{name}{k}d{suffix}" for name in _POOLS.split() for k in (1, 2, 3) for suffix in ("", "_with_indices")]
+
+
+def tie_last(recorder: Recorder, layer: Tensor, k: int) -> Tensor:
+    """Tie everything along the last ``k`` dimensions and return ids that do not vary along them."""
+    for dim in range(layer.dim() - k, layer.dim()):
+        if dim in varying(layer):
+            recorder.book.unite(layer, layer.narrow(dim, 0, 1), recorder.site())
+            layer = layer.narrow(dim, 0, 1).expand(layer.shape)
+    return layer
+
+
+def _with_last(layer: Tensor, k: int, shape: Sequence[int]) -> Tensor:
+    for dim in range(layer.dim() - k, layer.dim()):
+        layer = layer.narrow(dim, 0, 1)
+    return layer.expand(tuple(shape))
+
+
+@handles(_POOL_NAMES)
+def pool(recorder: Recorder, call: Call) -> None:
+    """Pools act inside a channel: the last 1, 2 or 3 dimensions."""
+    k = next(int(part[-2]) for part in call.name.split("_") if part.endswith("d") and part[-2:-1].isdigit())
+    _spatial(recorder, call, k)
+
+
+@handles("interpolate upsample upsample_nearest upsample_bilinear grid_sample")
+def resample(recorder: Recorder, call: Call) -> None:
+    """Resampling acts inside a channel: everything behind batch and channels."""
+    _spatial(recorder, call, call.inputs[0].dim() - 2)
+
+
+def _spatial(recorder: Recorder, call: Call, k: int) -> None:
+    layers = [tie_last(recorder, layer, k) for layer in recorder.layers(call.inputs[0])]
+    for extra in call.inputs[1:]:
+        if recorder.follows([extra]):
+            recorder.give_up([extra], [], f"steers `{call.name}`")
+    for output in call.outputs:
+        recorder.put(output, tuple(_with_last(layer, k, output.shape) for layer in layers))
+
+
+@handles("batch_norm instance_norm native_batch_norm")
+def batch_norm(recorder: Recorder, call: Call) -> None:
+    """Statistics per channel; weight, bias and running statistics follow the channels."""
+    x = call.inputs[0]
+    site = recorder.site()
+    layers = recorder.layers(x)
+    for layer in layers:
+        if 1 in varying(layer):
+            ids = recorder.book.slice_ids(layer, 1, site)
+            break
+    else:
+        ids = constant((x.shape[1],))
+    for tensor in call.inputs[1:]:
+        recorder.book.unite(ids, recorder.channel_ids(tensor, 0), site)
+    recorder.put(call.outputs[0], layers)
+
+
+@handles("group_norm")
+def group_norm(recorder: Recorder, call: Call) -> None:
+    """Statistics per block of channels: every block keeps the same local positions."""
+    x = call.inputs[0]
+    site = recorder.site()
+    layer = recorder.single(x, 1)
+    ids = recorder.book.slice_ids(layer, 1, site)
+    recorder.book.tie_blocks(ids, call.arg(1, "num_groups"), site)
+    for tensor in call.inputs[1:]:
+        recorder.book.unite(ids, recorder.channel_ids(tensor, 0), site)
+    recorder.put(call.outputs[0], (layer,))
+
+
+@handles("layer_norm rms_norm")
+def layer_norm(recorder: Recorder, call: Call) -> None:
+    """Statistics over the last dimensions; they change with the kept channels, as they should."""
+    x = call.inputs[0]
+    sizes = call.traced(1, "normalized_shape")
+    layers = recorder.layers(x)
+    site = recorder.site()
+    k = len(sizes)
+    if k > 1:
+        if any(set(varying(layer)) & set(range(x.dim() - k, x.dim())) for layer in layers):
+            recorder.give_up([x, *call.inputs[1:]], call.outputs, "is normalized over several dimensions at once")
+            return
+    last = x.dim() - 1
+    layer = recorder.single(x, last)
+    if last in varying(layer):
+        recorder.rule(sizes[-1], Extent(layer, last), "the normalized shape")
+    for tensor in call.inputs[1:]:
+        follow(recorder, layer, last, recorder.channel_ids(tensor, tensor.dim() - 1))
+    recorder.put(call.outputs[0], (layer,))
+    del site
+
+
+def follow(recorder: Recorder, layer: Tensor, dim: int, vector: Tensor) -> None:
+    """Let a per-position vector follow dimension ``dim`` of ids that may not be decided yet."""
+    from autoprune.trace._book import Attach
+
+    if len(varying(layer)) > 1:
+        recorder.book.attaches.append(Attach(layer, dim, vector, recorder.site()))
+    else:
+        recorder.book.unite(recorder.book.slice_ids(layer, dim, recorder.site()), vector, recorder.site())
+
+
+_REDUCTIONS = """
+mean sum amax amin std var prod any all logsumexp norm vector_norm var_mean std_mean argmax argmin median nansum nanmean
+aminmax count_nonzero linalg_vector_norm
+"""
+_REDUCTION_DIM = {"norm": 2, "logsumexp": 1, "vector_norm": 2, "linalg_vector_norm": 2}
+
+
+@handles(_REDUCTIONS)
+def reduction(recorder: Recorder, call: Call) -> None:
+    """Reductions inside a channel pass the ids on; reductions over channels pin them."""
+    x = call.inputs[0]
+    dims = call.arg(_REDUCTION_DIM.get(call.name, 1), "dim")
+    if (
+        dims is None
+        or isinstance(dims, bool)
+        or isinstance(dims, Tensor)
+        or (isinstance(dims, list | tuple) and not dims)
+    ):
+        dims = list(range(x.dim()))
+    reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
+    results = []
+    for layer in recorder.layers(x):
+        if reduced & set(varying(layer)):
+            if not recorder.is_weight(x):  # statistics of a weight (standardization) may change with its shape
+                recorder.book.pin(layer, f"is reduced over channels by `{call.name}`", recorder.site())
+            results.append(constant(x.shape))
+        else:
+            results.append(layer)
+    for output in call.outputs:
+        keeps = output.dim() == x.dim()
+        recorder.put(output, tuple(_reduce(layer, reduced, keeps) for layer in results))
+
+
+def _reduce(layer: Tensor, dims: set[int], keeps: bool) -> Tensor:
+    for dim in sorted(dims, reverse=True):
+        layer = layer.narrow(dim, 0, 1) if keeps else layer.select(dim, 0)
+    return layer
+
+
+_ALONG = """
+softmax log_softmax softmin normalize cumsum cumprod sort topk argsort cummax cummin logcumsumexp gumbel_softmax
+"""
+_ALONG_DIM = {"topk": 2, "normalize": 2, "gumbel_softmax": 4}
+_ALONG_DEFAULT = {"normalize": 1, "cumsum": None}
+
+
+@handles(_ALONG)
+def along_dimension(recorder: Recorder, call: Call) -> None:
+    """Functions that mix the elements of one dimension: channels there are pinned."""
+    x = call.inputs[0]
+    dim = call.arg(_ALONG_DIM.get(call.name, 1), "dim", _ALONG_DEFAULT.get(call.name, -1))
+    dim = (dim if isinstance(dim, int) else -1) % max(x.dim(), 1)
+    layers = recorder.layers(x)
+    for layer in layers:
+        if dim in varying(layer) and has_ids(layer):
+            if len(varying(layer)) > 1:
+                recorder.stays(layer, dim, f"`{call.name}`")
+            else:
+                recorder.book.pin(layer, f"is mixed with other channels by `{call.name}`", recorder.site())
+    for output in call.outputs:
+        if output.shape == x.shape:
+            recorder.put(output, layers)
+        else:  # topk: fewer positions of a pinned dimension
+            recorder.give_up([x], [output], f"goes through `{call.name}`")

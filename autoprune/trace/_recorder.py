@@ -1,0 +1,386 @@
+"""Runs a model and follows ids through every torch function it calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from autoprune.trace import (  # noqa: F401  (importing the families registers their handlers)
+    _handlers_contraction,
+    _handlers_elementwise,
+    _handlers_movement,
+    _handlers_reduction,
+)
+from autoprune.trace._book import Contraction, Extent, Grid, IdBook, Producer, Site, SizeRule
+from autoprune.trace._ids import Layers, along, constant, has_ids, shrink, varying
+from autoprune.trace._inplace import overlay
+from autoprune.trace._registry import HANDLERS, Call
+from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
+
+_OWN_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+_OPERATOR_NAMES = {
+    "truediv": "div", "matmul": "matmul", "rmatmul": "matmul", "and": "bitwise_and", "or": "bitwise_or",
+    "xor": "bitwise_xor", "invert": "bitwise_not", "mod": "remainder", "floordiv": "floor_divide",
+}  # fmt: skip
+
+# Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
+_LEAVING = {"numpy", "tolist", "__array__"}
+
+
+def plain_name(function: Callable[..., Any]) -> tuple[str, bool]:
+    """Return a torch function's name without operator underscores, and whether it is an in-place form."""
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        return "get:" + getattr(getattr(function, "__self__", None), "__name__", ""), False
+    if name.startswith("__") and name.endswith("__"):
+        bare = name[2:-2]
+        if bare in ("getitem", "setitem", "len", "array"):
+            return name, bare == "setitem"
+        in_place = bare.startswith("i") and bare[1:] in _ARITHMETIC
+        reflected = bare.startswith("r") and bare[1:] in _ARITHMETIC
+        bare = bare[1:] if in_place or reflected else bare
+        return _OPERATOR_NAMES.get(bare, bare), in_place
+    if name.endswith("_") and not name.endswith("__"):
+        return name[:-1], True
+    return name.removeprefix("_") if name.startswith("_adaptive") else name, False
+
+
+_ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"}
+
+
+class Recorder(TorchFunctionMode):
+    """Follows ids through one model: a torch function mode that writes into an `IdBook`.
+
+    Args:
+        model: the copy of the model that will be run; its modules get hooks.
+        book: where to write.
+    """
+
+    def __init__(self, model: nn.Module, book: IdBook) -> None:
+        super().__init__()
+        self.book = book
+        self.modules = dict(model.named_modules())
+        self.counting = True
+        self.batch = 1
+        self._layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._constants: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._stack: list[str] = [""]
+        self._depth = 0
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+                self._names[tensor] = name
+                self._weights[tensor] = True
+
+    # ------------------------------------------------------------------ running
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Follow everything that happens inside: torch functions, modules, operators that no torch function called."""
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
+            handles.append(module.register_forward_hook(self._leave(), always_call=True))
+        self._layers.clear()
+        try:
+            with torch.no_grad(), _Unseen(self), self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._stack[1:] = []
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:  # noqa: ARG001
+            self._stack.append(name)
+
+        return enter
+
+    def _leave(self) -> Callable[..., None]:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+            self._stack.pop()
+
+        return leave
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Execute ``func`` and follow the ids through it."""
+        kwargs = kwargs or {}
+        plain_args, plain_kwargs = untraced(tuple(args)), untraced(dict(kwargs))
+        self._depth += 1
+        try:
+            if self._depth > 1:
+                return func(*plain_args, **plain_kwargs)
+            name, in_place = plain_name(func)
+            original = self._original(plain_args) if in_place else None
+            result = func(*plain_args, **plain_kwargs)
+            call = Call(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
+            if name in ("size", "get:shape", "numel", "nelement"):
+                return self._sizes(call)
+            if name in _LEAVING:
+                self._leaving(call)
+            elif self.follows(call.inputs):
+                self._follow(call, in_place)
+            else:
+                for output in call.outputs:
+                    self._constants[output] = True
+            return result
+        finally:
+            self._depth -= 1
+
+    def _original(self, args: tuple[Any, ...]) -> Tensor | None:
+        """Return the values of a constant that is about to be written into."""
+        target = args[0] if args else None
+        return target.clone() if isinstance(target, Tensor) and not self.follows([target]) else None
+
+    def follows(self, tensors: list[Tensor]) -> bool:
+        """Say whether any of the tensors is an activation or a tensor of the model."""
+        return any(t in self._layers or t in self._names for t in tensors)
+
+    def _follow(self, call: Call, in_place: bool) -> None:
+        carrying = [t for t in call.inputs if t in self._names or self.carries(t)]
+        outputs = [call.args[0]] if call.name == "__setitem__" else call.outputs
+        if not outputs:
+            return
+        handler = HANDLERS.get(call.name)
+        if not carrying:
+            for output in outputs:
+                self._constants[output] = True
+            return
+        reason = ""
+        if handler is None:
+            reason = f"goes through `{call.name}`, which the tracer does not know"
+        else:
+            before = self._layers.get(outputs[0]) if in_place else None
+            try:
+                handler(self, call)
+            except (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError) as error:
+                reason = f"goes through `{call.name}`, which the tracer could not follow ({error})"
+            else:
+                if in_place and outputs[0] in self._layers:
+                    self._spread(outputs[0], before)
+        if reason:
+            self.give_up(carrying, outputs, reason)
+        if all(t in self._weights for t in call.inputs if self.follows([t])):
+            for output in outputs:
+                self._weights[output] = True
+
+    def give_up(self, inputs: list[Tensor], outputs: list[Tensor], reason: str) -> None:
+        """Pin every channel that goes in; what comes out always stays."""
+        site = self.site()
+        for tensor in inputs:
+            for layer in self.layers(tensor):
+                self.book.pin(layer, reason, site)
+        for output in outputs:
+            before = self._layers.get(output)
+            self._layers[output] = (constant(output.shape),)
+            self._spread(output, before)
+
+    def unseen(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        """Note an operator that ran without a torch function: inside a jit-scripted function or compiled code."""
+        if not self.follows(inputs):
+            return
+        if name in ("aten.detach.default", "aten.alias.default"):
+            self.put(outputs[0], self.layers(inputs[0]))
+            return
+        carrying = [t for t in inputs if t in self._names or self.carries(t)]
+        self.give_up(carrying, outputs, f"goes through `{name}` inside a jit-scripted or compiled function")
+
+    def _leaving(self, call: Call) -> None:
+        for tensor in call.inputs:
+            for layer in self.layers(tensor) if self.follows([tensor]) else ():
+                self.book.pin(layer, f"leaves torch through `{call.name}`", self.site())
+
+    def _sizes(self, call: Call) -> Any:
+        tensor = call.args[0]
+        if not isinstance(tensor, Tensor) or not self.follows([tensor]):
+            return call.result
+        if call.name in ("numel", "nelement"):
+            total: int = 1
+            for dim in range(tensor.dim()):
+                total = self.size(tensor, dim) * total
+            return total
+        if isinstance(call.result, int):
+            return self.size(tensor, call.arg(1, "dim"))
+        return torch.Size([self.size(tensor, dim) for dim in range(tensor.dim())])
+
+    # ------------------------------------------------------------------ ids of tensors
+
+    def layers(self, tensor: Tensor) -> Layers:
+        """Return the id layers of a tensor; a tensor of the model has one for each dimension it could be cut along."""
+        known = self._layers.get(tensor)
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        name = self._names.get(tensor)
+        shape = tensor.shape
+        dims = [d for d in range(tensor.dim()) if shape[d] > 1]
+        if name is None or not dims:
+            return (constant(shape),)
+        for d in dims:
+            self.book.play(name, d, "thru")
+        return tuple(along(self.book.axis(name, d, shape[d]), d, shape) for d in dims)
+
+    def put(self, tensor: Tensor, layers: Layers) -> None:
+        """Set the id layers of a tensor."""
+        self._layers[tensor] = tuple(shrink(layer.expand(tensor.shape)) for layer in layers)
+
+    def carries(self, tensor: Tensor) -> bool:
+        """Say whether an activation has elements that can vanish."""
+        return any(has_ids(layer) for layer in self._layers.get(tensor, ()))
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is computed from tensors of the model alone."""
+        return tensor in self._weights
+
+    def name(self, tensor: Tensor) -> str | None:
+        """Return the name of a tensor of the model, None for any other."""
+        return self._names.get(tensor)  # type: ignore[no-any-return]
+
+    def single(self, tensor: Tensor, prefer: int | None = None) -> Tensor:
+        """Return one id layer of a tensor (one that varies along ``prefer`` if there is one) and pin the others."""
+        layers = self.layers(tensor)
+        best = next((i for i, layer in enumerate(layers) if prefer is not None and prefer in varying(layer)), None)
+        if best is None:
+            best = next((i for i, layer in enumerate(layers) if varying(layer)), 0)
+        for i, layer in enumerate(layers):
+            if i != best:
+                self.book.pin(layer, "varies along several dimensions at once", self.site())
+        return layers[best]
+
+    def channel_ids(self, tensor: Tensor, dim: int, role: str = "thru") -> Tensor:
+        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied."""
+        name = self._names.get(tensor)
+        if name is not None and tensor not in self._layers:
+            self.book.play(name, dim, role)
+            return self.book.axis(name, dim, tensor.shape[dim])
+        return self.book.slice_ids(self.single(tensor, dim), dim, self.site())
+
+    def _spread(self, tensor: Tensor, before: Layers | None) -> None:
+        """Let other views of a tensor that was written into see its new ids."""
+        after: Layers = self._layers[tensor]
+        if before is not None and len(before) == len(after):
+            same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            if same:
+                return
+        pointer = tensor.untyped_storage().data_ptr()
+        for other in [*self._layers.keys(), *self._constants.keys()]:
+            if other is tensor or other.untyped_storage().data_ptr() != pointer:
+                continue
+            theirs = self.layers(other)
+            if len(theirs) == len(after) == 1:
+                self._layers[other] = (shrink(overlay(tensor, after[0], other, theirs[0])),)
+            else:
+                self.book.pin(after[0], "is written into a view of another tensor", self.site())
+
+    # ------------------------------------------------------------------ writing things down
+
+    def site(self) -> Site:
+        """Return the running module and the line of user code that called torch."""
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(_OWN_FOLDERS):
+            frame = frame.f_back  # type: ignore[assignment]
+        source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+        return Site(self._stack[-1], source)
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the running module."""
+        return self._stack[-1]
+
+    def size(self, tensor: Tensor, dim: int) -> int:
+        """Return the size of a dimension as an integer that remembers its axis."""
+        dim = dim % tensor.dim()
+        size = int(tensor.shape[dim])
+        for layer in self.layers(tensor):
+            if dim in varying(layer):
+                self.book.sizes.append(Extent(layer, dim))
+                return TracedInt(size, AxisSize(len(self.book.sizes) - 1))
+        return size
+
+    def rule(self, value: int, extent: Extent, what: str) -> None:
+        """Note that ``value`` is used where the kept size of ``extent`` must stand."""
+        expression = expression_of(value)
+        if isinstance(expression, int) and not has_ids(extent.ids):
+            return
+        self.book.rules.append(SizeRule(expression, extent, what, self.site()))
+
+    def stays(self, layer: Tensor, dim: int, what: str) -> None:
+        """Note that the size of ``dim`` may not change."""
+        if dim in varying(layer):
+            self.rule(int(layer.shape[dim]), Extent(layer, dim), what)
+
+    def grid(self, layer: Tensor, sizes: dict[int, int]) -> None:
+        """Note ids that vary along several dimensions of a view; ``sizes`` are the size arguments by dimension."""
+
+        def rank(dim: int) -> int:
+            value = sizes.get(dim, -1)
+            expression = expression_of(value)
+            if value == -1 or any(isinstance(leaf, AxisSize) for leaf in leaves(expression)):
+                return 0
+            return 1 if isinstance(expression, ModuleInt | Arithmetic) else 2
+
+        dims = varying(layer)
+        if len(dims) > 1:
+            preferred = tuple(sorted((d for d in dims if rank(d) < 2), key=rank))
+            self.book.grids.append(Grid(layer, preferred, self.site()))
+
+    def contraction(self, kind: str, constant_factor: int, factors: list[Extent]) -> None:
+        """Note a contraction of ``constant_factor`` times the sizes of ``factors`` multiply-adds for the whole batch."""
+        if not self.counting:
+            return
+        per_sample, rest = divmod(constant_factor, self.batch)
+        self.book.contractions.append(
+            Contraction(self.module, kind, constant_factor if rest else per_sample, tuple(factors))
+        )
+
+    def kept_layer(self, channels: int) -> None:
+        """Note that the running module produces channels that all stay."""
+        self.book.producers.setdefault((self.module, 0), Producer(self.module, constant((channels,))))
+
+    def traced_attribute(self, call: Call, position: int, name: str) -> int | None:
+        """Return an argument if it remembers where it came from, else None."""
+        value = call.traced(position, name)
+        return value if isinstance(value, TracedInt) else None
+
+    def producer(self, weight: Tensor, ids: Tensor) -> None:
+        """Note that the running module produces the channels ``ids`` with ``weight``."""
+        name = self._names.get(weight)
+        module = self.module or (name or "")
+        self.book.producers.setdefault((module, int(ids[0]) if ids.numel() else 0), Producer(module, ids))
+
+
+class _Unseen(TorchDispatchMode):
+    """Sees the operators that run without any torch function: in jit-scripted functions and foreign extensions."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        recorder = self._recorder
+        if recorder._depth:
+            return func(*args, **(kwargs or {}))
+        recorder._depth += 1
+        try:
+            result = func(*args, **(kwargs or {}))
+        finally:
+            recorder._depth -= 1
+        inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        recorder.unseen(str(func), inputs, outputs)
+        return result

@@ -1,0 +1,70 @@
+"""Which handler follows the ids through which torch function: a dictionary from function names to handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from autoprune.trace._recorder import Recorder
+
+Handler = Callable[["Recorder", "Call"], None]
+HANDLERS: dict[str, Handler] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a torch function, after it was executed.
+
+    Attributes:
+        name: the function's name without underscores of operators and in-place forms.
+        function: what was called.
+        args: positional arguments with ordinary integers.
+        kwargs: keyword arguments with ordinary integers.
+        traced_args: positional arguments as the code passed them.
+        traced_kwargs: keyword arguments as the code passed them.
+        result: what the function returned.
+        original: the values of a constant that an in-place function wrote into, before it did.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    traced_args: tuple[Any, ...]
+    traced_kwargs: dict[str, Any]
+    result: Any
+    original: Tensor | None = None
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def traced(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument as the code passed it, sizes with their expressions."""
+        return self.traced_args[position] if len(self.args) > position else self.traced_kwargs.get(name, default)
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Every tensor among the arguments, in order."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Every tensor in the result, in order."""
+        return [leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, Tensor)]
+
+
+def handles(names: str | Iterable[str]) -> Callable[[Handler], Handler]:
+    """Register a handler for torch functions, given as one string separated by blanks or as several names."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names.split() if isinstance(names, str) else names:
+            HANDLERS[name] = handler
+        return handler
+
+    return register

@@ -1,0 +1,285 @@
+"""Decides what the traces left open: which dimension of a view is cut, which sizes follow the widths and how.
+
+Every size argument seen during the trace must equal the kept size of its dimension, whatever is kept. Some do by
+themselves (they were computed from ``x.shape``), some once an attribute of a module is rewritten, some when two parts
+keep equally many channels; the rest is hard-coded and pins its channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.core.groups import IntArray
+from autoprune.errors import TraceError
+from autoprune.trace._book import EqualCounts, Extent, IdBook, SizeRule
+from autoprune.trace._ids import compact
+from autoprune.trace._sizes import Arithmetic, AxisSize, Expression, ModuleInt, evaluate, leaves
+
+_KEEP_PROBABILITIES = (0.5, 0.35, 0.65, 0.8)
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """A module's integer that follows an extent: ``kept size * numerator / denominator``."""
+
+    extent: Extent
+    numerator: int
+    denominator: int
+
+
+@dataclass
+class Resolution:
+    """Components (0: stays), attribute bindings and equal-count demands after everything is decided."""
+
+    component: IntArray
+    bindings: dict[ModuleInt, Binding] = field(default_factory=dict)
+    equal_counts: list[EqualCounts] = field(default_factory=list)
+
+
+def labels(extent: Extent, component: IntArray) -> IntArray | None:
+    """Return the component of every position of an extent; zeros where nothing varies; None when it is undecided."""
+    small = component[compact(extent.ids).numpy()]
+    rows = np.moveaxis(small, extent.dim, 0).reshape(small.shape[extent.dim], -1)
+    if rows.shape[0] == 1 or not (rows != rows[:1]).any():
+        return np.zeros(extent.size, dtype=np.int64)
+    if (rows != rows[:, :1]).any():
+        return None
+    stop = rows.shape[0] if extent.stop < 0 else extent.stop
+    return rows[extent.start : stop, 0]
+
+
+class Resolver:
+    """Works through the open questions of a book until none is left.
+
+    Args:
+        book: what the traces wrote down; ties and pins are added to it.
+        integers: the integers on the model's modules.
+        seed: of the random kept sets at which sizes are compared.
+    """
+
+    def __init__(self, book: IdBook, integers: dict[ModuleInt, int], seed: int) -> None:
+        self._book = book
+        self._integers = integers
+        self._rng = np.random.default_rng(seed)
+        self._result = Resolution(np.zeros(0, dtype=np.int64))
+        self._attached: set[int] = set()
+        self._equal: dict[int, EqualCounts] = {}
+
+    def run(self) -> Resolution:
+        """Decide everything.
+
+        Raises:
+            TraceError: the questions do not come to an end (a defect of the tracer).
+        """
+        for _ in range(10_000):
+            self._result.component = self._book.components()
+            if not (self._attach() or self._decide_grid() or self._check_rules()):
+                self._result.equal_counts = [*self._book.equal_counts, *self._equal.values()]
+                return self._result
+        msg = "the sizes of this model could not be decided; please report its source"
+        raise TraceError(msg)
+
+    # ------------------------------------------------------------------ views
+
+    def _attach(self) -> bool:
+        changed = False
+        for i, attach in enumerate(self._book.attaches):
+            if i in self._attached:
+                continue
+            dims = self._varying(attach.ids)
+            if len(dims) > 1 and attach.dim in dims and self._still_open(attach.ids):
+                continue
+            self._attached.add(i)
+            changed = True
+            if dims == [attach.dim]:
+                slices = self._book.slice_ids(attach.ids, attach.dim, attach.site)
+                self._book.unite(slices, attach.vector, attach.site)
+            elif attach.dim not in dims:
+                self._book.pin(attach.vector, "belongs to a dimension that keeps its size", attach.site)
+            else:
+                self._book.pin(attach.ids, "varies along several dimensions at once", attach.site)
+                self._book.pin(attach.vector, "varies along several dimensions at once", attach.site)
+        return changed
+
+    def _still_open(self, ids: Tensor) -> bool:
+        del ids
+        return any(len(self._varying(grid.ids)) > 1 for grid in self._book.grids)
+
+    def _decide_grid(self) -> bool:
+        for grid in self._book.grids:
+            dims = self._varying(grid.ids)
+            if len(dims) < 2:
+                continue
+            kept = next((d for d in grid.preferred if d in dims), dims[-1])
+            small = compact(grid.ids)
+            for dim in dims:
+                if dim != kept:
+                    self._book.unite(small, small.narrow(dim, 0, 1), grid.site)
+            return True
+        return False
+
+    def _varying(self, ids: Tensor) -> list[int]:
+        small = self._result.component[compact(ids).numpy()]
+        return [d for d in range(small.ndim) if small.shape[d] > 1 and (small != small.take([0], axis=d)).any()]
+
+    # ------------------------------------------------------------------ sizes
+
+    def _check_rules(self) -> bool:
+        n = int(self._result.component.max()) + 1
+        draws = np.stack([self._rng.random(n) < p for p in _KEEP_PROBABILITIES]).astype(np.int64)
+        draws[:, 0] = 1
+        sizes = _Sizes(self._book, self._result, self._integers, draws)
+        changed = False
+        for i, rule in enumerate(self._book.rules):
+            if i in self._equal:
+                continue
+            needed = sizes.count(rule.extent)
+            if needed is None:
+                self._book.pin(rule.extent.ids, "varies along several dimensions at once", rule.site)
+                return True
+            if np.array_equal(sizes.value(rule.expression), needed):
+                continue
+            if self._bind(rule, needed, sizes):
+                changed = True
+                continue  # later rules see the binding
+            self._settle(i, rule)
+            return True
+        return changed
+
+    def _bind(self, rule: SizeRule, needed: IntArray, sizes: _Sizes) -> bool:
+        """Rewrite one attribute of the expression so that it follows."""
+        for leaf in dict.fromkeys(leaves(rule.expression)):
+            if not isinstance(leaf, ModuleInt) or leaf in self._result.bindings:
+                continue
+            binding = Binding(rule.extent, self._integers[leaf], rule.extent.size)
+            self._result.bindings[leaf] = binding
+            if np.array_equal(sizes.value(rule.expression), needed):
+                return True
+            del self._result.bindings[leaf]
+        return False
+
+    def _settle(self, index: int, rule: SizeRule) -> None:
+        """Find an equal-count demand that makes a rule hold, else pin everything in it."""
+        parts = self._equal_parts(rule)
+        if parts is not None:
+            self._equal[index] = EqualCounts(parts, rule.site)
+            return
+        if self._couple(rule):
+            return
+        reason = f"has a size hard-coded in {rule.what}" if not any(leaves(rule.expression)) else (
+            f"has a size in {rule.what} that does not follow its channels"
+        )  # fmt: skip
+        for extent in self._extents(rule):
+            self._book.pin(_positions(extent), reason, rule.site)
+
+    def _extents(self, rule: SizeRule) -> list[Extent]:
+        """Return every extent that takes part in a rule."""
+        found = [rule.extent]
+        for leaf in leaves(rule.expression):
+            if isinstance(leaf, AxisSize):
+                found.append(self._book.sizes[leaf.token])
+            elif leaf in self._result.bindings:
+                found.append(self._result.bindings[leaf].extent)
+        return found
+
+    def _equal_parts(self, rule: SizeRule) -> tuple[Extent, ...] | None:
+        """Two parts that one expression measures, or the equal blocks of an axis that is divided."""
+        found = list(dict.fromkeys(leaves(rule.expression)))
+        if len(found) != 1:
+            return None
+        (leaf,) = found
+        if isinstance(leaf, ModuleInt) and leaf in self._result.bindings:
+            other = self._result.bindings[leaf].extent
+            return (other, rule.extent) if other.size == rule.extent.size else None
+        if isinstance(leaf, AxisSize):
+            whole = self._book.sizes[leaf.token]
+            match rule.expression:
+                case Arithmetic("//", AxisSize(), int(n)) if n > 1 and whole.size == n * rule.extent.size:
+                    size = rule.extent.size
+                    blocks = tuple(Extent(whole.ids, whole.dim, i * size, (i + 1) * size) for i in range(n))
+                    return (*blocks, rule.extent)
+        return None
+
+    def _couple(self, rule: SizeRule) -> bool:
+        """Tie a long axis in blocks to a short one when their sizes must stay in proportion.
+
+        ``channels // heads`` must stay what it is when heads vanish: then every head takes its block of channels.
+        """
+        match rule.expression:
+            case Arithmetic("//", AxisSize(token), ModuleInt() as divisor) if divisor in self._result.bindings:
+                long, short = self._book.sizes[token], self._result.bindings[divisor].extent
+            case _:
+                return False
+        ours, theirs = _vector(long), _vector(short)
+        if ours is None or theirs is None or len(ours) % len(theirs) or len(ours) == len(theirs):
+            return False
+        blocks = ours.reshape(len(theirs), -1)
+        before = len(self._book.edges) + len(self._book.pins)
+        self._book.unite(blocks, theirs[:, None], rule.site)
+        return len(self._book.edges) + len(self._book.pins) > before
+
+
+def _positions(extent: Extent) -> Tensor:
+    stop = extent.ids.shape[extent.dim] if extent.stop < 0 else extent.stop
+    return extent.ids.narrow(extent.dim, extent.start, stop - extent.start)
+
+
+def _vector(extent: Extent) -> Tensor | None:
+    """Return one id per position (ids tied within a slice are interchangeable)."""
+    rows = compact(_positions(extent)).movedim(extent.dim, 0)
+    if rows.shape[0] == 1:
+        return None
+    return rows.reshape(rows.shape[0], -1)[:, 0]
+
+
+class _Sizes:
+    """Kept sizes of extents and values of expressions at several random kept sets."""
+
+    def __init__(self, book: IdBook, resolution: Resolution, integers: dict[ModuleInt, int], draws: IntArray) -> None:
+        self._book = book
+        self._resolution = resolution
+        self._integers = integers
+        self._draws = draws
+
+    def count(self, extent: Extent) -> IntArray | None:
+        """Return the kept size of an extent at every draw, None when it is undecided."""
+        found = labels(extent, self._resolution.component)
+        return None if found is None else self._draws[:, found].sum(axis=1)
+
+    def value(self, expression: Expression) -> IntArray:
+        """Return the value of an expression at every draw (-1 where it has none)."""
+        return np.array([self._at(expression, k) for k in range(len(self._draws))], dtype=np.int64)
+
+    def _at(self, expression: Expression, draw: int) -> int:
+        def leaf(which: AxisSize | ModuleInt) -> int:
+            if isinstance(which, AxisSize):
+                counts = self.count(self._book.sizes[which.token])
+                return -1 if counts is None else int(counts[draw])
+            binding = self._resolution.bindings.get(which)
+            if binding is None:
+                return self._integers[which]
+            counts = self.count(binding.extent)
+            return -1 if counts is None else int(counts[draw]) * binding.numerator // binding.denominator
+
+        try:
+            return evaluate(expression, leaf)
+        except ZeroDivisionError:
+            return -1
+
+
+def position_ties(book: IdBook, demand: EqualCounts) -> None:
+    """Tie the parts of an equal-count demand position by position: the strict way to keep them equal."""
+    found: Sequence[Tensor | None] = [_vector(part) for part in demand.parts]
+    first = found[0]
+    for part, vector in zip(demand.parts, found, strict=True):
+        if first is None or vector is None or len(vector) != len(first):
+            book.pin(_positions(part), "must stay as wide as another part that cannot follow", demand.site)
+            if first is not None:
+                book.pin(first, "must stay as wide as another part that cannot follow", demand.site)
+        elif not torch.equal(vector, first):
+            book.unite(vector, first, demand.site)

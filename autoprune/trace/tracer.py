@@ -1,0 +1,157 @@
+"""Traces a model: runs it once in evaluation and once in training mode and follows which channel is which."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import Structure, TensorInfo
+from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
+from autoprune.surgery.forward import forward
+from autoprune.trace._book import IdBook, Site
+from autoprune.trace._example import batch_size, describe, repeated, tensors_in
+from autoprune.trace._recorder import Recorder
+from autoprune.trace._sizes import ModuleInt, TracedInt
+from autoprune.trace.grouping import build
+from autoprune.trace.unwrap import unwrap
+
+
+def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: int = 0) -> Structure:
+    """Find out which channels of a model can be removed, and what must be removed with them.
+
+    The model is run on a copy, in evaluation and in training mode; the model itself, random states and the training
+    flags stay as they are.
+
+    Args:
+        model: any module whose forward runs on ``example_input``; wrappers of parallel training and of
+            ``torch.compile`` are looked through.
+        example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small inputs trace faster.
+        validate: compare cut models with the dense one and pin what does not agree (see `validation`).
+        seed: of everything drawn at random.
+
+    Returns:
+        Groups of channels, tensors, attributes, operators, and for everything that cannot be pruned the reason.
+
+    Raises:
+        InvalidArgumentError: ``model`` is not a module, is a TorchScript module, or the example has no tensor.
+        TraceError: the model's forward fails on the example.
+        NothingPrunableError: no channel may be removed; the message says why.
+    """
+    model = unwrap(model)
+    if not tensors_in(example_input):
+        msg = f"expected an example input with at least one tensor, got {type(example_input).__name__}"
+        raise InvalidArgumentError(msg)
+    with undisturbed():
+        structure = _record(model, example_input, seed)
+        del validate
+    if not structure.groups:
+        raise NothingPrunableError(_nothing(structure))
+    return structure
+
+
+def _record(model: nn.Module, example_input: Any, seed: int) -> Structure:
+    book = IdBook()
+    copied = copy_model(model)
+    integers = _trace_integers(copied)
+    recorder = Recorder(copied, book)
+    recorder.batch = batch_size(example_input)
+    copied.eval()
+    try:
+        _run(copied, recorder, example_input)
+    except Exception as error:
+        device = next((str(t.device) for t in copied.parameters()), "cpu")
+        msg = (
+            f"the model's forward failed on the example input ({describe(example_input)}; the model is on {device}): "
+            f"{type(error).__name__}: {error}"
+        )
+        raise TraceError(msg) from error
+    recorder.counting = False
+    copied.train()
+    note = ""
+    try:
+        _run(copied, recorder, repeated(example_input))
+    except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
+        note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
+    return build(book, model, integers, _tensors(model), describe(example_input) + note, seed)
+
+
+def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:
+    with recorder.watching(model):
+        output = forward(model, example_input)
+    for tensor in tensors_in(output):
+        if recorder.follows([tensor]):
+            for layer in recorder.layers(tensor):
+                recorder.book.pin(layer, "is part of the model's output", Site("", ""))
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """Return a deep copy; computed tensors kept on modules (old-style weight norm), which refuse copying, are detached."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (a model's forward may draw from it)
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _trace_integers(model: nn.Module) -> dict[ModuleInt, int]:
+    """Let every integer on the modules of ``model`` remember its place; return their values."""
+    values: dict[ModuleInt, int] = {}
+
+    def traced(leaf: ModuleInt, value: int) -> TracedInt:
+        values[leaf] = value
+        return TracedInt(value, leaf)
+
+    for name, module in model.named_modules():
+        for attribute, value in list(vars(module).items()):
+            if type(value) is int:
+                vars(module)[attribute] = traced(ModuleInt(name, attribute), value)
+            elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+                parts = [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
+                vars(module)[attribute] = type(value)(parts)
+            elif type(value) is torch.Size:
+                vars(module)[attribute] = torch.Size(
+                    [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
+                )
+    return values
+
+
+def _tensors(model: nn.Module) -> list[TensorInfo]:
+    """Describe every parameter and buffer once, with all its names."""
+    found: dict[int, TensorInfo] = {}
+    for kind, named in (
+        ("parameter", model.named_parameters(remove_duplicate=False)),
+        ("buffer", model.named_buffers(remove_duplicate=False)),
+    ):
+        for name, tensor in named:
+            known = found.get(id(tensor))
+            aliases = (*known.aliases, name) if known else (name,)
+            found[id(tensor)] = TensorInfo(aliases[0], tuple(tensor.shape), known.kind if known else kind, aliases)
+    return list(found.values())
+
+
+def _nothing(structure: Structure) -> str:
+    if not structure.layers:
+        return "nothing can be pruned: the model's forward ran no convolution, linear layer or embedding"
+    why = "; ".join(f"{pin.module or 'the model'} {pin.reason}" for pin in structure.pins[:5])
+    more = f"; and {len(structure.pins) - 5} more" if len(structure.pins) > 5 else ""
+    return f"nothing can be pruned: {why}{more}"

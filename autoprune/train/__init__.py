@@ -1,0 +1,1 @@
+"""Data, tasks, the only training loop, BatchNorm recalibration and distillation."""

@@ -1,0 +1,173 @@
+"""The data of a problem in its three roles, kept apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from autoprune.core.groups import IntArray
+from autoprune.core.streams import stream
+from autoprune.errors import DataError, InvalidArgumentError
+from autoprune.train.overlap import check_classes, check_disjoint, sample_digests
+from autoprune.train.sources import MEMORY_LIMIT, Batch, DatasetSource, Source, as_source
+from autoprune.train.split import Split, draw
+from autoprune.train.transforms import ImageTransform
+
+
+class Data:
+    """Data for training, for search and for the final word.
+
+    ``train`` trains and calibrates, ``validation`` is what a search measures candidates on, ``test`` is only looked at
+    for the report. Each is given as ``(inputs, targets)`` arrays or tensors, as a torch Dataset of such items, or as a
+    DataLoader around one (its order and batch size are not used: the loop draws its own, reproducibly).
+
+    Without ``val``, a share of ``train`` is held back, by class where classes are known. When this same data trained
+    the given weights, the search then sees images the network knows: `held_out` is False and reports say so.
+
+    Args:
+        train: training items.
+        val: search-validation items.
+        test: test items.
+        name: for reports.
+        transform: what happens to every batch on the device; the default scales uint8 images to 0..1.
+        plain_train: the items of ``train`` read without random transforms; needed when ``train`` is a dataset that
+            transforms at random and ``val`` is to be split off.
+        val_size: how much of ``train`` to hold back: a share below 1 or a number of items.
+        held_out: whether the given weights were trained without the search-validation items; by default only when
+            ``val`` is given.
+        seed: decides which items are held back.
+        memory_limit: bytes of arrays that are kept on the device; larger ones are copied batch by batch.
+
+    Raises:
+        DataError: a role is empty or malformed, two roles share items, or the validation data has a single class.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> data = Data((rng.normal(size=(100, 3)), np.arange(100) % 2), name="toy")
+    >>> len(data.train), len(data.validation), data.test is None, data.held_out
+    (90, 10, True, False)
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        val: Any = None,
+        test: Any = None,
+        *,
+        name: str = "data",
+        transform: ImageTransform | None = None,
+        plain_train: Any = None,
+        val_size: float = 0.1,
+        held_out: bool | None = None,
+        seed: int = 0,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self.name = name
+        self.transform = transform or ImageTransform()
+        self.memory_limit = memory_limit
+        self.held_out = (val is not None) if held_out is None else held_out
+        source = as_source(train, "train", memory_limit)
+        self.train = self._split("train", source)
+        self.test = None if test is None else self._split("test", as_source(test, "test", memory_limit))
+        if val is not None:
+            self.validation = self._split("validation", as_source(val, "validation", memory_limit))
+        else:
+            plain = source if plain_train is None else as_source(plain_train, "plain train", memory_limit)
+            if len(plain) != len(source):
+                msg = f"expected plain_train to hold the {len(source)} items of train, got {len(plain)}"
+                raise DataError(msg)
+            _check_repeatable(plain)
+            held_back = _hold_back(source, val_size, seed)
+            kept = np.setdiff1d(self.train.positions, held_back)
+            self.train = replace(self.train, positions=kept)
+            self.validation = replace(self._split("validation", plain), positions=held_back)
+        check_classes(self.validation)
+        splits = [split for split in (self.train, self.validation, self.test) if split is not None]
+        self._digests = {split.role: sample_digests(split) for split in splits}
+        #: A validation set split off a plain_train is disjoint by position, which two sources cannot show.
+        own = splits if plain_train is None or val is not None else [self.train, *splits[2:]]
+        check_disjoint(own, [self._digests[split.role] for split in own])
+
+    def _split(self, role: str, source: Source) -> Split:
+        return Split(role, source, np.arange(len(source), dtype=np.int64), self.transform)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the items of every role, their order, their targets and the transform.
+
+        Datasets that are read item by item count with their sizes, sampled items and known classes.
+        """
+        digest = hashlib.sha256(repr(self.transform).encode())
+        for split in (self.train, self.validation, self.test):
+            if split is None:
+                continue
+            digest.update(f"{split.role} {len(split)}".encode())
+            for item in self._digests[split.role]:
+                digest.update(item)
+            digest.update(_target_bytes(split))
+        return digest.hexdigest()
+
+    def example_batch(self, n: int = 1) -> Batch:
+        """Return the first ``n`` validation items as ``(inputs, targets)`` on the CPU, transformed."""
+        first = replace(self.validation, positions=self.validation.positions[:n])
+        return next(iter(first.loader(n)))
+
+    def __repr__(self) -> str:
+        """Name the roles and their sizes."""
+        test = "no test" if self.test is None else f"{len(self.test)} test"
+        known = "" if self.held_out else ", not held out"
+        return f"Data({self.name!r}: {len(self.train)} train, {len(self.validation)} validation{known}, {test})"
+
+
+def _hold_back(source: Source, size: float, seed: int) -> IntArray:
+    """Choose the positions that become the search-validation set; none has a twin that stays in training."""
+    n = len(source)
+    count = round(size * n) if size < 1 else int(size)
+    if not 0 < count < n:
+        msg = (
+            f"expected val_size to hold back at least one and fewer than all of {n} items, got {size} ({count} items); "
+            "give more data, another val_size, or val="
+        )
+        raise DataError(msg) if size > 0 else InvalidArgumentError(msg)
+    positions = np.arange(n, dtype=np.int64)
+    if source.whole:
+        hashes = source.digests(positions)
+        copies = Counter(hashes)
+        positions = positions[np.array([copies[item] == 1 for item in hashes])]
+        if len(positions) < count:
+            msg = (
+                f"only {len(positions)} of {n} training items are unique, too few to hold back {count} without a twin "
+                "left in training; remove duplicates, or give val="
+            )
+            raise DataError(msg)
+    labels = source.labels
+    chosen = draw(len(positions), None if labels is None else labels[positions], count, stream(seed, "validation"))
+    return positions[chosen]
+
+
+def _check_repeatable(source: Source) -> None:
+    """Refuse to split validation items off a dataset whose items change from read to read."""
+    if not isinstance(source, DatasetSource):
+        return
+    dataset = source.dataset
+    for position in np.linspace(0, len(source) - 1, min(8, len(source))).astype(int).tolist():
+        if not source.repeats(position):
+            msg = (
+                f"item {position} of the training dataset ({type(dataset).__name__}) differs from read to read, so no "
+                "validation items can be split off it: give val=, or the same items without random transforms as "
+                "plain_train="
+            )
+            raise DataError(msg)
+
+
+def _target_bytes(split: Split) -> bytes:
+    labels = split.labels
+    if labels is not None:
+        return labels.tobytes()
+    targets = getattr(split.source, "targets", None)
+    return b"" if targets is None else targets[split.positions].contiguous().numpy().tobytes()

@@ -1,0 +1,263 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.budget import Spending
+from autoprune.cost.counter import count_macs
+from autoprune.errors import InvalidArgumentError, MetricError
+from autoprune.surgery.forward import forward
+from autoprune.train.checkpoint import Checkpoint
+from autoprune.train.data import Data
+from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
+from autoprune.train.distill import Distillation, Recorder
+from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
+from autoprune.train.settings import FitSettings
+from autoprune.train.sources import Batch, to_device
+from autoprune.train.split import Split
+from autoprune.train.tasks import Task
+
+PROGRESS_STEPS = 50
+"""Steps between two calls of a progress callback, and between two looks at the loss on an accelerator."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is.
+
+    Attributes:
+        step: steps done.
+        n_steps: steps in all.
+        loss: mean training loss since the last report.
+        learning_rate: of the last step.
+        seconds: since the start (or resumption).
+    """
+
+    step: int
+    n_steps: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run came to.
+
+    Attributes:
+        steps: steps done, those before a resumption included.
+        history: ``(step, mean loss since the one before)`` pairs of this process.
+        spent: multiply-adds of all steps (also those before a resumption) and the seconds of this process.
+    """
+
+    steps: int
+    history: tuple[tuple[int, float], ...]
+    spent: Spending
+
+    @property
+    def loss(self) -> float:
+        """The last mean loss; NaN when a finished run was only read back."""
+        return self.history[-1][1] if self.history else float("nan")
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    settings: FitSettings,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    seed: int = 0,
+) -> FitResult:
+    """Train ``model`` in place.
+
+    Every step draws from generators seeded by its own number, so a run that was killed at any moment and started again
+    with the same checkpoint ends with the very weights of an undisturbed one (on the same device and thread setting).
+
+    Args:
+        model: trained in place; ends on the device it came from, in the mode it came in.
+        data: its training role is used, with training transforms.
+        task: gives the loss.
+        settings: everything else.
+        teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
+        checkpoint: where to save and resume.
+        progress: called every `PROGRESS_STEPS` steps and at the end.
+        seed: of order, transforms and dropout.
+
+    Raises:
+        MetricError: the loss is not one finite number.
+        StoreError: the checkpoint is damaged or of another run.
+        InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
+    """
+    distillation = settings.distillation
+    if distillation is not None and teacher is None:
+        msg = "expected a teacher for the distillation in the settings, got none"
+        raise InvalidArgumentError(msg)
+    if teacher is not None and distillation is None:
+        distillation = Distillation()
+    device = resolve_device(settings.device)
+    channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
+    n_steps, n_items = settings.n_steps(_steps_per_epoch(data.train, settings)), len(data.train)
+    example = data.example_batch()[0]
+    macs = training_macs(
+        settings,
+        n_items,
+        macs=count_macs(model, to_device(example, _home(model))),
+        teacher_macs=0 if teacher is None else count_macs(teacher, to_device(example, _home(teacher))),
+    )
+    started = time.monotonic()
+    history: list[tuple[int, float]] = []
+    with ExitStack() as stack:
+        stack.enter_context(reproducible(settings.threads))
+        stack.enter_context(preserved_random_state(device))
+        stack.enter_context(placed(model, device, training=True, channels_last=channels_last))
+        if teacher is not None:
+            stack.enter_context(placed(teacher, device, training=False, channels_last=channels_last))
+        optimizer = _optimizer(model, settings)
+        identity = _identity(model, data, task, settings, teacher, seed)
+        first = checkpoint.load(identity, model, optimizer) if checkpoint is not None else 0
+        total, count = torch.zeros((), device=device), 0
+        for step, batch in _batches(
+            data.train, settings, device, range(first, n_steps), seed, channels_last=channels_last
+        ):
+            seed_libraries(derive_seed(seed, "step", step), device)
+            rate = settings.learning_rate_at(step, n_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with autocast(device, enabled=settings.mixed_precision):
+                loss = _loss(model, task, batch, teacher, distillation)
+            optimizer.zero_grad()
+            loss.backward()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            optimizer.step()
+            total, count, done = total + loss.detach(), count + 1, step + 1
+            saves = checkpoint is not None and (done % checkpoint.every == 0 or done == n_steps)
+            if not saves and done % PROGRESS_STEPS and done < n_steps:
+                continue
+            history.append((done, _finite(total.item() / count, done)))  # never saved, never reported when it is not
+            total, count = torch.zeros((), device=device), 0
+            if checkpoint is not None and saves:
+                checkpoint.save(done, identity, model, optimizer)
+            if progress is not None:
+                progress(Progress(done, n_steps, history[-1][1], rate, time.monotonic() - started))
+    return FitResult(n_steps, tuple(history), Spending(macs=macs, seconds=time.monotonic() - started))
+
+
+def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_macs: int = 0) -> int:
+    """Return the multiply-adds that `fit` will count: forward once, backward twice, the teacher forward once.
+
+    Args:
+        settings: of the run.
+        n_items: training items.
+        macs: of one item through the model.
+        teacher_macs: of one item through the teacher.
+    """
+    steps_per_epoch = max(1, n_items // settings.batch_size)
+    items = settings.n_steps(steps_per_epoch) * min(settings.batch_size, n_items)
+    return items * (3 * macs + teacher_macs)
+
+
+def _steps_per_epoch(train: Split, settings: FitSettings) -> int:
+    return max(1, len(train) // settings.batch_size)
+
+
+def _batches(
+    train: Split,
+    settings: FitSettings,
+    device: torch.device,
+    steps: range,
+    seed: int,
+    *,
+    channels_last: bool,
+) -> Iterator[tuple[int, Batch]]:
+    """Yield the steps of ``steps`` with their batches: epoch after epoch, each in an order of its own."""
+    per_epoch = _steps_per_epoch(train, settings)
+    step = steps.start
+    while step < steps.stop:
+        epoch, skip = divmod(step, per_epoch)
+        loader = train.loader(
+            settings.batch_size,
+            device=device,
+            channels_last=channels_last,
+            augment=True,
+            shuffle=True,
+            drop_last=True,
+            seed=derive_seed(seed, "epoch", epoch),
+            skip=skip,
+        )
+        for batch in itertools.islice(loader, steps.stop - step):
+            yield step, batch
+            step += 1
+
+
+def _loss(
+    model: nn.Module,
+    task: Task,
+    batch: Batch,
+    teacher: nn.Module | None,
+    distillation: Distillation | None,
+) -> Tensor:
+    if teacher is None or distillation is None:
+        return task.loss(model, batch)
+    recorder = Recorder(model)
+    own = task.loss(recorder, batch)
+    with torch.no_grad():
+        wanted = forward(teacher, batch[0])
+    return (1 - distillation.weight) * own + distillation.weight * distillation.loss(recorder.output, wanted)
+
+
+def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        msg = "expected a model with parameters that require gradients, got none"
+        raise InvalidArgumentError(msg)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        msg = (
+            f"the training loss became {loss} within the steps up to {step}; lower the learning rate or clip gradients"
+        )
+        raise MetricError(msg)
+    return loss
+
+
+def _identity(
+    model: nn.Module, data: Data, task: Task, settings: FitSettings, teacher: nn.Module | None, seed: int
+) -> str:
+    """Name a run by all that decides its weights but the initial ones."""
+    shapes = [
+        None if net is None else {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
+        for net in (model, teacher)
+    ]
+    text = json.dumps([shapes, data.fingerprint, task.fingerprint, asdict(settings), seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _home(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,262 @@
+"""Data by name: ``digits``, ``npz:PATH``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``imagefolder:PATH``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.streams import stream
+from autoprune.errors import DataError, unknown_name
+from autoprune.train.data import Data
+from autoprune.train.sources import MEMORY_LIMIT
+from autoprune.train.split import draw
+from autoprune.train.transforms import ImageTransform
+
+Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What a loader found: anything `Data` takes, per role."""
+
+    train: Any
+    val: Any = None
+    test: Any = None
+    plain_train: Any = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a loader is asked for."""
+
+    path: Path
+    image_size: int
+    download: bool
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """One kind of named data.
+
+    Attributes:
+        name: what stands in front of the colon.
+        summary: one line.
+        takes_path: whether ``:PATH`` follows.
+        transform: the default transform.
+        read: finds the roles.
+    """
+
+    name: str
+    summary: str
+    takes_path: bool
+    transform: ImageTransform
+    read: Callable[[_Request], _Roles]
+
+
+def load_data(
+    name: str,
+    *,
+    transform: ImageTransform | None = None,
+    root: str | Path = "data",
+    download: bool = False,
+    image_size: int = 224,
+    val_size: float = 0.1,
+    held_out: bool | None = None,
+    seed: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Data:
+    """Load data by name.
+
+    Args:
+        name: a name of `NAMED_DATA`, with ``:PATH`` where it takes one. ``npz:PATH`` is one file of arrays ``x`` and
+            ``y`` (or ``x_train``, ``y_train``, ``x_test``, ``y_test``), or a folder of files whose names hold
+            ``train``, ``val`` and ``test``. ``imagefolder:PATH`` holds ``train/CLASS/*``, and ``val/`` and ``test/`` of
+            the same form; where only one of these two is there it is the test set, and search-validation images are
+            split off ``train``.
+        transform: instead of the default of that name.
+        root: where torchvision keeps its downloads.
+        download: fetch what is not there.
+        image_size: pixels per side for ``imagefolder``.
+        val_size: how much of the training data to hold back for the search, where no validation data is given.
+        held_out: see `Data`.
+        seed: decides which items are held back.
+        memory_limit: see `Data`.
+
+    Raises:
+        UnknownNameError: there is no such name.
+        DataError: the files are missing or malformed.
+
+    >>> load_data("digits")
+    Data('digits': 1294 train, 144 validation, not held out, 359 test)
+    """
+    key, _, path = name.partition(":")
+    info = NAMED_DATA.get(key)
+    if info is None:
+        raise unknown_name("data", name, [f"{i.name}:PATH" if i.takes_path else i.name for i in NAMED_DATA.values()])
+    if info.takes_path != bool(path):
+        wanted = f"{key}:PATH" if info.takes_path else key
+        msg = f"expected data as {wanted!r}, got {name!r}"
+        raise DataError(msg)
+    roles = info.read(_Request(Path(path) if path else Path(root), image_size, download))
+    return Data(
+        roles.train,
+        roles.val,
+        roles.test,
+        name=name,
+        transform=info.transform if transform is None else transform,
+        plain_train=roles.plain_train,
+        val_size=val_size,
+        held_out=held_out,
+        seed=seed,
+        memory_limit=memory_limit,
+    )
+
+
+def _digits(_request: _Request) -> _Roles:
+    """Read the 1,797 handwritten digits that come with scikit-learn; a fifth of them, by class, is the test set."""
+    from sklearn.datasets import load_digits  # slow to import, needed for this name only
+
+    x, labels = load_digits(return_X_y=True)
+    images = np.round(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # grey levels 0..16, all stay distinct
+    y = labels.astype(np.int64)
+    test = draw(len(y), y, len(y) // 5, stream(0, "digits", "test"))
+    train = np.setdiff1d(np.arange(len(y)), test)
+    return _Roles((images[train], y[train]), test=(images[test], y[test]))
+
+
+def _npz(request: _Request) -> _Roles:
+    path = request.path
+    if path.is_dir():
+        found = {
+            role: _one([file for file in sorted(path.glob("*.npz")) if role in file.stem.lower()], path, role)
+            for role in ("train", "val", "test")
+        }
+        train = found["train"]
+        if train is None:
+            msg = f"expected a file *train*.npz in {path}, found {[file.name for file in path.glob('*.npz')]}"
+            raise DataError(msg)
+        val, test = found["val"], found["test"]
+        return _Roles(*(None if file is None else _xy(_open_npz(file), file) for file in (train, val, test)))
+    arrays = _open_npz(path)
+    if "x_train" not in arrays:
+        return _Roles(_xy(arrays, path))
+    parts = {role: _xy(arrays, path, f"_{role}") for role in ("train", "val", "test") if f"x_{role}" in arrays}
+    return _Roles(**parts)
+
+
+def _one(files: list[Path], folder: Path, role: str) -> Path | None:
+    if len(files) > 1:
+        msg = f"expected at most one file *{role}*.npz in {folder}, found {[file.name for file in files]}"
+        raise DataError(msg)
+    return files[0] if files else None
+
+
+def _open_npz(path: Path) -> Mapping[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        msg = f"there is no file or folder {path}; npz:PATH names a .npz file or a folder of them"
+        raise DataError(msg)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        msg = f"{path} is not a complete .npz archive of numeric arrays: {error}"
+        raise DataError(msg) from error
+
+
+def _xy(arrays: Mapping[str, npt.NDArray[Any]], path: Path, suffix: str = "") -> Arrays:
+    try:
+        return arrays[f"x{suffix}"], arrays[f"y{suffix}"]
+    except KeyError as error:
+        msg = f"expected arrays x{suffix} and y{suffix} in {path}, found {', '.join(sorted(arrays)) or 'none'}"
+        raise DataError(msg) from error
+
+
+def _torchvision(class_name: str) -> Callable[[_Request], _Roles]:
+    """Return a reader of one of torchvision's datasets that keep all images in ``data``."""
+
+    def read(request: _Request) -> _Roles:
+        from torchvision import datasets  # slow to import, needed for these names only
+
+        parts: list[Arrays] = []
+        for train in (True, False):
+            try:
+                dataset = getattr(datasets, class_name)(str(request.path), train=train, download=request.download)
+            except RuntimeError as error:
+                msg = (
+                    f"{class_name} is not in {request.path} ({error}); pass download=True to fetch it, or another root="
+                )
+                raise DataError(msg) from error
+            parts.append((np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)))
+        return _Roles(parts[0], test=parts[1])
+
+    return read
+
+
+def _imagefolder(request: _Request) -> _Roles:
+    """Read images as uint8 tensors; flip and normalisation happen on the device."""
+    from torchvision import datasets, transforms  # slow to import, needed for this name only
+
+    path, image_size = request.path, request.image_size
+    augmenting = [transforms.RandomResizedCrop(image_size), transforms.PILToTensor()]
+    plain = [
+        transforms.Resize(round(image_size * 256 / 224)),
+        transforms.CenterCrop(image_size),
+        transforms.PILToTensor(),
+    ]
+
+    def folder(role: str, steps: list[Any]) -> Any:
+        try:
+            return datasets.ImageFolder(str(path / role), transforms.Compose(steps))
+        except FileNotFoundError as error:
+            msg = f"expected {path / role} to hold one folder of images per class: {error}"
+            raise DataError(msg) from error
+
+    found = [role for role in ("val", "test") if (path / role).is_dir()]
+    train, plain_train = folder("train", augmenting), folder("train", plain)
+    if found == ["val", "test"]:
+        return _Roles(train, folder("val", plain), folder("test", plain))
+    return _Roles(train, test=folder(found[0], plain) if found else None, plain_train=plain_train)
+
+
+def _infos() -> Mapping[str, DataInfo]:
+    cifar = ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
+    infos = (
+        DataInfo(
+            "digits",
+            "1,797 handwritten digits, 8x8, embedded in scikit-learn",
+            False,
+            ImageTransform((0.305,), (0.376,), crop_padding=1),
+            _digits,
+        ),
+        DataInfo("npz", "arrays x and y in NumPy files", True, ImageTransform(), _npz),
+        DataInfo("cifar10", "CIFAR-10 through torchvision", False, cifar, _torchvision("CIFAR10")),
+        DataInfo("cifar100", "CIFAR-100 through torchvision", False, cifar, _torchvision("CIFAR100")),
+        DataInfo(
+            "fashion_mnist",
+            "Fashion-MNIST through torchvision",
+            False,
+            ImageTransform((0.286,), (0.353,), crop_padding=2, horizontal_flip=True),
+            _torchvision("FashionMNIST"),
+        ),
+        DataInfo(
+            "imagefolder",
+            "a folder of images per class, ImageNet's layout",
+            True,
+            ImageTransform(IMAGENET_MEAN, IMAGENET_STD, horizontal_flip=True),
+            _imagefolder,
+        ),
+    )
+    return {info.name: info for info in infos}
+
+
+NAMED_DATA: Mapping[str, DataInfo] = _infos()
+"""Every kind of data that `load_data` knows, by name."""

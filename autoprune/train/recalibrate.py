@@ -1,0 +1,60 @@
+"""Fresh BatchNorm statistics for weights that changed: the cumulative average over a few batches.
+
+Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019, section 3: statistics are
+recomputed, not tracked, and every item weighs the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.surgery.forward import forward
+from autoprune.train.sources import Batch, n_items
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers that keep running statistics of their inputs."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Replace the running statistics of every BatchNorm by the average over ``batches``.
+
+    Only BatchNorm layers run in training mode, so dropout stays off. Momenta and training flags are as before
+    afterwards. A model without BatchNorm is not even called.
+
+    Args:
+        model: changed in place: ``running_mean``, ``running_var``, ``num_batches_tracked``.
+        batches: transformed as in *training*: a network that was trained on crops and flips expects their statistics.
+
+    Returns:
+        How many items were run through the model.
+    """
+    layers = batch_norms(model)
+    if not layers:
+        return 0
+    momenta = [layer.momentum for layer in layers]
+    training = {module: module.training for module in model.modules()}
+    items = 0
+    try:
+        model.eval()
+        for layer in layers:
+            layer.train()
+            layer.reset_running_stats()
+        for batch in batches:
+            items += n_items(batch)
+            # The share of this batch in all items so far: the first one counts fully, and the last one as much as any.
+            for layer in layers:
+                layer.momentum = n_items(batch) / items
+            forward(model, batch[0])
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, flag in training.items():
+            module.training = flag
+    return items

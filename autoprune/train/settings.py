@@ -1,0 +1,86 @@
+"""What the training loop is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.train.distill import Distillation
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of one training run. Equal settings, data and seed give equal weights.
+
+    Attributes:
+        epochs: passes over the training items; may be a fraction.
+        steps: optimizer steps, instead of ``epochs``.
+        batch_size: items per step; an incomplete last batch of an epoch is left out.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        learning_rate: the largest one, after the warm-up.
+        momentum: of SGD.
+        nesterov: look ahead in SGD.
+        betas: of AdamW.
+        weight_decay: coupled in SGD, decoupled in AdamW.
+        warmup: share of all steps in which the learning rate grows linearly from nearly 0.
+        final_learning_rate: share of ``learning_rate`` at the end of the cosine (Loshchilov and Hutter, "SGDR", 2017).
+        clip_norm: largest norm of all gradients together.
+        mixed_precision: bfloat16 on GPUs.
+        channels_last: memory format; None picks it for models with 2-d convolutions.
+        distillation: how much to listen to the teacher, if there is one.
+        device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
+        threads: of one operator on the CPU.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such optimizer.
+    """
+
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 5e-4
+    warmup: float = 0.0
+    final_learning_rate: float = 0.0
+    clip_norm: float | None = None
+    mixed_precision: bool = True
+    channels_last: bool | None = None
+    distillation: Distillation | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        positive |= {"threads": self.threads, "steps": 1 if self.steps is None else self.steps}
+        positive |= {"clip_norm": 1.0 if self.clip_norm is None else self.clip_norm}
+        for name, value in positive.items():
+            if not (value > 0 and math.isfinite(value)):
+                msg = f"expected {name} to be positive and finite, got {value!r}"
+                raise InvalidArgumentError(msg)
+        for name, value in {"warmup": self.warmup, "final_learning_rate": self.final_learning_rate}.items():
+            if not 0 <= value <= 1:
+                msg = f"expected {name} to be a share in 0..1, got {value!r}"
+                raise InvalidArgumentError(msg)
+
+    def n_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps, at least one."""
+        return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))
+
+    def learning_rate_at(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of ``step``, counted from 0: linear warm-up, then a cosine to the final one."""
+        warm = round(self.warmup * n_steps)
+        if step < warm:
+            return self.learning_rate * (step + 1) / (warm + 1)
+        progress = (step - warm) / max(1, n_steps - warm)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)

@@ -1,0 +1,260 @@
+"""What a model is trained for and measured by: a loss of a batch, metrics of a role."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import InvalidArgumentError, MetricError
+from autoprune.surgery.forward import forward
+from autoprune.train.distill import logits_of
+from autoprune.train.sources import Batch
+
+Loss = Callable[[Any, Any], Tensor]
+"""``(outputs, targets) -> scalar``."""
+
+
+class Task(Protocol):
+    """Everything that trains or measures a model uses nothing else."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, the primary one first."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that differs between tasks whose figures may differ."""
+        ...
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the scalar loss of one batch; calls ``model`` once."""
+        ...
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        """Return one finite float per name of `metrics`.
+
+        Raises:
+            MetricError: a figure is missing, not a number, or not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One class per item: cross entropy; ``accuracy`` (top-1), ``top5`` and ``loss``.
+
+    Correct answers are counted as integers, so equal predictions give equal figures in any order. With fewer than
+    five classes, ``top5`` counts as many as there are.
+
+    Attributes:
+        label_smoothing: share of the probability spread over all classes, in training only.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not 0 <= self.label_smoothing < 1:
+            msg = f"expected a label smoothing in 0..1, 1 excluded, got {self.label_smoothing}"
+            raise InvalidArgumentError(msg)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return ("accuracy", "top5", "loss")
+
+    @property
+    def fingerprint(self) -> str:
+        """Name and settings."""
+        return repr(self)
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the mean cross entropy of one batch."""
+        inputs, targets = batch
+        logits = _logits(forward(cast(nn.Module, model), inputs))
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        """Count correct answers; one synchronisation with the device, at the end.
+
+        Raises:
+            MetricError: there is nothing to measure on, the outputs are not logits, or the loss is not finite.
+        """
+        n = 0
+        totals: Tensor | None = None
+        for inputs, targets in loader:
+            logits = _logits(forward(model, inputs)).float()
+            losses = F.cross_entropy(logits, targets, reduction="sum").double()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+            # Counts below 2**53 are exact in float64; one tensor means one transfer.
+            batch = torch.stack([best[:, 0].sum().double(), best.sum().double(), losses])
+            totals = batch if totals is None else totals + batch
+            n += len(targets)
+        if totals is None:
+            msg = "expected at least one batch to measure on, got none"
+            raise MetricError(msg)
+        top1, top5, loss = totals.tolist()
+        return check_metrics({"accuracy": top1 / n, "top5": top5 / n, "loss": loss / n}, self.metrics)
+
+
+class TorchMetrics:
+    """Any loss, measured by torchmetrics.
+
+    Args:
+        loss: ``(outputs, targets) -> scalar``.
+        metrics: torchmetrics by name, each fed with ``(outputs, targets)``; the first one is primary.
+
+    Raises:
+        InvalidArgumentError: a metric has no ``update`` and ``compute``.
+    """
+
+    def __init__(self, loss: Loss, metrics: Mapping[str, Any]) -> None:
+        if not metrics:
+            msg = "expected at least one metric, got none"
+            raise InvalidArgumentError(msg)
+        for name, metric in metrics.items():
+            if not all(callable(getattr(metric, verb, None)) for verb in ("update", "compute", "reset")):
+                msg = f"expected metric {name!r} to be a torchmetrics.Metric, got {type(metric).__name__}"
+                raise InvalidArgumentError(msg)
+        self._loss = loss
+        self._metrics = dict(metrics)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, the primary one first."""
+        return tuple(self._metrics)
+
+    @property
+    def fingerprint(self) -> str:
+        """The loss's source and the metrics' names and settings."""
+        return f"TorchMetrics({_source(self._loss)}, {self._metrics!r})"
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the loss of one batch."""
+        inputs, targets = batch
+        return self._loss(forward(cast(nn.Module, model), inputs), targets)
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        """Feed every batch to every metric.
+
+        Raises:
+            MetricError: a figure is not one finite number.
+        """
+        for metric in self._metrics.values():
+            metric.reset()
+        for inputs, targets in loader:
+            outputs = forward(model, inputs)
+            for metric in self._metrics.values():
+                if isinstance(outputs, Tensor) and hasattr(metric, "to"):
+                    metric.to(outputs.device)
+                metric.update(outputs, targets)
+        return check_metrics({name: metric.compute() for name, metric in self._metrics.items()}, self.metrics)
+
+
+class FunctionTask:
+    """Any loss, measured by any functions of the model.
+
+    A search counts one pass over the search-validation items for such a task, whatever the functions do.
+
+    Args:
+        loss: ``(outputs, targets) -> scalar``.
+        metrics: functions of the model by name, each returning one number; the first one is primary.
+    """
+
+    def __init__(self, loss: Loss, metrics: Mapping[str, Callable[[nn.Module], Any]]) -> None:
+        if not metrics:
+            msg = "expected at least one metric, got none"
+            raise InvalidArgumentError(msg)
+        self._loss = loss
+        self._metrics = dict(metrics)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, the primary one first."""
+        return tuple(self._metrics)
+
+    @property
+    def fingerprint(self) -> str:
+        """The source of the loss and the functions."""
+        functions = {name: _source(function) for name, function in self._metrics.items()}
+        return f"FunctionTask({_source(self._loss)}, {functions})"
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the loss of one batch."""
+        inputs, targets = batch
+        return self._loss(forward(cast(nn.Module, model), inputs), targets)
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  functions bring their own data
+        """Call every function.
+
+        Raises:
+            MetricError: a function raised, or its figure is not one finite number.
+        """
+        figures = {}
+        for name, function in self._metrics.items():
+            try:
+                figures[name] = function(model)
+            except Exception as error:
+                msg = f"metric {name!r} raised {type(error).__name__}: {error}"
+                raise MetricError(msg) from error
+        return check_metrics(figures, self.metrics)
+
+
+def check_metrics(figures: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Return ``figures`` as floats, in the order of ``names``.
+
+    Raises:
+        MetricError: a figure is missing, not one number, or not finite.
+    """
+    found: dict[str, float] = {}
+    for name in names:
+        if name not in figures:
+            msg = f"expected a figure for metric {name!r}, got {', '.join(figures) or 'none'}"
+            raise MetricError(msg)
+        value = figures[name]
+        if isinstance(value, Tensor | np.ndarray | np.generic) and np.prod(value.shape) == 1:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            msg = f"expected one number as metric {name!r}, got {_shown(value)}"
+            raise MetricError(msg)
+        found[name] = float(value)
+        if not np.isfinite(found[name]):
+            msg = f"expected a finite number as metric {name!r}, got {found[name]}"
+            raise MetricError(msg)
+    return found
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Find the (n, classes) logits among what a model returns."""
+    outputs = logits_of(outputs)
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        msg = f"expected (n, classes) logits from the model, got {_shown(outputs)}; write a Task for other outputs"
+        raise MetricError(msg)
+    return outputs
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """Name a function by its code, so that an edited metric is another metric."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        code = inspect.getsource(cast(Any, function))
+    except (TypeError, OSError):  # built-in, or typed at a prompt
+        code = repr(function) if isinstance(function, nn.Module) else name
+    return f"{name}:{hashlib.sha256(code.encode()).hexdigest()[:16]}"

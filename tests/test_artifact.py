@@ -1,0 +1,251 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from autoprune.artifact import describe, load, save
+from autoprune.core.groups import Attribute, Axis, ChannelGroup, Count, Structure, TensorInfo
+from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError
+from autoprune.surgery.cut import cut
+
+
+def dense_model():
+    """Return a network that any process can define in one expression."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    )
+
+
+def structure():
+    """Return what a trace of `dense_model` finds."""
+    six = np.arange(6)
+    roles = {"0.weight": "out", "0.bias": "out", "1.weight": "thru", "1.bias": "thru"}
+    roles |= {"1.running_mean": "thru", "1.running_var": "thru"}
+    axes = [(name, 0, role, 1) for name, role in roles.items()] + [("5.weight", 1, "in", 1)]
+    count = Count(0, ((0, 1),))
+    attributes = [("0", "out_channels"), ("1", "num_features"), ("5", "in_features")]
+    model = dense_model()
+    kinds = dict.fromkeys(dict(model.named_parameters()), "parameter") | dict.fromkeys(
+        dict(model.named_buffers()), "buffer"
+    )
+    return Structure(
+        groups=(ChannelGroup("0", 0, 6, tuple(axes)),),
+        axes=tuple(Axis(name, dim, six) for name, dim, _, _ in axes),
+        tensors=tuple(
+            TensorInfo(
+                n, tuple(model.get_buffer(n).shape) if k == "buffer" else tuple(model.get_parameter(n).shape), k, (n,)
+            )
+            for n, k in kinds.items()
+        ),
+        attributes=tuple(Attribute(module, name, (count,)) for module, name in attributes),
+    )
+
+
+KEPT = np.array([True, False, True, True, False, True])
+
+
+def pruned():
+    """Return a cut model with statistics of its own."""
+    torch.manual_seed(0)
+    model = dense_model()
+    model(torch.randn(8, 3, 8, 8))
+    return cut(model, structure(), KEPT).eval()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A saved pruned model."""
+    path = tmp_path / "small.autoprune"
+    save(
+        path,
+        pruned(),
+        structure(),
+        kept=KEPT,
+        genome=(3,),
+        costs={"macs": np.int64(123)},
+        metrics={"accuracy": 0.5},
+        note='00 "quoted" ü',
+    )
+    return path
+
+
+def test_a_fresh_process_gives_identical_outputs(file, tmp_path):
+    """A new process with a fresh dense model computes, bit for bit, what was saved."""
+    x = torch.randn(5, 3, 8, 8)
+    safetensors.torch.save_file({"x": x}, tmp_path / "x")
+    script = textwrap.dedent(f"""
+        import torch, safetensors.torch
+        from torch import nn
+        from autoprune.artifact import load
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(6, 4))
+        x = safetensors.torch.load_file({str(tmp_path / "x")!r})["x"]
+        y = load({str(file)!r}, model)(x).detach()
+        safetensors.torch.save_file({{"y": y}}, {str(tmp_path / "y")!r})
+    """)
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "y")["y"], pruned()(x))
+
+
+def test_loading_gives_the_users_class_and_leaves_the_model_alone(file):
+    """The loaded model has smaller tensors, right attributes and the saved mode; the dense one is unchanged."""
+    model = dense_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = load(file, model)
+    assert (small[0].out_channels, small[1].num_features, small[5].in_features) == (4, 4, 4)
+    assert not small.training
+    assert model.training
+    assert model[0].out_channels == 6
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(p.requires_grad for p in small.parameters())
+
+
+def test_description(file):
+    """A file says what it holds without a model: cost, genome, kept channels, fingerprints, versions."""
+    found = describe(file)
+    assert found["kept"] == {"0": [0, 2, 3, 5]}
+    assert (found["genome"], found["costs"], found["metrics"]) == ([3], {"macs": 123}, {"accuracy": 0.5})
+    assert found["structure"] == structure().fingerprint
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["model"] == "torch.nn.modules.container.Sequential"
+    assert found["note"] == '00 "quoted" ü'
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_saving_is_deterministic(file, tmp_path):
+    """The same model gives the same bytes."""
+    again = tmp_path / "again"
+    save(
+        again,
+        pruned(),
+        structure(),
+        kept=KEPT,
+        genome=(3,),
+        costs={"macs": 123},
+        metrics={"accuracy": 0.5},
+        note='00 "quoted" ü',
+    )
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_truncated_at_any_byte(file, tmp_path):
+    """Every proper prefix of a file is refused with a sentence, never loaded and never another exception."""
+    data = file.read_bytes()
+    short = tmp_path / "short"
+    for length in range(len(data)):
+        short.write_bytes(data[:length])
+        with pytest.raises(ArtifactError, match="truncated or altered"):
+            describe(short)
+
+
+def test_any_altered_byte(file, tmp_path):
+    """A change of any single byte, whatever to, is noticed: header, padding, digest and tensors alike."""
+    data = file.read_bytes()
+    altered = tmp_path / "altered"
+    rng = np.random.default_rng(0)
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= int(rng.choice([1, 2, 4, 8, 16, 32, 64, 128, rng.integers(1, 256)]))
+        altered.write_bytes(flipped)
+        with pytest.raises(ArtifactError):
+            describe(altered)
+
+
+@pytest.mark.parametrize("extra", [b"\0", b" ", b"more"])
+def test_appended_bytes(file, extra):
+    """Bytes behind the end are noticed."""
+    file.write_bytes(file.read_bytes() + extra)
+    with pytest.raises(ArtifactError, match="altered"):
+        load(file, dense_model())
+
+
+def test_foreign_files(tmp_path):
+    """Pickles, other safetensors, JSON, text and nothing are refused; a pickle is not executed."""
+    marker = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(marker),))
+
+    foreign = {
+        "pickle": pickle.dumps(Bomb()),
+        "safetensors": safetensors.torch.save({"a": torch.zeros(2)}),
+        "other": safetensors.torch.save({"a": torch.zeros(2)}, metadata={"autoprune": "{}"}),
+        "json": b'{"a": 1}',
+        "list": (2).to_bytes(8, "little") + b"[]",
+        "text": b"hello world, this is a text file",
+        "empty": b"",
+    }
+    for name, data in foreign.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(ArtifactError, match="not a pruned-model file"):
+            load(path, dense_model())
+    assert not marker.exists()
+
+
+def test_missing_file(tmp_path):
+    """A file that is not there is an error that names it."""
+    with pytest.raises(ArtifactError, match=r"cannot read .*nowhere: No such file"):
+        describe(tmp_path / "nowhere")
+
+
+def test_newer_schema(file, monkeypatch):
+    """A file of another schema is refused with advice."""
+    monkeypatch.setattr("autoprune.artifact.SCHEMA_VERSION", 0)
+    with pytest.raises(ArtifactError, match="has schema 1, this autoprune reads schema 0"):
+        describe(file)
+
+
+def test_another_model(file):
+    """A model of other shapes or names is refused; the message names the class and the tensor."""
+    other = dense_model()
+    other[5] = nn.Linear(6, 9)
+    with pytest.raises(ArtifactError, match=r"pruned torch\.nn.*Sequential.*'5.weight' has shape \(9, 6\)"):
+        load(file, other)
+    with pytest.raises(ArtifactError, match=r"'0.weight' is missing"):
+        load(file, nn.Identity())
+
+
+def test_the_model_must_be_the_cut_one(tmp_path):
+    """Saving a model that does not have the kept channels is refused, and so are metrics that are not finite."""
+    with pytest.raises(SurgeryError, match=r"'0.weight' has shape \(6, 3, 3, 3\) instead of \(4, 3, 3, 3\)"):
+        save(tmp_path / "a", dense_model(), structure(), kept=KEPT)
+    with pytest.raises(InvalidArgumentError, match="finite metrics"):
+        save(tmp_path / "a", pruned(), structure(), kept=KEPT, metrics={"accuracy": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
+    """When the disk fails half-way, the file that was there is intact and no other file is left."""
+    before = file.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ArtifactError, match=r"cannot write .*: No space left on device"):
+        save(file, pruned(), structure(), kept=KEPT)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """A missing folder, or a file in its place, is a clear error; a read-only one, too, for all but root."""
+    with pytest.raises(ArtifactError, match=r"cannot write .*No such file or directory; the folder must exist"):
+        save(tmp_path / "none" / "a", pruned(), structure(), kept=KEPT)
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("root writes everywhere")
+    with pytest.raises(ArtifactError, match="Permission denied"):
+        save(folder / "a", pruned(), structure(), kept=KEPT)
