@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape, unescape
 
-from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import FONT, Figure, axis_of, coordinate, coordinates
+from autoprune.report.figures.layout import FONT, Figure, axis_of, coordinate, coordinates, limit_label
 from autoprune.report.summary import Measured, RunSummary
 from autoprune.store.meta import Dense, Role
 
 WIDTH, HEIGHT = 860, 480
-LEFT, RIGHT, TOP, BOTTOM = 74, 24, 62, 60
+LEFT, RIGHT, TOP, BOTTOM = 74, 34, 62, 60
 LETTER = 6.9
 """Mean width of a letter in pixels, to space the legend without measuring fonts."""
 
@@ -70,15 +69,14 @@ def front_svg(summary: RunSummary) -> str:
     parts = _axes(axis_of(summary, x), axis_of(summary, y), across, up)
     for at in marks:
         parts.append(f'<path d="M{across(at)} {TOP}V{HEIGHT - BOTTOM}" stroke="{palette.INK}" stroke-dasharray="6 4"/>')
-        label = f"limit {units.amount(x.name, summary.meta.limits[x.name])}"
-        parts.append(_text(across(at) + 6, HEIGHT - BOTTOM - 9, label, color=palette.MUTED))
+        parts.append(_text(across(at) + 6, HEIGHT - BOTTOM - 9, limit_label(summary, x), color=palette.MUTED))
     dots = "".join(f"M{across(px)} {up(py)}h0" for px, py in faint)
     parts.append(
         f'<path d="{dots}" stroke="{palette.FAINT}" stroke-opacity=".4" stroke-width="5" stroke-linecap="round"/>'
     )
     if len(summary.objectives) == 2:
         parts.append(_staircase(fronts[summary.role], across, up, palette.ROLE_COLORS[summary.role]))
-    for role in reversed(summary.roles):
+    for role in summary.roles:
         parts += [_marker(role, across(px), up(py)) for px, py in fronts[role]]
         parts += [_star(role, across(px), up(py)) for px, py in dense[role]]
     parts += _legend(
@@ -128,11 +126,11 @@ def _dot(x: float, y: float) -> str:
 
 
 def _marker(role: Role, x: float, y: float) -> str:
-    look = f'fill="{palette.ROLE_COLORS[role]}" stroke="white"'
+    color = palette.ROLE_COLORS[role]
     if role is Role.PROXY:
-        return f'<circle cx="{x}" cy="{y}" r="5.5" {look}/>'
+        return f'<circle cx="{x}" cy="{y}" r="5" fill="{color}"/>'
     corners = 4 if role is Role.VALIDATION else 3
-    return f'<path d="{_polygon(x, y, corners, 6.8, 1.0)}" {look}/>'
+    return f'<path d="{_polygon(x, y, corners, 6.4, 1.0)}" stroke="{color}" stroke-width="1.6"/>'
 
 
 def _star(role: Role, x: float, y: float) -> str:

@@ -63,8 +63,8 @@ class Pictures:
         corner = ", ".join(f"{units.title(name)} {units.amount(name, at)}" for name, at in curve.reference.items())
         caption = (
             "The volume that the front dominates, over all that the run paid: executed multiply-adds (forward once, "
-            "backward twice; preparation and recalibration included) and evaluations. Costs count in units of the "
-            f"dense model. Reference point: {corner}."
+            "backward twice; preparation and recalibration included) and evaluations; 1 would be a perfect model of no "
+            f"cost. Reference point: {corner}."
         )
         figure = convergence_figure({self._summary.meta.strategy: curve})
         return section("Hypervolume over counted cost", self._plot("convergence", figure, caption))
