@@ -44,7 +44,9 @@ class Pictures:
         if images and summary.quality_axis.name in units.RATES:
             error = units.standard_error(TYPICAL_RATE, images)
             caption += f" With {images:,} {summary.role.label} images, one standard error of 90 % is {error}."
-        body = self._plot("front", front_figure(summary, *first), caption, still=front_svg(summary))
+        body = self._plot(
+            "front", front_figure(summary, *first), caption, still=front_svg(summary, with_headline=False)
+        )
         plots = [
             self._plot(
                 f"front-{x.name}", front_figure(summary, x, y, is_main=False), f"The same by {units.title(x.name)}."
