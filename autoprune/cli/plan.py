@@ -53,7 +53,7 @@ def _pilot(file: ProblemFile) -> Pilot | str:
         return "the problem names no data (--data)"
     if file.tables.model.weights is None and file.tables.training is None:
         return "the network has no weights (--weights)"
-    from autoprune.config.building import build_problem
+    from autoprune.config.problem import build_problem
     from autoprune.plan import run_pilot
 
     return run_pilot(build_problem(file))
