@@ -1,1 +1,85 @@
-"""Search-based pruning: a trained model, data and a budget in; a Pareto front of smaller models out."""
+"""Search-based pruning: a trained model, data and a budget in; a Pareto front of smaller models out.
+
+The public names are resolved on first use: importing the package loads neither torch nor anything else that is heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.api import Problem, Run, RunFront, RunPoint, open_run, search
+    from autoprune.artifact import describe, load
+    from autoprune.core.budget import Budget
+    from autoprune.core.space import SearchSpace
+    from autoprune.evaluate.evaluator import ProxySettings
+    from autoprune.surgery.cut import cut
+    from autoprune.trace import trace, validate
+    from autoprune.train.data import Data
+    from autoprune.train.loop import fit
+    from autoprune.train.named_data import load_data
+    from autoprune.train.settings import FitSettings
+    from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics
+    from autoprune.train.transforms import ImageTransform
+
+_WHERE = {
+    "Budget": "autoprune.core.budget",
+    "Classification": "autoprune.train.tasks",
+    "Data": "autoprune.train.data",
+    "FitSettings": "autoprune.train.settings",
+    "FunctionTask": "autoprune.train.tasks",
+    "ImageTransform": "autoprune.train.transforms",
+    "Problem": "autoprune.api",
+    "ProxySettings": "autoprune.evaluate.evaluator",
+    "Run": "autoprune.api",
+    "RunFront": "autoprune.api",
+    "RunPoint": "autoprune.api",
+    "SearchSpace": "autoprune.core.space",
+    "TorchMetrics": "autoprune.train.tasks",
+    "cut": "autoprune.surgery.cut",
+    "describe": "autoprune.artifact",
+    "fit": "autoprune.train.loop",
+    "load": "autoprune.artifact",
+    "load_data": "autoprune.train.named_data",
+    "open_run": "autoprune.api",
+    "search": "autoprune.api",
+    "trace": "autoprune.trace",
+    "validate": "autoprune.trace",
+}
+
+__all__ = [
+    "Budget",
+    "Classification",
+    "Data",
+    "FitSettings",
+    "FunctionTask",
+    "ImageTransform",
+    "Problem",
+    "ProxySettings",
+    "Run",
+    "RunFront",
+    "RunPoint",
+    "SearchSpace",
+    "TorchMetrics",
+    "cut",
+    "describe",
+    "fit",
+    "load",
+    "load_data",
+    "open_run",
+    "search",
+    "trace",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        msg = f"module 'autoprune' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,7 +15,7 @@ from autoprune.errors import DataError
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.surgery.forward import forward
 
-ROWS_PER_BATCH = 16384
+ROWS_PER_BATCH = 4096
 """Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
 
 

@@ -85,12 +85,14 @@ class Database:
             partial.unlink(missing_ok=True)
             connection = sqlite3.connect(partial, isolation_level=None)
             try:
+                connection.execute("BEGIN")
                 for statement in kind.tables:
                     connection.execute(statement)
                 for statement, parameters in rows:
                     connection.execute(statement, parameters)
                 connection.execute(f"PRAGMA application_id = {kind.application_id}")
                 connection.execute(f"PRAGMA user_version = {kind.schema_version}")
+                connection.execute("COMMIT")
             finally:
                 connection.close()
             _publish(partial, path)

@@ -69,10 +69,14 @@ class Tab:
         """Show a file and wait until the page says that it has drawn everything."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=path.resolve().as_uri())
+        self.wait_until("document.documentElement?.dataset.drawn === 'true'")
+
+    def wait_until(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + PATIENCE
-        while self.run("document.documentElement?.dataset.drawn") != "true":
+        while not self.run(condition):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{path.name} was not drawn; the page said {self.complaints}")
+                raise TimeoutError(f"never true: {condition}; the page complained about {self.complaints}")
             time.sleep(0.05)
 
     def run(self, expression: str) -> Any:

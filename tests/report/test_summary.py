@@ -7,11 +7,10 @@ import pytest
 
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
-from autoprune.errors import StoreError
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import State
 from autoprune.store.events import Event, EventKind
-from autoprune.store.meta import Dense, Role, RunMeta
+from autoprune.store.meta import Dense, Role
 from tests.report.made_up import TRAINED, MadeUpRun, make_meta, make_rich_run, make_run, make_space
 
 
@@ -199,23 +198,3 @@ def test_two_to_four_objectives(objectives: tuple[str, ...]) -> None:
     assert list(volumes) == sorted(volumes)
     assert volumes[-1] > 0
     assert "of the MACs" in summary.headline
-
-
-def test_meta_round_trip() -> None:
-    """The description of a run survives JSON; unknown keys do not disturb."""
-    meta = make_meta()
-    assert RunMeta.from_json({**meta.to_json(), "problem": "f00"}) == meta
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": 99}, "schema 1, got 99"),
-        ({"budget": {"macs": None}}, "malformed"),
-        ({"roles": {"proxy": "training"}}, "'training'"),
-    ],
-)
-def test_meta_of_another_kind_is_refused(change: dict[str, object], message: str) -> None:
-    """Another schema version, a broken budget or an unknown role is a StoreError that shows it."""
-    with pytest.raises(StoreError, match=message):
-        RunMeta.from_json({**make_meta().to_json(), **change})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, axis_title, layout, rounded
+from autoprune.report.figures.layout import Figure, axis_title, layout, plain, rounded
 from autoprune.report.summary import Convergence
 
 COLORS = (palette.BLUE, palette.VERMILLION, palette.GREEN, palette.ORANGE, palette.INK)
@@ -22,7 +21,7 @@ def convergence_figure(curves: Mapping[str, Convergence]) -> Figure:
                 {
                     "type": "scatter",
                     "mode": "lines" if len(xs) > 1 else "markers",
-                    "name": escape(name),
+                    "name": plain(name),
                     "legendgroup": str(i),
                     "showlegend": axis == "" and len(curves) > 1,
                     "x": list(xs),

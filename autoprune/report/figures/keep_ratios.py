@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from html import escape
 
 from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, axis_title, layout, short
+from autoprune.report.figures.layout import Figure, axis_title, layout, plain, short
 from autoprune.report.summary import RunSummary
 
 NUMBERED_COLUMNS = 18
@@ -19,7 +18,7 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     """Draw the keep ratios: a row per width variable in execution order, a column per point of the front."""
     ratios = summary.keep_ratios
     rows, columns = ratios.values.shape
-    names = [escape(name) for name in ratios.variables]
+    names = [plain(name) for name in ratios.variables]
     hover = [
         [
             f"<b>{name}</b>, point {point.id}<br>keeps {point.widths[row]} of {summary.full_widths[row]} channels"
@@ -51,7 +50,7 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     page = layout(height=110 + 22 * max(rows, 4))
     ticks = range(0, columns, max(1, math.ceil(columns / LABELED_COLUMNS)))
     page["xaxis"] |= {
-        "title": axis_title(f"points of the front, by {escape(units.title(summary.cost_axis.name))}"),
+        "title": axis_title(f"points of the front, by {plain(units.title(summary.cost_axis.name))}"),
         "tickvals": list(ticks),
         "ticktext": [f"{short(summary, summary.front[i], summary.cost_axis)}<br>#{ratios.points[i]}" for i in ticks],
         "showgrid": False,

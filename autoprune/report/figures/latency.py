@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, axis_title, layout, rounded, short
+from autoprune.report.figures.layout import Figure, axis_title, layout, plain, rounded, short
 from autoprune.report.summary import Latency, RunSummary, Timing
 
 
@@ -34,7 +32,7 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
             "line": {"width": 2},
         },
         "text": [
-            f"<b>{label}</b><br>{row.median:.3g} ms ({row.low:.3g} to {row.high:.3g})<br>{escape(row.verdict)}"
+            f"<b>{label}</b><br>{row.median:.3g} ms ({row.low:.3g} to {row.high:.3g})<br>{plain(row.verdict)}"
             for label, row in zip(labels, rows, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -57,7 +55,7 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
             "xshift": 10,
             "y": i,
             "showarrow": False,
-            "text": escape(row.verdict),
+            "text": plain(row.verdict),
             "font": {"color": palette.INK if row.is_faster else palette.MUTED},
         }
         for i, row in enumerate(rows)

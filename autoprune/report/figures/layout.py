@@ -45,6 +45,11 @@ def layout(*, height: int) -> Figure:
     }
 
 
+def plain(text: str) -> str:
+    """Return ``text`` so that plotly shows it as it is; it reads tags and ``&lt;``, but not ``&quot;``."""
+    return escape(text, quote=False)
+
+
 def axis_title(text: str) -> Figure:
     """Return the title of an axis."""
     return {"text": text, "standoff": 10, "font": {"size": 13}}
@@ -53,7 +58,7 @@ def axis_title(text: str) -> Figure:
 def axis_of(summary: RunSummary, item: Objective) -> Figure:
     """Return title and tick format of the axis that shows ``item``."""
     dense = summary.meta.dense.costs.get(item.name)
-    name = escape(units.title(item.name))
+    name = plain(units.title(item.name))
     if dense:
         text = f"{name}, % of the dense model (100 % = {units.amount(item.name, dense)})"
         return {"title": axis_title(text), "ticksuffix": " %"}
@@ -98,14 +103,14 @@ def hover_text(summary: RunSummary, point: Point) -> str:
     for name, cost in point.costs.items():
         share = summary.relative(name, cost)
         part = "" if share is None else f" ({units.percent(share)} of dense)"
-        lines.append(f"{escape(units.title(name))} {units.amount(name, cost)}{part}")
+        lines.append(f"{plain(units.title(name))} {units.amount(name, cost)}{part}")
     for role, metrics in point.metrics.items():
         for name, value in metrics.items():
             dense = summary.meta.dense.metrics.get(role, {}).get(name)
             gap = "" if dense is None else f" ({units.difference(name, value - dense)})"
-            lines.append(f"{Role(role).label} {escape(units.title(name))} {units.amount(name, value)}{gap}")
+            lines.append(f"{Role(role).label} {plain(units.title(name))} {units.amount(name, value)}{gap}")
     rows = zip(summary.variables, point.widths, summary.full_widths, strict=True)
-    widths = [f"{escape(name)} {width}/{full}" for name, width, full in rows]
+    widths = [f"{plain(name)} {width}/{full}" for name, width, full in rows]
     lines += ["<b>widths</b>"] if widths else []
     lines += [" · ".join(widths[i : i + WIDTHS_PER_LINE]) for i in range(0, len(widths), WIDTHS_PER_LINE)]
     return "<br>".join(lines)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, layout
+from autoprune.report.figures.layout import Figure, layout, plain
 from autoprune.report.summary import Measured, Point, RunSummary, value_of
 from autoprune.store.meta import Role
 
@@ -103,7 +102,7 @@ def _axes(summary: RunSummary) -> list[Axis]:
 
 
 def _label(summary: RunSummary, axis: Axis) -> str:
-    name = escape(units.title(axis.name))
+    name = plain(units.title(axis.name))
     return name if axis.name in summary.meta.dense.costs else f"{name},<br>{axis.role.label}"
 
 
@@ -126,7 +125,7 @@ def _labels(points: Sequence[Point], axes: Sequence[Axis]) -> Figure:
         for axis in axes:
             value = value_of(point, axis.name, axis.role)
             shown = "" if value is None else units.amount(axis.name, value)
-            texts.append(f"point {point.id}: {escape(units.title(axis.name))} {shown}")
+            texts.append(f"point {point.id}: {plain(units.title(axis.name))} {shown}")
         texts.append("")
     return {
         "mode": "lines+markers",

@@ -48,7 +48,7 @@
       if (row) {
         document.querySelectorAll("tr.chosen").forEach((other) => other.classList.remove("chosen"));
         row.classList.add("chosen");
-        row.scrollIntoView({ block: "center", behavior: "smooth" });
+        row.scrollIntoView({ block: "center" });
       }
     });
   }

@@ -1,0 +1,255 @@
+"""What is searched: a trained model, data, objectives, limits, and how candidates are measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.budget import Spending
+from autoprune.core.limits import resolve_limits
+from autoprune.core.objectives import Objectives
+from autoprune.core.orders import encode_orders
+from autoprune.core.protocols import Ranking
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.cost.peak import profile_peak
+from autoprune.criteria import criterion_info, order, scores
+from autoprune.errors import InvalidArgumentError, did_you_mean
+from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
+from autoprune.evaluate.measure import measure
+from autoprune.evaluate.registry import make_evaluator
+from autoprune.evaluate.weights import pack_weights, put_weight_set
+from autoprune.surgery.matching import model_weights
+from autoprune.trace import trace, unwrap
+from autoprune.train.data import Data
+from autoprune.train.tasks import Classification, Task
+
+N_SCORING_BATCHES = 10
+"""Training batches that criteria with a loss look at."""
+
+
+class Problem:
+    """A trained model to be made smaller, and everything that decides what smaller and good mean.
+
+    Construction traces the model, validates the trace numerically and checks that the limits can be met; nothing is
+    trained and no candidate is measured. The model is never changed.
+
+    Args:
+        model: the trained model; wrappers of parallel training and ``torch.compile`` are looked through.
+        example_input: a tensor, a tuple of arguments or a dict of keyword arguments; MACs are counted at its size, per
+            sample. Default: the first search-validation item.
+        data: training, search-validation and test items (`Data`).
+        task: loss and metrics; classification by default.
+        objectives: one to four names, such as ``("accuracy", "macs")`` or ``("max:iou", "params", "peak_bytes")``.
+        limits: hard upper limits by cost name, as a share of the dense model (``"60%"``) or absolute (``2.1e9``).
+        levels: at most this many widths per variable, None for all; see `SearchSpace.build` for this and the next six.
+        widths: explicit widths or keep ratios by layer pattern.
+        divisor: kept widths are multiples of it.
+        min_width: fewest channels per group.
+        min_keep_ratio: smallest fraction of a group to keep.
+        locks: layers, by name or pattern, that keep all their channels.
+        ties: layers that keep equally many channels.
+        criterion: ranks the channels of every group; the best ones stay.
+        evaluator: how candidates are measured, a name of ``autoprune list evaluators``.
+        evaluation: settings of the evaluator: which items, how many, device, batch size.
+        name: for reports.
+        seed: decides whatever ranking and evaluation draw.
+
+    Raises:
+        TraceError: the model cannot be traced, or nothing in it can be pruned.
+        InfeasibleError: the limits cannot be met; the message names the smallest reachable value and what blocks.
+        InvalidArgumentError: an objective is neither a metric of the task nor a cost, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Any = None,
+        data: Data | None = None,
+        *,
+        task: Task | None = None,
+        objectives: Sequence[str] = ("accuracy", "macs"),
+        limits: Mapping[str, str | float] | None = None,
+        levels: int | None = 8,
+        widths: Mapping[str, Sequence[int | float]] | None = None,
+        divisor: int = 1,
+        min_width: int = 1,
+        min_keep_ratio: float = 0.1,
+        locks: Sequence[str] = (),
+        ties: Sequence[str | Sequence[str]] = (),
+        criterion: str = "l2",
+        evaluator: str = "inherited",
+        evaluation: ProxySettings | None = None,
+        name: str = "",
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(data, Data):
+            msg = f"expected data=ap.Data(train, ...) or ap.load_data(name), got {type(data).__name__}"
+            raise InvalidArgumentError(msg)
+        self.model = unwrap(model)
+        self.data = data
+        self.task: Task = task or Classification()
+        self.objectives = Objectives.parse(objectives)
+        self.criterion = criterion_info(criterion).name
+        self.seed = seed
+        self.name = name or type(self.model).__name__
+        self.example_input = data.example_batch(1)[0] if example_input is None else example_input
+        _check_objectives(self.objectives, self.task)
+
+        structure = trace(self.model, self.example_input, seed=seed)
+        self.space = SearchSpace.build(
+            structure,
+            levels=levels,
+            widths=widths,
+            divisor=divisor,
+            min_width=min_width,
+            min_keep_ratio=min_keep_ratio,
+            locks=locks,
+            ties=ties,
+            validator=_validator(self.model, structure, self.example_input, seed),
+        )
+        needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
+        peak = profile_peak(self.model, structure, self.example_input, seed=seed) if needs_peak else None
+        self.costs = CostModel(structure, self.space, peak)
+        self.limits = resolve_limits(limits or {}, self.space, self.costs)
+        self._evaluator_name = evaluator
+        self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
+        self.evaluation = evaluation or ProxySettings()
+        self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
+
+    @property
+    def structure(self) -> Any:
+        """What the trace found: groups, axes, operators, pins."""
+        return self.space.structure
+
+    @cached_property
+    def dense_costs(self) -> dict[str, int]:
+        """The dense model's costs, exact integers by name."""
+        return {name: int(value[0]) for name, value in self.costs(self.space.full_genome[None, :]).items()}
+
+    @cached_property
+    def dense_metrics(self) -> dict[str, float]:
+        """The dense model's metrics, measured like every candidate's but as it is, BatchNorm untouched."""
+        return self.evaluator.measure(self.model)
+
+    def test(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model on the test items, which no search looks at.
+
+        Raises:
+            InvalidArgumentError: the data has no test items.
+        """
+        if self.data.test is None:
+            msg = f"{self.data!r} has no test items; give ap.Data(..., test=...)"
+            raise InvalidArgumentError(msg)
+        return measure(model, self.data.test, self.task, self.evaluation)
+
+    @cached_property
+    def reference(self) -> dict[str, float]:
+        """The hypervolume's reference point: the dense model's costs and a useless model's metrics.
+
+        Metrics that are maximized count from 0; minimized ones from twice the dense model's figure.
+        """
+        return {
+            item.name: float(self.dense_costs[item.name])
+            if item.is_cost
+            else (0.0 if item.maximize else 2 * self.dense_metrics[item.name])
+            for item in self.objectives.items
+        }
+
+    @cached_property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The dense model's tensors by their name in the structure."""
+        return model_weights(self.model, self.structure)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything a figure depends on: a run's folder takes no other problem."""
+        parts = [
+            self.space.fingerprint,
+            self.data.fingerprint,
+            self.evaluator.fingerprint,
+            hashlib.sha256(pack_weights(self.weights)).hexdigest(),
+            list(self.objectives.names),
+            sorted(self.limits.items()),
+            self.criterion,
+            self.seed,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def rank(self, criterion: str, put: Callable[[bytes], str]) -> tuple[Ranking, Spending]:
+        """Score all channels under a criterion.
+
+        Args:
+            criterion: a name of ``autoprune list criteria``.
+            put: keeps the bytes of weights and order and returns their SHA-256.
+
+        Returns:
+            The ranking, and what it cost: a criterion with a loss runs forward and backward passes.
+
+        Raises:
+            UnknownNameError: there is no such criterion.
+        """
+        info = criterion_info(criterion)
+        spent = Spending()
+        batches = None
+        if "batches" in info.needs:
+            n_items = self.evaluation.batch_size * N_SCORING_BATCHES
+            split = self.data.train.subset(n_items, self.seed)
+            batches = split.loader(self.evaluation.batch_size)
+            spent = Spending(macs=3 * self.dense_costs["macs"] * len(split))  # forward once, backward twice
+        found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
+        weight_set = put_weight_set(put, self.weights, encode_orders(self.structure, order(found)))
+        return Ranking(found, weight_set), spent
+
+    def validate(self) -> Any:
+        """Compare masked and sliced forward passes numerically, as construction did; returns the report."""
+        return self.space.validate()
+
+    def __repr__(self) -> str:
+        """Name the model, the space and the objectives."""
+        macs = self.dense_costs["macs"]
+        return (
+            f"Problem({self.name!r}: {self.space.n_variables} width variables, {macs:,} MACs, "
+            f"objectives {self.objectives.names}, limits {self.limits}, {self.data!r})"
+        )
+
+
+def _check_objectives(objectives: Objectives, task: Task) -> None:
+    """Refuse an objective that nothing measures."""
+    for item in objectives.items:
+        if item.name == "latency":
+            msg = (
+                "latency is measured in reports, with intervals, and cannot be an objective; use 'macs' or 'peak_bytes'"
+            )
+            raise InvalidArgumentError(msg)
+        if not item.is_cost and item.name not in task.metrics:
+            known = (*task.metrics, "macs", "params", "peak_bytes")
+            msg = (
+                f"objective {item.name!r} is neither a metric of the task nor a cost"
+                f"{did_you_mean(item.name, known)}; known: {', '.join(known)}"
+            )
+            raise InvalidArgumentError(msg)
+
+
+def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) -> Callable[[], Any]:
+    """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
+    held = weakref.ref(model)
+
+    def run() -> Any:
+        alive = held()
+        if alive is None:
+            msg = "the model that was traced is gone; trace it again"
+            raise InvalidArgumentError(msg)
+        from autoprune.trace import validate
+
+        return validate(alive, structure, example_input, seed=seed)
+
+    return run
+

@@ -1,0 +1,203 @@
+"""`search`: from a problem and a budget to a run on disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoprune.api.problem import Problem
+from autoprune.api.run import Run
+from autoprune.core.budget import Budget, Spending
+from autoprune.core.protocols import Executor, Ranking, SearchSetup
+from autoprune.core.streams import seed_sequence
+from autoprune.errors import InvalidArgumentError
+from autoprune.evaluate.runner import Runner
+from autoprune.execute.in_process import InProcessExecutor
+from autoprune.search import Progress, run_search
+from autoprune.store.cache import EvaluationCache
+from autoprune.store.meta import Dense, RunMeta
+from autoprune.store.run import RunStore
+from autoprune.strategies.registry import find_strategy, make_strategy
+
+WINDOW = 16
+"""Jobs in flight where the strategy has no generation of its own."""
+
+FIDELITY = "proxy"
+
+
+def search(
+    problem: Problem,
+    strategy: str = "pymoo:nsga2",
+    budget: Budget | None = None,
+    *,
+    settings: Any = None,
+    executor: str | Executor | None = None,
+    store: str | Path | None = None,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    window: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Search for smaller models; run the same call again to resume one that was interrupted or to spend more.
+
+    Args:
+        problem: what is searched.
+        strategy: who proposes, a name of ``autoprune list strategies``.
+        budget: at most this much; 100 evaluations by default.
+        settings: of the strategy, an instance of its ``Settings``.
+        executor: None or ``"in-process"`` runs candidates here.
+        store: the run's folder; a fresh temporary one by default.
+        cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
+        seed: of the strategy.
+        window: most jobs asked but not told, part of the run's identity; the strategy's generation by default, or 16.
+        progress: called now and then with how far the search is.
+
+    Returns:
+        The run: its front, and points to build, save and report.
+
+    Raises:
+        UnknownNameError: there is no such strategy or executor.
+        StoreError: the folder is of another problem, in use, or damaged.
+        BudgetError: the budget is too small for the strategy.
+    """
+    budget = budget or Budget(evaluations=100)
+    find_strategy(strategy)  # an unknown name fails here, before any work
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
+    meta = _describe(problem, strategy, budget, seed) if not (folder / "run.sqlite").exists() else None
+    with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
+        recorded = RunMeta.from_json(run.meta)
+        _check_same_search(recorded, strategy, seed, folder)
+        setup, prior = _setup(problem, run, recorded, strategy, seed, budget)
+        run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
+        first = make_strategy(strategy, setup, settings)
+        runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
+        evaluations = _open_cache(problem, cache, folder)
+        hands = _make_executor(executor, runner)
+        try:
+            run_search(
+                lambda: make_strategy(strategy, setup, settings),
+                hands,
+                run,
+                budget,
+                objectives=problem.objectives,
+                estimate=runner.estimate,
+                window=window or first.window or WINDOW,
+                cache=evaluations,
+                prior=prior,
+                reference=_corner(problem),
+                on_progress=progress,
+            )
+        finally:
+            hands.close()
+            evaluations.close()
+    return Run(RunStore.open_readonly(folder), problem)
+
+
+def _setup(
+    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int, budget: Budget
+) -> tuple[SearchSetup, Spending]:
+    """Rank the channels and gather what the strategy may know; returns also what that cost."""
+    info, suffix = find_strategy(strategy)
+    wanted = [problem.criterion]
+    if info.argument == "criterion":
+        wanted.append(suffix or "l2")
+    rankings: dict[str, Ranking] = {}
+    prior = Spending()
+    for criterion in dict.fromkeys(wanted):
+        rankings[criterion], spent = problem.rank(criterion, run.weights.put)
+        prior = prior + spent
+    setup = SearchSetup(
+        space=problem.space,
+        objectives=problem.objectives,
+        costs=problem.costs,
+        limits=problem.limits,
+        weight_set=rankings[problem.criterion].weight_set,
+        seed=seed_sequence(seed, "strategy", strategy),
+        rankings=rankings,
+        evaluations=budget.evaluations,
+    )
+    return setup, recorded.prior if recorded.prior != Spending() else prior
+
+
+def _describe(problem: Problem, strategy: str, budget: Budget, seed: int) -> RunMeta:
+    objectives = tuple(f"{'max' if item.maximize else 'min'}:{item.name}" for item in problem.objectives.items)
+    images = {"train": len(problem.data.train), "proxy": len(problem.data.validation)}
+    if problem.data.test is not None:
+        images["test"] = len(problem.data.test)
+    return RunMeta(
+        name=problem.name,
+        model=f"{type(problem.model).__module__}.{type(problem.model).__qualname__}",
+        strategy=strategy,
+        seed=seed,
+        objectives=objectives,
+        limits=problem.limits,
+        budget=budget,
+        space=problem.space.to_json(),
+        dense=Dense(problem.dense_costs, {FIDELITY: problem.dense_metrics}),
+        reference=problem.reference,
+        images=images,
+        held_out=problem.data.held_out,
+        settings={"criterion": problem.criterion, "evaluator": problem.evaluator.name},
+        environment=_environment(problem),
+        created=time.time(),
+    )
+
+
+def _environment(problem: Problem) -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    try:
+        found["autoprune"] = version("autoprune")
+    except PackageNotFoundError:
+        found["autoprune"] = "not installed"
+    found["device"] = str(problem.evaluator.device)
+    found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    return found
+
+
+def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path) -> None:
+    if (recorded.strategy, recorded.seed) != (strategy, seed):
+        msg = (
+            f"the run in {folder} was searched by {recorded.strategy!r} with seed {recorded.seed}, not {strategy!r} "
+            f"with seed {seed}; choose another folder, or resume with the recorded ones"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def _corner(problem: Problem) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([(-1 if item.maximize else 1) * problem.reference[item.name] for item in problem.objectives.items])
+
+
+def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> EvaluationCache:
+    path = folder.parent / "evaluations.sqlite" if cache is None else Path(cache)
+    return EvaluationCache(
+        path,
+        space=problem.space.fingerprint,
+        evaluator={"fingerprint": problem.evaluator.fingerprint},
+        data=problem.data.fingerprint,
+    )
+
+
+def _make_executor(executor: str | Executor | None, runner: Runner) -> Executor:
+    if executor is None or executor == "in-process":
+        return InProcessExecutor(runner)
+    if isinstance(executor, str):
+        msg = f"expected executor 'in-process' (or an Executor), got {executor!r}"
+        raise InvalidArgumentError(msg)
+    return executor
+
+
+def _plain(spent: Spending) -> dict[str, Any]:
+    return {"macs": spent.macs, "evaluations": spent.evaluations, "seconds": spent.seconds}
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    return {"macs": budget.macs, "evaluations": budget.evaluations, "seconds": budget.seconds}
