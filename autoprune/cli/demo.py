@@ -32,7 +32,6 @@ def demo(
     from autoprune.cli.progress import search_progress
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.problem import build_problem
-    from autoprune.report.write import write_report
 
     file = read_problem_file(SPACE, {("search", "seed"): seed})
     budget = ap.Budget(evaluations=evaluations)
@@ -50,7 +49,7 @@ def demo(
         seconds = time.monotonic() - started
         rows.append((strategy, len(summary.evaluations), f"{seconds:.1f} s", f"{summary.convergence.final:.4f}"))
     print_table(("strategy", ">evaluations", ">time", ">hypervolume"), rows)
-    page = write_report(store, folder / "report.html").html
+    page = run.report(folder / "report.html").html
     _print_points(file, problem, run, folder)
     print_line(f"report: {escape(page)}")
 
@@ -59,13 +58,12 @@ def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -
     """Save the best point within each share of the MACs, load it into a new network, and measure what was loaded."""
     import autoprune as ap
     from autoprune.config.building import build_model
-    from autoprune.evaluate.measure import measure
     from autoprune.report.units import amount
-    from autoprune.train.tasks import Classification
 
-    test = problem.data.test
-    dense = measure(problem.model, test, Classification())["accuracy"]
-    rows = [("dense", amount("accuracy", dense), *(amount(name, run.dense[name]) for name in ("macs", "params")), "")]
+    accuracy = problem.test(problem.model)["accuracy"]
+    rows = [
+        ("dense", amount("accuracy", accuracy), *(amount(name, run.dense[name]) for name in ("macs", "params")), "")
+    ]
     for share in SHARES:
         try:
             point = run.pick(max_macs=share)
@@ -75,7 +73,7 @@ def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -
         path.parent.mkdir(parents=True, exist_ok=True)
         point.save(path)
         small = ap.load(path, build_model(file, with_weights=False))
-        accuracy = measure(small, test, Classification())["accuracy"]
+        accuracy = problem.test(small)["accuracy"]
         costs = [
             f"{amount(name, point.costs[name])} ({100 * point.costs[name] / run.dense[name]:.0f} %)"
             for name in ("macs", "params")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune.cli.console import escape, print_line
+from autoprune.cli.options import RunProblemOption, problem_of_run
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
-
     pass
 
 
@@ -39,13 +39,11 @@ def export(
         Form, typer.Option("--format", help="A pruned-model file, ONNX, a torch.export program, or plain weights.")
     ] = Form.AUTOPRUNE,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
-    problem: Annotated[
-        str | None, typer.Option(metavar="PROBLEM", help="The problem file.", show_default="the one the run names")
-    ] = None,
+    problem: RunProblemOption = None,
 ) -> None:
     """Write one pruned model: a point of a run (the knee of its front when none is named), or a pruned-model file."""
     import autoprune as ap
-    from autoprune.config import read_problem_file, recorded_problem
+    from autoprune.config import read_problem_file
     from autoprune.config.building import build_example, build_model
     from autoprune.config.problem import build_problem
     from autoprune.export import export as export_model
@@ -61,7 +59,7 @@ def export(
         target = output or source.with_suffix(SUFFIXES[form])
         model = ap.load(source, build_model(file, with_weights=False))
     else:
-        file = recorded_problem(source) if problem is None else read_problem_file(problem)
+        file = problem_of_run(source, problem)
         run = ap.open_run(source, build_problem(file, source))
         chosen = run.pick(max_macs=max_macs, max_params=max_params) if point is None else run.point(point)
         target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"

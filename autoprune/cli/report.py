@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.console import escape, print_line
-from autoprune.cli.options import RunArgument
+from autoprune.cli.console import escape, log, print_line
+from autoprune.cli.options import RunArgument, RunProblemOption, problem_of_run
+from autoprune.errors import ConfigError
 
 
 def report(
@@ -17,9 +18,19 @@ def report(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The HTML file.", show_default="RUN/report.html"),
     ] = None,
+    measure: Annotated[bool, typer.Option(help="Measure test figures and latency of the shown points.")] = True,
+    points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
+    problem: RunProblemOption = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
-    from autoprune.report.write import write_report
+    import autoprune as ap
+    from autoprune.config.problem import build_problem
 
-    paths = write_report(run, output)
+    opened = ap.open_run(run)
+    if measure and len(opened.front):
+        try:
+            opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+        except ConfigError as error:
+            log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
+    paths = opened.report(output, points=points, measure=measure)
     print_line(escape(paths.html))
