@@ -252,4 +252,3 @@ def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) 
         return validate(alive, structure, example_input, seed=seed)
 
     return run
-
