@@ -176,12 +176,16 @@ class KnapsackStrategy(BaseStrategy):
         return damages
 
     def _losses(self) -> list[float]:
-        """Return what each probe lost against the largest feasible network; NaN where one of the two failed."""
+        """Return what each probe lost against the largest feasible network, NaN where it failed.
+
+        Should that network have failed, the best probe stands in for it.
+        """
         metric = next(i for i, item in enumerate(self.setup.objectives.items) if not item.is_cost)
-        base, *probes = (self._known[genome] for genome in self._plan)
-        if base is None:
-            return [np.nan] * len(probes)
-        return [np.nan if values is None else max(0.0, float(values[metric] - base[metric])) for values in probes]
+        values = [self._known[genome] for genome in self._plan]
+        base, *probes = [np.nan if value is None else float(value[metric]) for value in values]
+        if np.isnan(base):
+            base = min((probe for probe in probes if not np.isnan(probe)), default=np.nan)
+        return [float(np.maximum(0.0, probe - base)) for probe in probes]
 
     def _step(self) -> Genome | None:
         """Return an unknown genome that differs from one of the measured front in a few levels."""
