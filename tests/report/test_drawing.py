@@ -143,7 +143,7 @@ def test_svg_is_deterministic_and_complete() -> None:
     picture = front_svg(first)
     assert picture == front_svg(second)
     root = ET.fromstring(picture)
-    circles = [item for item in root.iter("{http://www.w3.org/2000/svg}circle") if item.get("r") == "5.5"]
+    circles = [item for item in root.iter("{http://www.w3.org/2000/svg}circle") if item.get("r") == "5"]
     assert len(circles) == len(first.front) + 1  # and one in the legend
     assert first.headline in picture
 

@@ -97,6 +97,13 @@ def short(summary: RunSummary, point: Point | None, item: Objective) -> str:
     return units.amount(item.name, value) if share is None else f"{100 * share:.0f} %"
 
 
+def limit_label(summary: RunSummary, item: Objective) -> str:
+    """Return the limit on ``item`` in words, in the unit of its axis."""
+    limit = summary.meta.limits[item.name]
+    share = summary.relative(item.name, limit)
+    return f"limit {units.amount(item.name, limit) if share is None else units.percent(share)}"
+
+
 def hover_text(summary: RunSummary, point: Point) -> str:
     """Return the hover label of ``point``: costs, metrics by role, widths."""
     lines = [f"<b>point {point.id}</b>"]

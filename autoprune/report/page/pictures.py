@@ -44,7 +44,9 @@ class Pictures:
         if images and summary.quality_axis.name in units.RATES:
             error = units.standard_error(TYPICAL_RATE, images)
             caption += f" With {images:,} {summary.role.label} images, one standard error of 90 % is {error}."
-        body = self._plot("front", front_figure(summary, *first), caption, still=front_svg(summary))
+        body = self._plot(
+            "front", front_figure(summary, *first), caption, still=front_svg(summary, with_headline=False)
+        )
         plots = [
             self._plot(
                 f"front-{x.name}", front_figure(summary, x, y, is_main=False), f"The same by {units.title(x.name)}."
@@ -63,8 +65,8 @@ class Pictures:
         corner = ", ".join(f"{units.title(name)} {units.amount(name, at)}" for name, at in curve.reference.items())
         caption = (
             "The volume that the front dominates, over all that the run paid: executed multiply-adds (forward once, "
-            "backward twice; preparation and recalibration included) and evaluations. Costs count in units of the "
-            f"dense model. Reference point: {corner}."
+            "backward twice; preparation and recalibration included) and evaluations; 1 would be a perfect model of no "
+            f"cost. Reference point: {corner}."
         )
         figure = convergence_figure({self._summary.meta.strategy: curve})
         return section("Hypervolume over counted cost", self._plot("convergence", figure, caption))

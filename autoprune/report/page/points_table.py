@@ -20,8 +20,8 @@ def points(summary: RunSummary) -> str:
     if not summary.front:
         return ""
     text = (
-        "Costs are exact; percentages are of the dense model. The command writes the model of its point to a file, the "
-        "line of Python builds it."
+        "Costs are exact; percentages are of the dense model. The command writes the model of its point to a file; the "
+        "line of Python builds it, given the problem that was searched."
     )
     columns = _columns(summary)
     heads = [units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns]
