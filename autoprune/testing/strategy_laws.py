@@ -18,13 +18,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-import moocore
 import numpy as np
 import pytest
 
 from autoprune.core.jobs import Evaluate, Job, Outcome, job_from_json, job_to_json
 from autoprune.core.protocols import SearchSetup, Strategy
 from autoprune.errors import InvalidArgumentError
+from autoprune.pareto.hypervolume import hypervolume
 from autoprune.strategies.registry import StrategyInfo, make_strategy
 from autoprune.testing.toys import failed_outcome, single_genome_space, toy_outcome, toy_setup, toy_space
 
@@ -334,14 +334,14 @@ class StrategyLaws:
         n, n_seeds = learning_run
         space = toy_space(LEARNING_WIDTHS)
         setups = [toy_setup(space, seed=seed, limits={"macs": "70%"}, evaluations=n) for seed in range(n_seeds)]
-        learned = [hypervolume(setup, drive(info.load()(setup), setup, n, window=16)) for setup in setups]
-        drawn = [hypervolume(setup, drive(make_strategy("random", setup), setup, n, window=16)) for setup in setups]
+        learned = [dominated_share(setup, drive(info.load()(setup), setup, n, window=16)) for setup in setups]
+        drawn = [dominated_share(setup, drive(make_strategy("random", setup), setup, n, window=16)) for setup in setups]
         assert np.mean(learned) > np.mean(drawn) + MARGIN
 
 
-def hypervolume(setup: SearchSetup, jobs: Sequence[Job]) -> float:
+def dominated_share(setup: SearchSetup, jobs: Sequence[Job]) -> float:
     """Return the share of the box between dense MACs, accuracy 0.1 and the ideal point that ``jobs`` dominate."""
     dense = setup.costs(setup.space.full_genome[None, :])["macs"][0]
     outcomes = [toy_outcome(setup, job) for job in jobs]
     points = np.array([[0.95 - outcome.metrics["accuracy"], outcome.costs["macs"] / dense] for outcome in outcomes])
-    return float(moocore.hypervolume(points / [0.85, 1.0], ref=[1.0, 1.0]))
+    return hypervolume(points / [0.85, 1.0], (1.0, 1.0))

@@ -110,6 +110,9 @@ def offences(imports: list[Import]) -> list[str]:
             allowed = not found.file.startswith(NUMPY_COUNTRY)
         elif package == "autoprune" and found.file != "__init__.py":
             above, below = unit_of(found.file), unit_of(rest)
+            is_unit = bool(below) and ((ROOT / below).is_dir() or (ROOT / f"{below}.py").is_file())
+            if not is_unit and below not in RANK:
+                below = "api"  # a public name of the package, as in `import autoprune as ap`
             assert {above, below} <= RANK.keys(), f"{found}: say in LAYERS where {above!r} and {below!r} stand"
             is_lower = RANK[below] < RANK[above] and below in NARROWER.get(above, {below})
             allowed = above == below or is_lower or (above, below) in BESIDE
