@@ -15,12 +15,12 @@ from torch import nn
 from autoprune.core.budget import Spending
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
-from autoprune.core.orders import encode_orders
 from autoprune.core.protocols import Ranking
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
-from autoprune.criteria import criterion_info, order, scores
+from autoprune.criteria.registry import find_criterion
+from autoprune.criteria.scoring import order, scores
 from autoprune.errors import InvalidArgumentError, did_you_mean
 from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
@@ -97,7 +97,7 @@ class Problem:
         self.data = data
         self.task: Task = task or Classification()
         self.objectives = Objectives.parse(objectives)
-        self.criterion = criterion_info(criterion).name
+        self.criterion = find_criterion(criterion).name
         self.seed = seed
         self.name = name or type(self.model).__name__
         self.example_input = data.example_batch(1)[0] if example_input is None else example_input
@@ -196,7 +196,7 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        info = criterion_info(criterion)
+        info = find_criterion(criterion)
         spent = Spending()
         batches = None
         if "batches" in info.needs:
@@ -205,7 +205,7 @@ class Problem:
             batches = split.loader(self.evaluation.batch_size)
             spent = Spending(macs=3 * self.dense_costs["macs"] * len(split))  # forward once, backward twice
         found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
-        weight_set = put_weight_set(put, self.weights, encode_orders(self.structure, order(found)))
+        weight_set = put_weight_set(put, self.weights, order(found))
         return Ranking(found, weight_set), spent
 
     def validate(self) -> Any:
@@ -252,4 +252,3 @@ def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) 
         return validate(alive, structure, example_input, seed=seed)
 
     return run
-

@@ -22,7 +22,7 @@ from autoprune.core.streams import seed_sequence
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.runner import Runner
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.search import Progress, run_search
+from autoprune.orchestrator import Progress, run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
 from autoprune.store.run import RunStore

@@ -157,8 +157,8 @@ def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
         made_by.clear()
 
     with ExitStack() as stack:
-        for module in by_module:
-            stack.callback(module.register_forward_hook(on_consumer).remove)
+        for reader in by_module:
+            stack.callback(reader.register_forward_hook(on_consumer).remove)
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 stack.callback(module.register_forward_pre_hook(on_norm).remove)

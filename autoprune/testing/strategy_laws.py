@@ -30,6 +30,7 @@ from autoprune.testing.toys import failed_outcome, single_genome_space, toy_outc
 
 Run = Callable[[SearchSetup, Job], Outcome]
 
+LEARNING_WIDTHS = (16, 32, 32, 64, 64, 32, 16, 64)
 MARGIN = 0.01
 """How much more of the box between dense model and origin a learning strategy dominates than random search does."""
 
@@ -85,6 +86,11 @@ class StrategyLaws:
     def length(self) -> int:
         """Return how many evaluations a run has: enough to reach what the strategy does after its start."""
         return 26
+
+    @pytest.fixture
+    def learning_run(self) -> tuple[int, int]:
+        """Return evaluations and seeds of the comparison with random search."""
+        return 300, 3
 
     @pytest.fixture
     def setup(self, length: int) -> SearchSetup:
@@ -320,12 +326,14 @@ class StrategyLaws:
         assert done.returncode == 0, done.stderr
 
     @pytest.mark.slow
-    def test_learning_beats_random(self, info: StrategyInfo) -> None:
-        """With 150 evaluations the mean hypervolume over five seeds beats random search by `MARGIN`."""
+    @pytest.mark.timeout(900)
+    def test_learning_beats_random(self, info: StrategyInfo, learning_run: tuple[int, int]) -> None:
+        """On eight variables, the mean hypervolume over some seeds beats random search by `MARGIN`."""
         if not info.is_learning:
             pytest.skip("declares that it does not learn")
-        n = 150
-        setups = [toy_setup(seed=seed, limits={"macs": "70%"}, evaluations=n) for seed in range(5)]
+        n, n_seeds = learning_run
+        space = toy_space(LEARNING_WIDTHS)
+        setups = [toy_setup(space, seed=seed, limits={"macs": "70%"}, evaluations=n) for seed in range(n_seeds)]
         learned = [hypervolume(setup, drive(info.load()(setup), setup, n, window=16)) for setup in setups]
         drawn = [hypervolume(setup, drive(make_strategy("random", setup), setup, n, window=16)) for setup in setups]
         assert np.mean(learned) > np.mean(drawn) + MARGIN

@@ -24,14 +24,14 @@ LAYERS = (
     ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
-    ("search", "compare", "finetune", "report", "plan"),
-    ("api",),
+    ("orchestrator", "compare", "finetune", "report", "plan"),
+    ("api", ""),  # "" is the package itself, whose names are those of api
     ("config", "cli"),
     ("testing",),
 )
 """A unit may import itself and what stands in a line above its own; what stands beside it only where listed below."""
 
-BESIDE = {("compare", "search"), ("cli", "config"), ("evaluate", "prepare"), ("train", "cost")}
+BESIDE = {("compare", "orchestrator"), ("cli", "config"), ("evaluate", "prepare"), ("train", "cost")}
 
 NARROWER = {"strategies": {"errors", "core", "pareto"}}
 """Units that may import less than their layer."""
