@@ -31,7 +31,13 @@ LAYERS = (
 )
 """A unit may import itself and what stands in a line above its own; what stands beside it only where listed below."""
 
-BESIDE = {("compare", "orchestrator"), ("cli", "config"), ("evaluate", "prepare"), ("train", "cost")}
+BESIDE = {
+    ("criteria", "reconstruct"),
+    ("compare", "orchestrator"),
+    ("cli", "config"),
+    ("evaluate", "prepare"),
+    ("train", "cost"),
+}
 
 NARROWER = {"strategies": {"errors", "core", "pareto"}}
 """Units that may import less than their layer."""
