@@ -7,6 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.streams import seed_sequence
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.evaluate.runner import Runner
+from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.in_process import InProcessExecutor
+from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
@@ -33,6 +36,9 @@ WINDOW = 16
 
 FIDELITY = "proxy"
 
+GPUS_PER_WORKER = 0.25
+"""Share of a GPU that a Ray worker reserves unless it is told otherwise."""
+
 
 def search(
     problem: Problem,
@@ -40,7 +46,7 @@ def search(
     budget: Budget | None = None,
     *,
     settings: Any = None,
-    executor: str | Executor | None = None,
+    executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
@@ -54,7 +60,8 @@ def search(
         strategy: who proposes, a name of ``autoprune list strategies``.
         budget: at most this much; 100 evaluations by default.
         settings: of the strategy, an instance of its ``Settings``.
-        executor: None or ``"in-process"`` runs candidates here.
+        executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
+            ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
         cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
         seed: of the strategy.
@@ -68,6 +75,7 @@ def search(
         UnknownNameError: there is no such strategy or executor.
         StoreError: the folder is of another problem, in use, or damaged.
         BudgetError: the budget is too small for the strategy.
+        ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = budget or Budget(evaluations=100)
     find_strategy(strategy)  # an unknown name fails here, before any work
@@ -81,7 +89,7 @@ def search(
         first = make_strategy(strategy, setup, settings)
         runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
         evaluations = _open_cache(problem, cache, folder)
-        hands = _make_executor(executor, runner)
+        hands = _make_executor(executor, runner, problem, run)
         try:
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
@@ -190,13 +198,20 @@ def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> Eva
     )
 
 
-def _make_executor(executor: str | Executor | None, runner: Runner) -> Executor:
+def _make_executor(
+    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore
+) -> Executor:
     if executor is None or executor == "in-process":
         return InProcessExecutor(runner)
+    if executor == "ray":
+        executor = RaySettings()
     if isinstance(executor, str):
-        msg = f"expected executor 'in-process' (or an Executor), got {executor!r}"
-        raise InvalidArgumentError(msg)
-    return executor
+        raise unknown_name("executor", executor, ("in-process", "ray"))
+    if not isinstance(executor, RaySettings):
+        return executor
+    if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
+        executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
+    return start_ray_pool(problem.runner_plan(FIDELITY), run.weights, executor)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class ArraySource:
         self._fits = self.inputs.nbytes + self.targets.nbytes <= memory_limit
         self._resident: dict[torch.device, Batch] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave copies on accelerators and what can be computed again behind."""
+        return {**{k: v for k, v in self.__dict__.items() if k != "_hashes"}, "_resident": {}}
+
     def __len__(self) -> int:
         """Return the number of items."""
         return len(self.inputs)
