@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
-    from autoprune.trace import validate
+    from autoprune.trace.validation import validate
     from autoprune.train.data import Data
     from autoprune.train.loop import fit
     from autoprune.train.named_data import load_data
@@ -46,7 +46,7 @@ _WHERE = {
     "open_run": "autoprune.api",
     "search": "autoprune.api",
     "trace_model": "autoprune.trace:trace",
-    "validate": "autoprune.trace",
+    "validate": "autoprune.trace.validation",
 }
 
 __all__ = [

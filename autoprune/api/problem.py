@@ -28,6 +28,7 @@ from autoprune.evaluate.registry import make_evaluator
 from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
+from autoprune.trace.validation import validate
 from autoprune.train.data import Data
 from autoprune.train.tasks import Classification, Task
 
@@ -202,8 +203,9 @@ class Problem:
         if "batches" in info.needs:
             n_items = self.evaluation.batch_size * N_SCORING_BATCHES
             split = self.data.train.subset(n_items, self.seed)
-            batches = split.loader(self.evaluation.batch_size)
-            spent = Spending(macs=3 * self.dense_costs["macs"] * len(split))  # forward once, backward twice
+            batches = split.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
+            passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
+            spent = Spending(macs=passes * self.dense_costs["macs"] * len(split))
         found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
         weight_set = put_weight_set(put, self.weights, order(found))
         return Ranking(found, weight_set), spent
@@ -247,8 +249,6 @@ def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) 
         if alive is None:
             msg = "the model that was traced is gone; trace it again"
             raise InvalidArgumentError(msg)
-        from autoprune.trace import validate
-
         return validate(alive, structure, example_input, seed=seed)
 
     return run
