@@ -22,10 +22,10 @@ from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.weights import WeightReader
+from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.pareto.hypervolume import hypervolume
 from autoprune.report.write import ReportPaths, write_report
-from autoprune.orchestrator import Stop
 from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore

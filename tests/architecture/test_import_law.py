@@ -50,7 +50,17 @@ DOORS = {
 }
 """The only files that may import a heavy library."""
 
-NUMPY_COUNTRY = ("errors.py", "core/", "pareto/", "store/", "strategies/", "cost/model.py", "cost/polynomials.py")
+NUMPY_COUNTRY = (
+    "errors.py",
+    "core/",
+    "pareto/",
+    "store/",
+    "strategies/",
+    "cost/model.py",
+    "cost/polynomials.py",
+    "cost/profile.py",
+    "cost/timings.py",
+)
 TORCH = ("torch", "torchvision", "torchmetrics", "timm")
 
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
