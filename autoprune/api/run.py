@@ -17,11 +17,11 @@ from autoprune.core.budget import Spending
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.limits import parse_limit
+from autoprune.core.orders import decode_orders
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.weights import WeightReader
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.pareto.reference import ReferenceBox
@@ -113,7 +113,7 @@ class RunPoint:
     def kept(self) -> BoolArray:
         """(n_genes,) the channels that stay."""
         space = self.run.space
-        orders = WeightReader(self.run.store.weights, "cpu")(self._job.candidate.weight_set).orders
+        orders = decode_orders(space.structure, self.run.store.weights.get(self._job.candidate.weight_set.order))
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
 
     @property
