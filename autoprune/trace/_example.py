@@ -40,6 +40,18 @@ def repeated(example: Any) -> Any:
     return pytree.tree_map(twice, example)
 
 
+def enlarged(example: Any, by: int = 32) -> Any:
+    """Return random images ``by`` pixels larger for every floating (n, c, h, w) tensor of the example."""
+
+    def larger(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() != 4 or not leaf.is_floating_point():
+            return leaf
+        n, c, h, w = leaf.shape
+        return torch.randn((n, c, h + by, w + by)).to(leaf)
+
+    return pytree.tree_map(larger, example)
+
+
 def describe(example: Any) -> str:
     """Return the shapes of the tensors in an example, for messages."""
     return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_in(example))

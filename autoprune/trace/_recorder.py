@@ -365,6 +365,11 @@ class Recorder(TorchFunctionMode):
 class _Unseen(TorchDispatchMode):
     """Sees the operators that run without any torch function: in jit-scripted functions and foreign extensions."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load the compiler (ten seconds) to keep it away from a mode that never meets compiled code."""
+        return False
+
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.groups import Structure, TensorInfo
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
 from autoprune.surgery.forward import forward
 from autoprune.trace._book import IdBook, Site
+from autoprune.trace._copying import copy_model, undisturbed
 from autoprune.trace._example import batch_size, describe, repeated, tensors_in
 from autoprune.trace._recorder import Recorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
 from autoprune.trace.grouping import build
 from autoprune.trace.unwrap import unwrap
+from autoprune.trace.validation import pin_offenders
 
 
 def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: int = 0) -> Structure:
@@ -50,7 +47,8 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         raise InvalidArgumentError(msg)
     with undisturbed():
         structure = _record(model, example_input, seed)
-        del validate
+        if validate:
+            structure = pin_offenders(model, structure, example_input, seed=seed)
     if not structure.groups:
         raise NothingPrunableError(_nothing(structure))
     return structure
@@ -89,28 +87,6 @@ def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:
         if recorder.follows([tensor]):
             for layer in recorder.layers(tensor):
                 recorder.book.pin(layer, "is part of the model's output", Site("", ""))
-
-
-def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy; computed tensors kept on modules (old-style weight norm), which refuse copying, are detached."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (a model's forward may draw from it)
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _trace_integers(model: nn.Module) -> dict[ModuleInt, int]:

@@ -1,0 +1,129 @@
+"""Statistics over channels legitimately change when channels vanish; here they are replaced by what does not.
+
+A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
+their affine part, attention gets a fixed scale, and the statistics of standardized weights become constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
+
+
+class NeutralStatistics(TorchFunctionMode):
+    """Runs a model with statistics over channels replaced.
+
+    Args:
+        model: the model that will be run: its parameters tell weights from activations.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        for parameter in model.parameters():
+            self._weights[parameter] = True
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Execute ``func`` or what replaces it."""
+        kwargs = kwargs or {}
+        replacement = _REPLACED.get(func)
+        if replacement is not None:
+            return replacement(*args, **kwargs)
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        of_weights = bool(tensors) and all(t in self._weights for t in tensors)
+        result = func(*args, **kwargs)
+        if of_weights:
+            result = _of_weights(getattr(func, "__name__", ""), args, kwargs, result)
+            for tensor in pytree.tree_leaves(result):
+                if isinstance(tensor, Tensor):
+                    self._weights[tensor] = True
+        return result
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x * weight if weight is not None else x
+    return x + bias if bias is not None else x * 1
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Any,  # noqa: ARG001
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,  # noqa: ARG001
+    cudnn_enable: object = None,  # noqa: ARG001
+) -> Tensor:
+    return _affine(input, weight, bias)
+
+
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:  # noqa: ARG001
+    return _affine(input, weight, None)
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,  # noqa: ARG001
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,  # noqa: ARG001
+    cudnn_enabled: object = None,  # noqa: ARG001
+) -> Tensor:
+    shape = (-1, *(1,) * (input.dim() - 2))
+    return _affine(
+        input, None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)
+    )
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: FBT001, FBT002
+) -> Tensor:
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale or _SCALE, enable_gqa=enable_gqa
+    )
+
+
+def _of_weights(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+    """Return what stands for a statistic of a weight: 0 for a mean, 1 for a spread."""
+    match name:
+        case "mean" | "sum":
+            return torch.zeros_like(result)
+        case "std" | "var" | "norm" | "vector_norm" | "linalg_vector_norm":
+            return torch.ones_like(result)
+        case "var_mean" | "std_mean":
+            return (torch.ones_like(result[0]), torch.zeros_like(result[1]))
+        case "_weight_norm":
+            return args[0] * args[1]
+        case "batch_norm":
+            scale = args[3] if len(args) > 3 else kwargs.get("weight")
+            return args[0] if scale is None else args[0] * scale.reshape(-1, *(1,) * (args[0].dim() - 2))
+        case _:
+            return result
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    F.scaled_dot_product_attention: _attention,
+}
