@@ -43,7 +43,7 @@ browser:
 
 .PHONY: $(BED)
 test: $(BED) browser  ## Run the test suite against the built wheel
-	cd $(BED) && ../../$(PY) -m pytest -n 2 -q -m "not slow and not zoo"
+	cd $(BED) && ../../$(PY) -m pytest -n 2 -q -m "not slow and not zoo and not faults"
 
 test-slow: $(BED)  ## The tests that take minutes
 	cd $(BED) && ../../$(PY) -m pytest -n 2 -q -m "slow"

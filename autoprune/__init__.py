@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from autoprune.core.space import SearchSpace
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.surgery.cut import cut
-    from autoprune.trace import trace, validate
+    from autoprune.trace import trace as trace_model
+    from autoprune.trace.validation import validate
     from autoprune.train.data import Data
     from autoprune.train.loop import fit
     from autoprune.train.named_data import load_data
@@ -44,8 +45,8 @@ _WHERE = {
     "load_data": "autoprune.train.named_data",
     "open_run": "autoprune.api",
     "search": "autoprune.api",
-    "trace": "autoprune.trace",
-    "validate": "autoprune.trace",
+    "trace_model": "autoprune.trace:trace",
+    "validate": "autoprune.trace.validation",
 }
 
 __all__ = [
@@ -69,7 +70,7 @@ __all__ = [
     "load_data",
     "open_run",
     "search",
-    "trace",
+    "trace_model",
     "validate",
 ]
 
@@ -78,7 +79,8 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         msg = f"module 'autoprune' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -92,12 +92,13 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
 def run_pilot(space: SearchSpace, runner: JobRunner, weight_set: WeightSet) -> Pilot | str:
     """Evaluate the dense and the smallest candidate once each; return the error's text if one of them fails."""
     seconds = []
-    for job_id, genome in enumerate((space.full_genome, space.min_genome)):
+    genomes = (space.full_genome, space.full_genome, space.min_genome)  # the first one also loads the data
+    for job_id, genome in enumerate(genomes):
         outcome = runner(Evaluate(job_id, Candidate(tuple(genome.tolist()), weight_set)))
         if outcome.status is Status.FAILED:
             return outcome.message
         seconds.append(outcome.spent.seconds)
-    return Pilot(*seconds)
+    return Pilot(*seconds[1:])
 
 
 def _prunable_shares(structure: Structure, driven: BoolArray) -> dict[str, float]:

@@ -15,12 +15,12 @@ from torch import nn
 from autoprune.core.budget import Spending
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
-from autoprune.core.orders import encode_orders
 from autoprune.core.protocols import Ranking
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
-from autoprune.criteria import criterion_info, order, scores
+from autoprune.criteria.registry import find_criterion
+from autoprune.criteria.scoring import order, scores
 from autoprune.errors import InvalidArgumentError, did_you_mean
 from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
@@ -28,6 +28,7 @@ from autoprune.evaluate.registry import make_evaluator
 from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
+from autoprune.trace.validation import validate
 from autoprune.train.data import Data
 from autoprune.train.tasks import Classification, Task
 
@@ -97,7 +98,7 @@ class Problem:
         self.data = data
         self.task: Task = task or Classification()
         self.objectives = Objectives.parse(objectives)
-        self.criterion = criterion_info(criterion).name
+        self.criterion = find_criterion(criterion).name
         self.seed = seed
         self.name = name or type(self.model).__name__
         self.example_input = data.example_batch(1)[0] if example_input is None else example_input
@@ -196,16 +197,17 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        info = criterion_info(criterion)
+        info = find_criterion(criterion)
         spent = Spending()
         batches = None
         if "batches" in info.needs:
             n_items = self.evaluation.batch_size * N_SCORING_BATCHES
             split = self.data.train.subset(n_items, self.seed)
-            batches = split.loader(self.evaluation.batch_size)
-            spent = Spending(macs=3 * self.dense_costs["macs"] * len(split))  # forward once, backward twice
+            batches = split.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
+            passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
+            spent = Spending(macs=passes * self.dense_costs["macs"] * len(split))
         found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
-        weight_set = put_weight_set(put, self.weights, encode_orders(self.structure, order(found)))
+        weight_set = put_weight_set(put, self.weights, order(found))
         return Ranking(found, weight_set), spent
 
     def validate(self) -> Any:
@@ -247,9 +249,6 @@ def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) 
         if alive is None:
             msg = "the model that was traced is gone; trace it again"
             raise InvalidArgumentError(msg)
-        from autoprune.trace import validate
-
         return validate(alive, structure, example_input, seed=seed)
 
     return run
-

@@ -22,10 +22,11 @@ from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.weights import WeightReader
+from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.pareto.hypervolume import hypervolume
 from autoprune.report.write import ReportPaths, write_report
-from autoprune.search import Stop
+from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore
 
@@ -204,8 +205,8 @@ class Run:
     @property
     def stop(self) -> str:
         """Why the last session ended: finished, evaluations, macs, seconds, interrupted; "" while it is going."""
-        ends = [event for event in self.store.events() if event.kind == "stopped"]
-        return ends[-1].reason if ends else ""
+        events = self.store.events()
+        return events[-1].text if events and events[-1].kind is EventKind.STOP else ""
 
     @property
     def interrupted(self) -> bool:
@@ -343,19 +344,19 @@ class Run:
         )
         rows = []
         for name in models:
-            interval = timings.median(name)
+            latency = timings.latency(name)
             row: dict[str, Any] = {
                 "point": None if name == "dense" else int(name),
-                "median": 1000 * interval.value,
-                "low": 1000 * interval.low,
-                "high": 1000 * interval.high,
+                "median": 1000 * latency.median,
+                "low": 1000 * latency.low,
+                "high": 1000 * latency.high,
                 "speedup": None,
                 "verdict": "",
             }
             if name != "dense":
-                speedup = timings.speedup("dense", name)
-                row["speedup"] = [speedup.value, speedup.low, speedup.high]
-                row["verdict"] = timings.verdict("dense", name)
+                speedup = timings.speedup(name, baseline="dense")
+                row["speedup"] = [speedup.ratio.median, speedup.ratio.low, speedup.ratio.high]
+                row["verdict"] = str(speedup)
             rows.append(row)
         setting = f"batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
         with self.writable() as store:

@@ -22,7 +22,7 @@ from autoprune.core.streams import seed_sequence
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.runner import Runner
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.search import Progress, run_search
+from autoprune.orchestrator import Progress, run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
 from autoprune.store.run import RunStore
@@ -76,7 +76,7 @@ def search(
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
-        setup, prior = _setup(problem, run, recorded, strategy, seed, budget)
+        setup, prior = _setup(problem, run, recorded, strategy, seed)
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         first = make_strategy(strategy, setup, settings)
         runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
@@ -103,7 +103,7 @@ def search(
 
 
 def _setup(
-    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int, budget: Budget
+    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int
 ) -> tuple[SearchSetup, Spending]:
     """Rank the channels and gather what the strategy may know; returns also what that cost."""
     info, suffix = find_strategy(strategy)
@@ -111,7 +111,7 @@ def _setup(
     if info.argument == "criterion":
         wanted.append(suffix or "l2")
     rankings: dict[str, Ranking] = {}
-    prior = Spending()
+    prior = Spending(macs=problem.evaluator.preparation_macs)
     for criterion in dict.fromkeys(wanted):
         rankings[criterion], spent = problem.rank(criterion, run.weights.put)
         prior = prior + spent
@@ -123,7 +123,7 @@ def _setup(
         weight_set=rankings[problem.criterion].weight_set,
         seed=seed_sequence(seed, "strategy", strategy),
         rankings=rankings,
-        evaluations=budget.evaluations,
+        evaluations=recorded.settings.get("planned_evaluations"),
     )
     return setup, recorded.prior if recorded.prior != Spending() else prior
 
@@ -146,7 +146,11 @@ def _describe(problem: Problem, strategy: str, budget: Budget, seed: int) -> Run
         reference=problem.reference,
         images=images,
         held_out=problem.data.held_out,
-        settings={"criterion": problem.criterion, "evaluator": problem.evaluator.name},
+        settings={
+            "criterion": problem.criterion,
+            "evaluator": problem.evaluator.name,
+            "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
+        },
         environment=_environment(problem),
         created=time.time(),
     )

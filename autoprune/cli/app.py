@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from autoprune.cli import doctor, listing, plan
+from autoprune.cli import demo, doctor, export, listing, plan, report, search, show
 from autoprune.cli.console import fail
 from autoprune.errors import AutopruneError
 
@@ -57,8 +57,13 @@ def _options(
     """Give it a trained PyTorch model, data and a budget; get back a Pareto front of smaller models."""
 
 
-app.command("plan")(plan.plan)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("plan")(plan.plan)
+app.command("search")(search.search)
+app.command("show")(show.show)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("list")(listing.list_)
 
 

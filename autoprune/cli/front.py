@@ -1,42 +1,66 @@
-"""A run's front as a table or as JSON."""
+"""A run's front as a table or as JSON, read from the run's folder."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.cli.console import print_line, print_table
+from autoprune.cli.console import escape, log, print_line, print_table
 
 if TYPE_CHECKING:
-    from autoprune.api import Run
+    from autoprune.report.summary import Measured, RunSummary
 
 
-def front_json(run: Run) -> dict[str, Any]:
-    """Return the front and what it is compared with as JSON types."""
-    return {
-        "store": str(run.folder),
-        "stop": run.stop,
-        "evaluations": run.evaluations,
-        "hypervolume": run.front.hypervolume,
-        "dense": dict(run.dense),
-        "front": run.front.rows(),
-    }
+def read_summary(folder: Path) -> RunSummary:
+    """Summarize a run: finished, stopped or still going.
+
+    Raises:
+        StoreError: there is no usable run in the folder.
+    """
+    from autoprune.report.summarize import summarize
+    from autoprune.store.run import RunStore
+
+    store = RunStore.open_readonly(folder)
+    try:
+        return summarize(store)
+    finally:
+        store.close()
 
 
-def print_front(run: Run) -> None:
-    """Print the front, every cost beside its share of the dense model's."""
-    from autoprune.core.objectives import COSTS
+def front_json(summary: RunSummary) -> dict[str, Any]:
+    """Return the run with its front as JSON types."""
+    from autoprune.report.tables import summary_json
+
+    return summary_json(summary)
+
+
+def print_front(summary: RunSummary) -> None:
+    """Print the front below the dense model, every cost beside its share, and the run's headline; warn on stderr."""
     from autoprune.report.units import amount, title
 
-    rows = run.front.rows()
-    names = [name for name in (rows[0] if rows else {}) if name not in ("id", "genome")]
+    dense = summary.meta.dense
+    metrics = [(role, name) for role in summary.roles for name in _names(summary, role)]
+    costs = list(dense.costs)
 
-    def cell(name: str, value: float) -> str:
-        share = f" ({100 * value / run.dense[name]:.0f} %)" if name in COSTS and run.dense.get(name) else ""
-        return amount(name, value) + share
+    def cells(measured: Measured) -> list[str]:
+        figures = [measured.metrics.get(role, {}).get(name) for role, name in metrics]
+        shown = [
+            "" if figure is None else amount(name, figure) for figure, (_, name) in zip(figures, metrics, strict=True)
+        ]
+        for name in costs:
+            share = summary.relative(name, measured.costs[name])
+            shown.append(amount(name, measured.costs[name]) + ("" if share is None else f" ({100 * share:.0f} %)"))
+        return shown
 
-    dense = ["dense", *(cell(name, run.dense[name]) if name in run.dense else "" for name in names)]
-    points = [
-        [row["id"], *(cell(name, row[name]) for name in names)] for row in sorted(rows, key=lambda r: r[names[-1]])
-    ]
-    print_table((">point", *(f">{title(name)}" for name in names)), [dense, *points])
-    print_line(f"{len(rows)} points on the front of {run.evaluations} evaluations")
+    columns = [f">{title(name)}, {role.label}" for role, name in metrics] + [f">{title(name)}" for name in costs]
+    rows = [["dense", *cells(dense)], *([point.id, *cells(point)] for point in summary.front)]
+    print_table((">point", *columns), rows)
+    print_line(escape(summary.headline))
+    for warning in summary.warnings:
+        log(f"[yellow]{escape(warning)}[/yellow]")
+
+
+def _names(summary: RunSummary, role: str) -> list[str]:
+    """Return the metrics to show for a role: those that are objectives; the first one measured if none is."""
+    measured = summary.front[0].metrics.get(role, {}) if summary.front else summary.meta.dense.metrics.get(role, {})
+    return [name for name in measured if name in summary.objectives.names] or list(measured)[:1]

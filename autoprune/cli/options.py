@@ -26,6 +26,20 @@ LimitOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+RunProblemOption = Annotated[
+    str | None, typer.Option("--problem", metavar="PROBLEM", help="The problem file.", show_default="the run's own")
+]
+
+
+def problem_of_run(run: Path, problem: str | None) -> ProblemFile:
+    """Read the problem file that was named, or else the one that the run's folder names.
+
+    Raises:
+        ConfigError: there is none, or it has mistakes.
+    """
+    from autoprune.config import read_problem_file, recorded_problem
+
+    return recorded_problem(run) if problem is None else read_problem_file(problem)
 
 
 def read_problem(

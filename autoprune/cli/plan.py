@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,10 +54,20 @@ def _pilot(file: ProblemFile) -> Pilot | str:
         return "the problem names no data (--data)"
     if file.tables.model.weights is None and file.tables.training is None:
         return "the network has no weights (--weights)"
-    from autoprune.config.building import build_problem
+    from autoprune.config.problem import build_problem
+    from autoprune.evaluate.runner import Runner
     from autoprune.plan import run_pilot
 
-    return run_pilot(build_problem(file))
+    problem = build_problem(file)
+    blobs: dict[str, bytes] = {}
+
+    def put(blob: bytes) -> str:
+        name = hashlib.sha256(blob).hexdigest()
+        blobs[name] = blob
+        return name
+
+    ranking, _ = problem.rank(problem.criterion, put)
+    return run_pilot(problem.space, Runner({"proxy": problem.evaluator}, blobs, problem.costs), ranking.weight_set)
 
 
 def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autoprune.core.budget import Budget
-    from autoprune.search.progress import Progress
+    from autoprune.orchestrator.progress import Progress
 
 
 @contextmanager

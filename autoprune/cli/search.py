@@ -42,9 +42,9 @@ def search(
 ) -> None:
     """Search for smaller models. The same command resumes a run that was interrupted."""
     import autoprune as ap
-    from autoprune.cli.front import front_json, print_front
+    from autoprune.cli.front import front_json, print_front, read_summary
     from autoprune.cli.progress import search_progress
-    from autoprune.config.building import build_budget, build_problem
+    from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 
     budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}
@@ -54,16 +54,17 @@ def search(
     settings = file.tables.search
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
     record_problem(folder, file)
-    budget = build_budget(file)
+    budget = ap.Budget(**settings.budget.model_dump())
     built = build_problem(file, folder)
     with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
         run = ap.search(
             built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress
         )
+    summary = read_summary(folder)
     if as_json:
-        print_json(front_json(run))
+        print_json(front_json(summary))
     else:
-        print_front(run)
+        print_front(summary)
     if run.interrupted:
         log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
         raise typer.Exit(130)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, 
 from autoprune.trace import trace
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
+from autoprune.train.tasks import Classification, Task
 from autoprune.train.transforms import ImageTransform
 
 
@@ -84,14 +85,33 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
     except (UnknownNameError, InvalidArgumentError) as error:
         raise file.error(("space",), str(error)) from error
     costs = CostModel(structure, space, _peak_profile(file, model, structure, example))
-    dense = costs(space.full_genome[None, :])
-    for name, expected in file.tables.reference:
-        if expected is not None and int(dense[name][0]) != expected:
-            message = (
-                f"expected the network of the file to have {expected:,} {name}, and it has {int(dense[name][0]):,}"
-            )
-            raise file.error(("reference", name), message)
+    check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
     return space, costs, resolve_limits(file.tables.limits, space, costs)
+
+
+def check_reference(file: ProblemFile, dense: Mapping[str, int]) -> None:
+    """Compare the dense network's costs with ``[reference]``.
+
+    Raises:
+        ConfigError: they differ, so the file speaks of another network.
+    """
+    for name, expected in file.tables.reference:
+        if expected is not None and dense[name] != expected:
+            message = f"expected the network of the file to have {expected:,} {name}, and it has {dense[name]:,}"
+            raise file.error(("reference", name), message)
+
+
+def build_task(file: ProblemFile) -> Task:
+    """Build what ``[task]`` names: loss and metrics; classification by default.
+
+    Raises:
+        ConfigError: the factory fails.
+    """
+    table = file.tables.task
+    if table is None:
+        return Classification()
+    task: Task = _call(file, ("task", "factory"), table.factory, table.kwargs)
+    return task
 
 
 def build_data(file: ProblemFile) -> Data | None:

@@ -6,19 +6,28 @@ import json
 from pathlib import Path
 
 from autoprune.config.reading import ProblemFile, read_problem_file
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, StoreError
 
 FILE_NAME = "problem.json"
+LEDGER = "run.sqlite"
 
 
 def record_problem(folder: Path, file: ProblemFile) -> None:
-    """Write down in a run's folder where its problem came from; a folder that says so already is left alone."""
-    path = folder / FILE_NAME
-    if path.exists():
+    """Write down in a run's folder where its problem came from; a run that has started keeps what it says.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if (folder / LEDGER).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     overrides = [[list(key), value] for key, value in file.overrides.items()]
-    path.write_text(json.dumps({"problem": file.source, "overrides": overrides}, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({"problem": file.source, "overrides": overrides}, indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE_NAME).write_text(text, encoding="utf-8")
+    except OSError as error:
+        msg = f"cannot write to the run folder {folder}: {error}; name another one with --store"
+        raise StoreError(msg) from error
 
 
 def recorded_problem(folder: Path) -> ProblemFile:

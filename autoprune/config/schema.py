@@ -40,7 +40,7 @@ def _limit(value: Any) -> Any:
 
 
 def _cost(name: str) -> str:
-    return _registered("cost", name, COSTS)
+    return _registered("cost", name, [cost for cost in COSTS if cost != "latency"])  # which is measured, not counted
 
 
 def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -279,6 +279,18 @@ class TrainingTable(Table):
     device: str = "cpu"
 
 
+class TaskTable(Table):
+    """``[task]``: loss and metrics, where it is not classification.
+
+    Attributes:
+        factory: what builds a task, such as an `autoprune.TorchMetrics`.
+        kwargs: keyword arguments of the factory.
+    """
+
+    factory: Reference
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
 class EvaluatorTable(Table):
     """``[evaluator]``: how a candidate is measured; see `autoprune.evaluate`.
 
@@ -311,6 +323,7 @@ class ProblemTables(Table):
         model: ``[model]``.
         training: ``[training]``.
         data: ``[data]``.
+        task: ``[task]``; classification when left out.
         space: ``[space]``.
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
         evaluator: ``[evaluator]``.
@@ -324,6 +337,7 @@ class ProblemTables(Table):
     model: ModelTable
     training: TrainingTable | None = None
     data: DataTable | None = None
+    task: TaskTable | None = None
     space: SpaceTable = SpaceTable()
     limits: Limits = Field(default_factory=dict)
     evaluator: EvaluatorTable = EvaluatorTable()

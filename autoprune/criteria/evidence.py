@@ -43,15 +43,16 @@ class Evidence:
 def member_axes(structure: Structure, group: ChannelGroup, roles: tuple[str, ...]) -> Iterator[Axis]:
     """Yield the axes of ``group`` along which whole kernels lie.
 
-    These are the axes of parameters whose role is in ``roles`` and which hold more than one weight per position: rows
-    and slices of convolutions and linear layers, depthwise kernels. Biases and the affine parts of norms have one
+    These are the axes whose role is in ``roles`` of parameters with two dimensions or more: rows and slices of
+    convolutions and linear layers, depthwise kernels. Biases, the affine parts of norms and other scales have one
     number per channel; they shift or scale a channel but do not produce or consume it.
     """
     tensors = {info.name: info for info in structure.tensors}
     axes = {axis.key: axis for axis in structure.axes}
     for name, dim, role, _ in group.axes:
         shape = tensors[name].shape
-        if role in roles and tensors[name].kind == "parameter" and np.prod(shape, dtype=np.int64) > shape[dim]:
+        is_scale = len(shape) < 2 or (role == "thru" and np.prod(shape, dtype=np.int64) == shape[dim])
+        if role in roles and tensors[name].kind == "parameter" and not is_scale:
             yield axes[name, dim]
 
 

@@ -73,6 +73,13 @@ _BUILT_IN = (
         "Molchanov et al., CVPR 2019",
         ("batches", "loss"),
     ),
+    CriterionInfo(
+        "obs",
+        "greedy elimination, every departure made good by least squares",
+        "autoprune.criteria.obs:score",
+        "Frantar and Alistarh, Optimal brain compression, NeurIPS 2022",
+        ("batches",),
+    ),
     CriterionInfo("random", "no information, for comparison", "autoprune.criteria.random:score"),
 )
 

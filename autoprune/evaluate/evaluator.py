@@ -98,6 +98,11 @@ class Evaluator(Protocol):
         """Whether the seed changes nothing."""
         ...
 
+    @property
+    def preparation_macs(self) -> int:
+        """The multiply-adds spent once, before the first evaluation."""
+        ...
+
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation, known before it starts."""
         ...

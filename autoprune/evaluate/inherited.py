@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
+from autoprune.core.groups import BoolArray
 from autoprune.evaluate.evaluator import EvaluationSetup, Genome, Proxy, ProxySettings, fingerprint_of
 from autoprune.evaluate.weights import Inherited
 from autoprune.surgery.cut import cut
@@ -43,6 +45,11 @@ class InheritedWeights:
         """Return the multiply-adds of one evaluation: recalibration and measurement."""
         return self._setup.macs(genome) * self._proxy.n_items
 
+    @property
+    def preparation_macs(self) -> int:
+        """The multiply-adds spent once, before the first evaluation."""
+        return 0
+
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:  # noqa: ARG002  nothing is random
         """Return the metrics of a candidate on the search-validation items.
 
@@ -77,6 +84,11 @@ class InheritedWeights:
 
     def _scored(self, genome: Genome, inherited: Inherited) -> nn.Module:
         """Return the skeleton as the candidate, recalibrated; valid until the next one."""
-        model = self._skeleton.build(inherited.weights, self._setup.kept(genome, inherited)).eval()
+        kept = self._setup.kept(genome, inherited)
+        model = self._skeleton.build(self._weights(kept, inherited), kept).eval()
         self._proxy.recalibrate(model)
         return model
+
+    def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:  # noqa: ARG002  a subclass needs it
+        """Return the dense tensors that are sliced to ``kept``."""
+        return inherited.weights

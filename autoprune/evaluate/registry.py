@@ -49,6 +49,13 @@ EVALUATORS = {
             "Li et al., EagleEye, ECCV 2020",
         ),
         EvaluatorInfo(
+            "reconstructed",
+            "inherited weights, cut consumers re-solved by least squares, BatchNorm recalibrated",
+            "autoprune.evaluate.reconstructed:Reconstructed",
+            "autoprune.evaluate.evaluator:ProxySettings",
+            "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+        ),
+        EvaluatorInfo(
             "short_training",
             "a few training steps from inherited weights, distilled on request",
             "autoprune.evaluate.short_training:ShortTraining",

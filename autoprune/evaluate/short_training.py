@@ -62,6 +62,11 @@ class ShortTraining:
         trained = training_macs(self._fit, len(self._setup.data.train), macs=own, teacher_macs=teacher)
         return trained + own * self._proxy.n_items
 
+    @property
+    def preparation_macs(self) -> int:
+        """The multiply-adds spent once, before the first evaluation."""
+        return 0
+
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
         """Return the metrics of a candidate, after training, on the search-validation items.
 

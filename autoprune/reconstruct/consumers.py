@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -70,20 +71,21 @@ def find_consumers(
     for axis in structure.axes:
         owner, _, leaf = axis.tensor.rpartition(".")
         module = modules.get(owner)
-        if leaf != "weight" or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if leaf != "weight":
             continue
-        conv = isinstance(module, nn.modules.conv._ConvNd)
-        transposed = conv and module.transposed
-        blocks = module.groups if conv else 1
-        if axis.dim != (0 if transposed else 1):
+        if isinstance(module, nn.Linear):
+            consumer = Consumer(axis.tensor, owner, axis, 1, 1, False, module.bias is not None)
+            reads = axis.dim == 1
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            taps = math.prod(module.kernel_size)
+            full = Consumer(axis.tensor, owner, axis, module.groups, taps, module.transposed, module.bias is not None)
+            fits = full.features <= max_features and full.bytes <= left
+            consumer = full if fits else replace(full, shared_taps=True)
+            reads = axis.dim == (0 if module.transposed else 1) and not _passes_on(module)
+        else:
             continue
-        if conv and (_is_depthwise(module) or (transposed and blocks > 1)):
-            continue  # depthwise kernels pass the channel on; the next dense consumer is reconstructed
-        taps = 1
-        for size in module.kernel_size if conv else ():
-            taps *= size
-        shared = transposed or (conv and (axis.genes.size * taps > max_features or _bytes(axis, taps, blocks) > left))
-        consumer = Consumer(axis.tensor, owner, axis, blocks, taps, shared, module.bias is not None)
+        if not reads:
+            continue
         if consumer.features > max_features or consumer.bytes > left:
             continue
         left -= consumer.bytes
@@ -91,9 +93,7 @@ def find_consumers(
     return tuple(found)
 
 
-def _is_depthwise(module: nn.modules.conv._ConvNd) -> bool:
-    return bool(module.groups > 1 and module.groups == module.in_channels)
-
-
-def _bytes(axis: Axis, taps: int, blocks: int) -> int:
-    return int(8 * blocks * (axis.genes.size * taps + 1) ** 2)
+def _passes_on(module: nn.modules.conv._ConvNd) -> bool:
+    """Whether the kernel has no input channels to mix: the next dense consumer is reconstructed instead."""
+    depthwise = module.groups > 1 and module.groups == module.in_channels
+    return depthwise or (module.transposed and module.groups > 1)

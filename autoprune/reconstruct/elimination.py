@@ -10,58 +10,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoprune.core.groups import ChannelGroup, IntArray, Structure
+from autoprune.core.groups import ChannelGroup, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.least_squares import DAMPING, _to_features, centred
+from autoprune.reconstruct.least_squares import centred, damping, to_features
 from autoprune.reconstruct.statistics import Moments
 
+FloatArray = npt.NDArray[np.float64]
 
-def elimination_order(
+
+@torch.no_grad()
+def elimination_scores(
     weights: Mapping[str, Tensor],
     structure: Structure,
     consumers: Sequence[Consumer],
     moments: Mapping[str, Moments],
-    fallback: Sequence[IntArray],
-) -> tuple[IntArray, ...]:
-    """Order every group's channels, best first.
+    fallback: Sequence[FloatArray],
+) -> tuple[FloatArray, ...]:
+    """Score every group's channels by what their departure costs once all cheaper ones have left.
+
+    The score is the rise of the consumers' output errors, each relative to its output energy, when the channel leaves;
+    made increasing along the sequence, so that sorting by score gives the sequence back. Relative errors mean the same
+    in every group, so scores can be compared between groups.
 
     Args:
         weights: the dense weights by name.
         structure: what the trace found.
         consumers: from `find_consumers`.
         moments: from `collect`.
-        fallback: per group, an order for groups none of whose consumers has second moments.
+        fallback: per group, (w,) scores for groups none of whose consumers has second moments.
 
     Returns:
-        Per group a (w,) integer permutation of its channels, best first.
+        Per group (w,) scores, all different, higher stays longer.
     """
-    orders = []
+    found = []
     for group, other in zip(structure.groups, fallback, strict=True):
         readers = [
-            _Reader(weights[c.weight], c, moments[c.weight], group)
-            for c in consumers
-            if c.weight in moments and bool(np.isin(c.axis.genes, group.genes).any())
+            _Reader(weights[consumer.weight], consumer, moments[consumer.weight], group)
+            for consumer in consumers
+            if consumer.weight in moments and bool(np.isin(consumer.axis.genes, group.genes).any())
         ]
-        orders.append(_eliminate(readers, group.width) if readers else np.asarray(other, dtype=np.int64))
-    return tuple(orders)
+        found.append(_eliminate(readers, group.width) if readers else np.asarray(other, dtype=np.float64))
+    return tuple(found)
 
 
-def _eliminate(readers: Sequence[_Reader], width: int) -> IntArray:
-    alive = torch.ones(width, dtype=torch.bool)
-    gone: list[int] = []
-    for _ in range(width - 1):
-        errors = torch.stack([reader.errors() for reader in readers]).sum(dim=0)
-        errors[~alive] = torch.inf
-        worst = int(errors.argmin())
-        alive[worst] = False
-        gone.append(worst)
+def _eliminate(readers: Sequence[_Reader], width: int) -> FloatArray:
+    scores = np.empty(width)
+    last = 0.0
+    for _ in range(width):
+        rises = sum((reader.rises() for reader in readers), torch.zeros(width, dtype=torch.float64))
+        cheapest = int(rises.argmin())
+        last = max(float(rises[cheapest]), float(np.nextafter(last, np.inf)))
+        scores[cheapest] = last
         for reader in readers:
-            reader.remove(worst)
-    gone.append(int(alive.nonzero()))
-    return np.array(gone[::-1], dtype=np.int64)
+            reader.remove(cheapest)
+    return scores
 
 
 class _Reader:
@@ -73,13 +79,11 @@ class _Reader:
     """
 
     def __init__(self, weight: Tensor, consumer: Consumer, moments: Moments, group: ChannelGroup) -> None:
-        rows = _to_features(weight, consumer).double()
+        rows = to_features(weight, consumer).double()
         if consumer.shared_taps:
             rows = rows.flatten(1, 2)
         gram = centred(moments)
-        damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping[:, None, None] * eye))
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping(gram)))
         self.weight = rows.clone()  # (blocks, o, f)
         self.energy = float(torch.einsum("bof,bfg,bog->", rows, gram, rows)) or 1.0
         per_channel = 1 if consumer.shared_taps else consumer.taps
@@ -88,8 +92,8 @@ class _Reader:
         self.members = torch.from_numpy(np.stack(members)).to(weight.device)  # (w, features per channel)
         self.present = torch.ones(group.width, dtype=torch.bool, device=weight.device)
 
-    def errors(self) -> Tensor:
-        """Return the (w,) rise of the error, relative to the consumer's output energy, for losing each channel."""
+    def rises(self) -> Tensor:
+        """Return the (w,) rise of the relative error for losing each channel; infinite for those that have left."""
         total = torch.full((len(self.members),), torch.inf, dtype=torch.float64)
         ids = self.members[self.present]
         inner = self.inverse[:, ids[:, :, None], ids[:, None, :]]  # (blocks, channels, t, t)

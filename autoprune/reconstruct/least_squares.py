@@ -39,6 +39,12 @@ def centred(moments: Moments) -> Tensor:
     return gram - mean.unsqueeze(2) * mean.unsqueeze(1)
 
 
+def damping(gram: Tensor) -> Tensor:
+    """Return the (blocks, f, f) multiple of the identity that keeps (blocks, f, f) second moments invertible."""
+    scale = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return scale[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+
+
 def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     """Apply equation (1) to every block.
 
@@ -60,8 +66,7 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
         return plain
     rows = gram[:, kept]
     inner = rows[:, :, kept]
-    damping = DAMPING * inner.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    inner = inner + damping[:, None, None] * torch.eye(len(kept), dtype=inner.dtype, device=inner.device)
+    inner = inner + damping(inner)
     right = torch.bmm(rows[:, :, gone], weight[:, :, gone].transpose(1, 2))  # G_KR W_R^T
     factor, info = torch.linalg.cholesky_ex(inner)
     if int(info.max()) > 0:
@@ -96,7 +101,7 @@ def reconstruct(
             if found is None or stays.all():
                 continue
             dense = weights[consumer.weight]
-            layout = _to_features(dense, consumer)
+            layout = to_features(dense, consumer)
             per_channel = 1 if consumer.shared_taps else consumer.taps
             positions = torch.from_numpy(np.flatnonzero(np.repeat(stays, per_channel))).to(dense.device)
             gram = centred(found)
@@ -112,11 +117,11 @@ def reconstruct(
                 shift = torch.einsum("bof,bf->bo", rows.double(), mean)
                 shift = shift - torch.einsum("bok,bk->bo", solved, mean[:, positions])
                 changed[bias] = (weights[bias].double() + shift.reshape(-1)).to(weights[bias].dtype)
-            changed[consumer.weight] = _from_features(updated.reshape(layout.shape), dense, consumer)
+            changed[consumer.weight] = from_features(updated.reshape(layout.shape), dense, consumer)
     return changed
 
 
-def _to_features(weight: Tensor, consumer: Consumer) -> Tensor:
+def to_features(weight: Tensor, consumer: Consumer) -> Tensor:
     """View a weight as (blocks, o, f), or (blocks, o, taps, channels) where taps are shared."""
     if consumer.axis.dim == 0:  # transposed convolution: (in, out, *kernel)
         return weight.flatten(2).permute(1, 2, 0).unsqueeze(0)
@@ -127,8 +132,8 @@ def _to_features(weight: Tensor, consumer: Consumer) -> Tensor:
     return weight.reshape(consumer.blocks, out, -1)
 
 
-def _from_features(features: Tensor, like: Tensor, consumer: Consumer) -> Tensor:
-    """Undo `_to_features`, in the shape and dtype of ``like``."""
+def from_features(features: Tensor, like: Tensor, consumer: Consumer) -> Tensor:
+    """Undo `to_features`, in the shape and dtype of ``like``."""
     if consumer.axis.dim == 0:
         features = features.squeeze(0).permute(2, 0, 1)
     elif consumer.shared_taps:

@@ -149,16 +149,15 @@ def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
         made_by[id(output)] = (output, by_module[module])
 
     def on_norm(_: nn.Module, args: tuple[Any, ...]) -> None:
-        _, makers = made_by.get(id(args[0]), (None, []))
-        for total in makers:
+        for total in made_by[id(args[0])][1] if id(args[0]) in made_by else ():
             total.norm_reads_output = True
 
     def on_end(_: nn.Module, __: tuple[Any, ...], ___: object) -> None:
         made_by.clear()
 
     with ExitStack() as stack:
-        for module in by_module:
-            stack.callback(module.register_forward_hook(on_consumer).remove)
+        for reader in by_module:
+            stack.callback(reader.register_forward_hook(on_consumer).remove)
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 stack.callback(module.register_forward_pre_hook(on_norm).remove)

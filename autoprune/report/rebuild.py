@@ -15,9 +15,9 @@ def rebuild_command(folder: str, point: int) -> str:
 
 
 def rebuild_python(folder: str, point: int) -> str:
-    """Return the Python expression that builds the model of job ``point``.
+    """Return the Python expression that builds the model of job ``point``, given the ``problem`` that was searched.
 
     >>> rebuild_python("runs/r56", 17)
-    "ap.open_run('runs/r56').point(17).build()"
+    "ap.open_run('runs/r56', problem).point(17).build()"
     """
-    return f"ap.open_run({folder!r}).point({point}).build()"
+    return f"ap.open_run({folder!r}, problem).point({point}).build()"

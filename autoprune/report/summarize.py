@@ -13,7 +13,7 @@ import numpy as np
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status
 from autoprune.core.space import SearchSpace
 from autoprune.pareto.front import Front
-from autoprune.pareto.hypervolume import hypervolume_curve
+from autoprune.pareto.reference import ReferenceBox
 from autoprune.report import units
 from autoprune.report.headline import headline, warnings
 from autoprune.report.rebuild import rebuild_command, rebuild_python
@@ -169,8 +169,6 @@ def _preparations(outcomes: Iterable[Outcome]) -> Iterable[Preparation]:
 def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
     """The steps at which the hypervolume grew, and the end; failed jobs and preparation cost, too."""
     objectives = meta.parsed_objectives
-    # Costs count in units of the dense model, so that hypervolumes of different models can be read alike.
-    scale = np.array([float(meta.dense.costs.get(name) or 1) for name in objectives.names])
     macs, evaluations = meta.prior.macs, meta.prior.evaluations
     spent: list[tuple[int, int]] = []
     values = []
@@ -180,9 +178,8 @@ def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
         job = outcome.job
         if isinstance(job, Evaluate) and job.fidelity == meta.fidelity and outcome.status is Status.OK:
             spent.append((macs, evaluations))
-            values.append(objectives.values(outcome.metrics, outcome.costs) / scale)
-    reference = objectives.values(meta.reference, {}) / scale
-    curve = hypervolume_curve(values, reference)
+            values.append(objectives.values(outcome.metrics, outcome.costs))
+    curve = ReferenceBox.of(objectives, meta.reference).shares(values)
     shown = [i for i in range(len(curve)) if i in (0, len(curve) - 1) or curve[i] > curve[i - 1]]
     steps = [(*spent[i], float(curve[i])) for i in shown]
     if steps and (macs, evaluations) != spent[-1]:

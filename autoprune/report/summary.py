@@ -169,7 +169,7 @@ class Convergence:
     Attributes:
         macs: executed multiply-adds after each step, preparation included.
         evaluations: candidates measured after each step.
-        hypervolume: of the front so far; costs are counted in units of the dense model.
+        hypervolume: of the front so far, as a share of the reference box (`autoprune.pareto.reference`).
         reference: the reference point by objective name, in natural units.
     """
 

@@ -6,18 +6,22 @@ For a README, a notebook, and in place of the interactive picture where scripts 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape, unescape
 
-from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import FONT, Figure, axis_of, coordinate, coordinates
+from autoprune.report.figures.layout import FONT, Figure, axis_of, coordinate, coordinates, limit_label
 from autoprune.report.summary import Measured, RunSummary
 from autoprune.store.meta import Dense, Role
 
 WIDTH, HEIGHT = 860, 480
-LEFT, RIGHT, TOP, BOTTOM = 74, 24, 62, 60
+LEFT, RIGHT, TOP, BOTTOM = 74, 34, 62, 60
+MARGIN = 24
+HEADLINE_LETTERS, LINE = 88, 22
+"""Letters that fit into a line of the headline, and its height in pixels."""
+
 LETTER = 6.9
 """Mean width of a letter in pixels, to space the legend without measuring fonts."""
 
@@ -53,8 +57,13 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def front_svg(summary: RunSummary) -> str:
-    """Return the front in the plane of cost and quality: dominated evaluations, points by role, dense model, limit."""
+def front_svg(summary: RunSummary, *, with_headline: bool = True) -> str:
+    """Return the front in the plane of cost and quality: dominated evaluations, points by role, dense model, limit.
+
+    Args:
+        summary: what to draw.
+        with_headline: whether the run's sentence stands above the picture.
+    """
     x, y = summary.cost_axis, summary.quality_axis
     front_ids = summary.on_front
     dominated = [point for point in summary.comparable if point.id not in front_ids]
@@ -70,15 +79,14 @@ def front_svg(summary: RunSummary) -> str:
     parts = _axes(axis_of(summary, x), axis_of(summary, y), across, up)
     for at in marks:
         parts.append(f'<path d="M{across(at)} {TOP}V{HEIGHT - BOTTOM}" stroke="{palette.INK}" stroke-dasharray="6 4"/>')
-        label = f"limit {units.amount(x.name, summary.meta.limits[x.name])}"
-        parts.append(_text(across(at) + 6, HEIGHT - BOTTOM - 9, label, color=palette.MUTED))
+        parts.append(_text(across(at) + 6, HEIGHT - BOTTOM - 9, limit_label(summary, x), color=palette.MUTED))
     dots = "".join(f"M{across(px)} {up(py)}h0" for px, py in faint)
     parts.append(
         f'<path d="{dots}" stroke="{palette.FAINT}" stroke-opacity=".4" stroke-width="5" stroke-linecap="round"/>'
     )
     if len(summary.objectives) == 2:
         parts.append(_staircase(fronts[summary.role], across, up, palette.ROLE_COLORS[summary.role]))
-    for role in reversed(summary.roles):
+    for role in summary.roles:
         parts += [_marker(role, across(px), up(py)) for px, py in fronts[role]]
         parts += [_star(role, across(px), up(py)) for px, py in dense[role]]
     parts += _legend(
@@ -86,12 +94,16 @@ def front_svg(summary: RunSummary) -> str:
         + [(_marker(role, 0, 0), f"front, {role.label}") for role in summary.roles if fronts[role]]
         + [(_star(role, 0, 0), f"dense model, {role.label}") for role in summary.roles if dense[role]]
     )
-    title = escape(f"{summary.meta.name}: {summary.headline}")
+    title = f"{summary.meta.name}: {summary.headline}"
+    lines = textwrap.wrap(title, HEADLINE_LETTERS) if with_headline else []
+    head = LINE * len(lines) + (10 if lines else 0)  # the headline stands above the origin
+    for i, line in enumerate(lines):
+        parts.append(_text(MARGIN, LINE * (i + 1) - head, line, weight=600, size=15))
     font = escape(FONT, quote=True)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" fill="none" '
-        f'font-family="{font}" font-size="13"><title>{title}</title>'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="white"/>\n{"".join(parts)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {-head} {WIDTH} {HEIGHT + head}" role="img" fill="none" '
+        f'font-family="{font}"><title>{escape(title)}</title>'
+        f'<rect y="{-head}" width="{WIDTH}" height="{HEIGHT + head}" rx="8" fill="white"/>\n{"".join(parts)}</svg>\n'
     )
 
 
@@ -128,11 +140,11 @@ def _dot(x: float, y: float) -> str:
 
 
 def _marker(role: Role, x: float, y: float) -> str:
-    look = f'fill="{palette.ROLE_COLORS[role]}" stroke="white"'
+    color = palette.ROLE_COLORS[role]
     if role is Role.PROXY:
-        return f'<circle cx="{x}" cy="{y}" r="5.5" {look}/>'
+        return f'<circle cx="{x}" cy="{y}" r="5" fill="{color}"/>'
     corners = 4 if role is Role.VALIDATION else 3
-    return f'<path d="{_polygon(x, y, corners, 6.8, 1.0)}" {look}/>'
+    return f'<path d="{_polygon(x, y, corners, 6.4, 1.0)}" stroke="{color}" stroke-width="1.6"/>'
 
 
 def _star(role: Role, x: float, y: float) -> str:
@@ -165,5 +177,15 @@ def _legend(entries: Sequence[tuple[str, str]]) -> list[str]:
     return parts
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", color: str = palette.INK) -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{color}">{escape(text)}</text>'
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    color: str = palette.INK,
+    size: int = 13,
+    weight: int = 400,
+) -> str:
+    look = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" fill="{color}"'
+    return f'<text x="{x:g}" y="{y:g}" {look}>{escape(text)}</text>'

@@ -22,7 +22,7 @@ from autoprune.core.protocols import Strategy
 from autoprune.cost.model import CostModel
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
-from autoprune.search import SearchResult, run_search
+from autoprune.orchestrator import SearchResult, run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.run import RunStore
 from autoprune.strategies.registry import make_strategy

@@ -1,7 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -20,6 +20,7 @@ def dominated_by(corners: Values, points: Values) -> npt.NDArray[np.bool_]:
     return (corners[None] <= points[:, None]).all(axis=2).any(axis=1)
 
 
+@settings(deadline=None)
 @given(st.lists(run, min_size=1, max_size=6), st.sampled_from([0.01, 0.25, 1 / 3, 0.5, 0.75, 1.0]))
 def test_surface_bounds_exactly_what_enough_runs_attain(runs: list[Values], level: float) -> None:
     """A lattice point is behind the surface if and only if at least ``level`` of the runs attain it."""

@@ -1,7 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -20,6 +20,7 @@ def dominates(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
     return bool((a <= b).all() and (a < b).any())
 
 
+@settings(deadline=None)
 @given(lattice())
 def test_mask_agrees_with_the_quadratic_definition(values: npt.NDArray[np.float64]) -> None:
     """A point is kept if and only if no point is at least as good everywhere and better somewhere."""
@@ -27,6 +28,7 @@ def test_mask_agrees_with_the_quadratic_definition(values: npt.NDArray[np.float6
     assert non_dominated(values).tolist() == expected
 
 
+@settings(deadline=None)
 @given(lattice())
 def test_unique_front_keeps_the_first_of_equal_points(values: npt.NDArray[np.float64]) -> None:
     """The unique front has every non-dominated value exactly once, at its first occurrence."""

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -31,12 +31,14 @@ def cells(values: Values) -> int:
     return sum(bool((values <= np.array(cell)).all(axis=1).any()) for cell in lower_corners)
 
 
+@settings(deadline=None)
 @given(lattice())
 def test_volume_is_the_number_of_dominated_lattice_cells(values: Values) -> None:
     """For 1 to 4 objectives the volume equals the brute-force count; points beyond the reference add nothing."""
     assert hypervolume(values, corner(values)) == pytest.approx(cells(values), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(lattice(minimum=1), st.randoms(use_true_random=False))
 def test_volume_does_not_depend_on_order_or_copies(values: Values, random: object) -> None:
     """Shuffling the points and adding copies of them changes nothing."""
@@ -45,6 +47,7 @@ def test_volume_does_not_depend_on_order_or_copies(values: Values, random: objec
     assert hypervolume(values[order], corner(values)) == pytest.approx(hypervolume(values, corner(values)), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(lattice(minimum=1))
 def test_curve_is_the_volume_of_every_prefix_and_never_falls(values: Values) -> None:
     """The curve over time agrees with computing each prefix from scratch."""

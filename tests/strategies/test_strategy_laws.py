@@ -15,5 +15,9 @@ class TestStrategies(StrategyLaws):
 
     @pytest.fixture
     def length(self, info: StrategyInfo) -> int:
-        # A proposal by Gaussian processes takes a tenth of a second: two after its start-up of twelve are enough.
+        # Gaussian processes are fitted for every proposal: two after its start-up of twelve are enough.
         return 14 if info.name == "optuna:gp" else 26
+
+    @pytest.fixture
+    def learning_run(self, info: StrategyInfo) -> tuple[int, int]:
+        return (40, 1) if info.name == "optuna:gp" else (300, 3)

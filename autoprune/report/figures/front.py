@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from autoprune.core.objectives import Objective
-from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.figures.layout import Figure, axis_of, coordinate, coordinates, hover_text, layout
+from autoprune.report.figures.layout import Figure, axis_of, coordinate, coordinates, hover_text, layout, limit_label
 from autoprune.report.summary import RunSummary
 from autoprune.store.meta import Role
 
@@ -120,7 +119,6 @@ def _limit(summary: RunSummary, x: Objective) -> tuple[list[Figure], list[Figure
         return [], []
     share = summary.relative(x.name, limit)
     at = limit if share is None else round(100 * share, 4)
-    label = units.amount(x.name, limit) if share is None else units.percent(share)
     line = {"color": palette.INK, "width": 1.2, "dash": "dash"}
     shape = {"type": "line", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
     note = {
@@ -130,7 +128,7 @@ def _limit(summary: RunSummary, x: Objective) -> tuple[list[Figure], list[Figure
         "xanchor": "left",
         "xshift": 4,
         "showarrow": False,
-        "text": f"limit {label}",
+        "text": limit_label(summary, x),
         "font": {"size": 12, "color": palette.MUTED},
     }
     return [shape], [note]

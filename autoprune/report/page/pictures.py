@@ -11,7 +11,7 @@ from autoprune.report.figures.keep_ratios import keep_ratio_figure
 from autoprune.report.figures.latency import latency_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.page.elements import note, section
+from autoprune.report.page.elements import note, prose, section
 from autoprune.report.summary import RunSummary
 from autoprune.report.svg import front_svg
 
@@ -44,7 +44,9 @@ class Pictures:
         if images and summary.quality_axis.name in units.RATES:
             error = units.standard_error(TYPICAL_RATE, images)
             caption += f" With {images:,} {summary.role.label} images, one standard error of 90 % is {error}."
-        body = self._plot("front", front_figure(summary, *first), caption, still=front_svg(summary))
+        body = self._plot(
+            "front", front_figure(summary, *first), caption, still=front_svg(summary, with_headline=False)
+        )
         plots = [
             self._plot(
                 f"front-{x.name}", front_figure(summary, x, y, is_main=False), f"The same by {units.title(x.name)}."
@@ -63,8 +65,8 @@ class Pictures:
         corner = ", ".join(f"{units.title(name)} {units.amount(name, at)}" for name, at in curve.reference.items())
         caption = (
             "The volume that the front dominates, over all that the run paid: executed multiply-adds (forward once, "
-            "backward twice; preparation and recalibration included) and evaluations. Costs count in units of the "
-            f"dense model. Reference point: {corner}."
+            "backward twice; preparation and recalibration included) and evaluations; 1 would be a perfect model of no "
+            f"cost. Reference point: {corner}."
         )
         figure = convergence_figure({self._summary.meta.strategy: curve})
         return section("Hypervolume over counted cost", self._plot("convergence", figure, caption))
@@ -111,6 +113,6 @@ class Pictures:
 
     def _plot(self, name: str, figure: Figure, caption: str, *, still: str = "") -> str:
         self.figures[name] = figure
-        height, text = figure["layout"]["height"], escape(caption)
+        height, text = figure["layout"]["height"], prose(caption)
         place = f'<div class="plot" id="{escape(name)}" role="img" aria-label="{text}" style="min-height:{height}px">'
         return f"<figure><figcaption>{text}</figcaption>{place}{still}</div></figure>"

@@ -5,8 +5,8 @@ any number of workers. An outcome is committed before the strategy hears of it. 
 on the same store.
 """
 
-from autoprune.search.loop import Stop
-from autoprune.search.progress import Progress
-from autoprune.search.run import SearchResult, run_search
+from autoprune.orchestrator.loop import Stop
+from autoprune.orchestrator.progress import Progress
+from autoprune.orchestrator.run import SearchResult, run_search
 
 __all__ = ["Progress", "SearchResult", "Stop", "run_search"]

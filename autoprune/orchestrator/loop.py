@@ -13,7 +13,7 @@ from autoprune.core.jobs import Evaluate, Job, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Executor, Strategy
 from autoprune.errors import ExecutorError, InvalidArgumentError
-from autoprune.search.progress import Meter
+from autoprune.orchestrator.progress import Meter
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.ledger import Ledger

@@ -14,8 +14,8 @@ from autoprune.core.jobs import Job
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Clock, Executor, Strategy
 from autoprune.errors import InvalidArgumentError
-from autoprune.search.loop import Loop, Stop
-from autoprune.search.progress import Meter, Progress
+from autoprune.orchestrator.loop import Loop, Stop
+from autoprune.orchestrator.progress import Meter, Progress
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.replay import History, replay
 from autoprune.store.run import RunStore

@@ -11,7 +11,7 @@ from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
 from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
-from autoprune.search import Progress, SearchResult, Stop
+from autoprune.orchestrator import Progress, SearchResult, Stop
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.run import RunStore

@@ -10,7 +10,7 @@ import pytest
 
 from autoprune.core.budget import Budget
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.search import SearchResult, run_search
+from autoprune.orchestrator import SearchResult, run_search
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy
 

@@ -9,8 +9,8 @@ from autoprune.core.budget import Budget
 from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import Job, Outcome, Status
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.search import SearchResult, Stop, run_search
-from autoprune.search.loop import MAX_DEATHS
+from autoprune.orchestrator import SearchResult, Stop, run_search
+from autoprune.orchestrator.loop import MAX_DEATHS
 from autoprune.store.events import EventKind
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy

@@ -18,7 +18,7 @@ from autoprune.core.jobs import Job, Outcome
 from autoprune.core.protocols import Executor, Strategy
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
-from autoprune.search import run_search
+from autoprune.orchestrator import run_search
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy

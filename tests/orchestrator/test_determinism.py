@@ -9,7 +9,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import Job
 from autoprune.execute.simulated import SimulatedExecutor
-from autoprune.search import SearchResult
+from autoprune.orchestrator import SearchResult
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import ToyRunner, ToyStrategy

@@ -1,0 +1,82 @@
+"""`autoprune demo`: digits, a small ResNet, two searches, a report, and smaller networks that load again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoprune.cli.console import escape, log, print_line, print_table
+from autoprune.errors import InfeasibleError
+
+if TYPE_CHECKING:
+    from autoprune.api import Problem, Run
+    from autoprune.config import ProblemFile
+
+SPACE = "digits-resnet"
+STRATEGIES = ("random", "pymoo:nsga2")
+SHARES = ("70%", "50%", "30%")
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is written.")] = Path("runs/demo"),
+    evaluations: Annotated[int, typer.Option(min=2, help="Candidates that each strategy measures.")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
+    import autoprune as ap
+    from autoprune.cli.front import read_summary
+    from autoprune.cli.progress import search_progress
+    from autoprune.config import read_problem_file, record_problem
+    from autoprune.config.problem import build_problem
+
+    file = read_problem_file(SPACE, {("search", "seed"): seed})
+    budget = ap.Budget(evaluations=evaluations)
+    log("training a small ResNet on 1,797 handwritten digits")
+    problem = build_problem(file, folder / "dense")
+    rows = []
+    for strategy in STRATEGIES:
+        store = folder / strategy.replace(":", "-")
+        record_problem(store, file)
+        log(f"searching with {strategy}")
+        started = time.monotonic()
+        with search_progress(strategy, budget, quiet=quiet) as progress:
+            run = ap.search(problem, strategy=strategy, budget=budget, store=store, seed=seed, progress=progress)
+        summary = read_summary(store)
+        seconds = time.monotonic() - started
+        rows.append((strategy, len(summary.evaluations), f"{seconds:.1f} s", f"{summary.convergence.final:.4f}"))
+    print_table(("strategy", ">evaluations", ">time", ">hypervolume"), rows)
+    page = run.report(folder / "report.html").html
+    _print_points(file, problem, run, folder)
+    print_line(f"report: {escape(page)}")
+
+
+def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> None:
+    """Save the best point within each share of the MACs, load it into a new network, and measure what was loaded."""
+    import autoprune as ap
+    from autoprune.config.building import build_model
+    from autoprune.report.units import amount
+
+    accuracy = problem.test(problem.model)["accuracy"]
+    rows = [
+        ("dense", amount("accuracy", accuracy), *(amount(name, run.dense[name]) for name in ("macs", "params")), "")
+    ]
+    for share in SHARES:
+        try:
+            point = run.pick(max_macs=share)
+        except InfeasibleError:
+            continue  # too short a search to reach that far
+        path = folder / "models" / f"digits-{share.strip('%')}.autoprune"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        point.save(path)
+        small = ap.load(path, build_model(file, with_weights=False))
+        accuracy = problem.test(small)["accuracy"]
+        costs = [
+            f"{amount(name, point.costs[name])} ({100 * point.costs[name] / run.dense[name]:.0f} %)"
+            for name in ("macs", "params")
+        ]
+        rows.append((f"at most {share}", amount("accuracy", accuracy), *costs, str(path)))
+    print_table(("MACs", ">test accuracy", ">MACs", ">parameters", "saved, loaded again and measured"), rows)

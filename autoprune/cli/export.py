@@ -1,0 +1,74 @@
+"""`autoprune export`: one point of a run, or a pruned-model file, in a form that goes elsewhere."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoprune.cli.console import escape, print_line
+from autoprune.cli.options import RunProblemOption, problem_of_run
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+class Form(StrEnum):
+    """What can be written."""
+
+    AUTOPRUNE = "autoprune"
+    ONNX = "onnx"
+    TORCH = "torch"
+    SAFETENSORS = "safetensors"
+
+
+SUFFIXES = {Form.AUTOPRUNE: ".autoprune", Form.ONNX: ".onnx", Form.TORCH: ".pt2", Form.SAFETENSORS: ".safetensors"}
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run's folder or a pruned-model file.")],
+    point: Annotated[int | None, typer.Option(help="Point of the run, as the report numbers them.")] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="The best point within a limit, such as 50% or 2.1G.")
+    ] = None,
+    max_params: Annotated[str | None, typer.Option(metavar="LIMIT", help="The same for parameters.")] = None,
+    form: Annotated[
+        Form, typer.Option("--format", help="A pruned-model file, ONNX, a torch.export program, or plain weights.")
+    ] = Form.AUTOPRUNE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
+    problem: RunProblemOption = None,
+) -> None:
+    """Write one pruned model: a point of a run (the knee of its front when none is named), or a pruned-model file."""
+    import autoprune as ap
+    from autoprune.config import read_problem_file
+    from autoprune.config.building import build_example, build_model
+    from autoprune.config.problem import build_problem
+    from autoprune.export import export as export_model
+
+    if source.is_file():
+        if form is Form.AUTOPRUNE:
+            msg = f"{source.name} is a pruned-model file already; name another format"
+            raise typer.BadParameter(msg, param_hint="--format")
+        if problem is None:
+            msg = f"{source} holds weights and widths, not the network's code: name the problem with --problem"
+            raise ConfigError(msg)
+        file = read_problem_file(problem)
+        target = output or source.with_suffix(SUFFIXES[form])
+        model = ap.load(source, build_model(file, with_weights=False))
+    else:
+        file = problem_of_run(source, problem)
+        run = ap.open_run(source, build_problem(file, source))
+        chosen = run.pick(max_macs=max_macs, max_params=max_params) if point is None else run.point(point)
+        target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"
+        if form is Form.AUTOPRUNE:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            chosen.save(target)
+            print_line(escape(target))
+            return
+        model = chosen.build()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export_model(model, build_example(file), target, form=form.value)
+    print_line(escape(target))

@@ -1,0 +1,36 @@
+"""`autoprune report`: a run as one HTML page, with CSV, JSON and a picture beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.console import escape, log, print_line
+from autoprune.cli.options import RunArgument, RunProblemOption, problem_of_run
+from autoprune.errors import ConfigError
+
+
+def report(
+    run: RunArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The HTML file.", show_default="RUN/report.html"),
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Measure test figures and latency of the shown points.")] = True,
+    points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
+    problem: RunProblemOption = None,
+) -> None:
+    """Write the report of a run: finished, stopped or still going."""
+    import autoprune as ap
+    from autoprune.config.problem import build_problem
+
+    opened = ap.open_run(run)
+    if measure and len(opened.front):
+        try:
+            opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+        except ConfigError as error:
+            log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
+    paths = opened.report(output, points=points, measure=measure)
+    print_line(escape(paths.html))

@@ -1,0 +1,76 @@
+"""Turns a problem file into the problem that a search takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_model
+from torch import nn
+
+from autoprune.api import Problem
+from autoprune.config.building import build_data, build_example, build_model, build_task, check_reference
+from autoprune.config.reading import ProblemFile
+from autoprune.config.record import LEDGER
+from autoprune.config.weights import load_weights
+from autoprune.errors import UnknownNameError
+from autoprune.evaluate.registry import EVALUATORS
+from autoprune.train.data import Data
+from autoprune.train.loop import fit
+from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import Task
+
+
+def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
+    """Build the problem that a file describes, training its network first where ``[training]`` says so.
+
+    Args:
+        file: a problem file with ``[data]``, and with weights or ``[training]``.
+        folder: a run's folder: the trained network is kept there, and a run that is resumed finds it again.
+
+    Raises:
+        ConfigError: there is no data or there are no weights, or something in the file cannot be built.
+    """
+    tables = file.tables
+    data = build_data(file)
+    if data is None:
+        raise file.error(("data",), "a search needs data: name some in [data], or with --data")
+    task = build_task(file)
+    model = build_model(file)
+    if file.trains:
+        _train(file, model, data, task, folder)
+    elif tables.model.weights is None:
+        message = "a search needs a trained network: name its weights (or --weights), or add a [training] table"
+        raise file.error(("model", "weights"), message)
+    settings = EVALUATORS[tables.evaluator.name].load_settings()
+    try:
+        problem = Problem(
+            model,
+            build_example(file),
+            data,
+            task=task,
+            objectives=tables.objectives,
+            limits=tables.limits,
+            **tables.space.model_dump(),
+            criterion=tables.evaluator.criterion,
+            evaluator=tables.evaluator.name,
+            evaluation=settings(**tables.evaluator.model_dump(exclude={"name", "criterion"})),
+            name=file.name,
+            seed=tables.search.seed,
+        )
+    except UnknownNameError as error:  # the other names were checked when the file was read
+        raise file.error(("space",), str(error)) from error
+    check_reference(file, problem.dense_costs)
+    return problem
+
+
+def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task, folder: Path | None) -> None:
+    """Train in place; take the weights of an earlier training from the folder of a run that has started."""
+    settings = FitSettings(**file.tables.training.model_dump() if file.tables.training else {})
+    kept = None if folder is None else folder / "dense.safetensors"
+    if kept is not None and kept.exists() and (kept.parent / LEDGER).exists():
+        load_weights(model, kept.name, kept.parent)
+        return
+    fit(model, data, task, settings, seed=file.tables.search.seed)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(kept))

@@ -1,0 +1,64 @@
+"""A candidate whose cut consumers are re-solved in closed form before it is measured. Nothing is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import BoolArray
+from autoprune.evaluate.evaluator import EvaluationSetup, ProxySettings
+from autoprune.evaluate.inherited import InheritedWeights
+from autoprune.evaluate.weights import Inherited
+from autoprune.reconstruct import Consumer, Moments, collect, find_consumers, reconstruct
+from autoprune.surgery.matching import model_weights
+
+
+class Reconstructed(InheritedWeights):
+    """Scores candidates with inherited weights whose cut consumers are re-solved on the dense model's inputs.
+
+    Second moments of the consumers' inputs are collected once per set of inherited weights, on the calibration items
+    (augmented like training items); a candidate then costs a few milliseconds more than its forward passes. Without
+    calibration items this is `InheritedWeights`.
+
+    Args:
+        setup: model, space, costs, data and task.
+        settings: which items, and how the model runs.
+    """
+
+    name = "reconstructed"
+
+    def __init__(self, setup: EvaluationSetup, settings: ProxySettings | None = None) -> None:
+        super().__init__(setup, settings)
+        self._consumers: tuple[Consumer, ...] = find_consumers(setup.model, setup.structure)
+        self._collected: tuple[Mapping[str, Tensor], dict[str, Moments]] | None = None
+
+    @property
+    def preparation_macs(self) -> int:
+        """The multiply-adds of the dense model over the calibration items."""
+        return self._setup.dense_macs * self.settings.n_calibration
+
+    def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
+        if not self.settings.n_calibration:
+            return inherited.weights
+        solved = reconstruct(inherited.weights, self._consumers, self._moments(inherited.weights), kept)
+        return {**inherited.weights, **solved}
+
+    def _moments(self, weights: Mapping[str, Tensor]) -> dict[str, Moments]:
+        """Return the second moments under ``weights``, collected when they are first asked for."""
+        if self._collected is None or self._collected[0] is not weights:
+            inputs = (batch[0] for batch in self._proxy.calibration)
+            moments = collect(self._dense(weights), self._consumers, inputs, seed=self.settings.proxy_seed)
+            self._collected = (weights, moments)
+        return self._collected[1]
+
+    @torch.no_grad()
+    def _dense(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Return the dense model with ``weights``."""
+        model = copy.deepcopy(self._setup.model).to(self.device).eval()
+        for name, tensor in model_weights(model, self._setup.structure).items():
+            if name in weights:
+                tensor.copy_(weights[name])
+        return model

@@ -1,0 +1,195 @@
+"""Laws that every evaluator keeps; third parties subclass `EvaluatorLaws` with a factory of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.artifact import load, save
+from autoprune.cost.counter import count_macs, count_params
+from autoprune.errors import InvalidArgumentError
+from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator
+from autoprune.evaluate.registry import EVALUATORS, make_evaluator
+from autoprune.evaluate.weights import Inherited
+from autoprune.testing.digits_network import digits_inherited, digits_setup
+from autoprune.train.distill import Distillation
+from autoprune.train.settings import FitSettings
+
+GENOMES = ((1, 2), (3, 3), (0, 0))
+"""Of the digits network: in between, full, minimal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An evaluator under test and what it evaluates.
+
+    Attributes:
+        evaluator: new.
+        setup: new; its model is not shared.
+        inherited: what every candidate inherits.
+    """
+
+    evaluator: Evaluator
+    setup: EvaluationSetup
+    inherited: Inherited
+
+
+def digits_subject(name: str, batch_size: int = 50) -> Subject:
+    """Return a new evaluator of the registry on the digits, with little to do."""
+    settings = EVALUATORS[name].load_settings()(n_calibration=200, n_validation=100, batch_size=batch_size)
+    if any(field.name == "fit" for field in dataclasses.fields(settings)):
+        fit = FitSettings(steps=5, batch_size=32, learning_rate=0.02, distillation=Distillation())
+        settings = dataclasses.replace(settings, fit=fit)  # type: ignore[call-arg]  # the field was just looked up
+    setup = digits_setup()
+    return Subject(make_evaluator(name, setup, settings), setup, digits_inherited(setup))
+
+
+def make_subject(factory: str, **settings: int) -> Subject:
+    """Call ``"module:function:argument"``; a fresh process does the same."""
+    module, function, argument = factory.split(":")
+    subject = getattr(import_module(module), function)(argument, **settings)
+    if not isinstance(subject, Subject):
+        msg = f"expected {factory} to return a Subject, got {type(subject).__name__}"
+        raise TypeError(msg)
+    return subject
+
+
+def measure_saved(factory: str, path: str) -> None:
+    """Print the metrics of a saved model; run in a fresh process."""
+    subject = make_subject(factory)
+    sys.stdout.write(json.dumps(subject.evaluator.measure(load(path, subject.setup.model))))
+
+
+class EvaluatorLaws:
+    """The laws; subclasses give the fixture ``factory``, and ``genomes`` for other spaces than that of the digits."""
+
+    @pytest.fixture
+    def factory(self) -> str:
+        """Return ``"module:function:argument"`` of a function that returns a new, equal `Subject` every time.
+
+        The function also takes ``batch_size=``, as an example of a setting that changes the fingerprint.
+        """
+        raise NotImplementedError
+
+    @pytest.fixture
+    def genomes(self) -> tuple[tuple[int, ...], ...]:
+        """Return genomes of the subject's space."""
+        return GENOMES
+
+    @pytest.fixture
+    def subject(self, factory: str) -> Subject:
+        """Return a fresh subject."""
+        return make_subject(factory)
+
+    def test_metrics_are_those_of_the_task(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """Every metric of the task is there, in order, and finite."""
+        metrics = subject.evaluator.evaluate(genomes[0], subject.inherited)
+        assert tuple(metrics) == subject.setup.task.metrics
+        assert all(math.isfinite(value) for value in metrics.values())
+
+    def test_figures_do_not_depend_on_what_ran_before(
+        self, factory: str, subject: Subject, genomes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        """Each candidate scores the same first, last, in between, and on a new evaluator."""
+        scores = [subject.evaluator.evaluate(genome, subject.inherited) for genome in genomes]
+        again = [subject.evaluator.evaluate(genome, subject.inherited) for genome in reversed(genomes)]
+        assert scores == again[::-1]
+        fresh = make_subject(factory)
+        assert fresh.evaluator.evaluate(genomes[-1], fresh.inherited) == scores[-1]
+
+    def test_seeds_are_declared_truly(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """The seed changes nothing in a deterministic evaluator, and the weights in any other."""
+        states = [subject.evaluator.build(genomes[0], subject.inherited, seed).state_dict() for seed in (0, 1)]
+        same = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+        assert same is subject.evaluator.deterministic
+
+    def test_built_models_score_what_was_scored(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """Exactly the same figures, though other candidates ran after the building."""
+        built = [subject.evaluator.build(genome, subject.inherited, seed=3) for genome in genomes]
+        for genome, model in zip(genomes, built, strict=True):
+            scored = subject.evaluator.evaluate(genome, subject.inherited, seed=3)
+            assert subject.evaluator.measure(model) == scored
+
+    def test_saved_models_score_what_was_scored_in_a_fresh_process(
+        self, factory: str, subject: Subject, genomes: tuple[tuple[int, ...], ...], tmp_path: Path
+    ) -> None:
+        """Saved, loaded by another interpreter and measured there: the recorded number of correct answers."""
+        genome, inherited = genomes[0], subject.inherited
+        kept = subject.setup.kept(genome, inherited)
+        path = tmp_path / "point.autoprune"
+        save(path, subject.evaluator.build(genome, inherited), subject.setup.structure, kept=kept)
+        code = f"from {__name__} import measure_saved; measure_saved({factory!r}, {str(path)!r})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout) == subject.evaluator.evaluate(genome, inherited)
+
+    def test_built_models_cost_what_was_counted(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """MACs and parameters of the built model are those of the cost model."""
+        costs = subject.setup.costs(np.array(genomes, dtype=np.int64))
+        example = subject.setup.data.example_batch()[0]
+        for i, genome in enumerate(genomes):
+            model = subject.evaluator.build(genome, subject.inherited)
+            assert count_macs(model, example) == costs["macs"][i]
+            assert count_params(model) == costs["params"][i]
+
+    def test_built_models_are_independent_and_train(
+        self, subject: Subject, genomes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        """Every parameter of a built model gets a gradient, and training it changes nothing it was built from."""
+        before = subject.evaluator.evaluate(genomes[0], subject.inherited)
+        model = subject.evaluator.build(genomes[0], subject.inherited).train()
+        loss = subject.setup.task.loss(model, subject.setup.data.example_batch(8))
+        loss.backward()
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.data.add_(1.0)
+        assert subject.evaluator.evaluate(genomes[0], subject.inherited) == before
+
+    def test_inherited_weights_and_the_source_stay(
+        self, subject: Subject, genomes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        """Candidates never write into what they share, and the global random state does not move."""
+        shared = {**subject.inherited.weights, **{f"model.{k}": v for k, v in subject.setup.model.state_dict().items()}}
+        before = {name: tensor.clone() for name, tensor in shared.items()}
+        random = torch.get_rng_state()
+        for genome in genomes:
+            subject.evaluator.evaluate(genome, subject.inherited)
+            subject.evaluator.build(genome, subject.inherited)
+        assert all(torch.equal(before[name], tensor) for name, tensor in shared.items())
+        assert torch.equal(random, torch.get_rng_state())
+
+    def test_cost_is_known_and_grows(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """The counted cost is a positive integer before anything ran, and more channels never cost less."""
+        space = subject.setup.space
+        extremes = (space.min_genome, space.full_genome)
+        least, most = (subject.evaluator.macs(tuple(genome.tolist())) for genome in extremes)
+        assert all(0 < least <= subject.evaluator.macs(genome) <= most for genome in genomes)
+        assert isinstance(most, int)
+        assert least < most
+
+    def test_fingerprints_name_the_settings(self, factory: str, subject: Subject) -> None:
+        """Equal evaluators have equal fingerprints, another batch size another one."""
+        assert make_subject(factory).evaluator.fingerprint == subject.evaluator.fingerprint
+        assert make_subject(factory, batch_size=25).evaluator.fingerprint != subject.evaluator.fingerprint
+
+    def test_foreign_genomes_are_refused(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
+        """A genome of another space is an error, not a wrong figure, and the next candidate is unharmed."""
+        score = subject.evaluator.evaluate(genomes[0], subject.inherited)
+        for genome in (genomes[0][:-1], (*genomes[0][:-1], 99), (-1, *genomes[0][1:])):
+            with pytest.raises(InvalidArgumentError):
+                subject.evaluator.evaluate(genome, subject.inherited)
+        assert subject.evaluator.evaluate(genomes[0], subject.inherited) == score

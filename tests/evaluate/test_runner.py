@@ -1,0 +1,184 @@
+"""The runner: figures or a FAILED outcome, never an exception."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.core.budget import Spending
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.errors import StoreError, UnknownNameError
+from autoprune.evaluate.evaluator import ProxySettings
+from autoprune.evaluate.inherited import InheritedWeights
+from autoprune.evaluate.runner import Runner
+from autoprune.evaluate.weights import pack_orders, pack_weights, put_weight_set, unpack_orders, unpack_weights
+from autoprune.testing.digits_network import digits_inherited, digits_setup
+from autoprune.train.tasks import FunctionTask, Task
+
+SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50)
+
+
+class MemoryBlobs(dict[str, bytes]):
+    def put(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        self[name] = data
+        return name
+
+
+def make_runner(task: Task | None = None, **options: Any) -> tuple[Runner, WeightSet]:
+    """Make a runner on the digits, and the WeightSet of its untrained network."""
+    setup, blobs = digits_setup(task), MemoryBlobs()
+    inherited = digits_inherited(setup)
+    weight_set = put_weight_set(blobs.put, inherited.weights, inherited.orders)
+    return Runner({"proxy": InheritedWeights(setup, SETTINGS)}, blobs, setup.costs, **options), weight_set
+
+
+def job(weight_set: WeightSet, genome: tuple[int, ...] = (1, 2), fidelity: str = "proxy") -> Evaluate:
+    """Make a job."""
+    return Evaluate(7, Candidate(genome, weight_set), fidelity)
+
+
+def metric_task(function: Any) -> FunctionTask:
+    """Make a task whose metric is ``function``."""
+    return FunctionTask(nn.functional.cross_entropy, {"accuracy": function})
+
+
+def test_an_outcome_has_figures_costs_and_its_estimated_charge() -> None:
+    """Metrics are the evaluator's, costs the cost model's, and what is charged was known before."""
+    runner, weight_set = make_runner(worker="w3")
+    estimate = runner.estimate(job(weight_set))
+    outcome = runner(job(weight_set))
+    setup = digits_setup()
+    expected = InheritedWeights(setup, SETTINGS).evaluate((1, 2), digits_inherited(setup))
+    assert (outcome.status, dict(outcome.metrics), outcome.worker) == (Status.OK, expected, "w3")
+    assert dict(outcome.costs) == {k: v[0] for k, v in setup.costs(np.array([[1, 2]])).items()}
+    assert outcome.spent.macs == estimate.macs == outcome.costs["macs"] * 200
+    assert outcome.spent.evaluations == estimate.evaluations == 1
+    assert outcome.spent.seconds > 0
+    assert all(isinstance(value, int) for value in outcome.costs.values())
+
+
+def test_built_candidates_have_the_recorded_figures() -> None:
+    """What a job recorded can be built from the job alone."""
+    runner, weight_set = make_runner()
+    outcome = runner(job(weight_set))
+    assert InheritedWeights(digits_setup(), SETTINGS).measure(runner.build(job(weight_set))) == outcome.metrics
+
+
+def raise_error(error: Exception) -> Any:
+    """Make a metric that raises ``error``."""
+
+    def metric(model: nn.Module) -> float:
+        raise error
+
+    return metric
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda _: math.nan, "expected a finite number as metric 'accuracy', got nan"),
+        (lambda _: "0.9", "got str '0.9'"),
+        (raise_error(ZeroDivisionError("no items")), "metric 'accuracy' raised ZeroDivisionError: no items"),
+        (lambda _: torch.empty(2**60), "out of memory"),
+        (raise_error(torch.OutOfMemoryError("CUDA out of memory")), "out of memory"),
+    ],
+    ids=["nan", "string", "raises", "allocation", "gpu memory"],
+)
+def test_bad_metrics_are_failed_outcomes(metric: Any, message: str) -> None:
+    """What a metric does wrong is recorded with its text and charged like any evaluation."""
+    runner, weight_set = make_runner(metric_task(metric))
+    outcome = runner(job(weight_set))
+    assert outcome.status is Status.FAILED
+    assert message in outcome.message
+    assert not outcome.metrics
+    assert (outcome.spent.macs, outcome.spent.evaluations) == (runner.estimate(job(weight_set)).macs, 1)
+
+
+def test_a_failure_does_not_touch_the_next_candidate() -> None:
+    """The same runner goes on, with the figures it would have given anyway."""
+    runner, weight_set = make_runner()
+    expected = runner(job(weight_set)).metrics
+    assert runner(job(weight_set, (99, 0))).status is Status.FAILED
+    assert runner(job(WeightSet("0" * 64, weight_set.order))).status is Status.FAILED
+    assert runner(job(weight_set)).metrics == expected
+
+
+def test_broken_weights_are_failed_outcomes() -> None:
+    """Weights with NaN, and those of another network, fail with a sentence."""
+    setup, blobs = digits_setup(), MemoryBlobs()
+    inherited = digits_inherited(setup)
+    nan = {name: tensor * math.nan for name, tensor in inherited.weights.items()}
+    foreign = {"weight": torch.zeros(3)}
+    runner = Runner({"proxy": InheritedWeights(setup, SETTINGS)}, blobs, setup.costs)
+    for weights, message in ((nan, "finite"), (foreign, "conv1.weight")):
+        outcome = runner(job(put_weight_set(blobs.put, weights, inherited.orders)))
+        assert outcome.status is Status.FAILED
+        assert message in outcome.message
+
+
+def test_unknown_fidelities_and_recipes() -> None:
+    """A run records them as failed; asking for an estimate is an error with a suggestion."""
+    runner, weight_set = make_runner()
+    assert "unknown fidelity 'prox' (did you mean 'proxy'?)" in runner(job(weight_set, fidelity="prox")).message
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        runner.estimate(job(weight_set, fidelity="prox"))
+    assert "unknown recipe" in runner(Prepare(0, "dais", {}, weight_set)).message
+
+
+def test_interrupts_are_not_swallowed() -> None:
+    """Ctrl-C ends the run instead of failing a candidate."""
+
+    def interrupted(model: nn.Module) -> float:
+        raise KeyboardInterrupt
+
+    runner, weight_set = make_runner(metric_task(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        runner(job(weight_set))
+
+
+def test_prepare_jobs_go_to_their_recipe() -> None:
+    """A recipe's outcome comes back with the time it took; one that raises is a failed outcome."""
+
+    class Doubling:
+        def estimate(self, job: Prepare) -> Spending:
+            return Spending(macs=10)
+
+        def __call__(self, job: Job) -> Outcome:
+            if job.seed:
+                raise RuntimeError("no luck")
+            return Outcome(job, Status.OK, spent=self.estimate(job), weight_set=job.parent, genome=(1, 1))
+
+    runner, weight_set = make_runner(recipes={"double": Doubling()})
+    good, bad = (Prepare(3, "double", {}, weight_set, seed) for seed in (0, 1))
+    assert runner.estimate(good) == Spending(macs=10)
+    assert (runner(good).genome, runner(good).spent.macs) == ((1, 1), 10)
+    assert runner(bad).message == "RuntimeError: no luck"
+    assert runner(bad).spent.macs == 10
+
+
+def test_blobs_are_named_by_content() -> None:
+    """Equal weights and orders give equal bytes, and come back bit for bit."""
+    inherited = digits_inherited(digits_setup())
+    shuffled = dict(reversed(inherited.weights.items()))
+    assert pack_weights(inherited.weights) == pack_weights(shuffled)
+    restored = unpack_weights(pack_weights(inherited.weights))
+    assert all(torch.equal(restored[name], tensor) for name, tensor in inherited.weights.items())
+    orders = unpack_orders(pack_orders(inherited.orders))
+    assert all(np.array_equal(a, b) for a, b in zip(orders, inherited.orders, strict=True))
+
+
+@pytest.mark.parametrize("unpack", [unpack_weights, unpack_orders])
+def test_truncated_blobs_are_refused(unpack: Any) -> None:
+    """A blob cut at any of many places is an error."""
+    inherited = digits_inherited(digits_setup())
+    blob = pack_weights(inherited.weights) if unpack is unpack_weights else pack_orders(inherited.orders)
+    for length in [*range(0, min(len(blob), 200), 7), len(blob) - 1]:
+        with pytest.raises(StoreError, match="expected a blob"):
+            unpack(blob[:length])

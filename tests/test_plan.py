@@ -1,0 +1,74 @@
+"""The preflight of a search: shares, reach, pins, estimate of time."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoprune.core.space import SearchSpace
+from autoprune.cost.counter import count_macs, count_params
+from autoprune.cost.model import CostModel
+from autoprune.plan import Pilot, Plan, make_plan
+from autoprune.trace import trace
+
+
+class HardSize(nn.Module):
+    """The first convolution's width is written into the forward, so it cannot be cut; the second one's can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.body = nn.Conv2d(4, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).reshape(-1, 4, 36).softmax(1).reshape(-1, 4, 6, 6)
+        return self.head(self.body(x)).mean((2, 3))
+
+
+def planned(model: nn.Module, limits: dict[str, int], **rules: object) -> Plan:
+    """Return the plan for 6x6 images."""
+    structure = trace(model.eval(), torch.zeros(1, 3, 6, 6))
+    space = SearchSpace.build(structure, **rules)  # type: ignore[arg-type]
+    return make_plan(space, CostModel(structure, space), limits)
+
+
+def test_reach_is_counted_between_the_smallest_and_the_dense_network() -> None:
+    """Dense costs equal independent counters; the limit is repeated."""
+    model = HardSize()
+    plan = planned(model, {"macs": 12_000})
+    assert plan.reach["macs"].dense == count_macs(model, torch.zeros(1, 3, 6, 6))
+    assert plan.reach["params"].dense == count_params(model)
+    assert plan.reach["macs"].smallest < plan.reach["macs"].dense
+    assert (plan.reach["macs"].limit, plan.reach["params"].limit) == (12_000, None)
+
+
+def test_shares_count_layers_that_touch_a_variable() -> None:
+    """The stem is pinned on both sides: its share of the dense costs is what cannot be pruned."""
+    plan = planned(HardSize(), {})
+    stem_macs, stem_params = 36 * 3 * 4 * 9, 3 * 4 * 9 + 4
+    assert plan.variables == ("body",)
+    assert plan.shares["macs"] == 1 - stem_macs / plan.reach["macs"].dense
+    # of the parameters, the head's bias belongs to the output and stays, too
+    assert plan.shares["params"] == 1 - (stem_params + 2) / plan.reach["params"].dense
+
+
+def test_pinned_layers_have_a_reason_and_a_source_line() -> None:
+    """The plan says which line of the model's code pins the stem."""
+    pinned = {layer.module: layer for layer in planned(HardSize(), {}).pinned}
+    assert set(pinned) == {"stem", "head"}
+    assert "test_plan.py:" in pinned["stem"].source
+    assert pinned["stem"].reason
+
+
+def test_locked_layers_are_among_the_pinned() -> None:
+    """A layer that the user locked says so."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 2), nn.Flatten())
+    reasons = {layer.module: layer.reason for layer in planned(model, {}, locks=("0",)).pinned}
+    assert "lock" in reasons["0"]
+    assert "1" not in reasons
+
+
+def test_the_estimate_lies_between_the_two_pilots() -> None:
+    """Candidates are spread over cost: their mean time is between the largest and the smallest."""
+    assert Pilot(dense_seconds=2.0, smallest_seconds=1.0).seconds(100) == 150.0
