@@ -55,11 +55,6 @@ class ShortTraining:
         """SHA-256 over settings, task and machine."""
         return fingerprint_of(self.name, self.settings, self.setup.task)
 
-    @property
-    def preparation_macs(self) -> int:
-        """The multiply-adds spent once, before the first evaluation."""
-        return 0
-
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
         own = self.setup.macs(genome)
