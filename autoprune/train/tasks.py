@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoprune.errors import InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
 from autoprune.train.distill import logits_of
-from autoprune.train.sources import Batch
+from autoprune.train.source import Batch
 
 Loss = Callable[[Any, Any], Tensor]
 """``(outputs, targets) -> scalar``."""
