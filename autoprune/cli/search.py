@@ -55,17 +55,21 @@ def search(
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
-    built = build_problem(file, folder)
-    with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
-        run = ap.search(
-            built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress
-        )
+    try:
+        built = build_problem(file, folder)
+        with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
+            run = ap.search(
+                built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress
+            )
+        interrupted = run.interrupted
+    except KeyboardInterrupt:  # before the search had begun, or after it had ended
+        interrupted = True
+    if interrupted:
+        log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
+        raise typer.Exit(130)
     summary = read_summary(folder)
     if as_json:
         print_json(front_json(summary))
     else:
         print_front(summary)
-    if run.interrupted:
-        log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
-        raise typer.Exit(130)
     log(f"report: autoprune report {escape(shlex.quote(str(folder)))}")

@@ -17,7 +17,7 @@ from autoprune.surgery.matching import model_weights
 
 
 class Reconstructed(InheritedWeights):
-    """Scores candidates with inherited weights, each cut consumer re-solved by least squares on the dense model's inputs.
+    """Scores candidates with inherited weights whose cut consumers are re-solved on the dense model's inputs.
 
     Second moments of the consumers' inputs are collected once per set of inherited weights, on the calibration items
     (augmented like training items); a candidate then costs a few milliseconds more than its forward passes. Without

@@ -74,7 +74,7 @@ def find_consumers(
         if leaf != "weight":
             continue
         if isinstance(module, nn.Linear):
-            consumer = Consumer(axis.tensor, owner, axis, 1, 1, False, module.bias is not None)  # noqa: FBT003
+            consumer = Consumer(axis.tensor, owner, axis, 1, 1, False, module.bias is not None)
             reads = axis.dim == 1
         elif isinstance(module, nn.modules.conv._ConvNd):
             taps = math.prod(module.kernel_size)

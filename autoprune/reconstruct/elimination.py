@@ -22,6 +22,7 @@ from autoprune.reconstruct.statistics import Moments
 FloatArray = npt.NDArray[np.float64]
 
 
+@torch.no_grad()
 def elimination_scores(
     weights: Mapping[str, Tensor],
     structure: Structure,

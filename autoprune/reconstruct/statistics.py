@@ -149,8 +149,7 @@ def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
         made_by[id(output)] = (output, by_module[module])
 
     def on_norm(_: nn.Module, args: tuple[Any, ...]) -> None:
-        _, makers = made_by.get(id(args[0]), (None, []))
-        for total in makers:
+        for total in made_by[id(args[0])][1] if id(args[0]) in made_by else ():
             total.norm_reads_output = True
 
     def on_end(_: nn.Module, __: tuple[Any, ...], ___: object) -> None:

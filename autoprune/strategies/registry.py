@@ -89,6 +89,12 @@ _BUILT_IN = (
         is_learning=False,
     ),
     StrategyInfo(
+        "knapsack",
+        "one-at-a-time sensitivities, the exact optimum of their sum for every budget, steps around it",
+        "autoprune.strategies.knapsack:KnapsackStrategy",
+        "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
+    ),
+    StrategyInfo(
         "optuna:tpe",
         "multivariate tree-structured Parzen estimator",
         "autoprune.strategies._optuna:TpeStrategy",

@@ -234,3 +234,12 @@ def test_write_report_where_a_file_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
         write_report(tmp_path / "run", tmp_path / "file" / "report.html")
+
+
+def test_table_on_the_page_shows_objectives_and_costs() -> None:
+    """The page's table has a row per point and a column per cost and objective; other metrics are in the CSV only."""
+    summary = summarize(make_rich_run(60))
+    page = render(summary)
+    assert page.count('<tr id="point-') == len(summary.front)
+    assert '<th scope="col">accuracy, search-validation</th>' in page
+    assert "loss, proxy" not in page

@@ -39,7 +39,7 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
         "showlegend": False,
     }
     page = layout(height=90 + 30 * max(len(rows), 2))
-    page["margin"]["r"] = 220
+    page["margin"]["r"] = 280
     page["xaxis"] |= {"title": axis_title("milliseconds per forward pass: median and interval"), "rangemode": "tozero"}
     page["yaxis"] |= {
         "tickvals": list(range(len(rows))),

@@ -16,7 +16,8 @@ Figure = dict[str, Any]
 """A plotly figure (``{"data": ..., "layout": ...}``) or a part of one."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, Inter, "Helvetica Neue", Arial, sans-serif'
-WIDTHS_PER_LINE = 4
+WIDTHS_PER_LINE, MOST_WIDTHS = 4, 60
+"""Of a hover label; what does not fit is counted, and is in the CSV files."""
 
 
 def layout(*, height: int) -> Figure:
@@ -38,7 +39,12 @@ def layout(*, height: int) -> Figure:
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
         "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": palette.FAINT, "font": {"size": 12}},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": "white",
+            "bordercolor": palette.FAINT,
+            "font": {"size": 12, "color": palette.INK},
+        },
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "xaxis": dict(axis),
         "yaxis": dict(axis),
@@ -119,7 +125,9 @@ def hover_text(summary: RunSummary, point: Point) -> str:
     rows = zip(summary.variables, point.widths, summary.full_widths, strict=True)
     widths = [f"{plain(name)} {width}/{full}" for name, width, full in rows]
     lines += ["<b>widths</b>"] if widths else []
-    lines += [" · ".join(widths[i : i + WIDTHS_PER_LINE]) for i in range(0, len(widths), WIDTHS_PER_LINE)]
+    shown = widths[:MOST_WIDTHS]
+    lines += [" · ".join(shown[i : i + WIDTHS_PER_LINE]) for i in range(0, len(shown), WIDTHS_PER_LINE)]
+    lines += [f"and {len(widths) - MOST_WIDTHS} more"] * (len(widths) > MOST_WIDTHS)
     return "<br>".join(lines)
 
 

@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 
+def prose(text: str) -> str:
+    """Return ``text`` as HTML in which a number and its percent sign stay on one line."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def section(title: str, body: str) -> str:
     """Return a section with a heading around ``body``, which is HTML."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>\n"
@@ -13,7 +18,7 @@ def section(title: str, body: str) -> str:
 
 def note(text: str) -> str:
     """Return a quiet paragraph."""
-    return f'<p class="note">{escape(text)}</p>'
+    return f'<p class="note">{prose(text)}</p>'
 
 
 def pairs(rows: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from autoprune.report import units
+from autoprune.report.page.elements import prose
 from autoprune.report.summary import RunSummary, value_of
 
 
@@ -16,7 +17,7 @@ def overview(summary: RunSummary) -> str:
     what = f"{escape(meta.model)} · strategy {escape(meta.strategy)}, seed {meta.seed} · {created}"
     return f"""<header>
 <p class="eyebrow"><strong>{escape(meta.name)}</strong> <span class="badge {summary.state}">{summary.state}</span></p>
-<h1>{escape(summary.headline)}</h1>
+<h1>{prose(summary.headline)}</h1>
 <p class="eyebrow">{what}</p>
 {_facts(summary)}
 {_warnings(summary)}
@@ -68,5 +69,5 @@ def _evaluations(summary: RunSummary) -> tuple[str, str, str]:
 def _warnings(summary: RunSummary) -> str:
     if not summary.warnings:
         return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in summary.warnings)
+    items = "".join(f"<li>{prose(text)}</li>" for text in summary.warnings)
     return f'<section class="warnings"><h2>Read this first</h2><ul>{items}</ul></section>'

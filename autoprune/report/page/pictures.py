@@ -11,7 +11,7 @@ from autoprune.report.figures.keep_ratios import keep_ratio_figure
 from autoprune.report.figures.latency import latency_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.page.elements import note, section
+from autoprune.report.page.elements import note, prose, section
 from autoprune.report.summary import RunSummary
 from autoprune.report.svg import front_svg
 
@@ -113,6 +113,6 @@ class Pictures:
 
     def _plot(self, name: str, figure: Figure, caption: str, *, still: str = "") -> str:
         self.figures[name] = figure
-        height, text = figure["layout"]["height"], escape(caption)
+        height, text = figure["layout"]["height"], prose(caption)
         place = f'<div class="plot" id="{escape(name)}" role="img" aria-label="{text}" style="min-height:{height}px">'
         return f"<figure><figcaption>{text}</figcaption>{place}{still}</div></figure>"

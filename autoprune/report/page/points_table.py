@@ -37,14 +37,14 @@ def points(summary: RunSummary) -> str:
 
 
 def _columns(summary: RunSummary) -> list[Column]:
-    """Costs, then metrics from test to proxy: whatever was measured on the dense model or on a point."""
+    """Costs, then the metrics that are objectives, from test to proxy; every other metric is in the CSV files."""
     found: dict[Column, None] = {}
     measured: list[Measured] = [summary.meta.dense, *summary.front]
     for item in measured:
         found |= {(name, None): None for name in item.costs}
     for role in reversed(summary.roles):
         for item in measured:
-            found |= {(name, role): None for name in item.metrics.get(role, {})}
+            found |= {(name, role): None for name in item.metrics.get(role, {}) if name in summary.objectives.names}
     return list(found)
 
 

@@ -1,0 +1,155 @@
+"""The knapsack is exact where it says so, and near the optimum where the cost is not additive."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.errors import InvalidArgumentError
+from autoprune.pareto.dominance import non_dominated
+from autoprune.strategies._additive import additive_front, predicted_front, total_damage
+from autoprune.strategies.knapsack import KnapsackSettings, KnapsackStrategy, damage_curve
+from autoprune.testing.strategy_laws import dominated_share, drive, genomes_of
+from autoprune.testing.toys import failed_outcome, toy_accuracy, toy_outcome, toy_setup, toy_space
+
+
+def every_genome(n_levels):
+    """Return all (n, d) genomes of a small space."""
+    return np.stack(np.unravel_index(np.arange(np.prod(n_levels)), n_levels), axis=1)
+
+
+@st.composite
+def problems(draw):
+    """Return damages and costs of one to four variables with one to four levels each."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    tables = st.integers(0, 12)
+    damages = [np.array(draw(st.lists(tables, min_size=n, max_size=n)), dtype=np.float64) for n in sizes]
+    costs = [np.array(draw(st.lists(tables, min_size=n, max_size=n)), dtype=np.int64) for n in sizes]
+    return damages, costs
+
+
+@given(problems())
+def test_additive_front_equals_brute_force(problem):
+    """For every capacity, the front's best choice within it loses exactly as little as the best of all choices."""
+    damages, costs = problem
+    choices = list(itertools.product(*(range(len(cost)) for cost in costs)))
+    price = np.array([sum(cost[i] for cost, i in zip(costs, choice, strict=True)) for choice in choices])
+    loss = np.array([sum(damage[i] for damage, i in zip(damages, choice, strict=True)) for choice in choices])
+    front = additive_front(damages, costs)
+    front_price = np.sum([cost[front[:, v]] for v, cost in enumerate(costs)], axis=0)
+    front_loss = total_damage(damages, front)
+    assert (np.diff(front_price) > 0).all()
+    assert (np.diff(front_loss) < 0).all()
+    for capacity in range(price.min(), price.max() + 1):
+        assert front_loss[front_price <= capacity].min() == loss[price <= capacity].min()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_predicted_front_is_near_the_true_one(seed):
+    """With costs that multiply between neighbors, the front covers 99.5 % of what enumerating the space covers."""
+    setup = toy_setup(toy_space((8, 16, 16, 8), levels=6), limits={"macs": "70%"})
+    rng = np.random.default_rng(seed)
+    damages = [np.sort(rng.exponential(size=n))[::-1] for n in setup.space.n_levels]
+    found = predicted_front(setup, damages, setup.space.min_genome[None, :])
+    every = every_genome(setup.space.n_levels)
+    every = every[setup.costs(every)["macs"] <= setup.limits["macs"]]
+
+    def covered(genomes):
+        """Return the area above the damages over the cost axis that ``genomes`` dominate."""
+        values = np.stack([setup.costs(genomes)["macs"], total_damage(damages, genomes)], axis=1).astype(float)
+        front = values[non_dominated(values)]
+        front = front[np.argsort(front[:, 0])]
+        worst = sum(damage.max() for damage in damages)
+        widths = np.diff(np.append(front[:, 0], setup.limits["macs"]))
+        return float(np.sum(widths * (worst - front[:, 1])))
+
+    assert (setup.costs(found)["macs"] <= setup.limits["macs"]).all()
+    assert covered(every) >= covered(found) >= 0.995 * covered(every)
+
+
+def test_damage_curve_by_hand():
+    """Linear between anchors, extended beyond them; a dip from noise is leveled out; one anchor takes the slope."""
+    shape = np.array([4.0, 3.0, 2.0, 1.0, 0.0])
+    np.testing.assert_allclose(damage_curve(shape, {3: 0.0, 1: 4.0}, 9.0), [6.0, 4.0, 2.0, 0.0, -2.0])
+    np.testing.assert_allclose(damage_curve(shape, {4: 0.0, 2: 4.0, 0: 1.0}, 9.0), [4.0, 4.0, 4.0, 2.0, 0.0])
+    np.testing.assert_allclose(damage_curve(shape, {3: 0.0}, 0.5), [1.5, 1.0, 0.5, 0.0, -0.5])
+
+
+@pytest.mark.parametrize("limits", [{}, {"macs": "40%"}])
+def test_additive_damage_is_recovered_exactly(limits):
+    """Where the damage is the sum it assumes, the prediction equals the measurement for every genome."""
+    setup = toy_setup(toy_space((8, 16, 8), levels=8), limits=limits)
+    strategy = KnapsackStrategy(setup)
+    drive(strategy, setup, 1 + 3 * 2)
+    every = every_genome(setup.space.n_levels)
+    predicted = total_damage(strategy._damages(), every)
+    reference = toy_accuracy(setup.space, strategy._top[None, :])
+    np.testing.assert_allclose(predicted, reference - toy_accuracy(setup.space, every), atol=1e-12)
+
+
+def test_probes_lower_one_variable_at_a_time():
+    """First the largest network within the limit, then copies of it with one variable lowered."""
+    setup = toy_setup(limits={"macs": "50%"})
+    jobs = KnapsackStrategy(setup, KnapsackSettings(probes=3)).ask(100)
+    top, *probes = np.array(genomes_of(jobs))
+    assert setup.costs(top[None, :])["macs"][0] <= setup.limits["macs"]
+    assert ((probes < top).sum(axis=1) == 1).all()
+    assert ((probes > top).sum(axis=1) == 0).all()
+    lowest = {int(np.flatnonzero(probe < top)[0]) for probe in probes if probe[probe < top][0] == 0}
+    assert lowest == set(np.flatnonzero(top > 0).tolist())
+
+
+def test_predictions_wait_for_all_probes():
+    """Nothing is predicted while a probe is in flight."""
+    setup = toy_setup()
+    strategy = KnapsackStrategy(setup)
+    probes = strategy.ask(100)
+    strategy.tell([toy_outcome(setup, job) for job in probes[1:]])
+    assert strategy.ask(100) == []
+    strategy.tell([toy_outcome(setup, probes[0])])
+    assert strategy.ask(100)
+
+
+@pytest.mark.parametrize("failing", [[0], [1, 2], [5]])
+def test_failed_probes_are_bridged(failing):
+    """With the reference, or all probes of a variable, or one of them failed, the front is still well above random."""
+    setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
+
+    def run(setup, job):
+        return failed_outcome(job) if job.id in failing else toy_outcome(setup, job)
+
+    jobs = [job for job in drive(KnapsackStrategy(setup), setup, 60, run=run) if job.id not in failing]
+    assert dominated_share(setup, jobs) > 0.86
+
+
+def test_absorbed_probes_are_not_repeated():
+    """Probes of an earlier run are taken from it; the heir goes on with the predictions at once."""
+    setup = toy_setup()
+    past = [toy_outcome(setup, job) for job in KnapsackStrategy(setup).ask(100)]
+    heir = KnapsackStrategy(setup)
+    heir.absorb(past)
+    assert heir.ask(1)
+    assert heir._is_solved
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"evaluations": 6}, "measures 6 variables and the largest network first, got 6 evaluations"),
+        ({"objectives": ("macs", "params")}, "an objective that is measured"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(options, named):
+    """Too few evaluations, or nothing to measure, is an error at construction."""
+    with pytest.raises(InvalidArgumentError, match=named):
+        KnapsackStrategy(toy_setup(**options))
+
+
+def test_settings_are_checked():
+    """A setting below one is an error that names it."""
+    with pytest.raises(InvalidArgumentError, match="probes to be at least 1, got 0"):
+        KnapsackSettings(probes=0)
