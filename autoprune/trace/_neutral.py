@@ -57,7 +57,7 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _layer_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     normalized_shape: Any,  # noqa: ARG001
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -67,12 +67,12 @@ def _layer_norm(
     return _affine(input, weight, bias)
 
 
-def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:  # noqa: A002, ARG001
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:  # noqa: ARG001
     return _affine(input, weight, None)
 
 
 def _group_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     num_groups: int,  # noqa: ARG001
     weight: Tensor | None = None,
     bias: Tensor | None = None,
