@@ -13,8 +13,10 @@ import numpy as np
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.errors import DataError, InvalidArgumentError
+from autoprune.train.dataset_source import DatasetSource
+from autoprune.train.given import as_source
 from autoprune.train.overlap import check_classes, check_disjoint, sample_digests
-from autoprune.train.sources import MEMORY_LIMIT, Batch, DatasetSource, Source, as_source
+from autoprune.train.source import MEMORY_LIMIT, Batch, Source
 from autoprune.train.split import Split, draw
 from autoprune.train.transforms import ImageTransform
 
