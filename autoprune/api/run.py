@@ -343,19 +343,19 @@ class Run:
         )
         rows = []
         for name in models:
-            latency = timings.latency(name)
+            median = timings.median(name)
             row: dict[str, Any] = {
                 "point": None if name == "dense" else int(name),
-                "median": 1000 * latency.median,
-                "low": 1000 * latency.low,
-                "high": 1000 * latency.high,
+                "median": 1000 * median.value,
+                "low": 1000 * median.low,
+                "high": 1000 * median.high,
                 "speedup": None,
                 "verdict": "",
             }
             if name != "dense":
-                speedup = timings.speedup(name, baseline="dense")
-                row["speedup"] = [speedup.ratio.median, speedup.ratio.low, speedup.ratio.high]
-                row["verdict"] = str(speedup)
+                speedup = timings.speedup("dense", name)
+                row["speedup"] = [speedup.value, speedup.low, speedup.high]
+                row["verdict"] = timings.verdict("dense", name)
             rows.append(row)
         setting = f"batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
         with self.writable() as store:

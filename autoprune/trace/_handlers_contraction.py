@@ -170,7 +170,6 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     query, key, value = call.inputs[:3]
     width = query.shape[-1]
     recorder.give_up(call.inputs, call.outputs, reason)
-    heads = call.args[4] if call.name == "multi_head_attention_forward" else call.args[4]
     batch_first_tokens = [t.numel() // t.shape[-1] for t in (query, key, value)]
     batch = query.shape[1] if query.dim() == 3 else 1
     n_query, n_key = (tokens // batch for tokens in batch_first_tokens[:2])
@@ -179,7 +178,6 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
     recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
     recorder.kept_layer(width)
-    del heads
 
 
 @handles("embedding")
