@@ -23,6 +23,7 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.runner import Runner
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.orchestrator import Progress, run_search
+from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
 from autoprune.store.run import RunStore
@@ -93,7 +94,7 @@ def search(
                 window=window or first.window or WINDOW,
                 cache=evaluations,
                 prior=prior,
-                reference=_corner(problem),
+                box=ReferenceBox.of(problem.objectives, problem.reference),
                 on_progress=progress,
             )
         finally:
@@ -174,10 +175,6 @@ def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path
             f"with seed {seed}; choose another folder, or resume with the recorded ones"
         )
         raise InvalidArgumentError(msg)
-
-
-def _corner(problem: Problem) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([(-1 if item.maximize else 1) * problem.reference[item.name] for item in problem.objectives.items])
 
 
 def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> EvaluationCache:

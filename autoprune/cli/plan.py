@@ -82,7 +82,7 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
 
     size = f"10^{found.log10_size:.0f}" if found.log10_size >= 6 else f"{10**found.log10_size:,.0f}"
     shares = " and ".join(f"{100 * share:.1f} % of the {title(name)}" for name, share in found.shares.items())
-    print_line(f"[bold]{escape(file.name)}[/bold]: {len(found.variables)} width variables, {size} networks")
+    print_line(f"[bold]{escape(file.name)}[/bold]: {len(found.variables)} width variable{'s' * (len(found.variables) != 1)}, {size} networks")
     print_line(f"{shares} lie in layers that can be pruned")
     rows = [
         (

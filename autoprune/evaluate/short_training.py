@@ -40,7 +40,7 @@ class ShortTraining:
 
     def __init__(self, setup: EvaluationSetup, settings: ShortTrainingSettings | None = None) -> None:
         self.settings = settings or ShortTrainingSettings()
-        self._setup = setup
+        self.setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
         self._fit = replace(
@@ -53,13 +53,13 @@ class ShortTraining:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""
-        return fingerprint_of(self.name, self.settings, self._setup.task)
+        return fingerprint_of(self.name, self.settings, self.setup.task)
 
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
-        own = self._setup.macs(genome)
-        teacher = 0 if self._fit.distillation is None else self._setup.dense_macs
-        trained = training_macs(self._fit, len(self._setup.data.train), macs=own, teacher_macs=teacher)
+        own = self.setup.macs(genome)
+        teacher = 0 if self._fit.distillation is None else self.setup.dense_macs
+        trained = training_macs(self._fit, len(self.setup.data.train), macs=own, teacher_macs=teacher)
         return trained + own * self._proxy.n_items
 
     @property
@@ -78,7 +78,7 @@ class ShortTraining:
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
         """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
-        setup = self._setup
+        setup = self.setup
         model = cut(setup.model, setup.structure, setup.kept(genome, inherited), inherited.weights)
         teacher = None if self._fit.distillation is None else setup.model
         fit(model, setup.data, setup.task, self._fit, teacher=teacher, seed=seed)
