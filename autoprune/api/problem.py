@@ -208,7 +208,7 @@ class Problem:
             passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
             spent = Spending(macs=passes * self.dense_costs["macs"] * len(split))
         found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
-        weight_set = put_weight_set(put, self.weights, order(found))
+        weight_set = put_weight_set(put, self.structure, self.weights, order(found))
         return Ranking(found, weight_set), spent
 
     def runner_plan(self, fidelity: str) -> RunnerPlan:

@@ -17,14 +17,16 @@ from autoprune.core.budget import Spending
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.limits import parse_limit
+from autoprune.core.orders import decode_orders
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.weights import WeightReader
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
-from autoprune.pareto.hypervolume import hypervolume
+from autoprune.pareto.reference import ReferenceBox
+from autoprune.report.headline import highlight
+from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report
 from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
@@ -111,7 +113,7 @@ class RunPoint:
     def kept(self) -> BoolArray:
         """(n_genes,) the channels that stay."""
         space = self.run.space
-        orders = WeightReader(self.run.store.weights, "cpu")(self._job.candidate.weight_set).orders
+        orders = decode_orders(space.structure, self.run.store.weights.get(self._job.candidate.weight_set.order))
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
 
     @property
@@ -243,10 +245,7 @@ class Run:
 
     def hypervolume_of(self, front: Front) -> float:
         """Return the hypervolume of a front of this problem as a share of the reference box, 0..1."""
-        objectives = self.meta.parsed_objectives
-        corner = np.array([(-1 if item.maximize else 1) * self.meta.reference[item.name] for item in objectives.items])
-        ideal = np.array([-1.0 if item.maximize else 0.0 for item in objectives.items])
-        return hypervolume(front.values, corner) / float(np.prod(corner - ideal)) if len(front) else 0.0
+        return ReferenceBox.of(self.meta.parsed_objectives, self.meta.reference).share(front.values)
 
     def point(self, id: int) -> RunPoint:
         """Return the evaluated candidate with this job id.
@@ -291,7 +290,7 @@ class Run:
         if len(points) <= n:
             return list(points)
         cost = np.array([point.costs["macs"] for point in points], dtype=np.float64)
-        wanted = np.linspace(cost[0], cost[-1], n)
+        wanted = np.linspace(cost.min(), cost.max(), n)
         return [points[i] for i in sorted({int(np.abs(cost - wish).argmin()) for wish in wanted})]
 
     def test(self, points: Sequence[RunPoint] | None = None) -> dict[int, dict[str, float]]:
@@ -344,19 +343,19 @@ class Run:
         )
         rows = []
         for name in models:
-            latency = timings.latency(name)
+            median = timings.median(name)
             row: dict[str, Any] = {
                 "point": None if name == "dense" else int(name),
-                "median": 1000 * latency.median,
-                "low": 1000 * latency.low,
-                "high": 1000 * latency.high,
+                "median": 1000 * median.value,
+                "low": 1000 * median.low,
+                "high": 1000 * median.high,
                 "speedup": None,
                 "verdict": "",
             }
             if name != "dense":
-                speedup = timings.speedup(name, baseline="dense")
-                row["speedup"] = [speedup.ratio.median, speedup.ratio.low, speedup.ratio.high]
-                row["verdict"] = str(speedup)
+                speedup = timings.speedup("dense", name)
+                row["speedup"] = [speedup.value, speedup.low, speedup.high]
+                row["verdict"] = timings.verdict("dense", name)
             rows.append(row)
         setting = f"batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
         with self.writable() as store:
@@ -375,6 +374,9 @@ class Run:
         """
         if measure and self.problem is not None and len(self.front):
             chosen = self.choose(points)
+            told = highlight(summarize(self.store))  # the point that the report's first sentence is about
+            if told is not None and told.id not in {point.id for point in chosen}:
+                chosen.append(self.point(told.id))
             if self.problem.data.test is not None:
                 self.test(chosen)
             self.measure_latency(chosen)

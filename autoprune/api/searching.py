@@ -7,6 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,7 @@ from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
+from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
 from autoprune.store.run import RunStore
@@ -88,9 +90,10 @@ def search(
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         first = make_strategy(strategy, setup, settings)
         runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
-        evaluations = _open_cache(problem, cache, folder)
-        hands = _make_executor(executor, runner, problem, run)
-        try:
+        with (
+            closing(_open_cache(problem, cache, folder)) as evaluations,
+            closing(_make_executor(executor, runner, problem, run)) as hands,
+        ):
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
                 hands,
@@ -101,12 +104,9 @@ def search(
                 window=window or first.window or WINDOW,
                 cache=evaluations,
                 prior=prior,
-                reference=_corner(problem),
+                box=ReferenceBox.of(problem.objectives, problem.reference),
                 on_progress=progress,
             )
-        finally:
-            hands.close()
-            evaluations.close()
     return Run(RunStore.open_readonly(folder), problem)
 
 
@@ -182,10 +182,6 @@ def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path
             f"with seed {seed}; choose another folder, or resume with the recorded ones"
         )
         raise InvalidArgumentError(msg)
-
-
-def _corner(problem: Problem) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([(-1 if item.maximize else 1) * problem.reference[item.name] for item in problem.objectives.items])
 
 
 def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> EvaluationCache:

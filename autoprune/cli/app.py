@@ -6,14 +6,14 @@ here: `autoprune --help` answers at once, and each command imports what it needs
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from autoprune.cli import demo, doctor, export, listing, plan, report, search, show
-from autoprune.cli.console import fail
+from autoprune.cli.console import fail, log
 from autoprune.errors import AutopruneError
 
 
@@ -28,6 +28,9 @@ class _Door(TyperGroup):
                 raise
             fail(str(error) or type(error).__name__)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            log("interrupted")
+            raise typer.Exit(130) from error
 
 
 app = typer.Typer(
@@ -43,7 +46,10 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"autoprune {version('autoprune')}")
+        try:
+            typer.echo(f"autoprune {version('autoprune')}")
+        except PackageNotFoundError:
+            typer.echo("autoprune, not installed: running from its source folder")
         raise typer.Exit
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,15 @@ from autoprune.cli.console import escape, log, print_line, print_table
 from autoprune.errors import InfeasibleError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from autoprune.api import Problem, Run
     from autoprune.config import ProblemFile
 
 SPACE = "digits-resnet"
 STRATEGIES = ("random", "pymoo:nsga2")
 SHARES = ("70%", "50%", "30%")
+TUNING_EPOCHS = 3
 
 
 def demo(
@@ -29,14 +33,15 @@ def demo(
     """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
     import autoprune as ap
     from autoprune.cli.front import read_summary
-    from autoprune.cli.progress import search_progress
+    from autoprune.cli.progress import search_progress, working
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.problem import build_problem
 
     file = read_problem_file(SPACE, {("search", "seed"): seed})
     budget = ap.Budget(evaluations=evaluations)
     log("training a small ResNet on 1,797 handwritten digits")
-    problem = build_problem(file, folder / "dense")
+    with working("training", quiet=quiet):
+        problem = build_problem(file, folder / "dense")
     rows = []
     for strategy in STRATEGIES:
         store = folder / strategy.replace(":", "-")
@@ -49,34 +54,41 @@ def demo(
         seconds = time.monotonic() - started
         rows.append((strategy, len(summary.evaluations), f"{seconds:.1f} s", f"{summary.convergence.final:.4f}"))
     print_table(("strategy", ">evaluations", ">time", ">hypervolume"), rows)
-    page = run.report(folder / "report.html").html
-    _print_points(file, problem, run, folder)
+    with working("measuring, fine-tuning, saving", quiet=quiet):
+        page = run.report(folder / "report.html").html
+        points = _publish(file, problem, run, folder)
+    print_table(("network", ">MACs", ">parameters", ">test accuracy", f">after {TUNING_EPOCHS} epochs", "file"), points)
     print_line(f"report: {escape(page)}")
 
 
-def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> None:
-    """Save the best point within each share of the MACs, load it into a new network, and measure what was loaded."""
-    import autoprune as ap
+def _publish(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> list[tuple[str, ...]]:
+    """Fine-tune the best point within each share of the MACs, save it, load it again, and measure what was loaded."""
+    from autoprune import artifact
     from autoprune.config.building import build_model
     from autoprune.report.units import amount
+    from autoprune.train.loop import fit
+    from autoprune.train.settings import FitSettings
 
-    accuracy = problem.test(problem.model)["accuracy"]
-    rows = [
-        ("dense", amount("accuracy", accuracy), *(amount(name, run.dense[name]) for name in ("macs", "params")), "")
-    ]
+    def costs(found: Mapping[str, float]) -> list[str]:
+        return [
+            f"{amount(name, found[name])} ({100 * found[name] / run.dense[name]:.0f} %)" for name in ("macs", "params")
+        ]
+
+    def accuracy(model: nn.Module) -> str:
+        return amount("accuracy", problem.test(model)["accuracy"])
+
+    rows: list[tuple[str, ...]] = [("as it was", *costs(run.dense), accuracy(problem.model), "", "")]
     for share in SHARES:
         try:
             point = run.pick(max_macs=share)
         except InfeasibleError:
             continue  # too short a search to reach that far
+        small = point.build()
+        found = accuracy(small)
+        fit(small, problem.data, problem.task, FitSettings(epochs=TUNING_EPOCHS, batch_size=64), seed=run.meta.seed)
         path = folder / "models" / f"digits-{share.strip('%')}.autoprune"
         path.parent.mkdir(parents=True, exist_ok=True)
-        point.save(path)
-        small = ap.load(path, build_model(file, with_weights=False))
-        accuracy = problem.test(small)["accuracy"]
-        costs = [
-            f"{amount(name, point.costs[name])} ({100 * point.costs[name] / run.dense[name]:.0f} %)"
-            for name in ("macs", "params")
-        ]
-        rows.append((f"at most {share}", amount("accuracy", accuracy), *costs, str(path)))
-    print_table(("MACs", ">test accuracy", ">MACs", ">parameters", "saved, loaded again and measured"), rows)
+        artifact.save(path, small, problem.structure, kept=point.kept, costs=point.costs, note="fine-tuned by the demo")
+        loaded = artifact.load(path, build_model(file, with_weights=False))
+        rows.append((f"at most {share}", *costs(point.costs), found, accuracy(loaded), str(path)))
+    return rows

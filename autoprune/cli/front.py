@@ -53,7 +53,8 @@ def print_front(summary: RunSummary) -> None:
         return shown
 
     columns = [f">{title(name)}, {role.label}" for role, name in metrics] + [f">{title(name)}" for name in costs]
-    rows = [["dense", *cells(dense)], *([point.id, *cells(point)] for point in summary.front)]
+    rows: list[list[object]] = [["dense", *cells(dense)]]
+    rows += [[point.id, *cells(point)] for point in summary.front]
     print_table((">point", *columns), rows)
     print_line(escape(summary.headline))
     for warning in summary.warnings:

@@ -12,12 +12,15 @@ from autoprune.config.building import build_data, build_example, build_model, bu
 from autoprune.config.reading import ProblemFile
 from autoprune.config.record import LEDGER
 from autoprune.config.weights import load_weights
-from autoprune.errors import UnknownNameError
+from autoprune.errors import ConfigError, UnknownNameError
 from autoprune.evaluate.registry import EVALUATORS
 from autoprune.train.data import Data
 from autoprune.train.loop import fit
 from autoprune.train.settings import FitSettings
 from autoprune.train.tasks import Task
+
+TRAINED = "dense.safetensors"
+"""In a run's folder: the network that was trained for it."""
 
 
 def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
@@ -64,13 +67,17 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
 
 
 def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task, folder: Path | None) -> None:
-    """Train in place; take the weights of an earlier training from the folder of a run that has started."""
+    """Train in place; a run that has started kept the trained network in its folder."""
     settings = FitSettings(**file.tables.training.model_dump() if file.tables.training else {})
-    kept = None if folder is None else folder / "dense.safetensors"
-    if kept is not None and kept.exists() and (kept.parent / LEDGER).exists():
-        load_weights(model, kept.name, kept.parent)
-        return
+    has_started = folder is not None and (folder / LEDGER).exists()
+    if folder is not None and has_started and (folder / TRAINED).exists():
+        try:
+            load_weights(model, TRAINED, folder)
+        except ConfigError:
+            pass  # a run of another network, which the store will say
+        else:
+            return
     fit(model, data, task, settings, seed=file.tables.search.seed)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(kept))
+    if folder is not None and not has_started:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / TRAINED))

@@ -82,8 +82,11 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file once, under a name of its own, so that two files called ``model.py`` do not meet."""
-    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    """Import a file once, under its own name, or one of its own where another module has that name."""
+    path = path.resolve()
+    name = path.stem
+    if not _is_free(name, path):
+        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -97,3 +100,11 @@ def _import_file(path: Path) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
+
+
+def _is_free(name: str, path: Path) -> bool:
+    """Say whether a module of this name is this file, or no other module at all."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None) == str(path)
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() != path.parent]
+    return name not in sys.builtin_module_names and PathFinder.find_spec(name, elsewhere) is None

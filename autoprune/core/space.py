@@ -52,6 +52,10 @@ class SearchSpace:
         """Check that the variables fit the structure."""
         if not self.variables:
             raise NothingPrunableError(_nothing_prunable(self))
+        names = [variable.name for variable in self.variables]
+        if len(set(names)) < len(names):
+            msg = f"expected variables of different names, got {names}"
+            raise InvalidArgumentError(msg)
         driven: set[int] = set()
         for variable in self.variables:
             widths = variable.widths

@@ -121,13 +121,11 @@ class _Compiled:
 
 
 def _without_dominated(compiled: Polynomials) -> Polynomials:
-    """Drop the moments at which no candidate has its peak: coefficient for coefficient below another moment's."""
+    """Drop moments that never hold the peak alone: no coefficient of theirs is above another moment's."""
     table = np.hstack([compiled.coefficients, compiled.constants])
-    kept = list(range(min(2, len(table))))
-    moments = [i for i in np.argsort(-table.sum(axis=1), kind="stable") if i >= 2]
-    candidates: list[int] = []
-    for i in moments:
-        if not (table[candidates] >= table[i]).all(axis=1).any():
-            candidates.append(int(i))
-    kept += candidates
+    moments: list[int] = []
+    for i in 2 + np.argsort(-table[2:].sum(axis=1), kind="stable"):  # a dominating moment has the larger sum
+        if not (table[moments] >= table[i]).all(axis=1).any():
+            moments.append(int(i))
+    kept = [0, 1, *moments]
     return replace(compiled, coefficients=compiled.coefficients[kept], constants=compiled.constants[kept])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from autoprune.errors import InvalidArgumentError, unknown_name
 
@@ -20,15 +21,15 @@ MIN_ROUNDS = 6
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and an interval that covers the true one with at least 95 % probability.
+    """A median, and an interval that covers the true one with at least 95 % probability.
 
     Attributes:
-        median: of the samples.
+        value: median of the samples.
         low: lower end.
         high: upper end.
     """
 
-    median: float
+    value: float
     low: float
     high: float
 
@@ -39,39 +40,15 @@ class Interval:
         Raises:
             InvalidArgumentError: fewer than six samples.
         """
-        if len(samples) < MIN_ROUNDS:
-            msg = f"expected at least {MIN_ROUNDS} samples for a {CONFIDENCE:.0%} interval, got {len(samples)}"
+        n = len(samples)
+        if n < MIN_ROUNDS:
+            msg = f"expected at least {MIN_ROUNDS} samples for a {CONFIDENCE:.0%} interval, got {n}"
             raise InvalidArgumentError(msg)
         ordered = np.sort(samples)
         # Leaving out k samples at each end misses the median with probability 2 P(Binomial(n, 1/2) <= k).
-        tails = binom.cdf(np.arange(len(samples)), len(samples), 0.5)
-        k = int(np.count_nonzero(tails <= (1 - CONFIDENCE) / 2)) - 1
+        tails = accumulate(comb(n, k) for k in range(n))
+        k = sum(tail <= (1 - CONFIDENCE) / 2 * 2**n for tail in tails) - 1
         return cls(float(np.median(samples)), float(ordered[k]), float(ordered[-1 - k]))
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times faster a model is than a baseline; prints as a verdict.
-
-    Attributes:
-        ratio: baseline time over model time, paired by round.
-    """
-
-    ratio: Interval
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes equality."""
-        return self.ratio.low > 1 or self.ratio.high < 1
-
-    def __str__(self) -> str:
-        """Return such as ``"1.32x faster [1.27, 1.38]"`` or ``"no significant speed-up [0.97, 1.04]"``."""
-        r = self.ratio
-        if r.low > 1:
-            return f"{r.median:.2f}x faster [{r.low:.2f}, {r.high:.2f}]"
-        if r.high < 1:
-            return f"{1 / r.median:.2f}x slower [{1 / r.high:.2f}, {1 / r.low:.2f}]"
-        return f"no significant speed-up [{r.low:.2f}, {r.high:.2f}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +67,7 @@ class Timings:
     threads: int
     batch_size: int
 
-    def latency(self, name: str) -> Interval:
+    def median(self, name: str) -> Interval:
         """Return the seconds of model ``name`` per batch.
 
         Raises:
@@ -98,13 +75,31 @@ class Timings:
         """
         return Interval.of_median(self._of(name))
 
-    def speedup(self, name: str, baseline: str) -> Speedup:
-        """Compare model ``name`` with model ``baseline`` round by round, so that drifts of the machine cancel.
+    def speedup(self, baseline: str, name: str) -> Interval:
+        """Return how many times faster model ``name`` is than ``baseline``: the median over rounds of the ratio.
+
+        Ratios are taken within rounds, so that drifts of the machine cancel.
 
         Raises:
             UnknownNameError: one was not measured.
         """
-        return Speedup(Interval.of_median(self._of(baseline) / self._of(name)))
+        return Interval.of_median(self._of(baseline) / self._of(name))
+
+    def verdict(self, baseline: str, name: str) -> str:
+        """Say whether ``name`` is faster than ``baseline``: faster or slower only where the interval excludes 1.
+
+        Returns:
+            Such as ``"1.32x faster [1.27, 1.38]"`` or ``"no significant speed-up [0.97, 1.04]"``.
+
+        Raises:
+            UnknownNameError: one was not measured.
+        """
+        ratio = self.speedup(baseline, name)
+        if ratio.low > 1:
+            return f"{ratio.value:.2f}x faster [{ratio.low:.2f}, {ratio.high:.2f}]"
+        if ratio.high < 1:
+            return f"{1 / ratio.value:.2f}x slower [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
+        return f"no significant speed-up [{ratio.low:.2f}, {ratio.high:.2f}]"
 
     def _of(self, name: str) -> npt.NDArray[np.float64]:
         if name not in self.seconds:

@@ -70,7 +70,7 @@ _BUILT_IN = (
         "taylor",
         "first-order change of the loss",
         "autoprune.criteria.taylor:score",
-        "Molchanov et al., CVPR 2019",
+        "Molchanov et al., ICLR 2017",
         ("batches", "loss"),
     ),
     CriterionInfo(

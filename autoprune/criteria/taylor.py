@@ -1,10 +1,12 @@
-"""Molchanov et al., "Importance estimation for neural network pruning" (CVPR 2019): first-order Taylor expansion.
+"""Molchanov et al., "Pruning convolutional neural networks for resource efficient inference" (ICLR 2017).
 
 Multiply a channel by a gate that stands at 1. To first order, closing the gate changes the loss by its derivative,
 which is the sum of weight times gradient over every weight that reads the channel: its slices in *all* consumers,
-however many layers produce or consume it. The score is the square of that, averaged over batches (equations 8 and 10).
-Channels that no weight reads (queries and keys meet in a product) are gated where they are produced. Squared changes of
-the loss mean the same in every group, so nothing is normalised. Gradients are taken in eval mode, on a copy.
+however many layers produce or consume it. The score is the absolute change, averaged over batches (equation 8, with
+batches for examples). Channels that no weight reads (queries and keys meet in a product) are gated where they are
+produced. The paper finds that scores must be normalized within a layer before layers are compared, and divides by the
+L2 norm; here every group is divided by its mean, as for the other criteria. Gradients are taken in eval mode, on a
+copy.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes
+from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
 from autoprune.errors import DataError
 from autoprune.surgery.cut import copy_with
 from autoprune.surgery.matching import model_tensors
@@ -20,7 +22,7 @@ from autoprune.surgery.matching import model_tensors
 
 @torch.no_grad()
 def score(evidence: Evidence) -> Scores:
-    """Return the mean squared first-order change of the loss when a channel goes, per group.
+    """Return the relative mean absolute first-order change of the loss when a channel goes, per group.
 
     Raises:
         DataError: there is no loss or no batch.
@@ -46,9 +48,9 @@ def score(evidence: Evidence) -> Scores:
         changes = {name: weights[name] * gradient for name, gradient in zip(weights, gradients, strict=True)}
         for total, axes, group in zip(totals, gated, structure.groups, strict=True):
             rows = [channel_rows(changes[axis.tensor], axis, group).sum(dim=1) for axis in axes]
-            total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).square().numpy()
+            total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).abs().numpy()
         n_batches += 1
     if not n_batches:
         msg = "the criterion 'taylor' needs at least one batch, got none"
         raise DataError(msg)
-    return tuple(total / n_batches for total in totals)
+    return tuple(relative(total / n_batches) for total in totals)

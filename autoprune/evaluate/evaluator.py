@@ -84,6 +84,11 @@ class Evaluator(Protocol):
         ...
 
     @property
+    def setup(self) -> EvaluationSetup:
+        """What it was made of."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where it wants the inherited weights."""
         ...

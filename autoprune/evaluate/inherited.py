@@ -32,18 +32,18 @@ class InheritedWeights:
 
     def __init__(self, setup: EvaluationSetup, settings: ProxySettings | None = None) -> None:
         self.settings = settings or ProxySettings()
-        self._setup = setup
+        self.setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""
-        return fingerprint_of(self.name, self.settings, self._setup.task)
+        return fingerprint_of(self.name, self.settings, self.setup.task)
 
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation: recalibration and measurement."""
-        return self._setup.macs(genome) * self._proxy.n_items
+        return self.setup.macs(genome) * self._proxy.n_items
 
     @property
     def preparation_macs(self) -> int:
@@ -65,7 +65,7 @@ class InheritedWeights:
         with reproducible(self.settings.threads):
             scored = self._scored(genome, inherited)
             state = {name: tensor.clone() for name, tensor in scored.state_dict().items()}
-        model = cut(self._setup.model, self._setup.structure, self._setup.kept(genome, inherited), inherited.weights)
+        model = cut(self.setup.model, self.setup.structure, self.setup.kept(genome, inherited), inherited.weights)
         model.load_state_dict(state)
         return model.eval()
 
@@ -79,12 +79,12 @@ class InheritedWeights:
 
     @cached_property
     def _skeleton(self) -> Skeleton:
-        model = copy.deepcopy(self._setup.model).to(self.device)
-        return Skeleton(model.eval(), self._setup.structure)
+        model = copy.deepcopy(self.setup.model).to(self.device)
+        return Skeleton(model.eval(), self.setup.structure)
 
     def _scored(self, genome: Genome, inherited: Inherited) -> nn.Module:
         """Return the skeleton as the candidate, recalibrated; valid until the next one."""
-        kept = self._setup.kept(genome, inherited)
+        kept = self.setup.kept(genome, inherited)
         model = self._skeleton.build(self._weights(kept, inherited), kept).eval()
         self._proxy.recalibrate(model)
         return model

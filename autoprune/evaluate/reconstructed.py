@@ -38,7 +38,7 @@ class Reconstructed(InheritedWeights):
     @property
     def preparation_macs(self) -> int:
         """The multiply-adds of the dense model over the calibration items."""
-        return self._setup.dense_macs * self.settings.n_calibration
+        return self.setup.dense_macs * self.settings.n_calibration
 
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
         if not self.settings.n_calibration:
@@ -57,8 +57,8 @@ class Reconstructed(InheritedWeights):
     @torch.no_grad()
     def _dense(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the dense model with ``weights``."""
-        model = copy.deepcopy(self._setup.model).to(self.device).eval()
-        for name, tensor in model_weights(model, self._setup.structure).items():
+        model = copy.deepcopy(self.setup.model).to(self.device).eval()
+        for name, tensor in model_weights(model, self.setup.structure).items():
             if name in weights:
                 tensor.copy_(weights[name])
         return model

@@ -55,8 +55,7 @@ class Runner:
         self._recipes = dict(recipes or {})
         self._costs = costs
         self._worker = worker
-        devices = {evaluator.device for evaluator in evaluators.values()}
-        self._readers = {device: WeightReader(blobs, device) for device in devices}
+        self._readers = {e.device: WeightReader(blobs, e.setup.structure, e.device) for e in evaluators.values()}
 
     def __call__(self, job: Job) -> Outcome:
         """Run ``job``. A candidate that raises, goes non-finite or runs out of memory is a FAILED outcome.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -40,7 +41,7 @@ class ShortTraining:
 
     def __init__(self, setup: EvaluationSetup, settings: ShortTrainingSettings | None = None) -> None:
         self.settings = settings or ShortTrainingSettings()
-        self._setup = setup
+        self.setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
         self._fit = replace(
@@ -53,13 +54,13 @@ class ShortTraining:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""
-        return fingerprint_of(self.name, self.settings, self._setup.task)
+        return fingerprint_of(self.name, self.settings, self.setup.task)
 
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
-        own = self._setup.macs(genome)
-        teacher = 0 if self._fit.distillation is None else self._setup.dense_macs
-        trained = training_macs(self._fit, len(self._setup.data.train), macs=own, teacher_macs=teacher)
+        own = self.setup.macs(genome)
+        teacher = 0 if self._fit.distillation is None else self.setup.dense_macs
+        trained = training_macs(self._fit, len(self.setup.data.train), macs=own, teacher_macs=teacher)
         return trained + own * self._proxy.n_items
 
     @property
@@ -78,16 +79,20 @@ class ShortTraining:
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
         """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
-        setup = self._setup
+        setup = self.setup
         model = cut(setup.model, setup.structure, setup.kept(genome, inherited), inherited.weights)
-        teacher = None if self._fit.distillation is None else setup.model
-        fit(model, setup.data, setup.task, self._fit, teacher=teacher, seed=seed)
+        fit(model, setup.data, setup.task, self._fit, teacher=self._teacher, seed=seed)
         with (
             reproducible(self.settings.threads),
             placed(model, self.device, training=False, channels_last=False),
         ):
             self._proxy.recalibrate(model)
         return model.eval()
+
+    @cached_property
+    def _teacher(self) -> nn.Module | None:
+        """The dense model, a copy of our own on the device, when there is something to distil."""
+        return None if self._fit.distillation is None else copy.deepcopy(self.setup.model).to(self.device)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of any model on the same items, run in the same way."""

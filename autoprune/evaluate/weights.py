@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import numpy as np
-import safetensors.numpy
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import IntArray, Structure
 from autoprune.core.jobs import WeightSet
+from autoprune.core.orders import decode_orders, encode_orders
 from autoprune.errors import StoreError
 
 N_WEIGHTS = 4
@@ -51,11 +50,6 @@ def pack_weights(state: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({n: t.detach().to("cpu", copy=True).contiguous() for n, t in sorted(state.items())})
 
 
-def pack_orders(orders: Sequence[IntArray]) -> bytes:
-    """Return the order blob of per-group permutations, best channel first."""
-    return safetensors.numpy.save({f"{i:05d}": np.asarray(order, dtype=np.int64) for i, order in enumerate(orders)})
-
-
 def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Return the tensors of a weights blob.
 
@@ -63,34 +57,28 @@ def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str,
         StoreError: the bytes are not one.
     """
     try:
-        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(blob).items()}
+        # A copy of each: inside the blob they are not aligned, which may choose another kernel and other last bits.
+        return {name: tensor.to(device, copy=True) for name, tensor in safetensors.torch.load(blob).items()}
     except SafetensorError as error:
         msg = f"expected a blob of weights, got {len(blob)} other bytes: {error}"
         raise StoreError(msg) from error
 
 
-def unpack_orders(blob: bytes) -> tuple[IntArray, ...]:
-    """Return the permutations of an order blob.
-
-    Raises:
-        StoreError: the bytes are not one.
-    """
-    try:
-        return tuple(order for _, order in sorted(safetensors.numpy.load(blob).items()))
-    except SafetensorError as error:
-        msg = f"expected a blob of channel orders, got {len(blob)} other bytes: {error}"
-        raise StoreError(msg) from error
-
-
-def put_weight_set(put: Callable[[bytes], str], state: Mapping[str, Tensor], orders: Sequence[IntArray]) -> WeightSet:
+def put_weight_set(
+    put: Callable[[bytes], str], structure: Structure, state: Mapping[str, Tensor], orders: Sequence[IntArray]
+) -> WeightSet:
     """Store both blobs and return the WeightSet that names them.
 
     Args:
         put: keeps bytes and returns their SHA-256, such as ``BlobStore.put``.
+        structure: whose groups are ordered.
         state: dense tensors by name.
-        orders: per group, its channels, best first.
+        orders: per group, (w,) integer permutation of its channels, best first.
+
+    Raises:
+        InvalidArgumentError: the orders are not one permutation per group.
     """
-    return WeightSet(put(pack_weights(state)), put(pack_orders(orders)))
+    return WeightSet(put(pack_weights(state)), put(encode_orders(structure, orders)))
 
 
 class WeightReader:
@@ -98,19 +86,21 @@ class WeightReader:
 
     Args:
         blobs: where the bytes are.
+        structure: whose groups are ordered.
         device: where the weights are needed.
     """
 
-    def __init__(self, blobs: Blobs, device: torch.device | str) -> None:
+    def __init__(self, blobs: Blobs, structure: Structure, device: torch.device | str) -> None:
         self._blobs = blobs
         self._weights = lru_cache(N_WEIGHTS)(lambda name: unpack_weights(self._bytes(name), device))
-        self._orders = lru_cache(N_ORDERS)(lambda name: unpack_orders(self._bytes(name)))
+        self._orders = lru_cache(N_ORDERS)(lambda name: decode_orders(structure, self._bytes(name)))
 
     def __call__(self, weight_set: WeightSet) -> Inherited:
         """Return what ``weight_set`` names.
 
         Raises:
-            StoreError: a blob is missing or damaged.
+            StoreError: a blob is missing, or the weights are damaged.
+            InvalidArgumentError: the orders are damaged or of another structure.
         """
         return Inherited(self._weights(weight_set.weights), self._orders(weight_set.order))
 

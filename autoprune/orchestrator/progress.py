@@ -13,7 +13,7 @@ from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import Evaluate, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Clock
-from autoprune.pareto.hypervolume import hypervolume
+from autoprune.pareto.reference import ReferenceBox
 
 INTERVAL = 0.1
 """Seconds between two reports, at least; the last one always comes."""
@@ -27,7 +27,7 @@ class Progress:
         evaluations: candidates measured, failed ones included, since the beginning.
         failed: jobs that failed, since the beginning.
         rate: evaluations per second in this session.
-        hypervolume: of everything measured so far; None without a reference point.
+        hypervolume: of everything measured so far, as a share of the reference box; None without one.
         eta: seconds until the budget is used up at the pace of this session; None before there is a pace.
         spent: what was spent since the beginning; seconds of search.
     """
@@ -46,7 +46,7 @@ class Meter:
     Args:
         clock: tells the time.
         earlier: seconds of search in earlier sessions.
-        reference: (m,) floats, minimized; for the hypervolume.
+        box: for the hypervolume.
         on_progress: is called.
     """
 
@@ -54,13 +54,13 @@ class Meter:
         self,
         clock: Clock,
         earlier: float,
-        reference: npt.ArrayLike | None,
+        box: ReferenceBox | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.clock = clock
         self._earlier = earlier
         self._began = clock.now()
-        self._reference = reference
+        self._box = box
         self._on_progress = on_progress
         self._reported = -INTERVAL
         self._before = Spending()
@@ -80,7 +80,7 @@ class Meter:
         """Take note of an outcome."""
         if outcome.status is Status.FAILED:
             self._failed += 1
-        elif self._reference is not None and isinstance(outcome.job, Evaluate):
+        elif self._box is not None and isinstance(outcome.job, Evaluate):
             self._values.append(objectives.values(outcome.metrics, outcome.costs))
 
     def report(self, account: Account, *, force: bool = False) -> None:
@@ -96,7 +96,7 @@ class Meter:
                 evaluations=spent.evaluations,
                 failed=self._failed,
                 rate=evaluations / session if session > 0.0 else 0.0,
-                hypervolume=None if self._reference is None else hypervolume(self._values, self._reference),
+                hypervolume=None if self._box is None else self._box.share(self._values),
                 eta=_eta(account.budget, spent, self._before, session),
                 spent=spent,
             )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy.typing as npt
-
 from autoprune.core.account import Account
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.clock import SystemClock
@@ -16,6 +14,7 @@ from autoprune.core.protocols import Clock, Executor, Strategy
 from autoprune.errors import InvalidArgumentError
 from autoprune.orchestrator.loop import Loop, Stop
 from autoprune.orchestrator.progress import Meter, Progress
+from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.replay import History, replay
 from autoprune.store.run import RunStore
@@ -48,7 +47,7 @@ def run_search(
     cache: EvaluationCache | None = None,
     prior: Spending | None = None,
     clock: Clock | None = None,
-    reference: npt.ArrayLike | None = None,
+    box: ReferenceBox | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     max_replay_seconds: float = 60.0,
 ) -> SearchResult:
@@ -69,7 +68,7 @@ def run_search(
         cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
         prior: what was spent before the search on its behalf.
         clock: tells the time.
-        reference: (m,) floats, minimized like `Objectives.values`; for the hypervolume of `Progress`.
+        box: reference point and ideal, for the hypervolume of `Progress`.
         on_progress: called now and then, and at the end.
         max_replay_seconds: how long a replay may take.
 
@@ -102,7 +101,7 @@ def run_search(
         window=window,
         cache=cache,
         account=Account(budget, prior or Spending()),
-        meter=Meter(clock, history.elapsed, reference, on_progress),
+        meter=Meter(clock, history.elapsed, box, on_progress),
     )
     loop.restore(history)
     stop = loop.run()

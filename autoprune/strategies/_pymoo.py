@@ -166,7 +166,9 @@ class PymooStrategy(BaseStrategy):
         first = list(self._known)
         if len(first) > self._size:
             past = self._measured(Population.new(X=np.array(first)))
-            first = _genomes(RankAndCrowdingSurvival().do(self._problem, past, n_survive=self._size))
+            rng = np.random.default_rng(self._seed)  # pymoo would draw between equals from an unseeded stream
+            past = RankAndCrowdingSurvival().do(self._problem, past, n_survive=self._size, random_state=rng)
+            first = _genomes(past)
         first += self._unseen.draw(self._size - len(first))
         algorithm.initialization = Initialization(np.array(first))  # without its repair and elimination: all is well
         return algorithm.setup(self._problem, seed=self._seed, termination=NoTermination())

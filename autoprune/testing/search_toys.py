@@ -15,6 +15,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.objectives import Objectives
 from autoprune.core.streams import stream
+from autoprune.pareto.reference import ReferenceBox
 
 N_VARIABLES = 4
 N_LEVELS = 5
@@ -23,8 +24,7 @@ UNLUCKY_LEVEL = 3
 
 TRAINED = WeightSet("a" * 64, "b" * 64)
 OBJECTIVES = Objectives.parse(("accuracy", "macs"))
-REFERENCE = (0.0, 2000.0)
-"""Below accuracy 0 and beyond the dense costs; minimized."""
+BOX = ReferenceBox.of(OBJECTIVES, {"accuracy": 0.0, "macs": 2000.0})
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,24 @@ class StrategyLaws:
         drive(info.load()(setup), setup, length)
         assert (random.random(), np.random.random()) == expected  # noqa: NPY002
 
+    @pytest.mark.parametrize("failing", [pytest.param(False, id="all run"), pytest.param(True, id="half fail")])
+    def test_nothing_is_drawn_from_an_unseeded_generator(
+        self, info: StrategyInfo, setup: SearchSetup, length: int, failing: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Libraries fall back on the entropy of the machine where no stream is passed on: too rarely to be noticed."""
+        drive(info.load()(setup), setup, length)  # what is imported on first use may draw examples for its docstrings
+        seeded = np.random.default_rng
+        monkeypatch.setattr(np.random, "default_rng", lambda seed=None: Trap() if seed is None else seeded(seed))
+
+        def run(setup: SearchSetup, job: Job) -> Outcome:
+            return failed_outcome(job) if failing and job.id % 2 else toy_outcome(setup, job)
+
+        strategy = info.load()(setup)
+        past = [run(setup, job) for job in drive(strategy, setup, length, run=run)]
+        heir = info.load()(setup)
+        heir.absorb(past)
+        drive(heir, setup, 3, run=run)
+
     def test_same_seed_same_sequence(self, info: StrategyInfo, length: int) -> None:
         """Equal setups give equal jobs, whatever the global streams hold."""
         runs = []
@@ -311,6 +329,14 @@ class StrategyLaws:
         assert not set(genomes_of(future)) & {genome for outcome in past for genome in genomes_of([outcome.job])}
         assert future or not info.is_random
 
+    def test_heirs_of_one_run_agree(self, info: StrategyInfo, setup: SearchSetup, length: int) -> None:
+        """Two strategies that take over the same run, in whatever order it is given, propose the same."""
+        past = [toy_outcome(setup, job) for job in drive(info.load()(setup), setup, length // 2)]
+        heirs = [info.load()(setup) for _ in range(2)]
+        heirs[0].absorb(past)
+        heirs[1].absorb(past[::-1])
+        assert drive(heirs[0], setup, length // 2) == drive(heirs[1], setup, length // 2)
+
     def test_absorb_after_ask_is_refused(self, strategy: Strategy, setup: SearchSetup) -> None:
         """A strategy that has begun cannot take over another run."""
         outcomes = [toy_outcome(setup, job) for job in strategy.ask(2)]
@@ -337,6 +363,14 @@ class StrategyLaws:
         learned = [dominated_share(setup, drive(info.load()(setup), setup, n, window=16)) for setup in setups]
         drawn = [dominated_share(setup, drive(make_strategy("random", setup), setup, n, window=16)) for setup in setups]
         assert np.mean(learned) > np.mean(drawn) + MARGIN
+
+
+class Trap:
+    """Stands in for an unseeded generator."""
+
+    def __getattr__(self, name: str) -> object:
+        msg = f"{name}() of a generator without a seed"
+        raise AssertionError(msg)
 
 
 def dominated_share(setup: SearchSetup, jobs: Sequence[Job]) -> float:

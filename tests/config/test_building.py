@@ -53,6 +53,24 @@ def test_a_network_beside_the_problem_file_is_found(
     assert not model.training
 
 
+def test_two_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    """A file keeps its name where that is free, and never takes another module's, imported or installed."""
+    classes = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "colorsys.py").write_text(
+            f"from torch import nn\nclass {folder.title()}(nn.Identity): ...\n"
+        )
+        (tmp_path / folder / "problem.toml").write_text(
+            f'[model]\nfactory = "colorsys.py:{folder.title()}"\ninput = [1]\n'
+        )
+        classes.append(type(build_model(read_problem_file(str(tmp_path / folder / "problem.toml")))))
+    assert [cls.__name__ for cls in classes] == ["One", "Two"]
+    assert "colorsys" not in {cls.__module__ for cls in classes}  # the standard library's
+    file = read_problem_file("digits-resnet")
+    assert type(build_model(file)).__module__ == "resnet_digits"
+
+
 def test_the_same_seed_builds_the_same_network(tmp_path: Path) -> None:
     """Initial weights come from the seed of [search]; torch's own generator is left alone."""
     file = read_problem_file(problem(tmp_path, 'factory = "own_network.py:net"\ninput = [1, 8, 8]'))

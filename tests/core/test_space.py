@@ -144,12 +144,13 @@ def test_nothing_prunable_is_an_error_that_says_why():
         (WidthVariable("a", (0,), (4, 7)),),
         (WidthVariable("a", (9,), (8,)),),
         (WidthVariable("a", (0,), (8,)), WidthVariable("b", (0,), (8,))),
+        (WidthVariable("a", (0,), (8,)), WidthVariable("a", (2,), (8,))),
         (WidthVariable("a", (), (8,)),),
         (WidthVariable("a", (0,), ()),),
     ],
 )
 def test_variables_must_fit_the_structure(variables):
-    """Widths increase up to the dense width; a group exists and has at most one variable."""
+    """Widths increase up to the dense width; a group exists and has at most one variable; names differ."""
     with pytest.raises(InvalidArgumentError, match="variable"):
         SearchSpace(chain(), variables)
 

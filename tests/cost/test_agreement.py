@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -79,10 +80,19 @@ NETWORKS = {
 }
 
 
-@cache
-def problem(name):
-    """Return a traced network, its input, and its cost model: built once, never changed by a test."""
-    build, shape = NETWORKS[name]
+ZOO = {
+    "torchvision": (
+        "resnet50 vgg16_bn mobilenet_v2 densenet121 googlenet efficientnet_b0 regnet_y_400mf convnext_tiny swin_t"
+    ),
+    "timm": (
+        "resnext50_32x4d ghostnet_100 convnext_atto hrnet_w18_small mixnet_s cspresnet50 cspdarknet53 "
+        "res2net50_26w_4s inception_v3 dla34 mobileone_s0 repvgg_a0"
+    ),
+}
+
+
+def problem(build, shape):
+    """Return a traced network, its input, its structure and space, and its cost model."""
     torch.manual_seed(0)
     model, inputs = build().eval(), torch.randn(2, *shape)
     structure = trace(model, inputs, validate=False)
@@ -90,9 +100,15 @@ def problem(name):
     return model, inputs, structure, space, CostModel(structure, space, profile_peak(model, structure, inputs))
 
 
-def assert_agreement(name, genome, order_seed):
+@cache
+def shared(name):
+    """Return the problem of one of `NETWORKS`, made once: no test changes it."""
+    return problem(*NETWORKS[name])
+
+
+def assert_agreement(made, genome, order_seed):
     """Cut the network to ``genome`` with random channels kept, and compare all three costs as integers."""
-    model, inputs, structure, space, costs = problem(name)
+    model, inputs, structure, space, costs = made
     rng = np.random.default_rng(order_seed)
     orders = [rng.permutation(group.width) for group in structure.groups]
     small = cut(model, structure, structure.kept_genes(orders, space.widths(genome[None, :])[0]))
@@ -106,28 +122,42 @@ def assert_agreement(name, genome, order_seed):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_at_the_ends(name):
     """The dense and the smallest network."""
-    space = problem(name)[3]
-    assert_agreement(name, space.full_genome, 0)
-    assert_agreement(name, space.min_genome, 0)
+    made = shared(name)
+    assert_agreement(made, made[3].full_genome, 0)
+    assert_agreement(made, made[3].min_genome, 0)
 
 
 @given(st.sampled_from(["mixed", "attention"]), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=40)
 def test_at_random_genomes_of_small_networks(name, seed):
     """Any width of any group, any channels kept."""
-    space = problem(name)[3]
-    assert_agreement(name, np.random.default_rng(seed).integers(0, space.n_levels), seed)
+    made = shared(name)
+    assert_agreement(made, np.random.default_rng(seed).integers(0, made[3].n_levels), seed)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("mixed", "attention")])
 def test_at_random_genomes_of_real_networks(name):
     """Three genomes spread over cost."""
-    space = problem(name)[3]
-    for i, genome in enumerate(space.sample(3, np.random.default_rng(0))):
-        assert_agreement(name, genome, i)
+    made = shared(name)
+    for i, genome in enumerate(made[3].sample(3, np.random.default_rng(0))):
+        assert_agreement(made, genome, i)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", [f"{library}.{name}" for library, names in ZOO.items() for name in names.split()])
+def test_over_the_zoo(name):
+    """Dense, smallest, and two genomes between, on networks of torchvision and timm."""
+    library, _, model_name = name.partition(".")
+    build = torchvision.models.get_model if library == "torchvision" else timm.create_model
+    options = {"init_weights": False, "aux_logits": False} if model_name == "googlenet" else {}
+    side = 128 if model_name == "inception_v3" else 64
+    made = problem(lambda: build(model_name, **options), (3, side, side))
+    space = made[3]
+    for i, genome in enumerate([space.full_genome, space.min_genome, *space.sample(2, np.random.default_rng(0))]):
+        assert_agreement(made, genome, i)
 
 
 def test_the_hand_made_networks_have_something_to_cut():
     """The agreement above is not the trivial one of networks in which everything is pinned."""
-    assert {v.name for v in problem("mixed")[3].variables} >= {"stem", "grouped", "up", "down"}
-    assert problem("attention")[3].n_variables >= 2  # the stream and the MLP at least
+    assert {v.name for v in shared("mixed")[3].variables} >= {"stem", "grouped", "up", "down"}
+    assert shared("attention")[3].n_variables >= 2  # the stream and the MLP at least

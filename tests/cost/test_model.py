@@ -106,3 +106,16 @@ def test_the_cost_model_does_not_load_torch():
     """The numpy side of costs is part of the country that never imports torch."""
     code = "import autoprune.cost.model, autoprune.core.space, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sampling_under_a_peak_limit_reaches_every_genome():
+    """Peak bytes have plateaus (a small layer beside a large one is free); what lies on them is drawn as well."""
+    structure = chain((8, 16, 8))
+    space = SearchSpace.build(structure, levels=4)
+    model = CostModel(structure, space, three_moments())
+    genomes = np.stack(np.meshgrid(*map(np.arange, space.n_levels), indexing="ij"), axis=-1).reshape(-1, 3)
+    limit = 40 * 20
+    feasible = {tuple(genome) for genome in genomes[model(genomes)["peak_bytes"] <= limit].tolist()}
+    assert 10 < len(feasible) < 60
+    sampled = space.sample(20_000, np.random.default_rng(0), model, {"peak_bytes": limit})
+    assert {tuple(genome) for genome in sampled.tolist()} == feasible

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.run import RunStore
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
+from autoprune.testing.killing import Killing
 from autoprune.testing.ray_toys import FaultyRunner, Given, WeightMaker
 from autoprune.testing.search_toys import OBJECTIVES, UNLUCKY_LEVEL, ToyRunner, ToyStrategy
 
@@ -117,34 +115,6 @@ def test_a_worker_that_cannot_be_made_is_an_error_with_its_text() -> None:
     with pytest.raises(ExecutorError, match="AttributeError"):
         pool.collect()
     pool.close()
-
-
-class Killing:
-    """An executor that kills the worker of the n-th outcome, which is busy with the next job by then.
-
-    Args:
-        inner: the pool.
-        at: which outcomes.
-    """
-
-    def __init__(self, inner: Executor, at: tuple[int, ...]) -> None:
-        self.inner, self.at = inner, at
-        self.submit, self.close = inner.submit, inner.close
-        self.n, self.killed = 0, 0
-
-    @property
-    def capacity(self) -> int:
-        return self.inner.capacity
-
-    def collect(self, timeout: float | None = None) -> list[Outcome]:
-        outcomes = self.inner.collect(timeout)
-        for outcome in outcomes:
-            self.n += 1
-            if self.n in self.at and outcome.worker:
-                time.sleep(0.005 * (self.n % 4))
-                os.kill(int(outcome.worker.rpartition(":")[2]), signal.SIGKILL)
-                self.killed += 1
-        return outcomes
 
 
 def searched(folder: Path, executor: Executor, runner: JobRunner, **strategy: bool) -> tuple[object, ...]:

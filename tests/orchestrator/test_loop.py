@@ -15,7 +15,7 @@ from autoprune.orchestrator import Progress, SearchResult, Stop
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.run import RunStore
-from autoprune.testing.search_toys import REFERENCE, TRAINED, ToyRunner, ToyStrategy
+from autoprune.testing.search_toys import BOX, TRAINED, ToyRunner, ToyStrategy
 
 Search = Callable[..., SearchResult]
 Read = Callable[..., RunStore]
@@ -203,7 +203,7 @@ def test_progress_says_where_the_search_stands(search: Search, read: Read) -> No
         clock=clock,
         window=1,
         budget=20,
-        reference=REFERENCE,
+        box=BOX,
         on_progress=reports.append,
     )
     assert [report.evaluations for report in reports] == [*range(1, 21), 20]

@@ -214,7 +214,7 @@ def test_elimination_is_one_permutation_per_group_and_ignores_batch_order(name: 
 
 def test_elimination_beats_the_worst_choice_it_could_make() -> None:
     """With one channel to remove, the first to leave is the one whose best repair errs least, by trying them all."""
-    model, structure, batches, consumers, moments = _case("linear")
+    model, structure, _, consumers, moments = _case("linear")
     weights = model_weights(model, structure)
     found = elimination_scores(weights, structure, consumers, moments, [np.zeros(12)])[0]
     (consumer,) = consumers

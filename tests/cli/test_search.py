@@ -1,0 +1,207 @@
+"""`autoprune search` and what follows it: show, report, export, resume, interrupt."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+import autoprune as ap
+from autoprune.artifact import describe
+from autoprune.cli.app import app
+from autoprune.config import read_problem_file, recorded_problem
+from autoprune.config.building import build_model
+from autoprune.store.run import RunStore
+
+NETWORK = """
+from torch import nn
+
+def net(width=8):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
+    )
+"""
+
+PROBLEM = """
+[model]
+factory = "network.py:net"
+input = [1, 8, 8]
+
+[training]
+epochs = 1
+
+[data]
+name = "digits"
+
+[space]
+levels = 4
+
+[search]
+strategy = "random"
+budget = { evaluations = 8 }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with a small network and a problem file."""
+    (tmp_path / "network.py").write_text(NETWORK)
+    (tmp_path / "problem.toml").write_text(PROBLEM)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_cli(*arguments: str) -> str:
+    """Run the command line and return its stdout."""
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_search_prints_its_front_and_names_the_run(folder: Path) -> None:
+    """The folder's default name says problem, strategy and seed; every evaluation of the budget is there."""
+    shown = run_cli("search", "problem.toml", "--seed", "3")
+    assert "accuracy" in shown
+    assert "dense" in shown
+    run = ap.open_run(folder / "runs" / "problem-random-3")
+    assert run.evaluations == 8
+    assert run.stop == "evaluations"
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_is_all_there_is_on_stdout_and_agrees_with_the_run() -> None:
+    """The front of `search --json`, of `show --json` and of the run's folder are one."""
+    found = json.loads(run_cli("search", "problem.toml", "--store", "run", "--json"))
+    assert found["front"] == json.loads(run_cli("show", "run", "--json"))["front"]
+    front = ap.open_run("run").front
+    assert [point["id"] for point in found["front"]] == [point.id for point in front]
+    assert [point["costs"] for point in found["front"]] == [dict(point.costs) for point in front]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_same_command_with_more_budget_goes_on() -> None:
+    """A second search in the same folder keeps what was measured and adds to it."""
+    run_cli("search", "problem.toml", "--store", "run", "--evaluations", "4")
+    before = ap.open_run("run").outcomes
+    run_cli("search", "problem.toml", "--store", "run", "--evaluations", "7")
+    after = ap.open_run("run").outcomes
+    assert len(before) == 4
+    assert len(after) == 7
+    assert after[:4] == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_limits_of_the_command_line_hold_for_every_candidate() -> None:
+    """No candidate of the search is above a limit, in percent or absolute."""
+    run_cli("search", "problem.toml", "--store", "run", "--limit", "macs=50%", "--limit", "params=400")
+    run = ap.open_run("run")
+    assert run.evaluations == 8
+    assert all(outcome.costs["macs"] <= run.dense["macs"] / 2 for outcome in run.outcomes)
+    assert all(outcome.costs["params"] <= 400 for outcome in run.outcomes)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_remembers_its_problem_and_the_command_line() -> None:
+    """Report and export find the network by the run's folder alone, with what the command line said."""
+    run_cli("search", "problem.toml", "--store", "run", "--limit", "macs=50%", "--seed", "1")
+    file = recorded_problem(Path("run"))
+    assert file.tables.limits == {"macs": "50%"}
+    assert file.tables.search.seed == 1
+    run_cli("report", "run", "--points", "1")
+    assert Path("run/report.html").stat().st_size > 1000
+    assert len(ap.open_run("run").store.records("latency")) == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_every_form_of_export_computes_the_same() -> None:
+    """A pruned-model file, ONNX, a torch.export program and plain weights of one point give one output."""
+    run_cli("search", "problem.toml", "--store", "run")
+    for form in ("autoprune", "onnx", "torch", "safetensors"):
+        run_cli("export", "run", "--max-macs", "60%", "--format", form, "--output", f"model.{form}")
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    dense = build_model(read_problem_file("problem.toml"), with_weights=False)
+    small = ap.load("model.autoprune", dense)
+    expected = small(images).detach()
+    onnx = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    (from_onnx,) = onnx.run(None, {onnx.get_inputs()[0].name: images.numpy()})
+    np.testing.assert_allclose(from_onnx, expected.numpy(), atol=1e-5)
+    program = torch.export.load("model.torch").module()
+    torch.testing.assert_close(program(images), expected, atol=1e-5, rtol=1e-5)
+    state = safetensors.torch.load_file("model.safetensors")
+    assert all(torch.equal(state[name], tensor) for name, tensor in small.state_dict().items())
+    assert describe("model.autoprune")["costs"]["macs"] <= 0.6 * ap.open_run("run").dense["macs"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pruned_model_file_can_be_shown_and_exported() -> None:
+    """What a file says about itself needs no network; exporting it needs the problem."""
+    run_cli("search", "problem.toml", "--store", "run")
+    run_cli("export", "run", "--point", "0", "--output", "small.autoprune")
+    assert json.loads(run_cli("show", "small.autoprune", "--json"))["note"] == "point 0 of run"
+    run_cli("export", "small.autoprune", "--format", "safetensors", "--problem", "problem.toml")
+    assert Path("small.safetensors").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_plan_times_a_pilot() -> None:
+    """The estimate is the budget's evaluations times the mean of two timed ones."""
+    plan = json.loads(run_cli("plan", "problem.toml", "--json"))
+    pilot = plan["pilot"]
+    assert pilot["dense_seconds"] > 0
+    assert plan["estimated_seconds"] == pytest.approx(4 * (pilot["dense_seconds"] + pilot["smallest_seconds"]))
+    assert set(plan["reach"]) == {"macs", "params", "peak_bytes"}
+    assert 0 < plan["shares"]["macs"] <= 1
+
+
+def evaluated(folder: Path) -> int:
+    """Return the number of outcomes in a run that may not have begun."""
+    if not (folder / "run.sqlite").exists():
+        return 0
+    store = RunStore.open_readonly(folder)
+    try:
+        return len(store.outcomes())
+    finally:
+        store.close()
+
+
+def test_an_interrupt_ends_cleanly_and_names_the_command_that_resumes(folder: Path) -> None:
+    """Ctrl-C: exit code 130, no traceback; the printed command finishes the run and repeats nothing."""
+    large = PROBLEM.replace('net"', 'net"\nkwargs = { width = 64 }').replace("levels = 4", "levels = 64")
+    (folder / "problem.toml").write_text(large)  # thousands of networks, which take a while
+    arguments = ["search", "problem.toml", "--store", "run", "--evaluations", "100000"]
+    command = [sys.executable, "-c", "from autoprune.cli import main; main()", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(ap.__file__).parents[1])}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 100
+    while evaluated(folder / "run") < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert shown == ""
+    first, resume = errors.splitlines()
+    assert first == "interrupted; nothing is lost. Resume with:"
+    before = ap.open_run(folder / "run").outcomes
+    words = shlex.split(resume)
+    assert words[1:] == arguments[: len(words) - 1]
+    run_cli(*words[1:-1], str(len(before) + 3))  # with a smaller budget, or the test would not end
+    after = ap.open_run(folder / "run").outcomes
+    assert len(after) == len(before) + 3
+    assert after[: len(before)] == before
