@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,7 +105,7 @@ class RayCrew:
         self._cluster = cluster
         self._blobs = blobs
         self._shipped: dict[str, Any] = {}  # by the name of a blob: where it is in the object store
-        with _flat_tensors():
+        with _flat_tensors(), _loose_modules():
             self._make_runner = ray.put(make_runner)
         resources = settings.resources
         self._actor = ray.remote(_Worker).options(
@@ -279,6 +280,30 @@ def _flat_tensors() -> Iterator[None]:
         yield
     finally:
         deregister_serializer(torch.Tensor)
+
+
+@contextmanager
+def _loose_modules() -> Iterator[None]:
+    """Let code travel that a worker could not import: of files that were loaded from outside of ``sys.path``."""
+    from ray import cloudpickle
+
+    loose = [module for name, module in list(sys.modules.items()) if _is_loose(name, module)]
+    for module in loose:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in loose:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_loose(name: str, module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is None or name != module.__name__ or name == "__main__":
+        return False
+    path = Path(file)
+    folders = path.parents[name.count(".") + (path.stem == "__init__") :]
+    return bool(folders) and not {str(folders[0]), str(folders[0].resolve())} & set(sys.path)
 
 
 def _room(node: Mapping[str, float], worker: Mapping[str, float]) -> int:

@@ -45,5 +45,6 @@ class FlatTensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors: the users promise
             flat = torch.from_numpy(self.data)
-        found = flat.view(getattr(torch, self.dtype)).view(self.shape).permute(self.order)
-        return found.requires_grad_(self.requires_grad)
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        ordered = flat.view(dtype).view(self.shape) if len(flat) else torch.empty(self.shape, dtype=dtype)
+        return ordered.permute(self.order).requires_grad_(self.requires_grad)
