@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import InvalidArgumentError
 from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
-from autoprune.train.sources import Batch
+from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Task
 

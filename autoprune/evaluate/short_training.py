@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -80,14 +81,18 @@ class ShortTraining:
         """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
         setup = self.setup
         model = cut(setup.model, setup.structure, setup.kept(genome, inherited), inherited.weights)
-        teacher = None if self._fit.distillation is None else setup.model
-        fit(model, setup.data, setup.task, self._fit, teacher=teacher, seed=seed)
+        fit(model, setup.data, setup.task, self._fit, teacher=self._teacher, seed=seed)
         with (
             reproducible(self.settings.threads),
             placed(model, self.device, training=False, channels_last=False),
         ):
             self._proxy.recalibrate(model)
         return model.eval()
+
+    @cached_property
+    def _teacher(self) -> nn.Module | None:
+        """The dense model, a copy of our own on the device, when there is something to distil."""
+        return None if self._fit.distillation is None else copy.deepcopy(self.setup.model).to(self.device)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of any model on the same items, run in the same way."""

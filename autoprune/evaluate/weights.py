@@ -57,7 +57,8 @@ def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str,
         StoreError: the bytes are not one.
     """
     try:
-        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(blob).items()}
+        # A copy of each: inside the blob they are not aligned, which may choose another kernel and other last bits.
+        return {name: tensor.to(device, copy=True) for name, tensor in safetensors.torch.load(blob).items()}
     except SafetensorError as error:
         msg = f"expected a blob of weights, got {len(blob)} other bytes: {error}"
         raise StoreError(msg) from error

@@ -16,6 +16,7 @@ from autoprune.surgery.matching import dense_tensors, model_tensors
 from autoprune.surgery.slicing import check_kept, sliced_state
 
 
+@torch.inference_mode(mode=False)  # tensors made in inference mode could never be trained
 @torch.no_grad()
 def cut(
     model: nn.Module,

@@ -59,6 +59,7 @@ class Skeleton:
         self._plan = AttributePlan(structure)
         self._owners = [(self._module.get_submodule(a.module), a.name) for a in structure.attributes]
 
+    @torch.inference_mode(mode=False)  # statistics made in inference mode could not be recalibrated outside of it
     @torch.no_grad()
     def build(self, weights: Mapping[str, Tensor], kept: BoolArray) -> nn.Module:
         """Turn the skeleton into one candidate.

@@ -1,4 +1,4 @@
-"""The book of ids: who was issued which, which must vanish together, which must stay and why, what sizes must follow."""
+"""The book of ids: which must vanish together, which must stay and why, and what sizes must follow."""
 
 from __future__ import annotations
 

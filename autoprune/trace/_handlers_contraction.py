@@ -19,6 +19,8 @@ from autoprune.trace._registry import Call, handles
 if TYPE_CHECKING:
     from autoprune.trace._recorder import Recorder
 
+Part = tuple[Tensor, str]  # an id layer and the letters of its dimensions
+
 _CONVS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 
 
@@ -170,7 +172,6 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     query, key, value = call.inputs[:3]
     width = query.shape[-1]
     recorder.give_up(call.inputs, call.outputs, reason)
-    heads = call.args[4] if call.name == "multi_head_attention_forward" else call.args[4]
     batch_first_tokens = [t.numel() // t.shape[-1] for t in (query, key, value)]
     batch = query.shape[1] if query.dim() == 3 else 1
     n_query, n_key = (tokens // batch for tokens in batch_first_tokens[:2])
@@ -179,7 +180,6 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
     recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
     recorder.kept_layer(width)
-    del heads
 
 
 @handles("embedding")
@@ -226,27 +226,21 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
     _note_roles(recorder, operands, result)
     parts_a = _decided(recorder, a, letters_a, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
     parts_b = _decided(recorder, b, letters_b, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
-    site = recorder.site()
     sizes = dict(zip(letters_a, a.shape, strict=True))
     for letter, size in zip(letters_b, b.shape, strict=True):
         sizes[letter] = max(size, sizes.get(letter, 1))
     extents: dict[str, Extent] = {}
-    kept: list[tuple[Tensor, str]] = []
     for letter in sizes:
         ours = [p for p in parts_a if letter in p[1]]
         theirs = [p for p in parts_b if letter in p[1]]
         for layer, letters in [*ours, *theirs]:
             extents.setdefault(letter, Extent(_lay(layer, letters, letter), 0))
-        if ours and theirs:
-            recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
-        elif (ours or theirs) and letter in letters_a and letter in letters_b:
-            size_other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
-            if size_other > 1:
-                for layer, _ in [*ours, *theirs]:
-                    recorder.book.pin(layer, "is multiplied with something that must stay", site)
-        elif (ours or theirs) and letter not in result:
-            for layer, _ in [*ours, *theirs]:
-                recorder.book.pin(layer, "is summed over its channels", site)
+        shared = letter in letters_a and letter in letters_b
+        other = None
+        if shared and not (ours and theirs):
+            other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
+        _bind(recorder, ours, theirs, other=other, summed=letter not in result)
+    kept: list[Part] = []
     for part in [*parts_a, *parts_b]:
         if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):
             kept.append(part)
@@ -261,6 +255,30 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
     recorder.contraction(kind, free, list(extents.values()))
 
 
+def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:
+    """Tie what two operands say about one letter.
+
+    Args:
+        recorder: where ties and pins are written down.
+        ours: layers of the first operand that vary along the letter.
+        theirs: those of the second.
+        other: where both operands have the letter and one does not vary: how large that one is.
+        summed: whether the letter is summed over.
+    """
+    site = recorder.site()
+    if ours and theirs:
+        recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
+        return
+    if other is not None and other > 1:
+        reason = "is multiplied with something that must stay"
+    elif other is None and summed:
+        reason = "is summed over its channels"
+    else:
+        return
+    for layer, _ in [*ours, *theirs]:
+        recorder.book.pin(layer, reason, site)
+
+
 def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: str) -> None:
     for (tensor, letters), (_, others) in (operands, operands[::-1]):
         name = recorder.name(tensor)
@@ -271,9 +289,7 @@ def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: 
             recorder.book.play(name, dim, role)
 
 
-def _decided(
-    recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool
-) -> list[tuple[Tensor, str]]:
+def _decided(recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
     """Return a tensor's id layers, each reduced to the letters along which it varies.
 
     A layer that varies along summed and other letters at once is decided here: with a weight the summed channels may

@@ -54,6 +54,12 @@ def binary(recorder: Recorder, call: Call) -> None:
     combine(recorder, call.inputs, call.outputs[0], call.original)
 
 
+@handles("new_zeros new_ones new_empty new_full new_tensor")
+def fresh_constant(recorder: Recorder, call: Call) -> None:
+    """A constant of another tensor's kind."""
+    recorder.put(call.outputs[0], (constant(call.outputs[0].shape),))
+
+
 @handles("prelu")
 def prelu(recorder: Recorder, call: Call) -> None:
     """Slopes, one per channel or one for all."""
@@ -133,7 +139,7 @@ def _keep(recorder: Recorder, result: list[Tensor], layer: Tensor, dims: list[in
     """Let ``dims`` of a layer keep their size."""
     if not dims:
         return
-    if len(varying(layer)) > 1:  # another dimension may still be the one that is cut
+    if len(varying(layer)) > len(dims):  # another dimension may still be the one that is cut
         for dim in dims:
             recorder.stays(layer, dim, reason)
     else:

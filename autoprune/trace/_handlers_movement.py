@@ -149,7 +149,7 @@ def _join(recorder: Recorder, tensors: list[Tensor], dim: int, output: Tensor, f
     n = counts.pop() if len(counts) == 1 else 1
     results = []
     for i in range(n):
-        parts = []
+        parts: list[Tensor | None] = []
         for t in tensors:
             if not recorder.follows([t]):
                 parts.append(None)
@@ -177,7 +177,7 @@ def _join_layer(
         if part is None:
             part = constant(t.shape)
             if reference is not None:
-                part = _adopt(t, reference, dim, stacking)
+                part = _adopt(t, reference, dim, stacking=stacking)
         filled.append(part)
     others = [p for p in filled if varying(p)]
     for part in filled:  # along the other dimensions, positions of all parts belong together
@@ -203,7 +203,7 @@ def _join_layer(
     return joined.expand(output.shape)
 
 
-def _adopt(tensor: Tensor, reference: Tensor, dim: int, stacking: bool) -> Tensor:
+def _adopt(tensor: Tensor, reference: Tensor, dim: int, *, stacking: bool) -> Tensor:
     """Return ids for a constant joined to channels: along the other dimensions it is cut as they are."""
     shape = tensor.shape
     if stacking:

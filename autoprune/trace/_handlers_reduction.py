@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from autoprune.trace._book import Extent
+from autoprune.trace._book import Attach, Extent
 from autoprune.trace._ids import constant, has_ids, varying
 from autoprune.trace._registry import Call, handles
 
@@ -93,12 +93,10 @@ def layer_norm(recorder: Recorder, call: Call) -> None:
     x = call.inputs[0]
     sizes = call.traced(1, "normalized_shape")
     layers = recorder.layers(x)
-    site = recorder.site()
     k = len(sizes)
-    if k > 1:
-        if any(set(varying(layer)) & set(range(x.dim() - k, x.dim())) for layer in layers):
-            recorder.give_up([x, *call.inputs[1:]], call.outputs, "is normalized over several dimensions at once")
-            return
+    if k > 1 and any(set(varying(layer)) & set(range(x.dim() - k, x.dim())) for layer in layers):
+        recorder.give_up([x, *call.inputs[1:]], call.outputs, "is normalized over several dimensions at once")
+        return
     last = x.dim() - 1
     layer = recorder.single(x, last)
     if last in varying(layer):
@@ -106,13 +104,10 @@ def layer_norm(recorder: Recorder, call: Call) -> None:
     for tensor in call.inputs[1:]:
         follow(recorder, layer, last, recorder.channel_ids(tensor, tensor.dim() - 1))
     recorder.put(call.outputs[0], (layer,))
-    del site
 
 
 def follow(recorder: Recorder, layer: Tensor, dim: int, vector: Tensor) -> None:
     """Let a per-position vector follow dimension ``dim`` of ids that may not be decided yet."""
-    from autoprune.trace._book import Attach
-
     if len(varying(layer)) > 1:
         recorder.book.attaches.append(Attach(layer, dim, vector, recorder.site()))
     else:
@@ -131,12 +126,7 @@ def reduction(recorder: Recorder, call: Call) -> None:
     """Reductions inside a channel pass the ids on; reductions over channels pin them."""
     x = call.inputs[0]
     dims = call.arg(_REDUCTION_DIM.get(call.name, 1), "dim")
-    if (
-        dims is None
-        or isinstance(dims, bool)
-        or isinstance(dims, Tensor)
-        or (isinstance(dims, list | tuple) and not dims)
-    ):
+    if dims is None or isinstance(dims, bool | Tensor) or (isinstance(dims, list | tuple) and not dims):
         dims = list(range(x.dim()))
     reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
     results = []
@@ -149,10 +139,10 @@ def reduction(recorder: Recorder, call: Call) -> None:
             results.append(layer)
     for output in call.outputs:
         keeps = output.dim() == x.dim()
-        recorder.put(output, tuple(_reduce(layer, reduced, keeps) for layer in results))
+        recorder.put(output, tuple(_reduce(layer, reduced, keeps=keeps) for layer in results))
 
 
-def _reduce(layer: Tensor, dims: set[int], keeps: bool) -> Tensor:
+def _reduce(layer: Tensor, dims: set[int], *, keeps: bool) -> Tensor:
     for dim in sorted(dims, reverse=True):
         layer = layer.narrow(dim, 0, 1) if keeps else layer.select(dim, 0)
     return layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from autoprune.trace._inplace import overlay
 from autoprune.trace._registry import HANDLERS, Call
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
 
-_OWN_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_NOT_USER_CODE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
 
 _OPERATOR_NAMES = {
     "truediv": "div", "matmul": "matmul", "rmatmul": "matmul", "and": "bitwise_and", "or": "bitwise_or",
@@ -87,13 +88,15 @@ class Recorder(TorchFunctionMode):
     # ------------------------------------------------------------------ running
 
     @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
+    def watching(self, model: nn.Module, inputs: list[Tensor]) -> Iterator[None]:
         """Follow everything that happens inside: torch functions, modules, operators that no torch function called."""
         handles = []
         for name, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
             handles.append(module.register_forward_hook(self._leave(), always_call=True))
         self._layers.clear()
+        for tensor in inputs:
+            self._layers[tensor] = (constant(tensor.shape),)
         try:
             with torch.no_grad(), _Unseen(self), self:
                 yield
@@ -133,7 +136,7 @@ class Recorder(TorchFunctionMode):
             if name in _LEAVING:
                 self._leaving(call)
             elif self.follows(call.inputs):
-                self._follow(call, in_place)
+                self._follow(call, in_place=in_place)
             else:
                 for output in call.outputs:
                     self._constants[output] = True
@@ -150,7 +153,7 @@ class Recorder(TorchFunctionMode):
         """Say whether any of the tensors is an activation or a tensor of the model."""
         return any(t in self._layers or t in self._names for t in tensors)
 
-    def _follow(self, call: Call, in_place: bool) -> None:
+    def _follow(self, call: Call, *, in_place: bool) -> None:
         carrying = [t for t in call.inputs if t in self._names or self.carries(t)]
         outputs = [call.args[0]] if call.name == "__setitem__" else call.outputs
         if not outputs:
@@ -223,7 +226,7 @@ class Recorder(TorchFunctionMode):
         """Return the id layers of a tensor; a tensor of the model has one for each dimension it could be cut along."""
         known = self._layers.get(tensor)
         if known is not None:
-            return known  # type: ignore[no-any-return]
+            return known
         name = self._names.get(tensor)
         shape = tensor.shape
         dims = [d for d in range(tensor.dim()) if shape[d] > 1]
@@ -247,7 +250,7 @@ class Recorder(TorchFunctionMode):
 
     def name(self, tensor: Tensor) -> str | None:
         """Return the name of a tensor of the model, None for any other."""
-        return self._names.get(tensor)  # type: ignore[no-any-return]
+        return self._names.get(tensor)
 
     def single(self, tensor: Tensor, prefer: int | None = None) -> Tensor:
         """Return one id layer of a tensor (one that varies along ``prefer`` if there is one) and pin the others."""
@@ -290,7 +293,7 @@ class Recorder(TorchFunctionMode):
     def site(self) -> Site:
         """Return the running module and the line of user code that called torch."""
         frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(_OWN_FOLDERS):
+        while frame is not None and frame.f_code.co_filename.startswith(_NOT_USER_CODE):
             frame = frame.f_back  # type: ignore[assignment]
         source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
         return Site(self._stack[-1], source)
@@ -338,7 +341,7 @@ class Recorder(TorchFunctionMode):
             self.book.grids.append(Grid(layer, preferred, self.site()))
 
     def contraction(self, kind: str, constant_factor: int, factors: list[Extent]) -> None:
-        """Note a contraction of ``constant_factor`` times the sizes of ``factors`` multiply-adds for the whole batch."""
+        """Note a contraction: ``constant_factor`` times the sizes of ``factors`` multiply-adds per batch."""
         if not self.counting:
             return
         per_sample, rest = divmod(constant_factor, self.batch)

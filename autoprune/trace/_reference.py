@@ -74,7 +74,7 @@ class Reference:
     """A dense model whose removed channels are noise where they are produced and zero where they are consumed.
 
     Args:
-        model: the dense model; its tensors are written into and restored by every call.
+        model: the dense model; while it runs its parameters and buffers hold other values.
         example: its input.
     """
 
@@ -87,40 +87,31 @@ class Reference:
         self, structure: Structure, kept: BoolArray, generator: torch.Generator, example: Any = None
     ) -> list[Tensor]:
         """Return the outputs with the channels outside ``kept`` removed."""
-        saved = self._mask(structure, kept, generator)
+        masked = self._masked(structure, kept, generator)
+        dense = {name: self._tensors[name].data for name in masked}
         try:
+            for name, values in masked.items():
+                self._tensors[name].data = values
             return outputs(self.model, self._example if example is None else example)
         finally:
-            with torch.no_grad():
-                for name, (dim, index, values) in reversed(saved):
-                    self._tensors[name].index_copy_(dim, index, values)
+            for name, values in dense.items():
+                self._tensors[name].data = values
 
-    def _mask(
-        self, structure: Structure, kept: BoolArray, generator: torch.Generator
-    ) -> list[tuple[str, tuple[int, Tensor, Tensor]]]:
+    def _masked(self, structure: Structure, kept: BoolArray, generator: torch.Generator) -> dict[str, Tensor]:
         roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
-        saved = []
-        ordered = sorted(structure.axes, key=lambda axis: roles[axis.key] == "in")  # zeros last: they win
-        with torch.no_grad():
-            for axis in ordered:
-                tensor = self._tensors[axis.tensor]
-                removed = (axis.genes >= 0) & ~kept[axis.genes]
-                if not removed.any():
-                    continue
-                index = torch.from_numpy(removed.nonzero()[0]).to(tensor.device)
-                values = tensor.index_select(axis.dim, index)
-                saved.append((axis.tensor, (axis.dim, index, values)))
-                tensor.index_copy_(axis.dim, index, self._replacement(values, roles[axis.key], generator))
-        return saved
-
-    @staticmethod
-    def _replacement(values: Tensor, role: str, generator: torch.Generator) -> Tensor:
-        if role == "in":
-            return torch.zeros_like(values)
-        if not values.is_floating_point():
-            return values
-        noise = _uniform(values, generator)  # positive: a variance may be among them
-        return noise * values.abs().mean().clamp(min=0.1)
+        masked: dict[str, Tensor] = {}
+        for axis in structure.axes:
+            removed = torch.from_numpy((axis.genes >= 0) & ~kept[axis.genes])
+            tensor = self._tensors[axis.tensor].data
+            if not removed.any() or not tensor.is_floating_point():
+                continue
+            # a product of what was there: rows of noise differ from draw to draw, and a variance stays positive
+            noise = 2.0 + torch.rand(removed.shape, generator=generator, dtype=torch.float64)
+            factor = torch.where(removed, 0.0 if roles[axis.key] == "in" else noise, 1.0).to(tensor)
+            shape = [1] * tensor.dim()
+            shape[axis.dim] = -1
+            masked[axis.tensor] = masked.get(axis.tensor, tensor) * factor.reshape(shape)
+        return masked
 
 
 def agree(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> str:

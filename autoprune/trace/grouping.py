@@ -21,7 +21,7 @@ from autoprune.core.groups import (
     Structure,
     TensorInfo,
 )
-from autoprune.trace._book import EqualCounts, Extent, IdBook
+from autoprune.trace._book import EqualCounts, Extent, IdBook, PinEvent
 from autoprune.trace._resolve import Resolution, Resolver, labels, position_ties
 from autoprune.trace._sizes import ModuleInt
 from autoprune.trace.attributes import scaled, standard_attributes
@@ -268,7 +268,7 @@ def _layers(book: IdBook) -> tuple[tuple[str, int], ...]:
 def _pins(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Pin, ...]:
     """Say for every layer with channels that stay why they do."""
     free = book.free_components()
-    why = {}
+    why: dict[int, PinEvent] = {}
     for event in book.pins:
         for c in np.unique(free[event.ids]).tolist():
             why.setdefault(c, event)
@@ -278,8 +278,8 @@ def _pins(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Pin, ...]:
         staying = ids[genes.gene[component[ids]] < 0]
         if not len(staying):
             continue
-        event = next((why[c] for c in free[staying].tolist() if c in why), None)
-        reason, source = (event.reason, event.site.source) if event else (_ALONE, "")
+        found_why = next((why[c] for c in free[staying].tolist() if c in why), None)
+        reason, source = (found_why.reason, found_why.site.source) if found_why else (_ALONE, "")
         if len(staying) < len(ids):
             reason = f"{len(staying)} of {len(ids)} channels stay: {reason}"
         found.append(Pin(producer.module, reason, source))

@@ -29,7 +29,8 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
     Args:
         model: any module whose forward runs on ``example_input``; wrappers of parallel training and of
             ``torch.compile`` are looked through.
-        example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small inputs trace faster.
+        example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small ones trace
+            faster.
         validate: compare cut models with the dense one and pin what does not agree (see `validation`).
         seed: of everything drawn at random.
 
@@ -81,7 +82,7 @@ def _record(model: nn.Module, example_input: Any, seed: int) -> Structure:
 
 
 def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:
-    with recorder.watching(model):
+    with recorder.watching(model, tensors_in(example_input)):
         output = forward(model, example_input)
     for tensor in tensors_in(output):
         if recorder.follows([tensor]):

@@ -15,15 +15,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         InvalidArgumentError: ``model`` is not a module, or was compiled to TorchScript.
     """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        msg = f"expected a torch.nn.Module, got {type(given).__name__}"
+        raise InvalidArgumentError(msg)
     while True:
         if isinstance(model, torch.jit.ScriptModule):
             msg = (
                 "expected an ordinary torch.nn.Module, got a TorchScript module, whose code can no longer be changed; "
                 "pass the Python model it was made from and script the pruned one"
             )
-            raise InvalidArgumentError(msg)
-        if not isinstance(model, nn.Module):
-            msg = f"expected a torch.nn.Module, got {type(model).__name__}"
             raise InvalidArgumentError(msg)
         if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module

@@ -24,7 +24,7 @@ from autoprune.train.devices import autocast, placed, prefers_channels_last, rep
 from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
 from autoprune.train.settings import FitSettings
-from autoprune.train.sources import Batch, to_device
+from autoprune.train.source import Batch, to_device
 from autoprune.train.split import Split
 from autoprune.train.tasks import Task
 
@@ -94,7 +94,7 @@ def fit(
         settings: everything else.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         checkpoint: where to save and resume.
-        progress: called every `PROGRESS_STEPS` steps and at the end.
+        progress: called every `PROGRESS_STEPS` steps, after every save and at the end.
         seed: of order, transforms and dropout.
 
     Raises:
@@ -102,22 +102,11 @@ def fit(
         StoreError: the checkpoint is damaged or of another run.
         InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
     """
-    distillation = settings.distillation
-    if distillation is not None and teacher is None:
-        msg = "expected a teacher for the distillation in the settings, got none"
-        raise InvalidArgumentError(msg)
-    if teacher is not None and distillation is None:
-        distillation = Distillation()
+    objective = _Objective(model, task, teacher, _distillation(settings, teacher))
     device = resolve_device(settings.device)
     channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
-    n_steps, n_items = settings.n_steps(_steps_per_epoch(data.train, settings)), len(data.train)
-    example = data.example_batch()[0]
-    macs = training_macs(
-        settings,
-        n_items,
-        macs=count_macs(model, to_device(example, _home(model))),
-        teacher_macs=0 if teacher is None else count_macs(teacher, to_device(example, _home(teacher))),
-    )
+    macs = _counted_macs(model, teacher, data, settings)
+    n_steps = settings.n_steps(_steps_per_epoch(len(data.train), settings))
     started = time.monotonic()
     history: list[tuple[int, float]] = []
     with ExitStack() as stack:
@@ -129,27 +118,17 @@ def fit(
         optimizer = _optimizer(model, settings)
         identity = _identity(model, data, task, settings, teacher, seed)
         first = checkpoint.load(identity, model, optimizer) if checkpoint is not None else 0
-        total, count = torch.zeros((), device=device), 0
-        for step, batch in _batches(
-            data.train, settings, device, range(first, n_steps), seed, channels_last=channels_last
-        ):
+        meter = _Meter(device)
+        batches = _batches(data.train, settings, device, range(first, n_steps), seed, channels_last=channels_last)
+        for step, batch in batches:
             seed_libraries(derive_seed(seed, "step", step), device)
             rate = settings.learning_rate_at(step, n_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with autocast(device, enabled=settings.mixed_precision):
-                loss = _loss(model, task, batch, teacher, distillation)
-            optimizer.zero_grad()
-            loss.backward()
-            if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimizer.step()
-            total, count, done = total + loss.detach(), count + 1, step + 1
+            meter.add(_step(objective, batch, optimizer, rate, settings, device))
+            done = step + 1
             saves = checkpoint is not None and (done % checkpoint.every == 0 or done == n_steps)
             if not saves and done % PROGRESS_STEPS and done < n_steps:
                 continue
-            history.append((done, _finite(total.item() / count, done)))  # never saved, never reported when it is not
-            total, count = torch.zeros((), device=device), 0
+            history.append((done, meter.read(done)))
             if checkpoint is not None and saves:
                 checkpoint.save(done, identity, model, optimizer)
             if progress is not None:
@@ -166,13 +145,93 @@ def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_mac
         macs: of one item through the model.
         teacher_macs: of one item through the teacher.
     """
-    steps_per_epoch = max(1, n_items // settings.batch_size)
-    items = settings.n_steps(steps_per_epoch) * min(settings.batch_size, n_items)
+    items = settings.n_steps(_steps_per_epoch(n_items, settings)) * min(settings.batch_size, n_items)
     return items * (3 * macs + teacher_macs)
 
 
-def _steps_per_epoch(train: Split, settings: FitSettings) -> int:
-    return max(1, len(train) // settings.batch_size)
+@dataclass(frozen=True, eq=False)
+class _Objective:
+    """The loss of a batch: the task's own, mixed with distillation where there is a teacher."""
+
+    model: nn.Module
+    task: Task
+    teacher: nn.Module | None
+    distillation: Distillation | None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.teacher is None or self.distillation is None:
+            return self.task.loss(self.model, batch)
+        recorder = Recorder(self.model)
+        own = self.task.loss(recorder, batch)
+        with torch.no_grad():
+            wanted = forward(self.teacher, batch[0])
+        weight = self.distillation.weight
+        return (1 - weight) * own + weight * self.distillation.loss(recorder.output, wanted)
+
+
+class _Meter:
+    """The mean loss since the last reading, added up on the device: only a reading waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._total = torch.zeros((), device=device)
+        self._count = 0
+
+    def add(self, loss: Tensor) -> None:
+        self._total = self._total + loss
+        self._count += 1
+
+    def read(self, step: int) -> float:
+        """Return the mean and start afresh; a loss that is not finite is never reported or saved."""
+        mean = self._total.item() / self._count
+        self._total, self._count = torch.zeros_like(self._total), 0
+        if not math.isfinite(mean):
+            msg = f"the training loss became {mean} by step {step}; lower the learning rate or clip gradients"
+            raise MetricError(msg)
+        return mean
+
+
+def _step(
+    objective: _Objective,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    settings: FitSettings,
+    device: torch.device,
+) -> Tensor:
+    """Take one optimizer step and return the loss before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    with autocast(device, enabled=settings.mixed_precision):
+        loss = objective(batch)
+    optimizer.zero_grad()
+    loss.backward()
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(objective.model.parameters(), settings.clip_norm)
+    optimizer.step()
+    return loss.detach()
+
+
+def _distillation(settings: FitSettings, teacher: nn.Module | None) -> Distillation | None:
+    if teacher is not None:
+        return settings.distillation or Distillation()
+    if settings.distillation is not None:
+        msg = "expected a teacher for the distillation in the settings, got none"
+        raise InvalidArgumentError(msg)
+    return None
+
+
+def _counted_macs(model: nn.Module, teacher: nn.Module | None, data: Data, settings: FitSettings) -> int:
+    """Return the cost of the whole run, counted on the models themselves."""
+    inputs = data.example_batch()[0]
+    own, other = (
+        0 if net is None else count_macs(net, to_device(inputs, next(net.parameters()).device))
+        for net in (model, teacher)
+    )
+    return training_macs(settings, len(data.train), macs=own, teacher_macs=other)
+
+
+def _steps_per_epoch(n_items: int, settings: FitSettings) -> int:
+    return max(1, n_items // settings.batch_size)
 
 
 def _batches(
@@ -185,7 +244,7 @@ def _batches(
     channels_last: bool,
 ) -> Iterator[tuple[int, Batch]]:
     """Yield the steps of ``steps`` with their batches: epoch after epoch, each in an order of its own."""
-    per_epoch = _steps_per_epoch(train, settings)
+    per_epoch = _steps_per_epoch(len(train), settings)
     step = steps.start
     while step < steps.stop:
         epoch, skip = divmod(step, per_epoch)
@@ -202,22 +261,6 @@ def _batches(
         for batch in itertools.islice(loader, steps.stop - step):
             yield step, batch
             step += 1
-
-
-def _loss(
-    model: nn.Module,
-    task: Task,
-    batch: Batch,
-    teacher: nn.Module | None,
-    distillation: Distillation | None,
-) -> Tensor:
-    if teacher is None or distillation is None:
-        return task.loss(model, batch)
-    recorder = Recorder(model)
-    own = task.loss(recorder, batch)
-    with torch.no_grad():
-        wanted = forward(teacher, batch[0])
-    return (1 - distillation.weight) * own + distillation.weight * distillation.loss(recorder.output, wanted)
 
 
 def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
@@ -238,15 +281,6 @@ def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer
     )
 
 
-def _finite(loss: float, step: int) -> float:
-    if not math.isfinite(loss):
-        msg = (
-            f"the training loss became {loss} within the steps up to {step}; lower the learning rate or clip gradients"
-        )
-        raise MetricError(msg)
-    return loss
-
-
 def _identity(
     model: nn.Module, data: Data, task: Task, settings: FitSettings, teacher: nn.Module | None, seed: int
 ) -> str:
@@ -257,7 +291,3 @@ def _identity(
     ]
     text = json.dumps([shapes, data.fingerprint, task.fingerprint, asdict(settings), seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _home(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from autoprune.core.streams import stream
 from autoprune.errors import DataError, unknown_name
 from autoprune.train.data import Data
-from autoprune.train.sources import MEMORY_LIMIT
+from autoprune.train.source import MEMORY_LIMIT
 from autoprune.train.split import draw
 from autoprune.train.transforms import ImageTransform
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.surgery.forward import forward
-from autoprune.train.sources import Batch, n_items
+from autoprune.train.source import Batch, n_items
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

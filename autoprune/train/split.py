@@ -15,7 +15,7 @@ from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.errors import InvalidArgumentError
 from autoprune.train.randomness import derive_seed
-from autoprune.train.sources import Batch, Source
+from autoprune.train.source import Batch, Source
 from autoprune.train.transforms import ImageTransform
 
 

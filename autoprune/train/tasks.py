@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoprune.errors import InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
 from autoprune.train.distill import logits_of
-from autoprune.train.sources import Batch
+from autoprune.train.source import Batch
 
 Loss = Callable[[Any, Any], Tensor]
 """``(outputs, targets) -> scalar``."""
@@ -82,7 +82,7 @@ class Classification:
         """Return the mean cross entropy of one batch."""
         inputs, targets = batch
         logits = _logits(forward(cast(nn.Module, model), inputs))
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        return _cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         """Count correct answers; one synchronisation with the device, at the end.
@@ -94,7 +94,7 @@ class Classification:
         totals: Tensor | None = None
         for inputs, targets in loader:
             logits = _logits(forward(model, inputs)).float()
-            losses = F.cross_entropy(logits, targets, reduction="sum").double()
+            losses = _cross_entropy(logits, targets, reduction="sum").double()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
             # Counts below 2**53 are exact in float64; one tensor means one transfer.
             batch = torch.stack([best[:, 0].sum().double(), best.sum().double(), losses])
@@ -241,6 +241,18 @@ def _logits(outputs: Any) -> Tensor:
         msg = f"expected (n, classes) logits from the model, got {_shown(outputs)}; write a Task for other outputs"
         raise MetricError(msg)
     return outputs
+
+
+def _cross_entropy(logits: Tensor, targets: Any, *, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of (n, classes) logits and (n,) classes, or say what does not fit."""
+    if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.dtype != torch.int64 or logits.shape[1] < 2:
+        msg = f"expected (n,) integer classes and logits for two or more, got {_shown(targets)} and {_shown(logits)}"
+        raise MetricError(msg)
+    try:
+        return F.cross_entropy(logits.float(), targets, reduction=reduction, label_smoothing=label_smoothing)
+    except IndexError as error:  # on the CPU; a GPU only stops
+        msg = f"the model answers with {logits.shape[1]} classes, but the data has class {int(targets.max())}"
+        raise MetricError(msg) from error
 
 
 def _shown(value: Any) -> str:

@@ -129,7 +129,7 @@ def test_a_dead_channel_scores_zero(name):
     assert np.delete(found, 1).min() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "random"])
+@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "fpgm", "taylor"])
 def test_every_group_has_mean_one(name):
     """Scores of every group have mean 1, "as important as the average channel here": groups can be compared."""
     for values in score(name, *network()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 
 from autoprune.core.budget import Spending
@@ -21,7 +22,7 @@ from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.weights import pack_weights, put_weight_set, unpack_weights
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.structures import chain
-from autoprune.train.tasks import FunctionTask, Task
+from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
 
 SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50)
 
@@ -64,6 +65,16 @@ def test_an_outcome_has_figures_costs_and_its_estimated_charge() -> None:
     assert outcome.spent.evaluations == estimate.evaluations == 1
     assert outcome.spent.seconds > 0
     assert all(isinstance(value, int) for value in outcome.costs.values())
+
+
+def test_torchmetrics_measure_candidates() -> None:
+    """A torchmetric counts what the built-in task counts, and starts afresh with every candidate."""
+    accuracy = torchmetrics.classification.MulticlassAccuracy(10, average="micro")
+    runner, weight_set = make_runner(TorchMetrics(nn.functional.cross_entropy, {"accuracy": accuracy}))
+    reference, _ = make_runner()
+    for genome in ((1, 2), (3, 3), (1, 2)):
+        found, expected = (run(job(weight_set, genome)).metrics["accuracy"] for run in (runner, reference))
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_built_candidates_have_the_recorded_figures() -> None:

@@ -94,6 +94,14 @@ def test_every_parameter_of_a_cut_model_trains(case, draw):
     assert not torch.equal(small(case.example), before)
 
 
+def test_a_model_cut_in_inference_mode_trains(residual, draw):
+    """The mode in which a model is cut leaves no trace on its tensors."""
+    with torch.inference_mode():
+        small = cut(residual.model, residual.structure, draw(residual.structure, 0))
+    small.train()(residual.example).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
 def test_source_can_be_collected(residual, draw):
     """The cut model holds no reference to the source or its tensors."""
     small = cut(residual.model, residual.structure, draw(residual.structure, 0))

@@ -59,6 +59,17 @@ def test_recalibration_does_not_leak_into_the_next_candidate(residual):
     assert torch.equal(skeleton.build(weights, kept).norm.running_mean, residual.model.norm.running_mean)
 
 
+def test_building_in_inference_mode(residual, draw):
+    """A candidate built in inference mode can be recalibrated and measured in any mode."""
+    skeleton = Skeleton(residual.model, residual.structure)
+    with torch.inference_mode():
+        built = skeleton.build(model_weights(residual.model, residual.structure), draw(residual.structure, 0)).train()
+        built(residual.example)
+    with torch.no_grad():
+        built(residual.example)
+    assert int(built.norm.num_batches_tracked) == 2
+
+
 def test_references_outside_the_parameter_dict_follow(draw):
     """An LSTM keeps its weights in a list of its own, too; the skeleton's LSTM computes with the given weights."""
     torch.manual_seed(0)

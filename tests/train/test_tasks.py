@@ -82,6 +82,25 @@ def test_other_outputs_are_refused(outputs: object) -> None:
         Classification().metric(Odd(), batches())
 
 
+@pytest.mark.parametrize(
+    ("classes", "targets", "match"),
+    [
+        (3, torch.tensor([0, 1, 7]), "answers with 3 classes, but the data has class 7"),
+        (3, torch.tensor([0.0, 1.0, 2.0]), "integer classes"),
+        (3, torch.eye(3), "integer classes"),
+        (1, torch.tensor([0, 0, 0]), "two or more"),
+    ],
+    ids=["class", "float", "one-hot", "one logit"],
+)
+def test_targets_that_do_not_fit(classes: int, targets: torch.Tensor, match: str) -> None:
+    """A head of the wrong size and targets that are no classes are named, in training and in measuring."""
+    batch = (torch.zeros(3, classes), targets)
+    with pytest.raises(MetricError, match=match):
+        Classification().metric(Answers(), [batch])
+    with pytest.raises(MetricError, match=match):
+        Classification().loss(Answers(), batch)
+
+
 def test_logits_among_several_outputs_are_found() -> None:
     """Mappings and named tuples with ``logits`` (transformers, GoogLeNet in training) work as they are."""
 
