@@ -98,7 +98,7 @@ def test_wrappers_are_looked_through() -> None:
 
 def test_script_modules_are_refused() -> None:
     """A TorchScript module is refused with advice."""
-    with pytest.warns(Warning):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="script"):
         scripted = torch.jit.script(small())
     with pytest.raises(InvalidArgumentError, match="pass the Python model"):
         trace(scripted, image())
@@ -191,7 +191,7 @@ class Scripted(nn.Module):
         return self.c(F.relu(self.b(SCRIPTED(self.a(x)))))
 
 
-with pytest.warns(Warning):
+with pytest.warns((DeprecationWarning, FutureWarning), match="script"):
     SCRIPTED = torch.jit.script(doubled)
 
 
