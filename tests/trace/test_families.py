@@ -41,6 +41,25 @@ def test_groups_ties_and_reasons(name: str) -> None:
         assert "families.py:" in reasons[layer].source
 
 
+def test_roles() -> None:
+    """Rows and biases produce, columns consume, norms and raw scales pass on; a tied embedding counts as a consumer."""
+    model = FAMILIES["tied embedding"].make()
+    structure = trace(model, FAMILIES["tied embedding"].example())
+    roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
+    assert roles == {
+        ("embedding.weight", 1): "in",
+        ("position", 2): "thru",
+        ("norm.weight", 0): "thru",
+        ("norm.bias", 0): "thru",
+        ("up.weight", 0): "out",
+        ("up.weight", 1): "in",
+        ("up.bias", 0): "out",
+        ("down.weight", 0): "out",
+        ("down.weight", 1): "in",
+        ("down.bias", 0): "out",
+    }
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cutting_is_right(name: str) -> None:
     """The full genome is bit-identical; random genomes compute what the masked model computes."""
