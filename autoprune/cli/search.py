@@ -43,7 +43,7 @@ def search(
     """Search for smaller models. The same command resumes a run that was interrupted."""
     import autoprune as ap
     from autoprune.cli.front import front_json, print_front, read_summary
-    from autoprune.cli.progress import search_progress
+    from autoprune.cli.progress import search_progress, working
     from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 
@@ -56,7 +56,8 @@ def search(
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
     try:
-        built = build_problem(file, folder)
+        with working(f"preparing {file.name}", quiet=quiet or as_json):
+            built = build_problem(file, folder)
         with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
             run = ap.search(
                 built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress

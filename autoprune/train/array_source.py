@@ -86,13 +86,14 @@ class ArraySource:
 
 def _tensor(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     if isinstance(values, Tensor):
-        return values.detach().cpu()
+        values = values.detach().cpu()
+        return values.float() if values.dtype == torch.float64 else values  # what models compute in
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         msg = f"expected numbers as {name}, got an array of {array.dtype}"
         raise DataError(msg)
     if array.dtype == np.float64:
-        array = array.astype(np.float32)  # what models compute in
+        array = array.astype(np.float32)
     elif array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, order="C"))

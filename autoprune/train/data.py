@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
@@ -91,9 +92,10 @@ class Data:
         check_classes(self.validation)
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
         self._digests = {split.role: sample_digests(split) for split in splits}
-        #: A validation set split off a plain_train is disjoint by position, which two sources cannot show.
-        own = splits if plain_train is None or val is not None else [self.train, *splits[2:]]
-        check_disjoint(own, [self._digests[split.role] for split in own])
+        for pair in itertools.combinations(splits, 2):
+            if plain_train is None or val is not None or pair != (self.train, self.validation):
+                check_disjoint(*pair, *(self._digests[split.role] for split in pair))
+            # else they are disjoint by position, which two sources of the same items cannot show
 
     def _split(self, role: str, source: Source) -> Split:
         return Split(role, source, np.arange(len(source), dtype=np.int64), self.transform)

@@ -1,10 +1,10 @@
-"""Search quality on CIFAR-10 with a network that others trained: one run per strategy, then the points users ask for.
+r"""Search quality on CIFAR-10 with a network that others trained: one run per strategy, then the points users ask for.
 
-    python benchmarks/methods/cifar.py --data npz:FOLDER --weights resnet20_cifar10.safetensors --out runs/cifar \\
+    python benchmarks/methods/cifar.py --data npz:FOLDER --weights resnet20_cifar10.safetensors --out runs/cifar \
         --strategies pymoo:nsga2 optuna:tpe --evaluations 300 --epochs 2
 
-Prints, per run, hypervolume, evaluations per second and the test accuracy of the points nearest below 70, 50 and 30 % of
-the MACs, before any training, with BatchNorm recalibrated, and after the same short fine-tune. Interrupted runs resume.
+Prints, per run, hypervolume, evaluations per second and the test accuracy of the best points within 70, 50 and 30 % of
+the MACs: before any training, BatchNorm recalibrated, and after the same short fine-tune. Interrupted runs resume.
 """
 
 from __future__ import annotations
