@@ -253,7 +253,8 @@ class Recorder(TorchFunctionMode):
         if name is None or not dims:
             return (constant(shape),)
         for d in dims:
-            self.book.play(name, d, "thru")
+            if (name, d) not in self.book.roles:  # used as it is: it passes channels on, unless a contraction said more
+                self.book.play(name, d, "thru")
         return tuple(along(self.book.axis(name, d, shape[d]), d, shape) for d in dims)
 
     def put(self, tensor: Tensor, layers: Layers) -> None:

@@ -16,14 +16,17 @@ TOKENS = (1, 6, 12)
 
 
 def image() -> Tensor:
+    """An image for the convolutional families."""
     return torch.randn(IMAGE, generator=torch.Generator().manual_seed(1))
 
 
 def tokens() -> Tensor:
+    """Token features for the attention families."""
     return torch.randn(TOKENS, generator=torch.Generator().manual_seed(1))
 
 
 def words() -> Tensor:
+    """Word indices."""
     return torch.tensor([[3, 1, 4, 1, 5, 9]])
 
 
@@ -166,7 +169,7 @@ class Attention(nn.Module):
         self.head = nn.Linear(12, 5)
 
     def attend(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
+        b, n, _ = x.shape
         if self.kind == "separate":
             q, k, v = (t.view(b, n, self.num_heads, -1).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
         else:
@@ -275,7 +278,7 @@ class InPlaceView(nn.Module):
         self.d = nn.Conv2d(5, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.a(x))
+        y = F.silu(self.a(x))
         half = y.shape[1] // 2
         y[:, half:].mul_(torch.sigmoid(self.b(x)))
         return self.d(F.relu(self.c(y)))
@@ -448,18 +451,20 @@ class Family:
 
 
 def lrn(x: Tensor) -> Tensor:
+    """Local response normalization: every channel depends on its neighbors."""
     return F.local_response_norm(x, 3)
 
 
 def through_numpy(x: Tensor) -> Tensor:
+    """A detour that torch does not see."""
     return torch.from_numpy(x.detach().numpy() * 2)
 
 
 def sorted_channels(x: Tensor) -> Tensor:
+    """Channels in the order of their values."""
     return x.sort(1).values
 
 
-OUTPUT = "output"
 FAMILIES: dict[str, Family] = {
     "conv1d and conv3d": Family(Conv1d3d, image, ("a", "b", "c")),
     "transposed": Family(Transposed, image, ("a", "b")),
