@@ -25,6 +25,7 @@ from autoprune.errors import InvalidArgumentError, did_you_mean
 from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import make_evaluator
+from autoprune.evaluate.runner_plan import RunnerPlan
 from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
@@ -120,10 +121,10 @@ class Problem:
         peak = profile_peak(self.model, structure, self.example_input, seed=seed) if needs_peak else None
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
-        self._evaluator_name = evaluator
         self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
         self.evaluation = evaluation or ProxySettings()
         self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
+        self._evaluation_given = evaluation
 
     @property
     def structure(self) -> Any:
@@ -209,6 +210,10 @@ class Problem:
         found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
         weight_set = put_weight_set(put, self.structure, self.weights, order(found))
         return Ranking(found, weight_set), spent
+
+    def runner_plan(self, fidelity: str) -> RunnerPlan:
+        """Return what a worker in another process needs to measure candidates as ``evaluator`` does here."""
+        return RunnerPlan.of(self._setup, self.evaluator.name, self._evaluation_given, fidelity=fidelity)
 
     def validate(self) -> Any:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""

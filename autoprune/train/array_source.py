@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,10 @@ class ArraySource:
             raise DataError(msg)
         self._fits = self.inputs.nbytes + self.targets.nbytes <= memory_limit
         self._resident: dict[torch.device, Batch] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave copies on accelerators and what can be computed again behind."""
+        return {**{k: v for k, v in self.__dict__.items() if k != "_hashes"}, "_resident": {}}
 
     def __len__(self) -> int:
         """Return the number of items."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections import Counter
@@ -115,6 +116,13 @@ class Data:
                 digest.update(item)
             digest.update(_target_bytes(split))
         return digest.hexdigest()
+
+    def without_test(self) -> Data:
+        """Return the same data under the same fingerprint but without test items: what a worker of a search gets."""
+        found = copy.copy(self)
+        found.__dict__["fingerprint"] = self.fingerprint
+        found.test = None
+        return found
 
     def example_batch(self, n: int = 1) -> Batch:
         """Return the first ``n`` validation items as ``(inputs, targets)`` on the CPU, transformed."""
