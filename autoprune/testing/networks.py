@@ -5,7 +5,7 @@ A network is described by plain data (`Recipe`), so that a failing example can b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,7 +132,7 @@ def _conv(n_in: int, n_out: int, kernel: int = 1, groups: int = 1) -> nn.Conv2d:
 
 def _make_block(kind: str, w: int) -> Block:
     wide = w + 4
-    layers, out_width = {
+    makers: dict[str, Callable[[], tuple[list[nn.Module], int]]] = {
         "conv": lambda: ([_conv(w, wide, 3)], wide),
         "norm": lambda: ([_conv(w, w), nn.BatchNorm2d(w)], w),
         "group_norm": lambda: ([_conv(w, 8), nn.GroupNorm(2, 8)], 8),
@@ -149,5 +149,6 @@ def _make_block(kind: str, w: int) -> Block:
         "transposed": lambda: ([nn.ConvTranspose2d(w, 8, 2, 2)], 8),
         "gated": lambda: ([_conv(w, 16)], 8),
         "shared": lambda: ([_conv(w, w), _conv(w, wide)], wide),
-    }[kind]()
+    }
+    layers, out_width = makers[kind]()
     return Block(kind, layers, out_width, extra=2)

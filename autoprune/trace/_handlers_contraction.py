@@ -179,7 +179,7 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     recorder.contraction("linear", projections, [])
     recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
     recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
-    recorder.kept_layer(width)
+    recorder.kept_layer(width, reason)
 
 
 @handles("embedding")
@@ -203,10 +203,11 @@ def recurrent(recorder: Recorder, call: Call) -> None:
     """Recurrent layers keep their channels; their matrix products are counted."""
     x = call.args[0]
     weights = [t for t in call.inputs if recorder.name(t) is not None and t.dim() == 2]
-    recorder.give_up(call.inputs, call.outputs, f"recurrent layers (`{call.name}`) keep their widths")
+    reason = f"recurrent layers (`{call.name}`) keep their widths"
+    recorder.give_up(call.inputs, call.outputs, reason)
     steps = x.numel() // x.shape[-1]
     recorder.contraction("linear", steps * sum(w.numel() for w in weights), [])
-    recorder.kept_layer(call.outputs[0].shape[-1])
+    recorder.kept_layer(call.outputs[0].shape[-1], reason)
 
 
 # ---------------------------------------------------------------------------- the engine
@@ -239,7 +240,11 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
         other = None
         if shared and not (ours and theirs):
             other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
-        _bind(recorder, ours, theirs, other=other, summed=letter not in result)
+        summed = letter not in result
+        _bind(recorder, ours, theirs, other=other, summed=summed)
+        if ours and theirs and summed and not (recorder.is_weight(a) or recorder.is_weight(b)):
+            for layer, _ in [*ours, *theirs]:
+                recorder.book.pin(layer, "is summed with other activations, where no weight reads it", recorder.site())
     kept: list[Part] = []
     for part in [*parts_a, *parts_b]:
         if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):
@@ -282,11 +287,16 @@ def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: in
 def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: str) -> None:
     for (tensor, letters), (_, others) in (operands, operands[::-1]):
         name = recorder.name(tensor)
-        if name is None:
+        if name is None and not recorder.is_weight(tensor):
             continue
         for dim, letter in enumerate(letters):
             role = "in" if letter not in result else "thru" if letter in others else "out"
-            recorder.book.play(name, dim, role)
+            if name is not None:
+                recorder.book.play(name, dim, role)
+            else:
+                for layer in recorder.layers(tensor):
+                    if dim in varying(layer):
+                        recorder.book.play_ids(layer, role)
 
 
 def _decided(recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:

@@ -40,9 +40,8 @@ def _put_moved(recorder: Recorder, call: Call, function: Callable[[Tensor], Any]
 
 
 @handles(
-    """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud roll rot90 atleast_2d
-    tile repeat repeat_interleave diagonal broadcast_to get:T get:mT get:H channel_shuffle native_channel_shuffle
-    atleast_1d flatten ravel adjoint"""
+    """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
+    tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint"""
 )
 def move(recorder: Recorder, call: Call) -> None:
     """Run the same function on the ids."""
@@ -57,6 +56,28 @@ def move(recorder: Recorder, call: Call) -> None:
             recorder, call, lambda ids: call.function(*_swap(call, source, ids), **_swap_kwargs(call, source, ids))
         )
     _tie_rows(recorder, call)
+
+
+@handles("roll")
+def roll(recorder: Recorder, call: Call) -> None:
+    """Rolling by a fixed number moves other channels to the front when there are fewer of them."""
+    source = call.inputs[0]
+    dims = call.arg(2, "dims")
+    rolled = range(source.dim()) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
+    for layer in recorder.layers(source):
+        for dim in rolled:
+            recorder.stays(layer, dim % source.dim(), "`roll`")
+    _put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+
+
+@handles("channel_shuffle native_channel_shuffle")
+def channel_shuffle(recorder: Recorder, call: Call) -> None:
+    """Channels of equal blocks are interleaved: every block keeps the same local positions."""
+    source = call.inputs[0]
+    ids = recorder.book.slice_ids(recorder.single(source, 1), 1, recorder.site())
+    recorder.book.tie_blocks(ids, call.arg(1, "groups"), recorder.site())
+    shuffled = ids.reshape(call.arg(1, "groups"), -1).t().reshape(-1)
+    recorder.put(call.outputs[0], (along(shuffled, 1, source.shape),))
 
 
 @handles("pixel_shuffle pixel_unshuffle")
@@ -188,6 +209,8 @@ def _join_layer(
             recorder.book.unite(first, part, site)
         elif set(varying(first)) - {dim} or set(varying(part)) - {dim}:
             recorder.book.unite(first.narrow(dim, 0, 1), part.narrow(dim, 0, 1), site)
+    if others:  # tied positions are interchangeable: show one of them wherever the part does not vary along ``dim``
+        filled = [_same(others[0], p, dim, stacking=stacking) for p in filled]
     small = [compact(p) for p in filled]
     if stacking:
         shape = torch.broadcast_shapes(*(p.shape for p in small))
@@ -201,6 +224,14 @@ def _join_layer(
         ]  # fmt: skip
         joined = torch.cat(small, dim)
     return joined.expand(output.shape)
+
+
+def _same(first: Tensor, part: Tensor, dim: int, *, stacking: bool) -> Tensor:
+    if stacking:
+        return first
+    if dim in varying(first) or dim in varying(part):
+        return part
+    return first.narrow(dim, 0, 1).expand(part.shape)
 
 
 def _adopt(tensor: Tensor, reference: Tensor, dim: int, *, stacking: bool) -> Tensor:

@@ -120,6 +120,20 @@ def test_reconstruction_beats_plain_weights_on_a_trained_network(make_problem: M
     assert np.mean(solved) < np.mean(plain)
 
 
+def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Polish changes weights only, can be saved and loaded, and is refused where nothing was reconstructed."""
+    problem = make_problem(evaluator="reconstructed")
+    point = ap.search(problem, "uniform", ap.Budget(evaluations=3), store=tmp_path / "run").front.points[0]
+    polished, plain = point.build(polish=True), point.build()
+    assert [p.shape for p in polished.parameters()] == [p.shape for p in plain.parameters()]
+    point.save(tmp_path / "polished.autoprune", polished)
+    loaded = ap.load(tmp_path / "polished.autoprune", digits_network())
+    assert problem.evaluator.measure(loaded) == problem.evaluator.measure(polished)
+    other = ap.search(make_problem(), "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
+    with pytest.raises(InvalidArgumentError, match="evaluator='reconstructed'"):
+        other.front.points[0].build(polish=True)
+
+
 def test_report_of_a_run(make_problem: MakeProblem, tmp_path: Path) -> None:
     """A report measures test figures and latency of some points, once, and says that data was not held out."""
     run = ap.search(make_problem(), "random", ap.Budget(evaluations=4), store=tmp_path / "run")
