@@ -118,7 +118,9 @@ class Problem:
             validator=_validator(self.model, structure, self.example_input, seed),
         )
         needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
-        peak = profile_peak(self.model, structure, self.example_input, seed=seed) if needs_peak else None
+        peak = (
+            profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed) if needs_peak else None
+        )
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
         self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
