@@ -24,7 +24,7 @@ import numpy as np
 from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status
 from autoprune.core.protocols import JobRunner
-from autoprune.errors import AutopruneWarning, ExecutorError
+from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.attempt import attempt
 from autoprune.execute.pool import Done, Lost, News, PoolSettings, Ready, WorkerPool
@@ -132,7 +132,9 @@ class RayCrew:
     def shipped(self) -> tuple[MakeRunner, dict[str, bytes]]:
         """Return what is in the object store now: what makes the runner, and the blobs by name."""
         return self._ray.get(self._make_runner), {
-            name: self._ray.get(where).tobytes() for name, where in self._shipped.items()
+            name: self._ray.get(where).tobytes()
+            for name, where in self._shipped.items()
+            if isinstance(where, self._ray.ObjectRef)
         }
 
     def hire(self) -> int:
@@ -198,16 +200,22 @@ class RayCrew:
         return [Done(worker, tuple(outcomes))]
 
     def _ship(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        """Return where the blobs of jobs are in the object store, having put them there if they are new."""
+        """Return where the blobs of jobs are in the object store, having put them there if they are new.
+
+        A blob that cannot be read is the candidate's problem: the error travels in its place.
+        """
         found: dict[str, Any] = {}
         for job in jobs:
             inherited = job.candidate.weight_set if isinstance(job, Evaluate) else job.parent
             for name in (inherited.weights, inherited.order):
                 if name not in self._shipped:
-                    data = self._blobs.get(name)
-                    if data is None:
-                        continue  # the worker's runner says so if it needs it
-                    self._shipped[name] = self._ray.put(np.frombuffer(data, dtype=np.uint8))
+                    try:
+                        data = self._blobs.get(name)
+                    except StoreError as error:
+                        self._shipped[name] = error
+                    else:
+                        packed = None if data is None else self._ray.put(np.frombuffer(data, dtype=np.uint8))
+                        self._shipped[name] = packed
                 found[name] = self._shipped[name]
         return found
 
@@ -247,7 +255,10 @@ class _WorkerBlobs:
 
         if name in self.made:
             return self.made[name]
-        return ray.get(self.known[name]).tobytes() if name in self.known else None
+        where = self.known.get(name)
+        if isinstance(where, StoreError):
+            raise where
+        return None if where is None else ray.get(where).tobytes()
 
     def put(self, data: bytes) -> str:
         """Keep ``data`` for the answer."""
