@@ -95,10 +95,8 @@ def linear(recorder: Recorder, call: Call) -> None:
 def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
     if bias is None or not recorder.follows([bias]):
         return
-    last = output.dim() - 1
-    layer = recorder.single(output, last)
-    recorder.book.unite(recorder.book.slice_ids(layer, last, recorder.site()),
-                        recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())  # fmt: skip
+    ids = recorder.channel_ids(output, output.dim() - 1)
+    recorder.book.unite(ids, recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())
 
 
 @handles("matmul mm bmm mv dot")

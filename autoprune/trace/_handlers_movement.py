@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from autoprune.trace._book import EqualCounts, Extent
 from autoprune.trace._ids import align, along, compact, constant, has_ids, shrink, varying
@@ -328,7 +329,8 @@ def pick(recorder: Recorder, call: Call) -> None:
     dim = call.arg(1, "dim" if call.name == "index_select" else "dimension") % source.dim()
     for layer in recorder.layers(source):
         recorder.stays(layer, dim, f"`{call.name}`")
-    _put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+    rest, named = _on_cpu(call.args[1:]), _on_cpu(call.kwargs)
+    _put_moved(recorder, call, lambda ids: call.function(ids, *rest, **named))
 
 
 def _im2col(recorder: Recorder, call: Call) -> None:
@@ -377,6 +379,11 @@ def index_rules(recorder: Recorder, layer: Tensor, index: Any) -> None:
             dim += _consumed(entry)
 
 
+def _on_cpu(index: Any) -> Any:
+    """Return an index whose tensors are where the ids are."""
+    return pytree.tree_map(lambda entry: entry.cpu() if isinstance(entry, Tensor) else entry, index)
+
+
 def _consumed(entry: Any) -> int:
     if entry is None or entry is Ellipsis or isinstance(entry, bool):
         return 0
@@ -395,7 +402,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         return
     for layer in recorder.layers(source):
         index_rules(recorder, layer, call.traced_args[1])
-    _put_moved(recorder, call, lambda ids: ids[index])
+    _put_moved(recorder, call, lambda ids: ids[_on_cpu(index)])
 
 
 @handles("__setitem__")
@@ -411,6 +418,7 @@ def setitem(recorder: Recorder, call: Call) -> None:
 def _written(recorder: Recorder, ids: Tensor, index: Any, value: Any) -> Tensor:
     written = ids.clone(memory_format=torch.contiguous_format)
     incoming = recorder.single(value) if isinstance(value, Tensor) else constant(())
+    index = _on_cpu(index)
     region = written[index]
     if not has_ids(incoming) and has_ids(region):
         if isinstance(value, Tensor) and value.numel() > 1:

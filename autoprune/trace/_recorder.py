@@ -163,7 +163,10 @@ class Recorder(TorchFunctionMode):
         self._carry_debts(call.inputs, outputs)
         if not carrying:
             for output in outputs:
-                self._constants[output] = True
+                if call.name.startswith("new_") or call.name.endswith("_like"):
+                    self._constants[output] = True
+                else:
+                    self._layers[output] = (constant(output.shape),)
             return
         reason = ""
         if handler is None:
@@ -261,6 +264,11 @@ class Recorder(TorchFunctionMode):
         """Set the id layers of a tensor."""
         self._layers[tensor] = tuple(shrink(layer.expand(tensor.shape)) for layer in layers)
 
+    def forget(self, tensor: Tensor) -> None:
+        """Note that a tensor is a constant, whatever it was made next to."""
+        self._layers.pop(tensor, None)
+        self._constants[tensor] = True
+
     def carries(self, tensor: Tensor) -> bool:
         """Say whether an activation has elements that can vanish."""
         return any(has_ids(layer) for layer in self._layers.get(tensor, ()))
@@ -285,14 +293,18 @@ class Recorder(TorchFunctionMode):
         return layers[best]
 
     def channel_ids(self, tensor: Tensor, dim: int, role: str = "thru") -> Tensor:
-        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied."""
+        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied.
+
+        ``role`` is noted for the tensor of the model, or for those a weight was computed from.
+        """
         name = self._names.get(tensor)
         if name is not None and tensor not in self._layers:
             self.book.play(name, dim, role)
             return self.book.axis(name, dim, tensor.shape[dim])
         layers = self.layers(tensor)
         layer = next((known for known in layers if dim in varying(known)), constant(tensor.shape))
-        self.book.play_ids(layer, role)
+        if self.is_weight(tensor):
+            self.book.play_ids(layer, role)
         return self.book.slice_ids(layer, dim, self.site())
 
     def _spread(self, tensor: Tensor, before: Layers | None) -> None:
