@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoprune.core.budget import Budget
     from autoprune.core.space import SearchSpace
     from autoprune.evaluate.evaluator import ProxySettings
+    from autoprune.execute.ray_settings import RaySettings
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
     from autoprune.trace.validation import validate
@@ -33,6 +34,7 @@ _WHERE = {
     "ImageTransform": "autoprune.train.transforms",
     "Problem": "autoprune.api",
     "ProxySettings": "autoprune.evaluate.evaluator",
+    "RaySettings": "autoprune.execute.ray_settings",
     "Run": "autoprune.api",
     "RunFront": "autoprune.api",
     "RunPoint": "autoprune.api",
@@ -58,6 +60,7 @@ __all__ = [
     "ImageTransform",
     "Problem",
     "ProxySettings",
+    "RaySettings",
     "Run",
     "RunFront",
     "RunPoint",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoprune.core.budget import Spending
+from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Ranking
@@ -25,10 +26,11 @@ from autoprune.errors import InvalidArgumentError, did_you_mean
 from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import make_evaluator
+from autoprune.evaluate.runner_plan import RunnerPlan
 from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
-from autoprune.trace.validation import validate
+from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.tasks import Classification, Task
 
@@ -117,16 +119,18 @@ class Problem:
             validator=_validator(self.model, structure, self.example_input, seed),
         )
         needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
-        peak = profile_peak(self.model, structure, self.example_input, seed=seed) if needs_peak else None
+        peak = (
+            profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed) if needs_peak else None
+        )
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
-        self._evaluator_name = evaluator
         self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
         self.evaluation = evaluation or ProxySettings()
         self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
+        self._evaluation_given = evaluation
 
     @property
-    def structure(self) -> Any:
+    def structure(self) -> Structure:
         """What the trace found: groups, axes, operators, pins."""
         return self.space.structure
 
@@ -210,9 +214,14 @@ class Problem:
         weight_set = put_weight_set(put, self.structure, self.weights, order(found))
         return Ranking(found, weight_set), spent
 
-    def validate(self) -> Any:
+    def runner_plan(self, fidelity: str) -> RunnerPlan:
+        """Return what a worker in another process needs to measure candidates as ``evaluator`` does here."""
+        return RunnerPlan.of(self._setup, self.evaluator.name, self._evaluation_given, fidelity=fidelity)
+
+    def validate(self) -> ValidationReport:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""
-        return self.space.validate()
+        report: ValidationReport = self.space.validate()
+        return report
 
     def __repr__(self) -> str:
         """Name the model, the space and the objectives."""
@@ -240,11 +249,11 @@ def _check_objectives(objectives: Objectives, task: Task) -> None:
             raise InvalidArgumentError(msg)
 
 
-def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) -> Callable[[], Any]:
+def _validator(model: nn.Module, structure: Structure, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
     """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
     held = weakref.ref(model)
 
-    def run() -> Any:
+    def run() -> ValidationReport:
         alive = held()
         if alive is None:
             msg = "the model that was traced is gone; trace it again"

@@ -21,7 +21,9 @@ from autoprune.core.orders import decode_orders
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
+from autoprune.evaluate.weights import WeightReader
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.pareto.reference import ReferenceBox
@@ -78,31 +80,49 @@ class RunPoint:
         """Exact counted integers."""
         return self.outcome.costs
 
-    def build(self) -> nn.Module:
+    def build(self, *, polish: bool = False) -> nn.Module:
         """Return the smaller model, with the weights and BatchNorm statistics that were scored.
 
-        Raises:
-            InvalidArgumentError: the run was opened without its problem.
-        """
-        return self.run.runner.build(self._job)
+        Args:
+            polish: re-solve its layers once more, in execution order, on what really arrives at each: better accuracy
+                before any training, for two calibration passes per layer. The scores of the run are of the model
+                without it. Needs the evaluator ``reconstructed``.
 
-    def save(self, path: str | Path) -> None:
+        Raises:
+            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
+        """
+        model = self.run.runner.build(self._job)
+        if polish:
+            evaluator = self.run.needs_problem("polish").evaluator
+            if not isinstance(evaluator, Reconstructed):
+                msg = f"polish needs a problem with evaluator='reconstructed', this one has {evaluator.name!r}"
+                raise InvalidArgumentError(msg)
+            reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
+            evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
+        return model
+
+    def save(self, path: str | Path, model: nn.Module | None = None) -> None:
         """Write the smaller model to one file that `autoprune.load` reads.
 
+        Args:
+            path: where to write.
+            model: what `build` returned, trained since; by default the model that was scored, with its metrics.
+
         Raises:
             InvalidArgumentError: the run was opened without its problem.
+            SurgeryError: ``model`` is not of this point's widths.
             ArtifactError: the file cannot be written.
         """
         artifact.save(
             path,
-            self.build(),
+            self.build() if model is None else model,
             self.run.space.structure,
             kept=self.kept,
             space=self.run.space,
             genome=self.genome,
             costs=self.costs,
-            metrics=self.metrics,
-            note=f"point {self.id} of {self.run.folder}",
+            metrics=self.metrics if model is None else None,
+            note=f"point {self.id} of {self.run.folder}{'' if model is None else ', trained since'}",
         )
 
     def test(self) -> dict[str, float]:
@@ -305,7 +325,7 @@ class Run:
         Raises:
             InvalidArgumentError: the run was opened without its problem, or the data has no test items.
         """
-        problem = self._needs_problem("measure")
+        problem = self.needs_problem("measure")
         known = {record["point"]: record["metrics"] for record in self.store.records("metrics")}
         found: dict[int, dict[str, float]] = {}
         with self.writable() as store:
@@ -334,7 +354,7 @@ class Run:
         Raises:
             InvalidArgumentError: the run was opened without its problem.
         """
-        problem = self._needs_problem("time")
+        problem = self.needs_problem("time")
         chosen = self.choose() if points is None else list(points)
         models: dict[str, nn.Module] = {"dense": problem.model}
         models.update({str(point.id): point.build() for point in chosen})
@@ -385,7 +405,7 @@ class Run:
     @property
     def runner(self) -> Runner:
         """Runs and rebuilds the run's jobs."""
-        problem = self._needs_problem("build")
+        problem = self.needs_problem("build")
         return Runner({self.meta.fidelity: problem.evaluator}, self.store.weights, problem.costs)
 
     def writable(self) -> RunStore:
@@ -394,10 +414,15 @@ class Run:
         Raises:
             StoreError: another process drives the run.
         """
-        problem = self._needs_problem("write to")
+        problem = self.needs_problem("write to")
         return RunStore(self.folder, problem=problem.fingerprint)
 
-    def _needs_problem(self, what: str) -> Problem:
+    def needs_problem(self, what: str) -> Problem:
+        """Return the problem.
+
+        Raises:
+            InvalidArgumentError: the run was opened without it; ``what`` says what cannot be done.
+        """
         if self.problem is None:
             msg = f"to {what} points of {self.folder}, open the run with its problem: ap.open_run(folder, problem)"
             raise InvalidArgumentError(msg)

@@ -7,6 +7,8 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.streams import seed_sequence
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.evaluate.runner import Runner
+from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.in_process import InProcessExecutor
+from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
 from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
@@ -34,6 +38,9 @@ WINDOW = 16
 
 FIDELITY = "proxy"
 
+GPUS_PER_WORKER = 0.25
+"""Share of a GPU that a Ray worker reserves unless it is told otherwise."""
+
 
 def search(
     problem: Problem,
@@ -41,7 +48,7 @@ def search(
     budget: Budget | None = None,
     *,
     settings: Any = None,
-    executor: str | Executor | None = None,
+    executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
@@ -55,7 +62,8 @@ def search(
         strategy: who proposes, a name of ``autoprune list strategies``.
         budget: at most this much; 100 evaluations by default.
         settings: of the strategy, an instance of its ``Settings``.
-        executor: None or ``"in-process"`` runs candidates here.
+        executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
+            ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
         cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
         seed: of the strategy.
@@ -69,6 +77,7 @@ def search(
         UnknownNameError: there is no such strategy or executor.
         StoreError: the folder is of another problem, in use, or damaged.
         BudgetError: the budget is too small for the strategy.
+        ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = budget or Budget(evaluations=100)
     find_strategy(strategy)  # an unknown name fails here, before any work
@@ -81,9 +90,10 @@ def search(
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         first = make_strategy(strategy, setup, settings)
         runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
-        evaluations = _open_cache(problem, cache, folder)
-        hands = _make_executor(executor, runner)
-        try:
+        with (
+            closing(_open_cache(problem, cache, folder)) as evaluations,
+            closing(_make_executor(executor, runner, problem, run)) as hands,
+        ):
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
                 hands,
@@ -97,9 +107,6 @@ def search(
                 box=ReferenceBox.of(problem.objectives, problem.reference),
                 on_progress=progress,
             )
-        finally:
-            hands.close()
-            evaluations.close()
     return Run(RunStore.open_readonly(folder), problem)
 
 
@@ -187,13 +194,20 @@ def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> Eva
     )
 
 
-def _make_executor(executor: str | Executor | None, runner: Runner) -> Executor:
+def _make_executor(
+    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore
+) -> Executor:
     if executor is None or executor == "in-process":
         return InProcessExecutor(runner)
+    if executor == "ray":
+        executor = RaySettings()
     if isinstance(executor, str):
-        msg = f"expected executor 'in-process' (or an Executor), got {executor!r}"
-        raise InvalidArgumentError(msg)
-    return executor
+        raise unknown_name("executor", executor, ("in-process", "ray"))
+    if not isinstance(executor, RaySettings):
+        return executor
+    if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
+        executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
+    return start_ray_pool(problem.runner_plan(FIDELITY), run.weights, executor)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

@@ -33,14 +33,15 @@ def demo(
     """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
     import autoprune as ap
     from autoprune.cli.front import read_summary
-    from autoprune.cli.progress import search_progress
+    from autoprune.cli.progress import search_progress, working
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.problem import build_problem
 
     file = read_problem_file(SPACE, {("search", "seed"): seed})
     budget = ap.Budget(evaluations=evaluations)
     log("training a small ResNet on 1,797 handwritten digits")
-    problem = build_problem(file, folder / "dense")
+    with working("training", quiet=quiet):
+        problem = build_problem(file, folder / "dense")
     rows = []
     for strategy in STRATEGIES:
         store = folder / strategy.replace(":", "-")
@@ -53,12 +54,14 @@ def demo(
         seconds = time.monotonic() - started
         rows.append((strategy, len(summary.evaluations), f"{seconds:.1f} s", f"{summary.convergence.final:.4f}"))
     print_table(("strategy", ">evaluations", ">time", ">hypervolume"), rows)
-    page = run.report(folder / "report.html").html
-    _print_points(file, problem, run, folder)
+    with working("measuring, fine-tuning, saving", quiet=quiet):
+        page = run.report(folder / "report.html").html
+        points = _publish(file, problem, run, folder)
+    print_table(("network", ">MACs", ">parameters", ">test accuracy", f">after {TUNING_EPOCHS} epochs", "file"), points)
     print_line(f"report: {escape(page)}")
 
 
-def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> None:
+def _publish(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> list[tuple[str, ...]]:
     """Fine-tune the best point within each share of the MACs, save it, load it again, and measure what was loaded."""
     from autoprune import artifact
     from autoprune.config.building import build_model
@@ -74,7 +77,7 @@ def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -
     def accuracy(model: nn.Module) -> str:
         return amount("accuracy", problem.test(model)["accuracy"])
 
-    rows = [("as it was", *costs(run.dense), accuracy(problem.model), "", "")]
+    rows: list[tuple[str, ...]] = [("as it was", *costs(run.dense), accuracy(problem.model), "", "")]
     for share in SHARES:
         try:
             point = run.pick(max_macs=share)
@@ -88,5 +91,4 @@ def _print_points(file: ProblemFile, problem: Problem, run: Run, folder: Path) -
         artifact.save(path, small, problem.structure, kept=point.kept, costs=point.costs, note="fine-tuned by the demo")
         loaded = artifact.load(path, build_model(file, with_weights=False))
         rows.append((f"at most {share}", *costs(point.costs), found, accuracy(loaded), str(path)))
-    columns = ("network", ">MACs", ">parameters", ">test accuracy", f">after {TUNING_EPOCHS} epochs", "file")
-    print_table(columns, rows)
+    return rows

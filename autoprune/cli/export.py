@@ -10,6 +10,7 @@ import typer
 
 from autoprune.cli.console import escape, print_line
 from autoprune.cli.options import RunProblemOption, problem_of_run
+from autoprune.cli.progress import working
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def export(
         model = ap.load(source, build_model(file, with_weights=False))
     else:
         file = problem_of_run(source, problem)
-        run = ap.open_run(source, build_problem(file, source))
+        with working("preparing the problem"):
+            run = ap.open_run(source, build_problem(file, source))
         chosen = run.pick(max_macs=max_macs, max_params=max_params) if point is None else run.point(point)
         target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"
         if form is Form.AUTOPRUNE:

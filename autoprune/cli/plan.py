@@ -18,6 +18,7 @@ from autoprune.cli.options import (
     WeightsOption,
     read_problem,
 )
+from autoprune.cli.progress import working
 
 if TYPE_CHECKING:
     from autoprune.config import ProblemFile
@@ -39,9 +40,11 @@ def plan(
     from autoprune.plan import make_plan
 
     file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed)
-    space, costs, limits = build_space(file, build_model(file, with_weights=False))
+    with working(f"tracing {file.name}"):
+        space, costs, limits = build_space(file, build_model(file, with_weights=False))
     found = make_plan(space, costs, limits)
-    timed = _pilot(file) if pilot else "not asked for"
+    with working("timing a pilot"):
+        timed = _pilot(file) if pilot else "not asked for"
     if as_json:
         print_json(_as_json(file, found, timed))
     else:
@@ -82,7 +85,8 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
 
     size = f"10^{found.log10_size:.0f}" if found.log10_size >= 6 else f"{10**found.log10_size:,.0f}"
     shares = " and ".join(f"{100 * share:.1f} % of the {title(name)}" for name, share in found.shares.items())
-    print_line(f"[bold]{escape(file.name)}[/bold]: {len(found.variables)} width variables, {size} networks")
+    plural = "" if len(found.variables) == 1 else "s"
+    print_line(f"[bold]{escape(file.name)}[/bold]: {len(found.variables)} width variable{plural}, {size} networks")
     print_line(f"{shares} lie in layers that can be pruned")
     rows = [
         (

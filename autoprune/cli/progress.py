@@ -1,4 +1,4 @@
-"""How far a search is, on one line of the terminal: count, rate, best hypervolume, time left."""
+"""What is going on, on one line of the terminal: for a search its count, rate, best hypervolume and time left."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def search_progress(title: str, budget: Budget, *, quiet: bool = False) -> Itera
             bar.update(task, completed=_share(progress, budget), state=describe(progress, budget))
 
         yield show
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Say on stderr what is being done, as long as it takes; nothing where stderr is no terminal, or on request."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(what)):
+        yield
 
 
 def describe(progress: Progress, budget: Budget) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from autoprune.cli.console import escape, log, print_line
 from autoprune.cli.options import RunArgument, RunProblemOption, problem_of_run
+from autoprune.cli.progress import working
 from autoprune.errors import ConfigError
 
 
@@ -29,8 +30,10 @@ def report(
     opened = ap.open_run(run)
     if measure and len(opened.front):
         try:
-            opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+            with working("preparing the problem"):
+                opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
-    paths = opened.report(output, points=points, measure=measure)
+    with working("writing the report"):
+        paths = opened.report(output, points=points, measure=measure)
     print_line(escape(paths.html))

@@ -37,13 +37,24 @@ def search(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
     ] = None,
+    executor: Annotated[str, typer.Option(help="Who measures: in-process or ray.")] = "in-process",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers at most.", show_default="as many as there is room for")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search for smaller models. The same command resumes a run that was interrupted."""
     import autoprune as ap
     from autoprune.cli.front import front_json, print_front, read_summary
-    from autoprune.cli.progress import search_progress
+    from autoprune.cli.progress import search_progress, working
     from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 
@@ -55,11 +66,20 @@ def search(
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
+    on_ray = executor == "ray" or address is not None
+    hands = ap.RaySettings(workers=workers, address=address, insecure=insecure) if on_ray else executor
     try:
-        built = build_problem(file, folder)
+        with working(f"preparing {file.name}", quiet=quiet or as_json):
+            built = build_problem(file, folder)
         with search_progress(f"{file.name} {settings.strategy}", budget, quiet=quiet or as_json) as progress:
             run = ap.search(
-                built, strategy=settings.strategy, budget=budget, store=folder, seed=settings.seed, progress=progress
+                built,
+                strategy=settings.strategy,
+                budget=budget,
+                executor=hands,
+                store=folder,
+                seed=settings.seed,
+                progress=progress,
             )
         interrupted = run.interrupted
     except KeyboardInterrupt:  # before the search had begun, or after it had ended

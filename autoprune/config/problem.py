@@ -34,6 +34,9 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
         ConfigError: there is no data or there are no weights, or something in the file cannot be built.
     """
     tables = file.tables
+    if tables.model.weights is None and tables.training is None:
+        message = "a search needs a trained network: name its weights (or --weights), or add a [training] table"
+        raise file.error(("model", "weights"), message)
     data = build_data(file)
     if data is None:
         raise file.error(("data",), "a search needs data: name some in [data], or with --data")
@@ -41,9 +44,6 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
     model = build_model(file)
     if file.trains:
         _train(file, model, data, task, folder)
-    elif tables.model.weights is None:
-        message = "a search needs a trained network: name its weights (or --weights), or add a [training] table"
-        raise file.error(("model", "weights"), message)
     settings = EVALUATORS[tables.evaluator.name].load_settings()
     try:
         problem = Problem(

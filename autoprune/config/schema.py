@@ -2,128 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo
+from pydantic import BaseModel, ConfigDict, Field
 
-from autoprune.config.references import check_reference
-from autoprune.core.limits import parse_limit
-from autoprune.core.objectives import COSTS, Objectives
-from autoprune.errors import AutopruneError, unknown_name
-
-TORCHVISION = "torchvision:"
-"""Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
-
-
-def _folder(info: ValidationInfo) -> Path:
-    return Path(info.context["folder"]) if info.context else Path()
-
-
-def _reference(text: str, info: ValidationInfo) -> str:
-    check_reference(text, _folder(info))
-    return text
-
-
-def _weights(text: str, info: ValidationInfo) -> str:
-    path = _folder(info) / text
-    if not text.startswith(TORCHVISION) and not path.is_file():
-        msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
-        raise ValueError(msg)
-    return text
-
-
-def _limit(value: Any) -> Any:
-    parse_limit("a cost", value, dense=10**18)
-    return value
-
-
-def _cost(name: str) -> str:
-    return _registered("cost", name, [cost for cost in COSTS if cost != "latency"])  # which is measured, not counted
-
-
-def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
-    Objectives.parse(names)
-    return names
-
-
-def _strategy(key: str) -> str:
-    from autoprune.strategies.registry import find_strategy
-
-    try:
-        find_strategy(key)
-    except AutopruneError as error:  # a LookupError, which pydantic would not collect
-        raise ValueError(str(error)) from error
-    return key
-
-
-def _criterion(name: str) -> str:
-    from autoprune.criteria.registry import CRITERIA
-
-    return _registered("criterion", name, CRITERIA)
-
-
-def _evaluator(name: str) -> str:
-    from autoprune.evaluate.registry import EVALUATORS
-
-    return _registered("evaluator", name, EVALUATORS)
-
-
-def _registered(kind: str, name: str, known: Iterable[str]) -> str:
-    if name not in known:
-        raise ValueError(str(unknown_name(kind, name, known)))
-    return name
-
-
-def _data_name(name: str) -> str:
-    from autoprune.train.named_data import NAMED_DATA
-
-    kind, _, path = name.partition(":")
-    forms = {key: f"{key}:PATH" if info.takes_path else key for key, info in NAMED_DATA.items()}
-    if kind not in forms:
-        raise ValueError(str(unknown_name("data", name, forms.values())))
-    if NAMED_DATA[kind].takes_path != bool(path):
-        msg = f"expected {forms[kind]!r}, got {name!r}"
-        raise ValueError(msg)
-    return name
-
-
-def _tie(patterns: Any) -> Any:
-    if not isinstance(patterns, str) and not (isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)):
-        msg = f"expected a pattern of module names or a list of them, got {patterns!r}"
-        raise ValueError(msg)
-    return patterns
-
-
-def _one_input(example: str | None, info: ValidationInfo) -> str | None:
-    _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
-    return example
-
-
-def _one_source(factory: str | None, info: ValidationInfo) -> str | None:
-    _exactly_one("name", "name = 'digits' (or another known name) or factory = 'module:callable'", factory, info)
-    return factory
-
-
-def _exactly_one(other: str, expected: str, value: object, info: ValidationInfo) -> None:
-    if other in info.data and (info.data[other] is None) == (value is None):
-        msg = f"expected either {expected}, got {'neither' if value is None else 'both'}"
-        raise ValueError(msg)
-
-
-def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
-    if macs is None and info.data == {"evaluations": None, "seconds": None}:
-        msg = "expected at least one of evaluations, seconds, macs, got none"
-        raise ValueError(msg)
-    return macs
-
-
-Reference = Annotated[str, AfterValidator(_reference)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Names = Annotated[tuple[str, ...], Strict(strict=False)]
-Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
+from autoprune.config.fields import (
+    Amount,
+    Count,
+    CriterionName,
+    DataName,
+    EvaluatorName,
+    InsteadOfInput,
+    InsteadOfName,
+    LastLimit,
+    Limits,
+    Names,
+    Numbers,
+    ObjectiveNames,
+    Reference,
+    Shape,
+    StrategyKey,
+    Ties,
+    WeightsSource,
+    Widths,
+)
 
 
 class Table(BaseModel):
@@ -146,9 +48,9 @@ class ModelTable(Table):
 
     factory: Reference
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    weights: Annotated[str, AfterValidator(_weights)] | None = None
-    input: Annotated[tuple[Count, ...], Strict(strict=False)] | None = None
-    example: Annotated[Reference | None, AfterValidator(_one_input)] = Field(default=None, validate_default=True)
+    weights: WeightsSource | None = None
+    input: Shape | None = None
+    example: InsteadOfInput = Field(default=None, validate_default=True)
 
 
 class SpaceTable(Table):
@@ -168,9 +70,9 @@ class SpaceTable(Table):
     divisor: Count = 1
     min_width: Count = 1
     min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
-    widths: dict[str, Annotated[tuple[int | float, ...], Strict(strict=False)]] = Field(default_factory=dict)
+    widths: dict[str, Widths] = Field(default_factory=dict)
     locks: Names = ()
-    ties: Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)] = ()
+    ties: Ties = ()
 
 
 class BudgetTable(Table):
@@ -184,7 +86,7 @@ class BudgetTable(Table):
 
     evaluations: Count | None = None
     seconds: Amount | None = None
-    macs: Annotated[Amount | None, AfterValidator(_some_limit)] = Field(default=None, validate_default=True)
+    macs: LastLimit = Field(default=None, validate_default=True)
 
 
 class SearchTable(Table):
@@ -196,7 +98,7 @@ class SearchTable(Table):
         seed: seed of every random choice.
     """
 
-    strategy: Annotated[str, AfterValidator(_strategy)] = "pymoo:nsga2"
+    strategy: StrategyKey = "pymoo:nsga2"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -223,8 +125,8 @@ class TransformTable(Table):
         horizontal_flip: training images are mirrored with probability 1/2.
     """
 
-    mean: Annotated[tuple[float, ...], Strict(strict=False)] = ()
-    std: Annotated[tuple[float, ...], Strict(strict=False)] = ()
+    mean: Numbers = ()
+    std: Numbers = ()
     crop_padding: Annotated[int, Field(ge=0)] = 0
     horizontal_flip: bool = False
 
@@ -244,14 +146,14 @@ class DataTable(Table):
         kwargs: keyword arguments of the factory.
     """
 
-    name: Annotated[str, AfterValidator(_data_name)] | None = None
+    name: DataName | None = None
     transform: TransformTable | None = None
     root: str | None = None
     download: bool = False
     image_size: Count = 224
     val_size: Amount = 0.1
     held_out: bool | None = None
-    factory: Annotated[Reference | None, AfterValidator(_one_source)] = Field(default=None, validate_default=True)
+    factory: InsteadOfName = Field(default=None, validate_default=True)
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -304,8 +206,8 @@ class EvaluatorTable(Table):
         threads: of one operator on the CPU.
     """
 
-    name: Annotated[str, AfterValidator(_evaluator)] = "inherited"
-    criterion: Annotated[str, AfterValidator(_criterion)] = "l2"
+    name: EvaluatorName = "inherited"
+    criterion: CriterionName = "l2"
     n_calibration: Annotated[int, Field(ge=0)] = 1000
     n_validation: Count | None = None
     batch_size: Count = 100
@@ -333,7 +235,7 @@ class ProblemTables(Table):
 
     about: str = ""
     paper: str = ""
-    objectives: Annotated[Names, AfterValidator(_objectives)] = ("accuracy", "macs")
+    objectives: ObjectiveNames = ("accuracy", "macs")
     model: ModelTable
     training: TrainingTable | None = None
     data: DataTable | None = None

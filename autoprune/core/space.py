@@ -122,6 +122,10 @@ class SearchSpace:
         variables, fixed = make_variables(structure, rules, widths=widths or {}, locks=locks, ties=ties)
         return cls(structure, variables, fixed, validator)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the validator behind: it belongs to the process that holds the model."""
+        return {**self.__dict__, "validator": None}
+
     def __eq__(self, other: object) -> bool:
         """Two spaces are equal when they stand for the same widths of the same structure."""
         return isinstance(other, SearchSpace) and self.fingerprint == other.fingerprint

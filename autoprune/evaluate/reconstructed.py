@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
-from autoprune.evaluate.evaluator import EvaluationSetup, ProxySettings
+from autoprune.evaluate.evaluator import EvaluationSetup, Genome, ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.weights import Inherited
-from autoprune.reconstruct import Consumer, Moments, collect, find_consumers, reconstruct
+from autoprune.reconstruct import Consumer, Moments, collect, find_consumers, polish, reconstruct
 from autoprune.surgery.matching import model_weights
+from autoprune.train.devices import placed, reproducible
 
 
 class Reconstructed(InheritedWeights):
@@ -62,3 +63,19 @@ class Reconstructed(InheritedWeights):
             if name in weights:
                 tensor.copy_(weights[name])
         return model
+
+    def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
+        """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm."""
+        with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
+            moments = self._moments(inherited.weights)
+            polish(
+                self._dense(inherited.weights),
+                model,
+                self.setup.structure,
+                self.setup.kept(genome, inherited),
+                self._consumers,
+                [batch[0] for batch in self._proxy.calibration],
+                {name for name, found in moments.items() if found.absorbs_constant},
+                seed=self.settings.proxy_seed,
+            )
+            self._proxy.recalibrate(model)

@@ -1,1 +1,1 @@
-"""Running jobs: in this process, or simulated on workers that do not exist."""
+"""Running jobs: in this process, simulated on workers that do not exist, or on Ray."""

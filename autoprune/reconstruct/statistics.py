@@ -33,43 +33,37 @@ class Moments:
     absorbs_constant: bool
 
 
-class _Accumulator:
-    """Sums of one consumer; inputs arrive through a forward hook."""
+class FeatureReader:
+    """Unfolds the input of a consumer into rows of features, at positions that its own generator samples.
 
-    def __init__(self, consumer: Consumer, module: nn.Module, generator: torch.Generator) -> None:
-        self.consumer = consumer
-        self.module = module
-        self.generator = generator
-        self.total: Tensor | None = None
-        self.rows = 0
-        self.norm_reads_output = False
+    Args:
+        consumer: what reads the input.
+        module: the module that owns the weight, in the dense model or in a cut one.
+        seed: of the positions; readers with the same seed sample the same ones of equally large feature maps.
+    """
 
-    def add(self, features: Tensor) -> None:
-        """Add a (blocks, rows, f) tensor of features."""
-        ones = features.new_ones(features.shape[0], features.shape[1], 1)
-        extended = torch.cat([features, ones], dim=2)
-        # float32 products, float64 sums: each chunk is short enough to lose nothing that matters
-        gram = torch.bmm(extended.transpose(1, 2), extended).double()
-        self.total = gram if self.total is None else self.total.add_(gram)
-        self.rows += features.shape[1]
+    def __init__(self, consumer: Consumer, module: nn.Module, seed: int) -> None:
+        self._consumer = consumer
+        self._module = module
+        self._generator = torch.Generator().manual_seed(seed)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Unfold an input activation to (blocks, rows, f) features at sampled positions."""
-        consumer, module = self.consumer, self.module
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (blocks, rows, f + 1) float32 features of an input activation, the constant 1 last."""
         x = x.detach().float()
-        if isinstance(module, nn.Linear):
+        if isinstance(self._module, nn.Linear):
             rows = x.reshape(-1, x.shape[-1])
-            return rows[self._sample(len(rows), rows.device)].unsqueeze(0)
-        if consumer.shared_taps:
+            rows = rows[self._sample(len(rows), rows.device)]
+        elif self._consumer.shared_taps:
             rows = x.movedim(1, -1).reshape(-1, x.shape[1])
             rows = rows[self._sample(len(rows), rows.device)]
         else:
             rows = self._patches(x)
-        return rows.reshape(len(rows), consumer.blocks, -1).transpose(0, 1).contiguous()
+        features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
+        return torch.cat([features, features.new_ones(features.shape[0], features.shape[1], 1)], dim=2)
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return (rows, channels * taps) patches of a convolution's input at sampled output positions."""
-        conv: Any = self.module
+        conv: Any = self._module
         padding = list(conv._reversed_padding_repeated_twice)
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         x = F.pad(x, padding, mode=mode)
@@ -89,7 +83,34 @@ class _Accumulator:
     def _sample(self, rows: int, device: torch.device) -> Tensor:
         if rows <= ROWS_PER_BATCH:
             return torch.arange(rows, device=device)
-        return torch.randint(rows, (ROWS_PER_BATCH,), generator=self.generator).to(device)
+        return torch.randint(rows, (ROWS_PER_BATCH,), generator=self._generator).to(device)
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """Return the (blocks, f, g) float64 sums over rows of (blocks, rows, f) times (blocks, rows, g) features.
+
+    The products are float32, the sums over chunks float64: each chunk is short enough to lose nothing that matters.
+    """
+    return torch.bmm(left.transpose(1, 2), right).double()
+
+
+class _Accumulator:
+    """Sums of one consumer; inputs arrive through a forward hook."""
+
+    def __init__(self, consumer: Consumer, module: nn.Module, seed: int) -> None:
+        self.consumer = consumer
+        self.module = module
+        self.total: Tensor | None = None
+        self.rows = 0
+        self.norm_reads_output = False
+        self._read = FeatureReader(consumer, module, seed)
+
+    def add(self, x: Tensor) -> None:
+        """Add an input activation."""
+        features = self._read(x)
+        gram = products(features, features)
+        self.total = gram if self.total is None else self.total.add_(gram)
+        self.rows += features.shape[1]
 
 
 @torch.no_grad()
@@ -111,8 +132,7 @@ def collect(
         DataError: there is no batch, or an input is not finite.
     """
     modules = dict(model.named_modules())
-    generator = torch.Generator().manual_seed(seed)
-    sums = [_Accumulator(consumer, modules[consumer.module], generator) for consumer in consumers]
+    sums = [_Accumulator(consumer, modules[consumer.module], seed) for consumer in consumers]
     seen = 0
     with _observed(model, sums), _evaluating(model):
         for batch in batches:
@@ -145,7 +165,7 @@ def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
 
     def on_consumer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         for total in by_module[module]:
-            total.add(total.features(args[0]))
+            total.add(args[0])
         made_by[id(output)] = (output, by_module[module])
 
     def on_norm(_: nn.Module, args: tuple[Any, ...]) -> None:

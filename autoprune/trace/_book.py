@@ -101,10 +101,12 @@ class Contraction:
 
 @dataclass(frozen=True, eq=False)
 class Producer:
-    """A layer that produces channels."""
+    """A layer that produces channels; ``reason`` says why where none of them was issued an id."""
 
     module: str
     ids: Tensor
+    reason: str
+    site: Site
 
 
 @dataclass
@@ -137,6 +139,13 @@ class IdBook:
         known = self.roles.get((tensor, dim))
         if known is None or ROLE_RANK[role] > ROLE_RANK[known]:
             self.roles[tensor, dim] = role
+
+    def play_ids(self, ids: Tensor, role: str) -> None:
+        """Note the role of every axis that issued one of ``ids``: of the tensors a weight was computed from."""
+        found = torch.unique(compact(ids))
+        for (tensor, dim), vector in self.axes.items():
+            if bool(((found >= vector[0]) & (found <= vector[-1])).any()):
+                self.play(tensor, dim, role)
 
     def unite(self, a: Tensor, b: Tensor, site: Site, why: str = "combined with channels that must stay") -> None:
         """Let equal positions of ``a`` and ``b`` (broadcast against each other) vanish together.

@@ -19,6 +19,8 @@ from autoprune.trace._registry import Call, handles
 if TYPE_CHECKING:
     from autoprune.trace._recorder import Recorder
 
+Part = tuple[Tensor, str]  # an id layer and the letters of its dimensions
+
 _CONVS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 
 
@@ -93,10 +95,8 @@ def linear(recorder: Recorder, call: Call) -> None:
 def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
     if bias is None or not recorder.follows([bias]):
         return
-    last = output.dim() - 1
-    layer = recorder.single(output, last)
-    recorder.book.unite(recorder.book.slice_ids(layer, last, recorder.site()),
-                        recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())  # fmt: skip
+    ids = recorder.channel_ids(output, output.dim() - 1)
+    recorder.book.unite(ids, recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())
 
 
 @handles("matmul mm bmm mv dot")
@@ -177,7 +177,7 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
     recorder.contraction("linear", projections, [])
     recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
     recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
-    recorder.kept_layer(width)
+    recorder.kept_layer(width, reason)
 
 
 @handles("embedding")
@@ -201,10 +201,11 @@ def recurrent(recorder: Recorder, call: Call) -> None:
     """Recurrent layers keep their channels; their matrix products are counted."""
     x = call.args[0]
     weights = [t for t in call.inputs if recorder.name(t) is not None and t.dim() == 2]
-    recorder.give_up(call.inputs, call.outputs, f"recurrent layers (`{call.name}`) keep their widths")
+    reason = f"recurrent layers (`{call.name}`) keep their widths"
+    recorder.give_up(call.inputs, call.outputs, reason)
     steps = x.numel() // x.shape[-1]
     recorder.contraction("linear", steps * sum(w.numel() for w in weights), [])
-    recorder.kept_layer(call.outputs[0].shape[-1])
+    recorder.kept_layer(call.outputs[0].shape[-1], reason)
 
 
 # ---------------------------------------------------------------------------- the engine
@@ -224,27 +225,25 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
     _note_roles(recorder, operands, result)
     parts_a = _decided(recorder, a, letters_a, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
     parts_b = _decided(recorder, b, letters_b, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
-    site = recorder.site()
     sizes = dict(zip(letters_a, a.shape, strict=True))
     for letter, size in zip(letters_b, b.shape, strict=True):
         sizes[letter] = max(size, sizes.get(letter, 1))
     extents: dict[str, Extent] = {}
-    kept: list[tuple[Tensor, str]] = []
     for letter in sizes:
         ours = [p for p in parts_a if letter in p[1]]
         theirs = [p for p in parts_b if letter in p[1]]
         for layer, letters in [*ours, *theirs]:
             extents.setdefault(letter, Extent(_lay(layer, letters, letter), 0))
-        if ours and theirs:
-            recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
-        elif (ours or theirs) and letter in letters_a and letter in letters_b:
-            size_other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
-            if size_other > 1:
-                for layer, _ in [*ours, *theirs]:
-                    recorder.book.pin(layer, "is multiplied with something that must stay", site)
-        elif (ours or theirs) and letter not in result:
+        shared = letter in letters_a and letter in letters_b
+        other = None
+        if shared and not (ours and theirs):
+            other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
+        summed = letter not in result
+        _bind(recorder, ours, theirs, other=other, summed=summed)
+        if ours and theirs and summed and not (recorder.is_weight(a) or recorder.is_weight(b)):
             for layer, _ in [*ours, *theirs]:
-                recorder.book.pin(layer, "is summed over its channels", site)
+                recorder.book.pin(layer, "is summed with other activations, where no weight reads it", recorder.site())
+    kept: list[Part] = []
     for part in [*parts_a, *parts_b]:
         if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):
             kept.append(part)
@@ -259,19 +258,46 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
     recorder.contraction(kind, free, list(extents.values()))
 
 
+def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:
+    """Tie what two operands say about one letter.
+
+    Args:
+        recorder: where ties and pins are written down.
+        ours: layers of the first operand that vary along the letter.
+        theirs: those of the second.
+        other: where both operands have the letter and one does not vary: how large that one is.
+        summed: whether the letter is summed over.
+    """
+    site = recorder.site()
+    if ours and theirs:
+        recorder.book.unite(*_broadcast(ours[0], theirs[0]), site)
+        return
+    if other is not None and other > 1:
+        reason = "is multiplied with something that must stay"
+    elif other is None and summed:
+        reason = "is summed over its channels"
+    else:
+        return
+    for layer, _ in [*ours, *theirs]:
+        recorder.book.pin(layer, reason, site)
+
+
 def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: str) -> None:
     for (tensor, letters), (_, others) in (operands, operands[::-1]):
         name = recorder.name(tensor)
-        if name is None:
+        if name is None and not recorder.is_weight(tensor):
             continue
         for dim, letter in enumerate(letters):
             role = "in" if letter not in result else "thru" if letter in others else "out"
-            recorder.book.play(name, dim, role)
+            if name is not None:
+                recorder.book.play(name, dim, role)
+            else:
+                for layer in recorder.layers(tensor):
+                    if dim in varying(layer):
+                        recorder.book.play_ids(layer, role)
 
 
-def _decided(
-    recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool
-) -> list[tuple[Tensor, str]]:
+def _decided(recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
     """Return a tensor's id layers, each reduced to the letters along which it varies.
 
     A layer that varies along summed and other letters at once is decided here: with a weight the summed channels may

@@ -27,7 +27,7 @@ identity rrelu positive digamma lgamma bool int long deg2rad rad2deg resolve_con
 _BINARY = """
 add sub rsub mul div divide multiply subtract true_divide floor_divide pow maximum minimum max min fmod remainder where
 lerp addcmul addcdiv masked_fill eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or atan2 copy
-logaddexp hypot heaviside clamp float_power xlogy fmax fmin
+logaddexp _weight_norm hypot heaviside clamp float_power xlogy fmax fmin
 """
 
 
@@ -57,7 +57,7 @@ def binary(recorder: Recorder, call: Call) -> None:
 @handles("new_zeros new_ones new_empty new_full new_tensor")
 def fresh_constant(recorder: Recorder, call: Call) -> None:
     """A constant of another tensor's kind."""
-    recorder.put(call.outputs[0], (constant(call.outputs[0].shape),))
+    recorder.forget(call.outputs[0])
 
 
 @handles("prelu")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from autoprune.trace._book import EqualCounts, Extent
 from autoprune.trace._ids import align, along, compact, constant, has_ids, shrink, varying
@@ -40,9 +41,8 @@ def _put_moved(recorder: Recorder, call: Call, function: Callable[[Tensor], Any]
 
 
 @handles(
-    """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud roll rot90 atleast_2d
-    tile repeat repeat_interleave diagonal broadcast_to get:T get:mT get:H channel_shuffle native_channel_shuffle
-    atleast_1d flatten ravel adjoint"""
+    """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
+    tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint"""
 )
 def move(recorder: Recorder, call: Call) -> None:
     """Run the same function on the ids."""
@@ -57,6 +57,28 @@ def move(recorder: Recorder, call: Call) -> None:
             recorder, call, lambda ids: call.function(*_swap(call, source, ids), **_swap_kwargs(call, source, ids))
         )
     _tie_rows(recorder, call)
+
+
+@handles("roll")
+def roll(recorder: Recorder, call: Call) -> None:
+    """Rolling by a fixed number moves other channels to the front when there are fewer of them."""
+    source = call.inputs[0]
+    dims = call.arg(2, "dims")
+    rolled = range(source.dim()) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
+    for layer in recorder.layers(source):
+        for dim in rolled:
+            recorder.stays(layer, dim % source.dim(), "`roll`")
+    _put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+
+
+@handles("channel_shuffle native_channel_shuffle")
+def channel_shuffle(recorder: Recorder, call: Call) -> None:
+    """Channels of equal blocks are interleaved: every block keeps the same local positions."""
+    source = call.inputs[0]
+    ids = recorder.book.slice_ids(recorder.single(source, 1), 1, recorder.site())
+    recorder.book.tie_blocks(ids, call.arg(1, "groups"), recorder.site())
+    shuffled = ids.reshape(call.arg(1, "groups"), -1).t().reshape(-1)
+    recorder.put(call.outputs[0], (along(shuffled, 1, source.shape),))
 
 
 @handles("pixel_shuffle pixel_unshuffle")
@@ -188,6 +210,8 @@ def _join_layer(
             recorder.book.unite(first, part, site)
         elif set(varying(first)) - {dim} or set(varying(part)) - {dim}:
             recorder.book.unite(first.narrow(dim, 0, 1), part.narrow(dim, 0, 1), site)
+    if others:  # tied positions are interchangeable: show one of them wherever the part does not vary along ``dim``
+        filled = [_same(others[0], p, dim, stacking=stacking) for p in filled]
     small = [compact(p) for p in filled]
     if stacking:
         shape = torch.broadcast_shapes(*(p.shape for p in small))
@@ -201,6 +225,14 @@ def _join_layer(
         ]  # fmt: skip
         joined = torch.cat(small, dim)
     return joined.expand(output.shape)
+
+
+def _same(first: Tensor, part: Tensor, dim: int, *, stacking: bool) -> Tensor:
+    if stacking:
+        return first
+    if dim in varying(first) or dim in varying(part):
+        return part
+    return first.narrow(dim, 0, 1).expand(part.shape)
 
 
 def _adopt(tensor: Tensor, reference: Tensor, dim: int, *, stacking: bool) -> Tensor:
@@ -297,7 +329,8 @@ def pick(recorder: Recorder, call: Call) -> None:
     dim = call.arg(1, "dim" if call.name == "index_select" else "dimension") % source.dim()
     for layer in recorder.layers(source):
         recorder.stays(layer, dim, f"`{call.name}`")
-    _put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+    rest, named = _on_cpu(call.args[1:]), _on_cpu(call.kwargs)
+    _put_moved(recorder, call, lambda ids: call.function(ids, *rest, **named))
 
 
 def _im2col(recorder: Recorder, call: Call) -> None:
@@ -346,6 +379,11 @@ def index_rules(recorder: Recorder, layer: Tensor, index: Any) -> None:
             dim += _consumed(entry)
 
 
+def _on_cpu(index: Any) -> Any:
+    """Return an index whose tensors are where the ids are."""
+    return pytree.tree_map(lambda entry: entry.cpu() if isinstance(entry, Tensor) else entry, index)
+
+
 def _consumed(entry: Any) -> int:
     if entry is None or entry is Ellipsis or isinstance(entry, bool):
         return 0
@@ -364,7 +402,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
         return
     for layer in recorder.layers(source):
         index_rules(recorder, layer, call.traced_args[1])
-    _put_moved(recorder, call, lambda ids: ids[index])
+    _put_moved(recorder, call, lambda ids: ids[_on_cpu(index)])
 
 
 @handles("__setitem__")
@@ -380,6 +418,7 @@ def setitem(recorder: Recorder, call: Call) -> None:
 def _written(recorder: Recorder, ids: Tensor, index: Any, value: Any) -> Tensor:
     written = ids.clone(memory_format=torch.contiguous_format)
     incoming = recorder.single(value) if isinstance(value, Tensor) else constant(())
+    index = _on_cpu(index)
     region = written[index]
     if not has_ids(incoming) and has_ids(region):
         if isinstance(value, Tensor) and value.numel() > 1:

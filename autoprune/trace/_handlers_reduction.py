@@ -131,15 +131,29 @@ def reduction(recorder: Recorder, call: Call) -> None:
     reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
     results = []
     for layer in recorder.layers(x):
-        if reduced & set(varying(layer)):
+        mixed = reduced & set(varying(layer))
+        if mixed and len(mixed) < len(varying(layer)) and not recorder.is_weight(x):
+            for dim in mixed:  # another dimension may still be the one that is cut
+                recorder.stays(layer, dim, f"`{call.name}`")
+            results.append(layer)
+        elif mixed:
             if not recorder.is_weight(x):  # statistics of a weight (standardization) may change with its shape
-                recorder.book.pin(layer, f"is reduced over channels by `{call.name}`", recorder.site())
+                _reduced(recorder, call, layer)
             results.append(constant(x.shape))
         else:
             results.append(layer)
     for output in call.outputs:
         keeps = output.dim() == x.dim()
         recorder.put(output, tuple(_reduce(layer, reduced, keeps=keeps) for layer in results))
+
+
+def _reduced(recorder: Recorder, call: Call, layer: Tensor) -> None:
+    reason = f"is reduced over channels by `{call.name}`"
+    if all(output.numel() == 1 for output in call.outputs):
+        for output in call.outputs:
+            recorder.owe(output, layer, reason)
+    else:
+        recorder.book.pin(layer, reason, recorder.site())
 
 
 def _reduce(layer: Tensor, dims: set[int], *, keeps: bool) -> Tensor:

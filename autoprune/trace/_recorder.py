@@ -22,8 +22,8 @@ from autoprune.trace import (  # noqa: F401  (importing the families registers t
     _handlers_movement,
     _handlers_reduction,
 )
-from autoprune.trace._book import Contraction, Extent, Grid, IdBook, Producer, Site, SizeRule
-from autoprune.trace._ids import Layers, along, constant, has_ids, shrink, varying
+from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule
+from autoprune.trace._ids import Layers, along, compact, constant, has_ids, shrink, varying
 from autoprune.trace._inplace import overlay
 from autoprune.trace._registry import HANDLERS, Call
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
@@ -79,6 +79,7 @@ class Recorder(TorchFunctionMode):
         self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._constants: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stack: list[str] = [""]
+        self._owed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -159,9 +160,13 @@ class Recorder(TorchFunctionMode):
         if not outputs:
             return
         handler = HANDLERS.get(call.name)
+        self._carry_debts(call.inputs, outputs)
         if not carrying:
             for output in outputs:
-                self._constants[output] = True
+                if call.name.startswith("new_") or call.name.endswith("_like"):
+                    self._constants[output] = True
+                else:
+                    self._layers[output] = (constant(output.shape),)
             return
         reason = ""
         if handler is None:
@@ -180,6 +185,24 @@ class Recorder(TorchFunctionMode):
         if all(t in self._weights for t in call.inputs if self.follows([t])):
             for output in outputs:
                 self._weights[output] = True
+
+    def owe(self, tensor: Tensor, layer: Tensor, reason: str) -> None:
+        """Note that ``layer`` must stay if the number in ``tensor`` is used for more than a decision in Python."""
+        self._owed[tensor] = [*self._owed.get(tensor, []), PinEvent(compact(layer).numpy(), reason, self.site())]
+
+    def settle(self, tensors: list[Tensor]) -> None:
+        """Pin what is owed for ``tensors``: they are used."""
+        for tensor in tensors:
+            for event in self._owed.pop(tensor, []):
+                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
+
+    def _carry_debts(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        owing = [t for t in inputs if t in self._owed]
+        if any(output.numel() > 1 for output in outputs):
+            self.settle(owing)
+        for tensor in owing:
+            for output in outputs:
+                self._owed[output] = [*self._owed.get(output, []), *self._owed.get(tensor, [])]
 
     def give_up(self, inputs: list[Tensor], outputs: list[Tensor], reason: str) -> None:
         """Pin every channel that goes in; what comes out always stays."""
@@ -233,12 +256,18 @@ class Recorder(TorchFunctionMode):
         if name is None or not dims:
             return (constant(shape),)
         for d in dims:
-            self.book.play(name, d, "thru")
+            if (name, d) not in self.book.roles:  # used as it is: it passes channels on, unless a contraction said more
+                self.book.play(name, d, "thru")
         return tuple(along(self.book.axis(name, d, shape[d]), d, shape) for d in dims)
 
     def put(self, tensor: Tensor, layers: Layers) -> None:
         """Set the id layers of a tensor."""
         self._layers[tensor] = tuple(shrink(layer.expand(tensor.shape)) for layer in layers)
+
+    def forget(self, tensor: Tensor) -> None:
+        """Note that a tensor is a constant, whatever it was made next to."""
+        self._layers.pop(tensor, None)
+        self._constants[tensor] = True
 
     def carries(self, tensor: Tensor) -> bool:
         """Say whether an activation has elements that can vanish."""
@@ -264,12 +293,19 @@ class Recorder(TorchFunctionMode):
         return layers[best]
 
     def channel_ids(self, tensor: Tensor, dim: int, role: str = "thru") -> Tensor:
-        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied."""
+        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied.
+
+        ``role`` is noted for the tensor of the model, or for those a weight was computed from.
+        """
         name = self._names.get(tensor)
         if name is not None and tensor not in self._layers:
             self.book.play(name, dim, role)
             return self.book.axis(name, dim, tensor.shape[dim])
-        return self.book.slice_ids(self.single(tensor, dim), dim, self.site())
+        layers = self.layers(tensor)
+        layer = next((known for known in layers if dim in varying(known)), constant(tensor.shape))
+        if self.is_weight(tensor):
+            self.book.play_ids(layer, role)
+        return self.book.slice_ids(layer, dim, self.site())
 
     def _spread(self, tensor: Tensor, before: Layers | None) -> None:
         """Let other views of a tensor that was written into see its new ids."""
@@ -349,9 +385,11 @@ class Recorder(TorchFunctionMode):
             Contraction(self.module, kind, constant_factor if rest else per_sample, tuple(factors))
         )
 
-    def kept_layer(self, channels: int) -> None:
-        """Note that the running module produces channels that all stay."""
-        self.book.producers.setdefault((self.module, 0), Producer(self.module, constant((channels,))))
+    def kept_layer(self, channels: int, reason: str) -> None:
+        """Note that the running module produces channels that all stay, and why."""
+        self.book.producers.setdefault(
+            (self.module, 0), Producer(self.module, constant((channels,)), reason, self.site())
+        )
 
     def traced_attribute(self, call: Call, position: int, name: str) -> int | None:
         """Return an argument if it remembers where it came from, else None."""
@@ -362,7 +400,9 @@ class Recorder(TorchFunctionMode):
         """Note that the running module produces the channels ``ids`` with ``weight``."""
         name = self._names.get(weight)
         module = self.module or (name or "")
-        self.book.producers.setdefault((module, int(ids[0]) if ids.numel() else 0), Producer(module, ids))
+        reason = "" if has_ids(ids) else "has a weight computed in a way that the tracer could not follow"
+        first = int(ids[0]) if ids.numel() else 0
+        self.book.producers.setdefault((module, first), Producer(module, ids, reason, self.site()))
 
 
 class _Unseen(TorchDispatchMode):

@@ -279,7 +279,10 @@ def _pins(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Pin, ...]:
         if not len(staying):
             continue
         found_why = next((why[c] for c in free[staying].tolist() if c in why), None)
-        reason, source = (found_why.reason, found_why.site.source) if found_why else (_ALONE, "")
+        if found_why is not None:
+            reason, source = found_why.reason, found_why.site.source
+        else:
+            reason, source = (producer.reason, producer.site.source) if producer.reason else (_ALONE, "")
         if len(staying) < len(ids):
             reason = f"{len(staying)} of {len(ids)} channels stay: {reason}"
         found.append(Pin(producer.module, reason, source))

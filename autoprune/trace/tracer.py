@@ -84,6 +84,7 @@ def _record(model: nn.Module, example_input: Any, seed: int) -> Structure:
 def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:
     with recorder.watching(model, tensors_in(example_input)):
         output = forward(model, example_input)
+    recorder.settle(tensors_in(output))
     for tensor in tensors_in(output):
         if recorder.follows([tensor]):
             for layer in recorder.layers(tensor):

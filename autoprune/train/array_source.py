@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,10 @@ class ArraySource:
         self._fits = self.inputs.nbytes + self.targets.nbytes <= memory_limit
         self._resident: dict[torch.device, Batch] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave copies on accelerators and what can be computed again behind."""
+        return {**{k: v for k, v in self.__dict__.items() if k != "_hashes"}, "_resident": {}}
+
     def __len__(self) -> int:
         """Return the number of items."""
         return len(self.inputs)
@@ -86,13 +91,14 @@ class ArraySource:
 
 def _tensor(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     if isinstance(values, Tensor):
-        return values.detach().cpu()
+        values = values.detach().cpu()
+        return values.float() if values.dtype == torch.float64 else values  # what models compute in
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         msg = f"expected numbers as {name}, got an array of {array.dtype}"
         raise DataError(msg)
     if array.dtype == np.float64:
-        array = array.astype(np.float32)  # what models compute in
+        array = array.astype(np.float32)
     elif array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, order="C"))

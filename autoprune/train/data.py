@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
@@ -91,9 +93,10 @@ class Data:
         check_classes(self.validation)
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
         self._digests = {split.role: sample_digests(split) for split in splits}
-        #: A validation set split off a plain_train is disjoint by position, which two sources cannot show.
-        own = splits if plain_train is None or val is not None else [self.train, *splits[2:]]
-        check_disjoint(own, [self._digests[split.role] for split in own])
+        for pair in itertools.combinations(splits, 2):
+            if plain_train is None or val is not None or pair != (self.train, self.validation):
+                check_disjoint(*pair, *(self._digests[split.role] for split in pair))
+            # else they are disjoint by position, which two sources of the same items cannot show
 
     def _split(self, role: str, source: Source) -> Split:
         return Split(role, source, np.arange(len(source), dtype=np.int64), self.transform)
@@ -113,6 +116,13 @@ class Data:
                 digest.update(item)
             digest.update(_target_bytes(split))
         return digest.hexdigest()
+
+    def without_test(self) -> Data:
+        """Return the same data under the same fingerprint but without test items: what a worker of a search gets."""
+        found = copy.copy(self)
+        found.__dict__["fingerprint"] = self.fingerprint
+        found.test = None
+        return found
 
     def example_batch(self, n: int = 1) -> Batch:
         """Return the first ``n`` validation items as ``(inputs, targets)`` on the CPU, transformed."""

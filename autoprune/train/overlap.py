@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,31 +23,32 @@ def sample_digests(split: Split) -> list[bytes]:
     return split.source.digests(positions)
 
 
-def check_disjoint(splits: Sequence[Split], digests: Sequence[Sequence[bytes]]) -> None:
-    """Refuse roles that share items.
+def check_disjoint(a: Split, b: Split, digests_a: Sequence[bytes], digests_b: Sequence[bytes]) -> None:
+    """Refuse two roles that share items.
 
     Items of one source are compared by position, others by the hash of their content: all items of arrays, sampled
     items of datasets (evenly spread, so that a dataset given twice is found with certainty).
 
     Args:
-        splits: the roles.
-        digests: per role, what `sample_digests` returned.
+        a: one role.
+        b: the other role.
+        digests_a: what `sample_digests` returned for ``a``.
+        digests_b: what it returned for ``b``.
 
     Raises:
-        DataError: two roles share an item.
+        DataError: they share an item.
     """
-    for (a, hashes_a), (b, hashes_b) in itertools.combinations(zip(splits, digests, strict=True), 2):
-        if a.source is b.source:
-            shared = len(np.intersect1d(a.positions, b.positions))
-        else:
-            shared = len(set(hashes_a) & set(hashes_b))
-        if shared:
-            looked = "" if a.source.whole and b.source.whole else f" of the {N_SAMPLES} compared"
-            msg = (
-                f"{shared} items{looked} are in both the {a.role} and the {b.role} data; figures measured on items "
-                "that were trained or searched on mean nothing: remove them from one of the two"
-            )
-            raise DataError(msg)
+    if a.source is b.source:
+        shared = len(np.intersect1d(a.positions, b.positions))
+    else:
+        shared = len(set(digests_a) & set(digests_b))
+    if shared:
+        looked = "" if a.source.whole and b.source.whole else f" of the {N_SAMPLES} compared"
+        msg = (
+            f"{shared} items{looked} are in both the {a.role} and the {b.role} data; figures measured on items "
+            "that were trained or searched on mean nothing: remove them from one of the two"
+        )
+        raise DataError(msg)
 
 
 def check_classes(split: Split) -> None:

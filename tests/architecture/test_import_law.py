@@ -45,7 +45,7 @@ NARROWER = {"strategies": {"errors", "core", "pareto"}}
 DOORS = {
     "optuna": {"strategies/_optuna.py"},
     "pymoo": {"strategies/_pymoo.py"},
-    "ray": {"execute/_ray.py", "finetune/_tune.py"},
+    "ray": {"execute/_ray.py", "execute/_ray_cluster.py", "finetune/_tune.py"},
     "plotly": {"report/_plotly.py"},
 }
 """The only files that may import a heavy library."""

@@ -89,6 +89,13 @@ def test_shared_arrays_are_refused(roles: tuple[int | None, ...]) -> None:
         Data(*(None if seed is None else arrays(seed=seed) for seed in roles))
 
 
+def test_items_shared_with_a_split_off_validation_set_are_refused() -> None:
+    """Test items are compared with what was split off a twin of the training data, too."""
+    shared = Subset(Items(), Data(Items(noise=0.1), plain_train=Items()).validation.positions.tolist())
+    with pytest.raises(DataError, match="both the validation and the test data"):
+        Data(Items(noise=0.1), test=shared, plain_train=Items())
+
+
 def test_a_single_shared_item_is_found() -> None:
     """Arrays are compared item by item."""
     val = arrays(seed=1)
@@ -239,6 +246,14 @@ def test_subsets_keep_class_shares() -> None:
     shares = np.bincount(data.validation.labels) * 101 / 500
     assert np.abs(np.bincount(part.labels) - shares).max() < 1
     assert data.validation.subset(10**6, seed=0) is data.validation
+
+
+def test_double_precision_becomes_single() -> None:
+    """Models compute in float32, whatever precision the data was stored in, as an array or as a tensor."""
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    for inputs in (x, torch.from_numpy(x)):
+        found, _ = next(iter(Data((inputs, np.arange(20) % 2)).train.loader(4)))
+        assert found.dtype == torch.float32
 
 
 def test_images_arrive_in_the_layout_asked_for() -> None:

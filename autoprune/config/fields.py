@@ -1,0 +1,141 @@
+"""The types of single values in a problem file: what each accepts, and what it says when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, Strict, ValidationInfo
+
+from autoprune.config.references import check_reference
+from autoprune.core.limits import parse_limit
+from autoprune.core.objectives import COSTS, Objectives
+from autoprune.errors import AutopruneError, unknown_name
+
+TORCHVISION = "torchvision:"
+"""Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path(info.context["folder"]) if info.context else Path()
+
+
+def _reference(text: str, info: ValidationInfo) -> str:
+    check_reference(text, _folder(info))
+    return text
+
+
+def _weights(text: str, info: ValidationInfo) -> str:
+    path = _folder(info) / text
+    if not text.startswith(TORCHVISION) and not path.is_file():
+        msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
+        raise ValueError(msg)
+    return text
+
+
+def _limit(value: Any) -> Any:
+    parse_limit("a cost", value, dense=10**18)
+    return value
+
+
+def _cost(name: str) -> str:
+    return _registered("cost", name, COSTS)
+
+
+def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+    Objectives.parse(names)
+    return names
+
+
+def _strategy(key: str) -> str:
+    from autoprune.strategies.registry import find_strategy
+
+    try:
+        find_strategy(key)
+    except AutopruneError as error:  # a LookupError, which pydantic would not collect
+        raise ValueError(str(error)) from error
+    return key
+
+
+def _criterion(name: str) -> str:
+    from autoprune.criteria.registry import CRITERIA
+
+    return _registered("criterion", name, CRITERIA)
+
+
+def _evaluator(name: str) -> str:
+    from autoprune.evaluate.registry import EVALUATORS
+
+    return _registered("evaluator", name, EVALUATORS)
+
+
+def _registered(kind: str, name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise ValueError(str(unknown_name(kind, name, known)))
+    return name
+
+
+def _data_name(name: str) -> str:
+    from autoprune.train.named_data import NAMED_DATA
+
+    kind, _, path = name.partition(":")
+    forms = {key: f"{key}:PATH" if info.takes_path else key for key, info in NAMED_DATA.items()}
+    if kind not in forms:
+        raise ValueError(str(unknown_name("data", name, forms.values())))
+    if NAMED_DATA[kind].takes_path != bool(path):
+        msg = f"expected {forms[kind]!r}, got {name!r}"
+        raise ValueError(msg)
+    return name
+
+
+def _tie(patterns: Any) -> Any:
+    if not isinstance(patterns, str) and not (isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)):
+        msg = f"expected a pattern of module names or a list of them, got {patterns!r}"
+        raise ValueError(msg)
+    return patterns
+
+
+def _one_input(example: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
+    return example
+
+
+def _one_source(factory: str | None, info: ValidationInfo) -> str | None:
+    _exactly_one("name", "name = 'digits' (or another known name) or factory = 'module:callable'", factory, info)
+    return factory
+
+
+def _exactly_one(other: str, expected: str, value: object, info: ValidationInfo) -> None:
+    if other in info.data and (info.data[other] is None) == (value is None):
+        msg = f"expected either {expected}, got {'neither' if value is None else 'both'}"
+        raise ValueError(msg)
+
+
+def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
+    if macs is None and info.data == {"evaluations": None, "seconds": None}:
+        msg = "expected at least one of evaluations, seconds, macs, got none"
+        raise ValueError(msg)
+    return macs
+
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Strict(strict=False)]
+Numbers = Annotated[tuple[float, ...], Strict(strict=False)]
+Shape = Annotated[tuple[Count, ...], Strict(strict=False)]
+Widths = Annotated[tuple[int | float, ...], Strict(strict=False)]
+
+Reference = Annotated[str, AfterValidator(_reference)]
+WeightsSource = Annotated[str, AfterValidator(_weights)]
+DataName = Annotated[str, AfterValidator(_data_name)]
+StrategyKey = Annotated[str, AfterValidator(_strategy)]
+CriterionName = Annotated[str, AfterValidator(_criterion)]
+EvaluatorName = Annotated[str, AfterValidator(_evaluator)]
+ObjectiveNames = Annotated[Names, AfterValidator(_objectives)]
+Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
+Ties = Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)]
+
+InsteadOfInput = Annotated[Reference | None, AfterValidator(_one_input)]
+InsteadOfName = Annotated[Reference | None, AfterValidator(_one_source)]
+LastLimit = Annotated[Amount | None, AfterValidator(_some_limit)]

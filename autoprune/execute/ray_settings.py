@@ -1,0 +1,72 @@
+"""How a search runs on Ray; nothing here needs Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.errors import InvalidArgumentError
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """Which cluster, how many workers, and how patient to be with them.
+
+    Without an address a cluster of this machine alone is started: it listens on the loopback interface only, wants a
+    token that nobody else knows, reports nothing to anybody, and is gone with the search.
+
+    Attributes:
+        workers: at most this many; None for as many as there is room for.
+        cpus_per_worker: CPU cores that a worker reserves; an evaluation uses the evaluator's ``threads``.
+        gpus_per_worker: share of a GPU that a worker reserves, such as 0.25 for four workers on each; None for a
+            quarter where the evaluator wants a GPU, else nothing.
+        address: of a running cluster to join: ``"host:port"`` of its head, or ``"auto"`` for the one that this machine
+            is part of.
+        insecure: join a cluster that asks nobody for a token, on which anyone who reaches it can run code.
+        deadline: seconds that an evaluation may take; then its worker is replaced and the candidate FAILED.
+        prepare_deadline: seconds that preparing weights may take; None: any number.
+        max_deaths: a candidate during which so many workers died is FAILED.
+        max_memory: bytes that a candidate may allocate in a worker's main memory; a greedier one is FAILED. Linux only.
+        patience: seconds to wait for a first worker, or for one after all were lost.
+        object_store_bytes: shared memory of a local cluster; what does not fit goes to disk.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    workers: int | None = None
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
+    address: str | None = None
+    insecure: bool = False
+    deadline: float = 600.0
+    prepare_deadline: float | None = None
+    max_deaths: int = 3
+    max_memory: int | None = None
+    patience: float = 120.0
+    object_store_bytes: int = 512 * MIB
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.workers is not None and self.workers < 1:
+            msg = f"expected at least one worker (None for as many as there is room for), got {self.workers}"
+            raise InvalidArgumentError(msg)
+        if not self.cpus_per_worker > 0 or (self.gpus_per_worker or 0.0) < 0:
+            msg = (
+                "expected a positive cpus_per_worker and gpus_per_worker of 0 or more, got "
+                f"{self.cpus_per_worker} and {self.gpus_per_worker}"
+            )
+            raise InvalidArgumentError(msg)
+        if self.address is not None and self.address.startswith("ray://"):
+            msg = (
+                f"expected the address of a cluster that this machine is part of, got {self.address!r}; run the search "
+                "on the cluster itself: `ray job submit -- autoprune search ... --executor ray --address auto`"
+            )
+            raise InvalidArgumentError(msg)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a worker reserves, by Ray's names."""
+        found = {"CPU": self.cpus_per_worker}
+        return found | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})

@@ -1,0 +1,89 @@
+"""Runners for executors with workers of their own, where what a test file defines cannot be imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoprune.core.jobs import Job, Outcome, Prepare, Status
+from autoprune.core.protocols import JobRunner
+from autoprune.execute._ray import Blobs
+from autoprune.testing.search_toys import ToyRunner
+
+GREED = 2**40
+"""Bytes that a greedy candidate wants."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Makes a runner that needs no weights.
+
+    Attributes:
+        runner: the runner.
+    """
+
+    runner: JobRunner
+
+    def __call__(self, blobs: Blobs) -> JobRunner:  # noqa: ARG002  what executors call it with
+        """Return the runner."""
+        return self.runner
+
+
+@dataclass(frozen=True)
+class FaultyRunner(ToyRunner):
+    """Runs toy jobs, but for chosen ones, which go wrong in the ways that candidates do.
+
+    Attributes:
+        faults: by job id: ``"raise"``, ``"nan"``, ``"greed"`` (wants a terabyte), ``"hang"``, ``"exit"`` (leaves the
+            process politely), ``"die"`` (kills it, every time), ``"die once"`` (the first process that runs it).
+        folder: where it is remembered who died.
+    """
+
+    faults: Mapping[int, str] = field(default_factory=dict)
+    folder: Path = Path()
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run ``job``."""
+        match self.faults.get(job.id):
+            case "raise":
+                msg = f"job {job.id} is broken"
+                raise ArithmeticError(msg)
+            case "nan":
+                return Outcome(job, Status.OK, {"accuracy": float("nan")})
+            case "greed":
+                bytearray(GREED)
+            case "hang":
+                time.sleep(3600)
+            case "exit":
+                raise SystemExit
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "die once" if not (self.folder / str(job.id)).exists():
+                (self.folder / str(job.id)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(job)
+
+
+class WeightMaker(ToyRunner):
+    """Prepares weights for real: reads the parent's, adds a byte, keeps the result.
+
+    Args:
+        blobs: where they are.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__()
+        object.__setattr__(self, "blobs", blobs)
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run ``job``."""
+        outcome = super().__call__(job)
+        if isinstance(job, Prepare) and outcome.weight_set is not None:
+            blobs: Blobs = self.__dict__["blobs"]
+            made = blobs.put((blobs.get(job.parent.weights) or b"") + b"!")
+            outcome = replace(outcome, weight_set=replace(outcome.weight_set, weights=made, order=job.parent.order))
+        return outcome

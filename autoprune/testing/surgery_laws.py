@@ -1,0 +1,87 @@
+"""Laws of cutting: what every structure promises about every model cut with it.
+
+Each law raises `AssertionError` with the reason when it is broken. None of them uses the tracer's own validation: the
+masked model here is an independent one (removed rows stay as they are, the slices that read them are zero).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.surgery.cut import copy_with, cut
+from autoprune.surgery.forward import forward
+
+
+def random_kept(structure: Structure, rng: np.random.Generator) -> BoolArray:
+    """Return (n_genes,) kept channels of a random genome: unequal widths, equal ones where groups are tied."""
+    widths = np.array([rng.integers(1, group.width + 1) for group in structure.groups], dtype=np.int64)
+    for tie in structure.ties:
+        widths[list(tie)] = widths[tie[0]]
+    return structure.kept_genes([rng.permutation(group.width) for group in structure.groups], widths)
+
+
+def check_full_genome_is_identical(model: nn.Module, structure: Structure) -> None:
+    """With every channel kept, the cut model's tensors equal the dense ones bit for bit."""
+    small = cut(model, structure, np.ones(structure.n_genes, dtype=np.bool_))
+    ours, theirs = model.state_dict(), small.state_dict()
+    assert ours.keys() == theirs.keys(), "the cut model has other tensors than the dense one"
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), f"{name} changed although every channel was kept"
+
+
+def check_masked_equals_sliced(model: nn.Module, structure: Structure, kept: BoolArray, example_input: Any) -> None:
+    """A cut model computes what the dense one computes when nothing reads the removed channels.
+
+    Only for models without statistics over channels (layer and group norms change with the channels, as they should).
+
+    Args:
+        model: the dense model.
+        structure: what was traced.
+        kept: (n_genes,) boolean array.
+        example_input: what both are run on.
+    """
+    double = (
+        copy_with(model, ((t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()])).double().eval()
+    )
+    inputs = pytree.tree_map(
+        lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, example_input
+    )
+    small = cut(double, structure, kept).eval()
+    with torch.no_grad():
+        sliced = forward(small, inputs)
+        _mask(double, structure, kept)
+        masked = forward(double, inputs)
+    for a, b in zip(pytree.tree_leaves(masked), pytree.tree_leaves(sliced), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8 * (1.0 + float(a.abs().max())))
+
+
+def _mask(model: nn.Module, structure: Structure, kept: BoolArray) -> None:
+    roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for axis in structure.axes:
+        if roles[axis.key] == "in":
+            removed = torch.from_numpy(((axis.genes >= 0) & ~kept[axis.genes]).nonzero()[0])
+            tensors[axis.tensor].data.index_fill_(axis.dim, removed, 0.0)
+
+
+def check_trains(model: nn.Module, structure: Structure, kept: BoolArray, example_input: Any) -> None:
+    """Every parameter of a cut model that had a gradient in the dense one still gets a finite one."""
+    for network in (model, cut(model, structure, kept)):
+        network.zero_grad()
+        outputs = [t for t in pytree.tree_leaves(forward(network, example_input)) if isinstance(t, Tensor)]
+        sum(t.square().mean() for t in outputs if t.is_floating_point()).backward()  # type: ignore[union-attr]
+        gradients = {name: p.grad for name, p in network.named_parameters()}
+        if network is model:
+            expected = {name for name, gradient in gradients.items() if gradient is not None}
+            network.zero_grad()
+            continue
+        for name in expected:
+            gradient = gradients[name]
+            assert gradient is not None, f"{name} got no gradient"
+            assert bool(torch.isfinite(gradient).all()), f"{name} got a gradient that is not finite"

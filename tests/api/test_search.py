@@ -1,0 +1,241 @@
+"""The Python interface from a problem to a loaded smaller model, on real digits."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autoprune as ap
+from autoprune.core.jobs import Status
+from autoprune.errors import (
+    BudgetError,
+    InfeasibleError,
+    InvalidArgumentError,
+    NothingPrunableError,
+    StoreError,
+    UnknownNameError,
+)
+from autoprune.testing.digits_network import DigitsNetwork, digits_network
+from autoprune.train.named_data import load_data
+
+MakeProblem = Callable[..., ap.Problem]
+
+
+@pytest.fixture
+def make_problem() -> MakeProblem:
+    """Make a problem on the digits, small enough for seconds."""
+
+    def make(model: nn.Module | None = None, **settings: object) -> ap.Problem:
+        given: dict[str, object] = {
+            "data": load_data("digits"),
+            "levels": 4,
+            "evaluation": ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32),
+            **settings,
+        }
+        return ap.Problem(digits_network() if model is None else model, **given)  # type: ignore[arg-type]
+
+    return make
+
+
+def test_from_problem_to_loaded_model(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A picked point is a smaller module of the same class whose saved and loaded copy has the recorded score."""
+    problem = make_problem()
+    run = ap.search(problem, "random", ap.Budget(evaluations=8), store=tmp_path / "run")
+    assert run.evaluations == 8
+    assert run.stop == "evaluations"
+    point = run.pick(max_macs="60%")
+    assert point.costs["macs"] <= 0.6 * run.dense["macs"]
+    model = point.build()
+    assert type(model) is DigitsNetwork
+    assert sum(p.numel() for p in model.parameters()) == point.costs["params"]
+    point.save(tmp_path / "small.autoprune")
+    loaded = ap.load(tmp_path / "small.autoprune", digits_network(seed=5))
+    assert problem.evaluator.measure(loaded) == dict(point.metrics)
+    assert ap.describe(tmp_path / "small.autoprune")["costs"] == dict(point.costs)
+
+
+@pytest.mark.parametrize("evaluator", ["inherited", "reconstructed", "short_training"])
+def test_a_point_loaded_in_a_fresh_process_has_its_recorded_score(
+    evaluator: str, make_problem: MakeProblem, tmp_path: Path
+) -> None:
+    """Measured elsewhere on the same items, a saved point answers exactly as many correctly as the ledger says."""
+    settings = {}
+    if evaluator == "short_training":
+        from autoprune.evaluate.short_training import ShortTrainingSettings
+
+        fit = ap.FitSettings(steps=3, batch_size=32)
+        settings["evaluation"] = ShortTrainingSettings(n_calibration=64, n_validation=64, batch_size=32, fit=fit)
+    problem = make_problem(evaluator=evaluator, **settings)
+    run = ap.search(problem, "random", ap.Budget(evaluations=3), store=tmp_path / "run")
+    point = run.front.points[-1]
+    point.save(tmp_path / "point.autoprune")
+    code = f"""
+import autoprune as ap
+from autoprune.testing.digits_network import digits_network
+evaluation = ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32)
+problem = ap.Problem(digits_network(), data=ap.load_data("digits"), levels=4, evaluation=evaluation)
+model = ap.load({str(tmp_path / "point.autoprune")!r}, digits_network(seed=9))
+print(round(64 * problem.evaluator.measure(model)["accuracy"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == round(64 * point.metrics["accuracy"])
+
+
+def test_the_same_call_resumes_and_a_larger_budget_continues(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Ten evaluations in one go and in two have the same jobs and figures."""
+    whole = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "whole" / "run")
+    first = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=6), store=tmp_path / "parts" / "run")
+    assert first.evaluations == 6
+    asked = [outcome.job for outcome in first.outcomes]
+    both = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "parts" / "run")
+    assert both.evaluations == 10
+    assert [outcome.job for outcome in both.outcomes[:6]] == asked
+    # a strategy that sizes its population by the budget it was first promised differs later, never before
+    assert [o.metrics for o in whole.outcomes[:4]] == [o.metrics for o in both.outcomes[:4]]
+
+
+def test_reconstruction_beats_plain_weights_on_a_trained_network(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """At the same genomes a trained network keeps more accuracy, over the whole front, with its consumers re-solved."""
+    model = digits_network()
+    ap.fit(model, load_data("digits"), ap.Classification(), ap.FitSettings(epochs=6, learning_rate=0.1, batch_size=32))
+    fronts = {
+        name: ap.search(
+            make_problem(model, evaluator=name, evaluation=ap.ProxySettings(n_calibration=256, batch_size=64)),
+            "uniform",
+            ap.Budget(evaluations=4),
+            store=tmp_path / name,
+        )
+        for name in ("inherited", "reconstructed")
+    }
+    plain, solved = ([o.metrics["loss"] for o in run.outcomes] for run in fronts.values())
+    assert np.mean(solved) < np.mean(plain)
+
+
+def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Polish changes weights only, can be saved and loaded, and is refused where nothing was reconstructed."""
+    problem = make_problem(evaluator="reconstructed")
+    point = ap.search(problem, "uniform", ap.Budget(evaluations=3), store=tmp_path / "run").front.points[0]
+    polished, plain = point.build(polish=True), point.build()
+    assert [p.shape for p in polished.parameters()] == [p.shape for p in plain.parameters()]
+    point.save(tmp_path / "polished.autoprune", polished)
+    loaded = ap.load(tmp_path / "polished.autoprune", digits_network())
+    assert problem.evaluator.measure(loaded) == problem.evaluator.measure(polished)
+    other = ap.search(make_problem(), "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
+    with pytest.raises(InvalidArgumentError, match="evaluator='reconstructed'"):
+        other.front.points[0].build(polish=True)
+
+
+def test_report_of_a_run(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A report measures test figures and latency of some points, once, and says that data was not held out."""
+    run = ap.search(make_problem(), "random", ap.Budget(evaluations=4), store=tmp_path / "run")
+    paths = run.report(points=2)
+    assert "not held out" in paths.html.read_text(encoding="utf-8")
+    assert run.store.records("latency")
+    before = run.store.records("metrics")
+    run.report(points=2)
+    assert run.store.records("metrics") == before
+
+
+def test_front_table_csv_and_json(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """The table has a row per point, cheapest first, and survives CSV and JSON."""
+    import pandas as pd
+
+    front = ap.search(make_problem(), "random", ap.Budget(evaluations=6), store=tmp_path / "run").front
+    table = front.table()
+    assert list(table["macs"]) == sorted(table["macs"])
+    assert len(table) == len(front) == len(front.points)
+    front.to_csv(tmp_path / "front.csv")
+    assert list(pd.read_csv(tmp_path / "front.csv")["params"]) == list(table["params"])
+    front.to_json(tmp_path / "front.json")
+    assert len(pd.read_json(tmp_path / "front.json")) == len(front)
+
+
+def test_a_failing_metric_is_a_recorded_failure(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A metric that raises, or is not a finite number, fails candidates with its text; the search goes on."""
+    calls = []
+
+    def moody(model: nn.Module) -> float | str:
+        calls.append(model)
+        return [1.0, float("nan"), "excellent"][min(len(calls) - 1, 2)] if len(calls) < 4 else 1 / 0
+
+    task = ap.FunctionTask(loss=ap.Classification().loss, metrics={"score": moody})
+    problem = make_problem(task=task, objectives=("max:score", "macs"))
+    run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
+    messages = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
+    assert run.evaluations == 4
+    assert len(messages) >= 3
+    assert any("nan" in message for message in messages)
+    assert any("ZeroDivisionError" in message for message in messages)
+
+
+def test_peak_bytes_as_an_objective(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Three objectives, one of them the peak of activation memory."""
+    problem = make_problem(objectives=("accuracy", "macs", "peak_bytes"), limits={"peak_bytes": "90%"})
+    run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
+    assert all(point.costs["peak_bytes"] <= 0.9 * run.dense["peak_bytes"] for point in run.front)
+
+
+def test_the_model_is_unchanged_and_can_be_freed(make_problem: MakeProblem) -> None:
+    """Making a problem leaves weights, mode and hooks alone, and nothing but the problem keeps the model."""
+    model = digits_network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    problem = make_problem(model)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    alive = weakref.ref(model)
+    del model, problem
+    gc.collect()
+    assert alive() is None
+
+
+WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
+    "unknown criterion": ({"criterion": "tailor"}, UnknownNameError, "did you mean 'taylor'"),
+    "unknown evaluator": ({"evaluator": "inherit"}, UnknownNameError, "did you mean 'inherited'"),
+    "unknown objective": ({"objectives": ("acuracy", "macs")}, InvalidArgumentError, "did you mean 'accuracy'"),
+    "latency objective": ({"objectives": ("accuracy", "latency")}, InvalidArgumentError, "measured in reports"),
+    "no data": ({"data": None}, InvalidArgumentError, "expected data=ap.Data"),
+    "infeasible limit": ({"limits": {"macs": "1%"}}, InfeasibleError, "the smallest has"),
+    "ambiguous limit": ({"limits": {"macs": 0.5}}, InvalidArgumentError, "'50%'"),
+    "unknown limit": ({"limits": {"flops": "50%"}}, UnknownNameError, "known: macs"),
+    "unknown lock": ({"locks": ("convX",)}, UnknownNameError, "convX"),
+    "everything locked": ({"locks": ("conv*",)}, NothingPrunableError, "no channel of this model may be removed"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_problem_is_refused_at_the_door(name: str, make_problem: MakeProblem) -> None:
+    """Every mistake has its own error, which names what came and what to do."""
+    settings, error, message = WRONG[name]
+    with pytest.raises(error, match=message):
+        make_problem(**settings)
+
+
+def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """An unknown strategy, another problem's folder and another strategy's folder are errors; nothing is lost."""
+    problem = make_problem()
+    with pytest.raises(UnknownNameError, match="did you mean 'pymoo:nsga"):
+        ap.search(problem, "pymoo:nsga", store=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(BudgetError, match="positive"):
+        ap.Budget(evaluations=0)
+    run = ap.search(problem, "random", ap.Budget(evaluations=2), store=tmp_path / "run")
+    with pytest.raises(InvalidArgumentError, match="searched by 'random' with seed 0, not 'uniform'"):
+        ap.search(problem, "uniform", ap.Budget(evaluations=2), store=tmp_path / "run")
+    with pytest.raises(StoreError, match="another problem"):
+        ap.search(make_problem(levels=3), "random", ap.Budget(evaluations=2), store=tmp_path / "run")
+    with pytest.raises(StoreError, match="another problem"):
+        ap.open_run(tmp_path / "run", make_problem(levels=3))
+    with pytest.raises(InvalidArgumentError, match="open the run with its problem"):
+        ap.open_run(tmp_path / "run").front.points[0].build()
+    with pytest.raises(InfeasibleError, match="smallest macs"):
+        run.pick(max_macs=10)
+    assert ap.open_run(tmp_path / "run", problem).evaluations == 2

@@ -1,0 +1,242 @@
+"""The pool without Ray: a crew whose workers live in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from autoprune.core.clock import SimulatedClock
+from autoprune.core.jobs import Job, Outcome, Prepare, Status
+from autoprune.core.protocols import JobRunner
+from autoprune.errors import ExecutorError, InvalidArgumentError
+from autoprune.execute.attempt import attempt
+from autoprune.execute.pool import Done, Lost, News, PoolSettings, Ready, WorkerPool
+from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
+from autoprune.testing.search_toys import TRAINED, ToyRunner
+
+FOREVER = 1e9
+
+
+class SimulatedCrew:
+    """Workers in simulated time: they boot in a second, take ``seconds(job)`` for a job, and die of some.
+
+    Args:
+        clock: moved forward to the next news.
+        seconds: how long a job takes.
+        kills: says of a job, and how often it ran before, whether its worker dies of it.
+        rooms: how many workers there is room for, by the time from which on that is so.
+        boots: whether workers can be started.
+    """
+
+    def __init__(
+        self,
+        clock: SimulatedClock,
+        *,
+        runner: JobRunner | None = None,
+        seconds: Callable[[Job], float] = lambda _: 1.0,
+        kills: Callable[[Job, int], bool] = lambda _job, _times: False,
+        rooms: dict[float, int] | None = None,
+        boots: bool = True,
+    ) -> None:
+        self.clock = clock
+        self.runner = runner or ToyRunner()
+        self.seconds, self.kills, self.boots = seconds, kills, boots
+        self.rooms = rooms or {0.0: 2}
+        self.n_hired = 0
+        self.alive: dict[int, deque[tuple[Job, ...]]] = {}
+        self.agenda: list[tuple[float, int, News]] = []
+        self.n_runs: dict[int, int] = {}
+        self.calls: list[tuple[float, int, tuple[int, ...]]] = []  # when, who, which jobs
+        self.is_closed = False
+
+    def places(self) -> int:
+        return next(room for since, room in reversed(self.rooms.items()) if since <= self.clock.now())
+
+    def hire(self) -> int:
+        self.n_hired += 1
+        self.alive[self.n_hired] = deque()
+        self._later(1.0, Ready(self.n_hired) if self.boots else Lost(self.n_hired, "no such module"))
+        return self.n_hired
+
+    def send(self, worker: int, jobs: Sequence[Job]) -> None:
+        self.calls.append((self.clock.now(), worker, tuple(job.id for job in jobs)))
+        self.alive[worker].append(tuple(jobs))
+        if len(self.alive[worker]) == 1:
+            self._start(worker)
+
+    def dismiss(self, worker: int) -> None:
+        self.alive.pop(worker)
+
+    def wait(self, timeout: float) -> list[News]:
+        if not self.agenda or self.agenda[0][0] > self.clock.now() + timeout:
+            self.clock.advance(timeout)
+            return []
+        when, _, news = heapq.heappop(self.agenda)
+        self.clock.advance(max(0.0, when - self.clock.now()))
+        if news.worker not in self.alive:
+            return []
+        if isinstance(news, Done):
+            self.alive[news.worker].popleft()
+            if self.alive[news.worker]:
+                self._start(news.worker)
+        return [news]
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.alive.clear()
+
+    def _start(self, worker: int) -> None:
+        outcomes, took = [], 0.0
+        for job in self.alive[worker][0]:
+            took += self.seconds(job)
+            self.n_runs[job.id] = self.n_runs.get(job.id, 0) + 1
+            if self.kills(job, self.n_runs[job.id] - 1):
+                self._later(took, Lost(worker, "killed"))
+                return
+            outcome = attempt(self.runner, job, clock=self.clock, worker=str(worker))
+            outcomes.append(replace(outcome, spent=replace(outcome.spent, seconds=self.seconds(job))))
+        self._later(took, Done(worker, tuple(outcomes)))
+
+    def _later(self, seconds: float, news: News) -> None:
+        heapq.heappush(self.agenda, (self.clock.now() + seconds, len(self.calls) + 1000 * news.worker, news))
+
+
+def make_pool(**changed: object) -> tuple[WorkerPool, SimulatedCrew]:
+    """Return a pool of two workers and its crew."""
+    settings = PoolSettings(**{"workers": 2} | changed.pop("settings", {}))
+    clock = SimulatedClock()
+    crew = SimulatedCrew(clock, **changed)
+    return WorkerPool(crew, settings, clock=clock), crew
+
+
+def submit(pool: WorkerPool, jobs: Sequence[Job]) -> list[Outcome]:
+    """Run jobs to the end and return their outcomes in id order."""
+    for job in jobs:
+        pool.submit(job)
+    return sorted(drain(pool, len(jobs)), key=lambda outcome: outcome.job.id)
+
+
+def healthy_jobs(n: int) -> list[Job]:
+    """Return jobs of which none raises."""
+    return [replace(job, id=i) for i, job in enumerate([toy_jobs()[0]] * n)]
+
+
+class TestPool(ExecutorLaws):
+    @pytest.fixture
+    def make_executor(self) -> MakeExecutor:
+        return lambda runner: make_pool(runner=runner)[0]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="autoprune")
+
+
+def test_jobs_of_a_dead_worker_run_again_and_nobody_notices() -> None:
+    """Every job ran once but the one its worker died of, which ran twice; all outcomes are there."""
+    pool, crew = make_pool(kills=lambda job, times: job.id == 3 and times == 0)
+    outcomes = submit(pool, healthy_jobs(12))
+    assert [outcome.status for outcome in outcomes] == [Status.OK] * 12
+    assert [crew.n_runs[i] for i in range(12)] == [1, 1, 1, 2, *[1] * 8]
+    assert crew.n_hired == 3
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])
+def test_a_job_that_kills_its_workers_is_given_up(seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    """After three deaths it is FAILED with a text that says so; the others of its batch are not blamed."""
+    pool, crew = make_pool(kills=lambda job, _: job.id == 25, seconds=lambda _: seconds)
+    outcomes = submit(pool, healthy_jobs(60))
+    assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
+    assert "its worker died 3 times" in outcomes[25].message
+    assert max(crew.n_runs[i] for i in range(60) if i != 25) <= 2
+    assert "failed jobs: [25]" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])
+def test_a_job_that_hangs_is_failed_at_its_deadline(seconds: float) -> None:
+    """It is not tried twice alone, its text names the deadline, and the others are done."""
+    pool, crew = make_pool(
+        seconds=lambda job: FOREVER if job.id == 25 else seconds, settings={"deadline": 10.0, "workers": 2}
+    )
+    outcomes = submit(pool, healthy_jobs(60))
+    assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
+    assert "deadline of 10 s" in outcomes[25].message
+    assert crew.n_runs[25] <= 2
+    assert crew.clock.now() < 260.0
+
+
+def test_preparations_have_time() -> None:
+    """The deadline of evaluations does not end a Prepare job, its own does."""
+    job = Prepare(0, "toy", {}, TRAINED)
+    assert submit(make_pool(seconds=lambda _: 5000.0)[0], [job])[0].status is Status.OK
+    pool, _ = make_pool(seconds=lambda _: 5000.0, settings={"prepare_deadline": 60.0, "workers": 2})
+    assert "deadline of 60 s" in submit(pool, [job])[0].message
+
+
+def test_only_short_jobs_share_a_call() -> None:
+    """Jobs of a second are sent one by one, one per worker; jobs of a millisecond many at a time, and ahead."""
+    pool, crew = make_pool()
+    submit(pool, healthy_jobs(20))
+    assert {len(ids) for _, _, ids in crew.calls} == {1}
+    assert pool.capacity == 2
+    pool, crew = make_pool(seconds=lambda _: 0.001)
+    submit(pool, healthy_jobs(200))
+    assert max(len(ids) for _, _, ids in crew.calls) == 16
+    assert pool.capacity == 2 * 2 * 16
+
+
+def test_nodes_come_and_go() -> None:
+    """Workers are hired when there is room for more; the capacity follows; a job is never lost."""
+    pool, crew = make_pool(rooms={0.0: 1, 10.0: 4, 30.0: 2}, settings={"workers": 4})
+    submit(pool, healthy_jobs(60))
+    assert {worker for when, worker, _ in crew.calls if when < 10.0} == {1}
+    assert {worker for when, worker, _ in crew.calls if when > 12.0} == {1, 2, 3, 4}
+    crew.clock.advance(30.0)
+    assert pool.capacity == 2
+
+
+def test_workers_that_cannot_be_started_end_the_search_with_the_reason() -> None:
+    """Three failures in a row are an error with the last one's text, not an endless wait."""
+    pool, _ = make_pool(boots=False)
+    pool.submit(toy_jobs()[0])
+    with pytest.raises(ExecutorError, match="no such module"):
+        pool.collect()
+
+
+def test_a_cluster_without_room_is_not_waited_for_in_silence() -> None:
+    """After the pool's patience an error says how much room there is."""
+    pool, crew = make_pool(rooms={0.0: 0}, settings={"patience": 50.0, "workers": 2})
+    pool.submit(toy_jobs()[0])
+    with pytest.raises(ExecutorError, match="room for 0"):
+        pool.collect()
+    assert 50.0 < crew.clock.now() < 53.0
+
+
+def test_a_timeout_returns_without_outcomes() -> None:
+    """Waiting half a job's time returns nothing; the outcome comes later."""
+    pool, crew = make_pool(seconds=lambda _: 10.0)
+    pool.submit(healthy_jobs(1)[0])
+    assert pool.collect(timeout=6.0) == []
+    assert crew.clock.now() == pytest.approx(6.0)
+    assert len(pool.collect(timeout=60.0)) == 1
+
+
+def test_closing_ends_the_crew() -> None:
+    """The crew is told."""
+    pool, crew = make_pool()
+    pool.submit(toy_jobs()[0])
+    pool.close()
+    assert crew.is_closed
+
+
+def test_settings_are_positive() -> None:
+    """No worker, or no time for a job, is refused."""
+    with pytest.raises(InvalidArgumentError, match="positive"):
+        PoolSettings(workers=0)
+    with pytest.raises(InvalidArgumentError, match="positive"):
+        PoolSettings(workers=1, deadline=0.0)

@@ -1,0 +1,74 @@
+"""Real candidates on Ray: the same answer, and shared memory that nobody wrote to."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+import autoprune as ap
+from autoprune.core.protocols import Executor
+from autoprune.evaluate.runner_plan import RunnerPlan
+from autoprune.evaluate.weights import pack_weights
+from autoprune.execute._ray import RayCrew
+from autoprune.execute._ray_cluster import Cluster
+from autoprune.execute.pool import PoolSettings, WorkerPool
+from autoprune.execute.ray_settings import RaySettings
+from autoprune.store.blobs import BlobStore
+from autoprune.testing.digits_network import digits_network
+from autoprune.testing.killing import Killing
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(scope="module")
+def problem() -> ap.Problem:
+    """Return digits under a limit."""
+    return ap.Problem(digits_network(), data=ap.load_data("digits"), limits={"macs": "80%"})
+
+
+def searched(problem: ap.Problem, folder: Path, executor: Executor | RaySettings | None) -> tuple[object, ...]:
+    """Return the ledger of a search up to times and workers."""
+    budget = ap.Budget(evaluations=24)
+    run = ap.search(problem, "random", budget, executor=executor, store=folder / "run", seed=3)
+    events = [event for event in run.store.events() if event.is_decision]
+    return run.store.jobs(), [outcome.identity() for outcome in run.outcomes], events
+
+
+def digests(plan: RunnerPlan, blobs: dict[str, bytes]) -> list[str]:
+    """Return the SHA-256 of what workers share: model, items, blobs."""
+    inputs = plan.setup.data.train.source.inputs.contiguous().numpy().tobytes()
+    parts = [pack_weights(plan.setup.model.state_dict()), inputs, *(blobs[name] for name in sorted(blobs))]
+    return [hashlib.sha256(part).hexdigest() for part in parts]
+
+
+def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) -> None:
+    """In process, on one worker, and on two of which one is killed; what they share is what was put there."""
+    here = searched(problem, tmp_path / "here", None)
+    assert {outcome.status for outcome in here[1]} == {"ok"}
+    assert searched(problem, tmp_path / "one", RaySettings(workers=1)) == here
+
+    settings = RaySettings(workers=2)
+    plan = problem.runner_plan("proxy")
+    blobs = BlobStore(tmp_path / "two" / "run" / "weights")
+    crew = RayCrew(plan, blobs, settings, Cluster(settings))
+    before = digests(*crew.shipped())
+    executor = Killing(
+        WorkerPool(crew, PoolSettings(workers=2)), at=(7,), before_close=lambda: found.extend(crew.shipped())
+    )
+    found: list[object] = []
+    assert searched(problem, tmp_path / "two", executor) == here
+    assert executor.killed == 1
+    after = digests(*found)
+    assert after[:2] == before == digests(plan, {})
+    assert after[2:] == sorted(found[1])
+    assert len(after) == 4
+
+
+def test_workers_never_hold_test_items(problem: ap.Problem) -> None:
+    """What is shipped has no test role; the fingerprint is still that of the whole."""
+    plan = problem.runner_plan("proxy")
+    assert problem.data.test is not None
+    assert plan.setup.data.test is None
+    assert plan.setup.data.fingerprint == problem.data.fingerprint

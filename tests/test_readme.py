@@ -1,0 +1,41 @@
+"""The README's examples are run as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks() -> list[str]:
+    """Return the Python examples of the README."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example trains, searches, saves, loads and reports in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(blocks()[0], "README.md", "exec"), names)
+    assert (tmp_path / "runs/digits/report.html").stat().st_size > 100_000
+    point, again = names["point"], names["again"]
+    problem = names["problem"]
+    assert problem.evaluator.measure(again) == dict(point.metrics)  # type: ignore[attr-defined]
+
+
+def test_example_strategy_searches(tmp_path: Path) -> None:
+    """The example of a strategy of one's own proposes genomes of the space."""
+    from autoprune.testing import toys
+
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(blocks()[1], "README.md", "exec"), names)
+    setup = toys.toy_setup()
+    strategy = names["CoinFlips"](setup)  # type: ignore[operator]
+    jobs = strategy.ask(5)
+    assert [job.id for job in jobs] == [0, 1, 2, 3, 4]
+    for job in jobs:
+        setup.space.check(np.array([job.candidate.genome]))
