@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Extent
+from autoprune.trace._handlers_elementwise import combine
 from autoprune.trace._ids import Layers, along, constant, has_ids, varying
 from autoprune.trace._registry import Call, handles
 
@@ -157,8 +158,6 @@ def attention(recorder: Recorder, call: Call) -> None:
     scores = constant((*query.shape[:-1], key.shape[-2]))
     contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
     if mask is not None and recorder.follows([mask]):
-        from autoprune.trace._handlers_elementwise import combine
-
         combine(recorder, [scores, mask], scores)
     contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")
 
