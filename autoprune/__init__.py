@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.api import Problem, Run, RunFront, RunPoint, open_run, search
+    from autoprune.api import Problem, Run, RunFront, RunPoint, Tuned, TunedPoint, finetune, open_run, search
     from autoprune.artifact import describe, load
     from autoprune.core.budget import Budget
     from autoprune.core.space import SearchSpace
@@ -40,8 +40,11 @@ _WHERE = {
     "RunPoint": "autoprune.api",
     "SearchSpace": "autoprune.core.space",
     "TorchMetrics": "autoprune.train.tasks",
+    "Tuned": "autoprune.api",
+    "TunedPoint": "autoprune.api",
     "cut": "autoprune.surgery.cut",
     "describe": "autoprune.artifact",
+    "finetune": "autoprune.api",
     "fit": "autoprune.train.loop",
     "load": "autoprune.artifact",
     "load_data": "autoprune.train.named_data",
@@ -66,8 +69,11 @@ __all__ = [
     "RunPoint",
     "SearchSpace",
     "TorchMetrics",
+    "Tuned",
+    "TunedPoint",
     "cut",
     "describe",
+    "finetune",
     "fit",
     "load",
     "load_data",

@@ -10,7 +10,7 @@ import pytest
 
 import autoprune
 
-DOORS = ("autoprune.execute._ray", "autoprune.finetune._tune")
+DOORS = ("autoprune.execute._ray", "autoprune.finetuning._tune")
 """Importing these starts heavy libraries; they hold no examples."""
 
 MODULES = sorted(

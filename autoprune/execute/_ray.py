@@ -105,7 +105,7 @@ class RayCrew:
         self._cluster = cluster
         self._blobs = blobs
         self._shipped: dict[str, Any] = {}  # by the name of a blob: where it is in the object store
-        with _flat_tensors(), _loose_modules():
+        with flat_tensors(), loose_modules():
             self._make_runner = ray.put(make_runner)
         resources = settings.resources
         self._actor = ray.remote(_Worker).options(
@@ -276,7 +276,7 @@ def _limit_memory(n_bytes: int) -> None:
 
 
 @contextmanager
-def _flat_tensors() -> Iterator[None]:
+def flat_tensors() -> Iterator[None]:
     """Let tensors that are put into the object store be mapped from it instead of being copied by every reader."""
     if "torch" not in sys.modules:  # nor is there a tensor
         yield
@@ -294,7 +294,7 @@ def _flat_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def _loose_modules() -> Iterator[None]:
+def loose_modules() -> Iterator[None]:
     """Let code travel that a worker could not import: of files that were loaded from outside of ``sys.path``."""
     from ray import cloudpickle
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
-    ("orchestrator", "compare", "finetune", "report", "plan"),
+    ("orchestrator", "compare", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
     ("config", "cli"),
     ("testing",),
@@ -45,7 +45,7 @@ NARROWER = {"strategies": {"errors", "core", "pareto"}}
 DOORS = {
     "optuna": {"strategies/_optuna.py"},
     "pymoo": {"strategies/_pymoo.py"},
-    "ray": {"execute/_ray.py", "execute/_ray_cluster.py", "finetune/_tune.py"},
+    "ray": {"execute/_ray.py", "execute/_ray_cluster.py", "finetuning/_tune.py"},
     "plotly": {"report/_plotly.py"},
 }
 """The only files that may import a heavy library."""

@@ -1,0 +1,283 @@
+"""`finetune`: chosen points of a run, trained to their final weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scipy.stats import spearmanr
+from torch import nn
+
+from autoprune import artifact
+from autoprune.api.run import N_REPORTED, Run, RunPoint
+from autoprune.core.limits import parse_limit
+from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.execute.ray_settings import RaySettings
+from autoprune.finetuning._tune import train_on_ray
+from autoprune.finetuning.plain import train_here
+from autoprune.finetuning.training import PointTraining
+from autoprune.pareto.front import Front
+from autoprune.store.run import RunStore
+from autoprune.train.distill import Distillation
+from autoprune.train.loop import Progress
+from autoprune.train.settings import FitSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECORD = "finetune"
+"""Kind of the records in the run's store, one per point and role: ``{"key", "point", "role", "metrics", ...}``."""
+
+MIN_CORRELATED = 3
+"""Points from which on a rank correlation says anything at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class TunedPoint:
+    """A point of a run with its final weights.
+
+    Attributes:
+        point: the point as it was searched.
+        file: the trained model.
+        metrics: on all search-validation items.
+        test: on the test items; empty where there are none.
+    """
+
+    point: RunPoint
+    file: Path
+    metrics: Mapping[str, float]
+    test: Mapping[str, float]
+
+    @property
+    def id(self) -> int:
+        """Its job id in the run."""
+        return self.point.id
+
+    @property
+    def costs(self) -> Mapping[str, int]:
+        """Exact counted integers."""
+        return self.point.costs
+
+    def build(self) -> nn.Module:
+        """Return the smaller model with its final weights."""
+        return artifact.load(self.file, self.point.run.needs_problem("build").model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the smaller model to one file that `autoprune.load` reads.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        self.point.save(path, self.build())
+
+    def __repr__(self) -> str:
+        """Name the point and its figures."""
+        figures = ", ".join(f"{name}={value:g}" for name, value in {**self.metrics, **self.costs}.items())
+        return f"TunedPoint({self.id}: {figures})"
+
+
+class Tuned:
+    """What came out of a fine-tuning: as many points as went in, cheapest first.
+
+    Args:
+        run: where they come from.
+        points: with their final weights.
+    """
+
+    def __init__(self, run: Run, points: Sequence[TunedPoint]) -> None:
+        self.run = run
+        self.points = tuple(sorted(points, key=lambda point: (point.costs["macs"], point.id)))
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[TunedPoint]:
+        """Go through the points, cheapest first."""
+        return iter(self.points)
+
+    def pick(
+        self,
+        *,
+        max_macs: str | float | None = None,
+        max_params: str | float | None = None,
+        min_accuracy: float | None = None,
+    ) -> TunedPoint:
+        """Return the best point within limits by its search-validation metrics; see `Run.pick`.
+
+        Raises:
+            InfeasibleError: no point is within the limits; the message says how near they come.
+        """
+        meta = self.run.meta
+        tuned = {point.id: replace(point.point.outcome, metrics=point.metrics) for point in self.points}
+        outcome = Front.of(tuned.values(), meta.parsed_objectives, fidelity=meta.fidelity).pick(
+            max_macs=None if max_macs is None else parse_limit("macs", max_macs, meta.dense.costs["macs"]),
+            max_params=None if max_params is None else parse_limit("params", max_params, meta.dense.costs["params"]),
+            min_accuracy=min_accuracy,
+        )
+        return next(point for point in self.points if point.id == outcome.job.id)
+
+    def rank_correlation(self, metric: str = "accuracy") -> float | None:
+        """Return Spearman's correlation of a metric before and after training: how far the search could be trusted.
+
+        None for fewer than three points, or where all are equal.
+        """
+        before = [point.point.metrics[metric] for point in self.points]
+        after = [point.metrics[metric] for point in self.points]
+        if len(self.points) < MIN_CORRELATED or len(set(before)) == 1 or len(set(after)) == 1:
+            return None
+        return float(spearmanr(before, after).statistic)
+
+    def table(self) -> pd.DataFrame:
+        """Return a data frame, one row per point: metrics before and after training and on test items, costs."""
+        import pandas as pd
+
+        rows = [
+            {
+                "id": point.id,
+                **{f"{name}_before": value for name, value in point.point.metrics.items()},
+                **point.metrics,
+                **{f"{name}_test": value for name, value in point.test.items()},
+                **point.costs,
+            }
+            for point in self.points
+        ]
+        return pd.DataFrame(rows).set_index("id") if rows else pd.DataFrame()
+
+    def __repr__(self) -> str:
+        """Name the run and the number of points."""
+        return f"Tuned({len(self)} points of {str(self.run.folder)!r})"
+
+
+def finetune(
+    run: Run,
+    points: int | Sequence[RunPoint] = N_REPORTED,
+    epochs: float = 40,
+    *,
+    settings: FitSettings | Sequence[FitSettings] | None = None,
+    executor: str | RaySettings | None = None,
+    seed: int = 0,
+    progress: Callable[[int, Progress], None] | None = None,
+) -> Tuned:
+    """Train points of a run to their final weights; run the same call again to go on with one that was killed.
+
+    Every point is trained by itself and comes out: points never compete. Figures go into the run as they come; test
+    items are looked at once, when all points are trained.
+
+    Args:
+        run: with its problem.
+        points: how many of the front, spread over cost, or which ones.
+        epochs: passes over the training items.
+        settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
+            from the dense model, on the evaluator's device. Of several settings each point keeps what suits it best,
+            judged on search-validation items.
+        executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
+            side by side on Ray Tune.
+        seed: of order, transforms and dropout.
+        progress: called with a point's id and how far its training is.
+
+    Raises:
+        InvalidArgumentError: the run was opened without its problem, or has no such points.
+        UnknownNameError: there is no such executor.
+        StoreError: another process drives the run.
+    """
+    if executor not in (None, "in-process", "ray") and not isinstance(executor, RaySettings):
+        raise unknown_name("executor", str(executor), ("in-process", "ray"))
+    problem = run.needs_problem("train")
+    chosen = run.choose(points) if isinstance(points, int) else list(points)
+    if not chosen:
+        msg = f"expected points to train, got none: {run!r}"
+        raise InvalidArgumentError(msg)
+    if settings is None:
+        settings = FitSettings(
+            distillation=Distillation(),
+            device=str(problem.evaluator.device),
+            threads=problem.evaluation.threads,
+        )
+    given = [settings] if isinstance(settings, FitSettings) else settings
+    variants = tuple(replace(item, epochs=epochs) for item in given)
+    key = _key(variants, seed)
+    metric = next(item for item in problem.objectives.items if not item.is_cost)
+    with closing(run.writable()) as store:
+        kept = _Kept(store, key)
+        jobs = [
+            PointTraining(
+                point.id, point.build(), problem.model, problem.data.without_test(), problem.task, variants,
+                problem.evaluation, metric.name, metric.maximize, seed,
+            )
+            for point in chosen
+            if not kept.has(point.id, "val")
+        ]  # fmt: skip
+        folder = store.folder / "finetune" / key
+        if executor in (None, "in-process"):
+            results = train_here(jobs, folder, progress)
+        else:
+            results = train_on_ray(jobs, folder, executor if isinstance(executor, RaySettings) else RaySettings())
+        by_id = {point.id: point for point in chosen}
+        for trained in results:
+            point = by_id[trained.point]
+            model = point.build()
+            model.load_state_dict(trained.state)
+            kept.file(point.id).parent.mkdir(exist_ok=True)
+            point.save(kept.file(point.id), model.eval())
+            spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
+            used = asdict(variants[trained.variant])
+            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": used, "seed": seed})
+        if problem.data.test is not None:
+            for point in chosen:
+                if not kept.has(point.id, "test"):
+                    kept.add(point.id, "test", problem.test(artifact.load(kept.file(point.id), problem.model)))
+        return Tuned(
+            run,
+            [
+                TunedPoint(point, kept.file(point.id), kept.metrics(point.id, "val"), kept.metrics(point.id, "test"))
+                for point in chosen
+            ],
+        )
+
+
+def _key(variants: Sequence[FitSettings], seed: int) -> str:
+    """Name a fine-tuning by all that decides its weights but the points'."""
+    text = json.dumps([[asdict(item) for item in variants], seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Kept:
+    """What the store knows of one fine-tuning.
+
+    Args:
+        store: the run's.
+        key: names settings and seed.
+    """
+
+    def __init__(self, store: RunStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        records = [record for record in store.records(RECORD) if record["key"] == key]
+        self._metrics: dict[tuple[int, str], dict[str, float]] = {
+            (record["point"], record["role"]): record["metrics"] for record in records
+        }
+
+    def has(self, point: int, role: str) -> bool:
+        """Say whether a point's figures, and its file, are there."""
+        return (point, role) in self._metrics and self.file(point).exists()
+
+    def metrics(self, point: int, role: str) -> dict[str, float]:
+        """Return a point's figures; none where they were not measured."""
+        return self._metrics.get((point, role), {})
+
+    def file(self, point: int) -> Path:
+        """Return where a point's trained model is."""
+        return self._store.models / f"tuned-{self._key}-{point}.autoprune"
+
+    def add(self, point: int, role: str, metrics: dict[str, float], more: Mapping[str, Any] | None = None) -> None:
+        """Keep a point's figures."""
+        self._metrics[point, role] = metrics
+        self._store.add_record(
+            RECORD, {"key": self._key, "point": point, "role": role, "metrics": metrics, **(more or {})}
+        )

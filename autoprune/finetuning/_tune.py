@@ -1,0 +1,150 @@
+"""The door to Ray Tune: one experiment per point.
+
+A scheduler stops early those settings of a point that fall behind others *of the same point*; points never compete. An
+experiment's controller is an actor of its own, so that points are trained side by side; all of them, and what every
+trial has reached, survive the death of the driver.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoprune.core.budget import Spending
+from autoprune.errors import ExecutorError
+from autoprune.evaluate.weights import pack_weights, unpack_weights
+from autoprune.execute._ray import flat_tensors, loose_modules
+from autoprune.execute._ray_cluster import Cluster
+from autoprune.execute.ray_settings import RaySettings
+from autoprune.finetuning.training import PointTraining, Trained, best_of, train_point
+from autoprune.train.loop import Progress
+
+TRAINING, MODEL = "training.checkpoint", "model.safetensors"
+"""Files of a trial's checkpoint; the second one is there when the training is done."""
+
+ENVIRONMENT = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a driver that dies loses what came after the last snapshot
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def train_on_ray(jobs: Sequence[PointTraining], folder: Path, settings: RaySettings) -> Iterator[Trained]:
+    """Yield every point as soon as its experiment has ended.
+
+    Args:
+        jobs: the points.
+        folder: for the experiments, one subfolder each; one that was killed is restored. All nodes must see it.
+        settings: which cluster, and what a training reserves on it.
+
+    Raises:
+        ExecutorError: the cluster cannot be used, or a training failed; the others are done first.
+    """
+    if not jobs:
+        return
+    with closing(Cluster(settings)):
+        import ray
+
+        with flat_tensors(), loose_modules():
+            shipped = [ray.put(job) for job in jobs]
+        resources = {"cpu": settings.cpus_per_worker, "gpu": settings.gpus_per_worker or 0.0}
+        control = ray.remote(_experiment).options(num_cpus=0, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})
+        pending = {
+            control.remote(reference, str(folder.resolve()), resources): job
+            for reference, job in zip(shipped, jobs, strict=True)
+        }
+        failures = []
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(done)
+            try:
+                results = [_trained(job, *result) for result in ray.get(done)]
+            except ray.exceptions.RayError as error:
+                failures.append(f"point {job.point}: {str(error).strip().splitlines()[-1]}")
+                continue
+            yield best_of(job, results)
+            shutil.rmtree(folder / str(job.point), ignore_errors=True)  # the result is kept by now
+        if failures:
+            msg = f"{len(failures)} of {len(jobs)} trainings failed; the same call resumes them. {'; '.join(failures)}"
+            raise ExecutorError(msg)
+
+
+def _trained(job: PointTraining, variant: int, model: bytes, report: dict[str, Any]) -> Trained:
+    metrics = {name: report[name] for name in job.task.metrics}
+    spent = Spending(macs=report["macs"], seconds=report["seconds"])
+    return Trained(job.point, variant, unpack_weights(model), metrics, spent)
+
+
+def _experiment(
+    job: PointTraining, folder: str, resources: dict[str, float]
+) -> list[tuple[int, bytes, dict[str, Any]]]:
+    """Run or restore the experiment of one point; return variant, model and last report of every finished trial."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    trainable = tune.with_resources(tune.with_parameters(_train, job=job), resources)
+    path = str(Path(folder) / str(job.point))
+    if tune.Tuner.can_restore(path):
+        tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        mode = "max" if job.maximize else "min"
+        scheduler = (
+            ASHAScheduler(time_attr="epoch", metric=job.metric, mode=mode, max_t=10**9, grace_period=2)
+            if len(job.settings) > 1
+            else FIFOScheduler()
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"variant": tune.grid_search(list(range(len(job.settings))))},
+            tune_config=tune.TuneConfig(scheduler=scheduler),
+            run_config=tune.RunConfig(
+                name=str(job.point),
+                storage_path=folder,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+    grid = tuner.fit()
+    found = []
+    for result in grid:
+        if result.checkpoint is None:
+            continue
+        with result.checkpoint.as_directory() as reached:
+            model = Path(reached) / MODEL
+            if model.exists():
+                found.append((result.config["variant"], model.read_bytes(), dict(result.metrics)))
+    if not found:
+        raise RuntimeError(str(grid.errors[0]) if grid.errors else "no training came to its end")
+    return found
+
+
+def _train(config: dict[str, Any], job: PointTraining) -> None:
+    """Train one point with one of its settings, in a trial."""
+    from ray import tune
+
+    variant = config["variant"]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = replace(job.checkpoint(Path(folder), variant), path=Path(folder) / TRAINING)
+        reached = tune.get_checkpoint()
+        if reached is not None:
+            with reached.as_directory() as earlier:
+                shutil.copy(Path(earlier) / TRAINING, checkpoint.path)
+
+        def report(where: Progress, model: nn.Module) -> None:
+            if where.step % checkpoint.every == 0 and where.step < where.n_steps:
+                metrics = {**job.measure(model), "epoch": where.step // checkpoint.every}
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+        trained = train_point(job, variant, checkpoint, report)
+        (Path(folder) / MODEL).write_bytes(pack_weights(trained.state))
+        spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
+        epochs = -(-job.settings[variant].n_steps(checkpoint.every) // checkpoint.every)
+        tune.report({**trained.metrics, **spent, "epoch": epochs}, checkpoint=tune.Checkpoint.from_directory(folder))

@@ -1,0 +1,116 @@
+"""Training one point of a front to its final weights, with the dense model as its teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from autoprune.core.budget import Spending
+from autoprune.evaluate.measure import MeasureSettings, measure
+from autoprune.train.checkpoint import Checkpoint
+from autoprune.train.data import Data
+from autoprune.train.loop import Progress, fit
+from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class PointTraining:
+    """One point to train; nothing in it is changed, so that many processes may share it.
+
+    Attributes:
+        point: its id in the run.
+        student: the pruned model.
+        teacher: the dense model.
+        data: training items, and search-validation items to measure on.
+        task: loss and metrics.
+        settings: one training each; the best result counts.
+        measuring: how a trained model is run to be measured.
+        metric: says which result is best.
+        maximize: whether more of it is better.
+        seed: of order, transforms and dropout.
+    """
+
+    point: int
+    student: nn.Module
+    teacher: nn.Module
+    data: Data
+    task: Task
+    settings: tuple[FitSettings, ...]
+    measuring: MeasureSettings
+    metric: str
+    maximize: bool
+    seed: int
+
+    def checkpoint(self, folder: Path, variant: int) -> Checkpoint:
+        """Return where the training with the settings of this number is saved, after every epoch."""
+        steps_per_epoch = max(1, len(self.data.train) // self.settings[variant].batch_size)
+        return Checkpoint(folder / f"{self.point}-{variant}.checkpoint", every=steps_per_epoch)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Return a model's metrics on all search-validation items."""
+        return measure(model, self.data.validation, self.task, self.measuring)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        point: its id in the run.
+        variant: the number of its settings.
+        state: the trained model's tensors by name.
+        metrics: on all search-validation items.
+        spent: multiply-adds and seconds, of trainings with other settings, too.
+    """
+
+    point: int
+    variant: int
+    state: dict[str, Tensor]
+    metrics: dict[str, float]
+    spent: Spending
+
+
+def train_point(
+    job: PointTraining,
+    variant: int,
+    checkpoint: Checkpoint,
+    progress: Callable[[Progress, nn.Module], None] | None = None,
+) -> Trained:
+    """Train a point, or go on where a checkpoint ends; killed at any moment and started again, it ends the same.
+
+    Args:
+        job: what to train, and how.
+        variant: with the settings of this number.
+        checkpoint: where to save and resume.
+        progress: called now and then, and right after a save, with how far the training is and the model.
+
+    Raises:
+        MetricError: the loss, or a figure, is not one finite number.
+        StoreError: the checkpoint is damaged or of another training.
+    """
+    model = copy.deepcopy(job.student)
+    settings = job.settings[variant]
+    result = fit(
+        model,
+        job.data,
+        job.task,
+        settings,
+        teacher=None if settings.distillation is None else job.teacher,
+        checkpoint=checkpoint,
+        progress=None if progress is None else lambda where: progress(where, model),
+        seed=job.seed,
+    )
+    return Trained(job.point, variant, model.state_dict(), job.measure(model), result.spent)
+
+
+def best_of(job: PointTraining, results: Sequence[Trained]) -> Trained:
+    """Return the best training of one point, charged for all of them; the first of equals."""
+    sign = 1.0 if job.maximize else -1.0
+    best = max(results, key=lambda result: sign * result.metrics[job.metric])
+    spent = sum((result.spent for result in results), Spending())
+    return Trained(best.point, best.variant, best.state, best.metrics, spent)

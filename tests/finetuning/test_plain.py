@@ -1,0 +1,167 @@
+"""Fine-tuning in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+import autoprune as ap
+from autoprune.errors import InvalidArgumentError, UnknownNameError
+from autoprune.evaluate.measure import measure
+
+DRIVER = Path(__file__).with_name("driver.py")
+ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
+
+
+def load_driver() -> ModuleType:
+    """Return the driver as a module."""
+    spec = importlib.util.spec_from_file_location("driver", DRIVER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def driver() -> ModuleType:
+    """Return the driver as a module."""
+    return load_driver()
+
+
+@pytest.fixture(scope="module")
+def untuned(driver: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished search on digits, to be copied."""
+    folder = tmp_path_factory.mktemp("untuned")
+    driver.make_run(folder).store.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(driver: ModuleType, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Run:
+    """Return a copy of the search."""
+    folder = tmp_path_factory.mktemp("copy") / "copy"
+    shutil.copytree(untuned, folder)
+    return driver.make_run(folder)
+
+
+@pytest.fixture(scope="module")
+def tuned(driver: ModuleType, run: ap.Run) -> ap.Tuned:
+    """Return five of its points, trained."""
+    return ap.finetune(run, points=5, epochs=driver.EPOCHS, settings=driver.settings())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(driver: ModuleType, run: ap.Run, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Tuned:
+    """Return three points of another copy, trained by a driver that nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "copy"
+    shutil.copytree(untuned, folder)
+    return driver.tune(ap.open_run(folder / "run", run.problem))
+
+
+def state(tuned: ap.Tuned) -> dict[int, dict[str, torch.Tensor]]:
+    """Return all weights by point."""
+    return {point.id: dict(point.build().state_dict()) for point in tuned}
+
+
+def assert_same(one: ap.Tuned, other: ap.Tuned) -> None:
+    """Compare weights and figures bit for bit."""
+    torch.testing.assert_close(state(one), state(other), rtol=0, atol=0)
+    assert [(point.id, point.metrics, point.test) for point in one] == [
+        (point.id, point.metrics, point.test) for point in other
+    ]
+
+
+def test_five_in_five_out(run: ap.Run, tuned: ap.Tuned) -> None:
+    """Every point comes out, cheapest first, better than it was."""
+    assert [point.id for point in tuned] == [point.id for point in run.choose(5)]
+    assert len(tuned) == 5
+    assert all(point.metrics["accuracy"] > point.point.metrics["accuracy"] for point in tuned)
+    assert tuned.table().shape[0] == 5
+    correlation = tuned.rank_correlation()
+    assert correlation is None or -1.0 <= correlation <= 1.0
+
+
+def test_a_point_is_a_model(tuned: ap.Tuned, tmp_path: Path) -> None:
+    """Built, saved and loaded, it measures what was recorded, exactly."""
+    problem = tuned.run.needs_problem("build")
+    point = tuned.points[2]
+    point.save(tmp_path / "small.autoprune")
+    loaded = ap.load(tmp_path / "small.autoprune", problem.model)
+    for model in (point.build(), loaded):
+        assert measure(model, problem.data.validation, problem.task, problem.evaluation) == point.metrics
+        assert problem.test(model) == point.test
+
+
+def test_pick_goes_by_what_training_made_of_a_point(tuned: ap.Tuned) -> None:
+    """The most accurate point within the limit."""
+    dearest = tuned.points[-1].costs["macs"]
+    allowed = [point for point in tuned if point.costs["macs"] < dearest]
+    best = max(point.metrics["accuracy"] for point in allowed)
+    assert tuned.pick(max_macs=float(dearest - 1)).metrics["accuracy"] == best
+
+
+def test_figures_are_in_the_run_and_test_items_come_last(tuned: ap.Tuned) -> None:
+    """One record per point and role; no test figure was known before all points were trained; nothing else is left."""
+    records = ap.open_run(tuned.run.folder).store.records("finetune")
+    assert [record["role"] for record in records] == ["val"] * 5 + ["test"] * 5
+    assert {record["point"] for record in records} == {point.id for point in tuned}
+    assert records[0]["settings"]["batch_size"] == 64
+    assert records[0]["spent"]["macs"] > 0
+    assert not list((tuned.run.folder / "finetune").rglob("*.checkpoint"))
+
+
+def test_the_same_call_again_trains_nothing(driver: ModuleType, run: ap.Run, tuned: ap.Tuned) -> None:
+    """Results are read back; a larger number of points would train the new ones only."""
+    calls: list[int] = []
+    again = ap.finetune(
+        run, points=5, epochs=driver.EPOCHS, settings=driver.settings(), progress=lambda point, _: calls.append(point)
+    )
+    assert not calls
+    assert_same(again, tuned)
+
+
+def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.Run, tuned: ap.Tuned) -> None:
+    """Of a good and a hopeless learning rate the good one is kept, charged for both; the result is the good one's."""
+    good = driver.settings()
+    hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
+    points = run.choose(5)[1:3]
+    both = ap.finetune(run, points=points, epochs=driver.EPOCHS, settings=[hopeless, good])
+    records = [record for record in ap.open_run(run.folder).store.records("finetune") if record["role"] == "val"]
+    assert {record["settings"]["learning_rate"] for record in records[5:]} == {0.05}
+    assert records[5]["spent"]["macs"] == 2 * records[1]["spent"]["macs"]
+    assert_same(both, ap.Tuned(run, tuned.points[1:3]))
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_killed_driver_resumes(
+    driver: ModuleType, untuned: Path, undisturbed: ap.Tuned, tmp_path: Path, round_: int
+) -> None:
+    """Killed at any moment of any point and called again, weights and figures are those of an undisturbed call."""
+    n_calls = driver.N_POINTS * driver.CALLS_PER_POINT
+    die_at = int(np.random.default_rng(round_).integers(1, n_calls + 1))
+    shutil.copytree(untuned, tmp_path / "killed")
+    command = [sys.executable, str(DRIVER), str(tmp_path / "killed"), str(die_at)]
+    assert subprocess.run(command, timeout=100, check=False).returncode == -signal.SIGKILL
+    run = ap.open_run(tmp_path / "killed" / "run", undisturbed.run.problem)
+    assert len(run.store.records("finetune")) == (die_at - 1) // driver.CALLS_PER_POINT
+    assert_same(driver.tune(run), undisturbed)
+
+
+def test_mistakes_are_named(run: ap.Run, tmp_path: Path) -> None:
+    """An unknown executor, no points, a run without its problem."""
+    with pytest.raises(UnknownNameError, match="executor 'dask'"):
+        ap.finetune(run, executor="dask")
+    with pytest.raises(InvalidArgumentError, match="expected points"):
+        ap.finetune(run, points=[])
+    with pytest.raises(InvalidArgumentError, match="open the run with its problem"):
+        ap.finetune(ap.open_run(run.folder))
