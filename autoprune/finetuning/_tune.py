@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.errors import ExecutorError
+from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.evaluate.weights import pack_weights, unpack_weights
 from autoprune.execute._ray import flat_tensors, loose_modules
 from autoprune.execute._ray_cluster import Cluster
@@ -89,7 +89,7 @@ def _experiment(
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    trainable = tune.with_resources(tune.with_parameters(_train, job=job), resources)
+    trainable = tune.with_resources(tune.with_parameters(_trainable(job, Path(folder).name), job=job), resources)
     path = str(Path(folder) / str(job.point))
     if tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
@@ -102,7 +102,7 @@ def _experiment(
         )
         tuner = tune.Tuner(
             trainable,
-            param_space={"variant": tune.grid_search(list(range(len(job.settings))))},
+            param_space={"point": job.point, "variant": tune.grid_search(list(range(len(job.settings))))},
             tune_config=tune.TuneConfig(scheduler=scheduler),
             run_config=tune.RunConfig(
                 name=str(job.point),
@@ -126,10 +126,27 @@ def _experiment(
     return found
 
 
+def _trainable(job: PointTraining, key: str) -> Callable[[dict[str, Any], PointTraining], None]:
+    """Return `_train` under a name of its own.
+
+    Tune registers functions, and what they are given, by name in the whole cluster: of two experiments at the same time
+    with one name the second one's point would be trained twice.
+    """
+
+    def train(config: dict[str, Any], job: PointTraining) -> None:
+        _train(config, job)
+
+    train.__name__ = f"train-{key}-{job.point}"
+    return train
+
+
 def _train(config: dict[str, Any], job: PointTraining) -> None:
     """Train one point with one of its settings, in a trial."""
     from ray import tune
 
+    if config["point"] != job.point:
+        msg = f"expected to train point {config['point']}, was given point {job.point}"
+        raise InvalidArgumentError(msg)
     variant = config["variant"]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = replace(job.checkpoint(Path(folder), variant), path=Path(folder) / TRAINING)

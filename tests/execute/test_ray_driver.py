@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -185,3 +186,49 @@ def test_addresses_of_rays_client_are_refused() -> None:
     """The error says what to do instead."""
     with pytest.raises(InvalidArgumentError, match="ray job submit"):
         RaySettings(address="ray://head:10001")
+
+
+OPEN_CLUSTER = """
+import os
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+from ray.cluster_utils import Cluster as Nodes
+from autoprune.errors import ExecutorError
+from autoprune.execute._ray_cluster import Cluster
+from autoprune.execute.ray_settings import RaySettings
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+try:
+    Cluster(RaySettings(address=nodes.address))
+except ExecutorError as error:
+    print(error)
+cluster = Cluster(RaySettings(address=nodes.address, insecure=True))
+import ray
+print(ray.is_initialized())
+cluster.close()
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_lets_anyone_in_is_refused() -> None:
+    """Without a token on the cluster the error says how to start one; who insists may use it."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_CLUSTER], capture_output=True, text=True, timeout=100, check=False
+    )
+    refusal, insisted = done.stdout.splitlines()
+    assert "asks nobody for a token" in refusal
+    assert "RAY_AUTH_TOKEN_PATH" in refusal
+    assert insisted == "True"
+
+
+@pytest.mark.slow
+def test_nodes_come_and_go(tmp_path: Path) -> None:
+    """Workers start on a node that joins; a node that is killed takes nothing with it; all on a cluster with a token."""
+    script = DRIVER.with_name("ray_nodes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")], capture_output=True, text=True, timeout=110, check=False
+    )
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["stop"] == "evaluations"
+    assert seen["room"][:2] == [2, 4]
+    assert seen["workers"] >= 4
+    assert seen["failed"] == []

@@ -1,6 +1,7 @@
-"""A driver that fine-tunes points of a small run: ``python driver.py FOLDER [DIE_AT] [ray]``.
+"""A driver that fine-tunes points of a small run: ``python driver.py FOLDER DIE_AT [ADDRESS]``.
 
-DIE_AT counts calls of the progress callback, at which the process kills itself with SIGKILL; 0: never.
+DIE_AT counts calls of the progress callback, at which the process kills itself with SIGKILL; 0: never. With the address
+of a cluster the points are trained on Ray.
 """
 
 from __future__ import annotations
@@ -49,4 +50,5 @@ def tune(run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None) -
 
 
 if __name__ == "__main__":
-    tune(make_run(Path(sys.argv[1])), int(sys.argv[2]))
+    on_ray = ap.RaySettings(address=sys.argv[3], insecure=True) if len(sys.argv) > 3 else None
+    tune(make_run(Path(sys.argv[1])), int(sys.argv[2]), on_ray)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import subprocess
@@ -12,73 +11,20 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 import autoprune as ap
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.evaluate.measure import measure
+from autoprune.testing.tuned import assert_same
 
 DRIVER = Path(__file__).with_name("driver.py")
 ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
-
-
-def load_driver() -> ModuleType:
-    """Return the driver as a module."""
-    spec = importlib.util.spec_from_file_location("driver", DRIVER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def driver() -> ModuleType:
-    """Return the driver as a module."""
-    return load_driver()
-
-
-@pytest.fixture(scope="module")
-def untuned(driver: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished search on digits, to be copied."""
-    folder = tmp_path_factory.mktemp("untuned")
-    driver.make_run(folder).store.close()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(driver: ModuleType, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Run:
-    """Return a copy of the search."""
-    folder = tmp_path_factory.mktemp("copy") / "copy"
-    shutil.copytree(untuned, folder)
-    return driver.make_run(folder)
 
 
 @pytest.fixture(scope="module")
 def tuned(driver: ModuleType, run: ap.Run) -> ap.Tuned:
     """Return five of its points, trained."""
     return ap.finetune(run, points=5, epochs=driver.EPOCHS, settings=driver.settings())
-
-
-@pytest.fixture(scope="module")
-def undisturbed(driver: ModuleType, run: ap.Run, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Tuned:
-    """Return three points of another copy, trained by a driver that nobody killed."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "copy"
-    shutil.copytree(untuned, folder)
-    return driver.tune(ap.open_run(folder / "run", run.problem))
-
-
-def state(tuned: ap.Tuned) -> dict[int, dict[str, torch.Tensor]]:
-    """Return all weights by point."""
-    return {point.id: dict(point.build().state_dict()) for point in tuned}
-
-
-def assert_same(one: ap.Tuned, other: ap.Tuned) -> None:
-    """Compare weights and figures bit for bit."""
-    torch.testing.assert_close(state(one), state(other), rtol=0, atol=0)
-    assert [(point.id, point.metrics, point.test) for point in one] == [
-        (point.id, point.metrics, point.test) for point in other
-    ]
 
 
 def test_five_in_five_out(run: ap.Run, tuned: ap.Tuned) -> None:

@@ -1,0 +1,55 @@
+"""Fine-tuning on Ray Tune; a cluster of two cores that the session shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import autoprune as ap
+from autoprune.testing.tuned import assert_same
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
+
+DRIVER = Path(__file__).with_name("driver.py")
+
+
+def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
+    driver: ModuleType, untuned: Path, undisturbed: ap.Tuned, tmp_path: Path
+) -> None:
+    """Killed when a point has reached an epoch, and called again: weights and figures are those trained in process."""
+    import ray
+
+    shutil.copytree(untuned, tmp_path / "killed")
+    folder = tmp_path / "killed" / "run"
+    killed = subprocess.Popen(
+        [sys.executable, str(DRIVER), str(tmp_path / "killed"), "0", ray.get_runtime_context().gcs_address],
+        env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+    )
+    while not list(folder.glob("finetune/*/*/*/checkpoint_*")):
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    run = ap.open_run(folder, undisturbed.run.problem)
+    assert len(run.store.records("finetune")) < driver.N_POINTS
+    assert_same(driver.tune(run, executor=ap.RaySettings()), undisturbed)
+    assert not list(folder.glob("finetune/*/*"))
+
+
+def test_a_scheduler_compares_settings_of_one_point_only(driver: ModuleType, untuned: Path, run: ap.Run) -> None:
+    """Two points with two settings each: two come out, each with the good settings; the weak point is not dropped."""
+    good = driver.settings()
+    hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
+    points = [run.front.points[0], run.front.points[-1]]
+    tuned = ap.finetune(run, points, epochs=4, settings=[hopeless, good], executor=ap.RaySettings())
+    assert [point.id for point in tuned] == [point.id for point in points]
+    used = [record["settings"]["learning_rate"] for record in run.store.records("finetune") if record["role"] == "val"]
+    assert used == [good.learning_rate] * 2
+    assert all(point.metrics["accuracy"] >= point.point.metrics["accuracy"] for point in tuned)
