@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoprune.core.budget import Spending
+from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Ranking
@@ -29,7 +30,7 @@ from autoprune.evaluate.runner_plan import RunnerPlan
 from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
-from autoprune.trace.validation import validate
+from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.tasks import Classification, Task
 
@@ -118,7 +119,9 @@ class Problem:
             validator=_validator(self.model, structure, self.example_input, seed),
         )
         needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
-        peak = profile_peak(self.model, structure, self.example_input, seed=seed) if needs_peak else None
+        peak = (
+            profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed) if needs_peak else None
+        )
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
         self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
@@ -127,7 +130,7 @@ class Problem:
         self._evaluation_given = evaluation
 
     @property
-    def structure(self) -> Any:
+    def structure(self) -> Structure:
         """What the trace found: groups, axes, operators, pins."""
         return self.space.structure
 
@@ -215,9 +218,10 @@ class Problem:
         """Return what a worker in another process needs to measure candidates as ``evaluator`` does here."""
         return RunnerPlan.of(self._setup, self.evaluator.name, self._evaluation_given, fidelity=fidelity)
 
-    def validate(self) -> Any:
+    def validate(self) -> ValidationReport:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""
-        return self.space.validate()
+        report: ValidationReport = self.space.validate()
+        return report
 
     def __repr__(self) -> str:
         """Name the model, the space and the objectives."""
@@ -245,11 +249,11 @@ def _check_objectives(objectives: Objectives, task: Task) -> None:
             raise InvalidArgumentError(msg)
 
 
-def _validator(model: nn.Module, structure: Any, example_input: Any, seed: int) -> Callable[[], Any]:
+def _validator(model: nn.Module, structure: Structure, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
     """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
     held = weakref.ref(model)
 
-    def run() -> Any:
+    def run() -> ValidationReport:
         alive = held()
         if alive is None:
             msg = "the model that was traced is gone; trace it again"

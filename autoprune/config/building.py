@@ -12,7 +12,6 @@ from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.references import resolve_reference
 from autoprune.config.weights import load_weights
-from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.space import SearchSpace
@@ -84,7 +83,7 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
         space = SearchSpace.build(structure, **file.tables.space.model_dump())
     except (UnknownNameError, InvalidArgumentError) as error:
         raise file.error(("space",), str(error)) from error
-    costs = CostModel(structure, space, _peak_profile(file, model, structure, example))
+    costs = CostModel(structure, space, _peak_profile(file, model, space, example))
     check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
     return space, costs, resolve_limits(file.tables.limits, space, costs)
 
@@ -147,10 +146,10 @@ def build_data(file: ProblemFile) -> Data | None:
         raise file.error(("data", "name"), str(error)) from error
 
 
-def _peak_profile(file: ProblemFile, model: nn.Module, structure: Structure, example: Any) -> PeakProfile | None:
+def _peak_profile(file: ProblemFile, model: nn.Module, space: SearchSpace, example: Any) -> PeakProfile | None:
     """Profile the peak memory; a model that allocates by rules of its own does without, unless it is asked for."""
     try:
-        return profile_peak(model, structure, example)
+        return profile_peak(model, space.structure, example, space=space)
     except TraceError:
         if "peak_bytes" in (*file.tables.limits, *Objectives.parse(file.tables.objectives).names):
             raise

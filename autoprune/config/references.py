@@ -37,7 +37,7 @@ def check_reference(text: str, folder: Path) -> None:
     top = module.partition(".")[0]
     if top in sys.modules or top in sys.builtin_module_names:
         return
-    if PathFinder.find_spec(top, [str(folder), *sys.path]) is None:
+    if PathFinder.find_spec(top, [*sys.path, str(folder)]) is None:
         msg = (
             f"there is no module {top!r}, neither in {folder} nor installed; "
             f"write 'package.module:{name}' or 'file.py:{name}'"
@@ -48,15 +48,15 @@ def check_reference(text: str, folder: Path) -> None:
 def resolve_reference(text: str, folder: Path) -> Callable[..., Any]:
     """Import the module of a reference and return its callable.
 
-    ``folder`` is put first on ``sys.path`` and stays there, as Python does with the folder of a script: the module may
-    import its neighbors, now or later.
+    ``folder`` is put last on ``sys.path`` and stays there: the module may import its neighbors, now or later, and no
+    neighbor can stand in for a library.
 
     Raises:
         ConfigError: the module cannot be imported, or has no such callable.
     """
     module_name, name = _split(text)
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        sys.path.append(str(folder))
     try:
         module = (
             _import_file(folder / module_name) if module_name.endswith(".py") else importlib.import_module(module_name)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from autoprune.errors import InvalidArgumentError
 
-COSTS = ("macs", "params", "peak_bytes", "latency")
-"""Names that are counted or measured on the cut model; all are minimised."""
+COSTS = ("macs", "params", "peak_bytes")
+"""Names that are counted on the cut model; all are minimised."""
 
 MINIMIZED_METRICS = ("loss", "error", "perplexity", "mae", "mse", "rmse")
 """Metric names that are minimised unless the user says otherwise."""

@@ -36,7 +36,9 @@ CHECKS = 2
 """Further random widths at which the finished profile is compared with the recorder."""
 
 
-def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, seed: int = 0) -> PeakProfile:
+def profile_peak(
+    model: nn.Module, structure: Structure, example_input: Any, *, space: SearchSpace | None = None, seed: int = 0
+) -> PeakProfile:
     """Profile the activation storages of ``model``.
 
     Runs the model about seven times on one sample; for the definition of the figure see `cost.counter`.
@@ -45,6 +47,8 @@ def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, 
         model: the traced model; not changed.
         structure: what the trace found.
         example_input: as for the trace; its first sample is used.
+        space: the widths that will be asked about; all widths by default. Attention cut to one head, for instance,
+            runs other operators than attention with several, and has a closed form only without that width.
         seed: of the random widths.
 
     Raises:
@@ -53,7 +57,7 @@ def profile_peak(model: nn.Module, structure: Structure, example_input: Any, *, 
         NothingPrunableError: there is no width to vary.
     """
     rng = stream(seed, "cost.peak")
-    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0)
+    space = space or SearchSpace.build(structure, levels=None, min_keep_ratio=0)
     counts = _counts(structure)
     widths = _telling_widths(space, counts, rng)
     checks = space.widths(rng.integers(0, space.n_levels, size=(CHECKS, space.n_variables)))
@@ -192,4 +196,7 @@ def _peak(run: StorageRecorder) -> int:
 
 
 def _advice(problem: str) -> str:
-    return f"peak bytes of this model have no closed form: {problem}; leave peak_bytes out of objectives and limits"
+    return (
+        f"peak bytes of this model have no closed form: {problem}; "
+        "leave peak_bytes out of objectives and limits, or raise min_width"
+    )

@@ -33,6 +33,7 @@ from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import PopulationSettings, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.uniform import uniform_start
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -80,9 +81,10 @@ class PymooSettings(PopulationSettings):
 class PymooStrategy(BaseStrategy):
     """A genetic algorithm of pymoo, one generation in flight at a time.
 
-    The first generation is feasible by construction and spread over cost; after that limits are kept by repair. A
-    failed candidate breaks the only constraint that the algorithm knows. When it finds no offspring that is new, the
-    genomes that are left follow at random; the strategy ends when every feasible genome was proposed.
+    The first generation is feasible by construction and spread over cost, up to a half of it uniform and the rest at
+    random; after that limits are kept by repair. A failed candidate breaks the only constraint that the algorithm
+    knows. When it finds no offspring that is new, the genomes that are left follow at random; the strategy ends when
+    every feasible genome was proposed.
     """
 
     Settings = PymooSettings
@@ -90,9 +92,10 @@ class PymooStrategy(BaseStrategy):
     def __init__(self, setup: SearchSetup, settings: PymooSettings | None = None) -> None:
         super().__init__(setup, settings)
         for_unseen, for_algorithm = child_seeds(setup.seed, 2)
-        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._seed = int(for_algorithm.generate_state(1)[0])
         self._size: int = self.settings.size(setup.evaluations)
+        start = uniform_start(setup, self._size // 2)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._problem = Problem(
             n_var=setup.space.n_variables,
             n_obj=len(setup.objectives),

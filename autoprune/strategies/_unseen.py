@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,13 +21,14 @@ class UnseenGenomes:
     Args:
         setup: space, costs and limits.
         rng: owned by this object from now on.
+        first: what to hand out before anything is drawn.
     """
 
-    def __init__(self, setup: SearchSetup, rng: np.random.Generator) -> None:
+    def __init__(self, setup: SearchSetup, rng: np.random.Generator, first: Sequence[Genome] = ()) -> None:
         self._setup = setup
         self._rng = rng
         self._seen: set[Genome] = set()
-        self._ready: deque[Genome] = deque()
+        self._ready: deque[Genome] = deque(first)
 
     def __contains__(self, genome: Genome) -> bool:
         """Say whether ``genome`` was seen."""

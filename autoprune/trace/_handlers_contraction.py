@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Extent
+from autoprune.trace._handlers_elementwise import combine
 from autoprune.trace._ids import Layers, along, constant, has_ids, varying
 from autoprune.trace._registry import Call, handles
 
@@ -95,10 +96,8 @@ def linear(recorder: Recorder, call: Call) -> None:
 def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
     if bias is None or not recorder.follows([bias]):
         return
-    last = output.dim() - 1
-    layer = recorder.single(output, last)
-    recorder.book.unite(recorder.book.slice_ids(layer, last, recorder.site()),
-                        recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())  # fmt: skip
+    ids = recorder.channel_ids(output, output.dim() - 1)
+    recorder.book.unite(ids, recorder.channel_ids(bias, bias.dim() - 1, "out"), recorder.site())
 
 
 @handles("matmul mm bmm mv dot")
@@ -159,8 +158,6 @@ def attention(recorder: Recorder, call: Call) -> None:
     scores = constant((*query.shape[:-1], key.shape[-2]))
     contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
     if mask is not None and recorder.follows([mask]):
-        from autoprune.trace._handlers_elementwise import combine
-
         combine(recorder, [scores, mask], scores)
     contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")
 

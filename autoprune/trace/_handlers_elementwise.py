@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Attach
+from autoprune.trace._handlers_reduction import reduction
 from autoprune.trace._ids import Layers, align, compact, constant, has_ids, varying
 from autoprune.trace._registry import Call, handles
 
@@ -41,9 +42,7 @@ def unary(recorder: Recorder, call: Call) -> None:
 @handles(_BINARY)
 def binary(recorder: Recorder, call: Call) -> None:
     """Let equal elements of all operands vanish together, with broadcasting."""
-    if call.name in ("max", "min") and len(call.inputs) == 1:
-        from autoprune.trace._handlers_reduction import reduction  # the same names reduce when given one tensor
-
+    if call.name in ("max", "min") and len(call.inputs) == 1:  # the same names reduce when given one tensor
         reduction(recorder, call)
         return
     if call.name == "copy":
@@ -57,7 +56,7 @@ def binary(recorder: Recorder, call: Call) -> None:
 @handles("new_zeros new_ones new_empty new_full new_tensor")
 def fresh_constant(recorder: Recorder, call: Call) -> None:
     """A constant of another tensor's kind."""
-    recorder.put(call.outputs[0], (constant(call.outputs[0].shape),))
+    recorder.forget(call.outputs[0])
 
 
 @handles("prelu")

@@ -19,45 +19,22 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autoprune.trace import (  # noqa: F401  (importing the families registers their handlers)
     _handlers_contraction,
     _handlers_elementwise,
+    _handlers_indexing,
+    _handlers_joining,
     _handlers_movement,
     _handlers_reduction,
 )
 from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, shrink, varying
 from autoprune.trace._inplace import overlay
+from autoprune.trace._names import plain_name
 from autoprune.trace._registry import HANDLERS, Call
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
 
 _NOT_USER_CODE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
 
-_OPERATOR_NAMES = {
-    "truediv": "div", "matmul": "matmul", "rmatmul": "matmul", "and": "bitwise_and", "or": "bitwise_or",
-    "xor": "bitwise_xor", "invert": "bitwise_not", "mod": "remainder", "floordiv": "floor_divide",
-}  # fmt: skip
-
 # Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
 _LEAVING = {"numpy", "tolist", "__array__"}
-
-
-def plain_name(function: Callable[..., Any]) -> tuple[str, bool]:
-    """Return a torch function's name without operator underscores, and whether it is an in-place form."""
-    name = getattr(function, "__name__", str(function))
-    if name == "__get__":
-        return "get:" + getattr(getattr(function, "__self__", None), "__name__", ""), False
-    if name.startswith("__") and name.endswith("__"):
-        bare = name[2:-2]
-        if bare in ("getitem", "setitem", "len", "array"):
-            return name, bare == "setitem"
-        in_place = bare.startswith("i") and bare[1:] in _ARITHMETIC
-        reflected = bare.startswith("r") and bare[1:] in _ARITHMETIC
-        bare = bare[1:] if in_place or reflected else bare
-        return _OPERATOR_NAMES.get(bare, bare), in_place
-    if name.endswith("_") and not name.endswith("__"):
-        return name[:-1], True
-    return name.removeprefix("_") if name.startswith("_adaptive") else name, False
-
-
-_ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"}
 
 
 class Recorder(TorchFunctionMode):
@@ -163,7 +140,10 @@ class Recorder(TorchFunctionMode):
         self._carry_debts(call.inputs, outputs)
         if not carrying:
             for output in outputs:
-                self._constants[output] = True
+                if call.name.startswith("new_") or call.name.endswith("_like"):
+                    self._constants[output] = True
+                else:
+                    self._layers[output] = (constant(output.shape),)
             return
         reason = ""
         if handler is None:
@@ -261,6 +241,11 @@ class Recorder(TorchFunctionMode):
         """Set the id layers of a tensor."""
         self._layers[tensor] = tuple(shrink(layer.expand(tensor.shape)) for layer in layers)
 
+    def forget(self, tensor: Tensor) -> None:
+        """Note that a tensor is a constant, whatever it was made next to."""
+        self._layers.pop(tensor, None)
+        self._constants[tensor] = True
+
     def carries(self, tensor: Tensor) -> bool:
         """Say whether an activation has elements that can vanish."""
         return any(has_ids(layer) for layer in self._layers.get(tensor, ()))
@@ -285,14 +270,18 @@ class Recorder(TorchFunctionMode):
         return layers[best]
 
     def channel_ids(self, tensor: Tensor, dim: int, role: str = "thru") -> Tensor:
-        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied."""
+        """Return the (size,) ids along ``dim`` of a tensor; everything inside a slice is tied.
+
+        ``role`` is noted for the tensor of the model, or for those a weight was computed from.
+        """
         name = self._names.get(tensor)
         if name is not None and tensor not in self._layers:
             self.book.play(name, dim, role)
             return self.book.axis(name, dim, tensor.shape[dim])
         layers = self.layers(tensor)
         layer = next((known for known in layers if dim in varying(known)), constant(tensor.shape))
-        self.book.play_ids(layer, role)
+        if self.is_weight(tensor):
+            self.book.play_ids(layer, role)
         return self.book.slice_ids(layer, dim, self.site())
 
     def _spread(self, tensor: Tensor, before: Layers | None) -> None:

@@ -92,7 +92,7 @@ class Resolver:
             if i in self._attached:
                 continue
             dims = self._varying(attach.ids)
-            if len(dims) > 1 and attach.dim in dims and self._still_open(attach.ids):
+            if len(dims) > 1 and attach.dim in dims and self._has_open_grid():
                 continue
             self._attached.add(i)
             changed = True
@@ -106,8 +106,7 @@ class Resolver:
                 self._book.pin(attach.vector, "varies along several dimensions at once", attach.site)
         return changed
 
-    def _still_open(self, ids: Tensor) -> bool:
-        del ids
+    def _has_open_grid(self) -> bool:
         return any(len(self._varying(grid.ids)) > 1 for grid in self._book.grids)
 
     def _decide_grid(self) -> bool:

@@ -19,7 +19,7 @@ def standard_attributes(model: nn.Module, structure: Structure) -> list[Attribut
         structure: its groups, axes and tensors.
     """
     found = []
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in model.named_modules():
         shape, table = _measures(module)
         prefix = f"{name}." if name else ""
         # a parametrized weight lives under another name; its shape tells which tensor it is

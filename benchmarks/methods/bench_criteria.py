@@ -52,6 +52,7 @@ def main() -> None:
     scoring = data.train.subset(N_SCORING, 0).loader(8, augment=True)
     calibration = data.train.subset(N_CALIBRATION, 1).loader(250, augment=True)
 
+    @torch.inference_mode()
     def accuracy(genome: IntArray, orders: tuple[IntArray, ...]) -> float:
         kept = space.structure.kept_genes(orders, space.widths(genome[None, :])[0])
         small = cut(model, space.structure, kept).eval()

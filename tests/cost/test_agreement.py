@@ -96,8 +96,10 @@ def problem(build, shape):
     torch.manual_seed(0)
     model, inputs = build().eval(), torch.randn(2, *shape)
     structure = trace(model, inputs, validate=False)
-    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0)
-    return model, inputs, structure, space, CostModel(structure, space, profile_peak(model, structure, inputs))
+    # with one head only, attention reshapes without a copy: peak bytes then have another closed form
+    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0, min_width=2)
+    peak = profile_peak(model, structure, inputs, space=space)
+    return model, inputs, structure, space, CostModel(structure, space, peak)
 
 
 @cache
@@ -160,4 +162,4 @@ def test_over_the_zoo(name):
 def test_the_hand_made_networks_have_something_to_cut():
     """The agreement above is not the trivial one of networks in which everything is pinned."""
     assert {v.name for v in shared("mixed")[3].variables} >= {"stem", "grouped", "up", "down"}
-    assert shared("attention")[3].n_variables >= 2  # the stream and the MLP at least
+    assert shared("attention")[3].n_variables >= 3  # the stream, the heads and the MLP

@@ -7,6 +7,7 @@ import pytest
 
 from autoprune.strategies._base import feasible
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.uniform import uniform_start
 from autoprune.testing.toys import toy_setup, toy_space
 
 
@@ -55,3 +56,13 @@ def test_draws_are_spread_over_cost(limits):
     low = setup.costs(setup.space.min_genome[None, :])["macs"][0]
     counts, _ = np.histogram(costs, bins=np.linspace(low, top, 6))
     assert counts.min() >= 20
+
+
+def test_what_comes_first_comes_first_and_once() -> None:
+    """Genomes given to start with are handed out before any random one, and never again."""
+    setup = toy_setup()
+    first = uniform_start(setup, 3)
+    drawn = UnseenGenomes(setup, np.random.default_rng(0), first).draw(20)
+    assert drawn[:3] == first
+    assert len(set(drawn)) == 20
+    assert len(uniform_start(setup, 1000)) < 1000

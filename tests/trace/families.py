@@ -387,6 +387,20 @@ class Through(nn.Module):
         return self.c(F.relu(self.b(self.between(self.a(x)))))
 
 
+class Mixer(nn.Module):
+    """Linear layers over tokens and over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(12, 10)
+        self.t1, self.t2 = nn.Linear(6, 14), nn.Linear(14, 6)
+        self.o = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.o(x + self.t2(F.gelu(self.t1(x.transpose(1, 2)))).transpose(1, 2))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -494,6 +508,7 @@ FAMILIES: dict[str, Family] = {
     "local response norm": Family(lambda: Through(lrn), image, ("b",), {"a": "local_response_norm"}),
     "numpy": Family(lambda: Through(through_numpy), image, ("b",), {"a": "leaves torch through `numpy`"}),
     "sorted": Family(lambda: Through(sorted_channels), image, ("b",), {"a": "sort"}),
+    "mixer": Family(Mixer, tokens, ("a", "t1"), {"t2": "must stay"}),
     "recurrent": Family(Recurrent, tokens, ("b",), {"a": "recurrent", "lstm": "recurrent"}),
     "patches": Family(Patches, image, ("a", "lin"), exact=False),
     "resampled": Family(Resampled, image, ("a",)),

@@ -1,0 +1,195 @@
+"""Taking tensors apart: chunks, splits, slices, indices, and writing into them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from autoprune.trace._book import EqualCounts, Extent
+from autoprune.trace._handlers_movement import put_moved
+from autoprune.trace._ids import align, along, constant, has_ids, shrink, varying
+from autoprune.trace._registry import Call, handles
+from autoprune.trace._sizes import TracedInt, untraced
+
+if TYPE_CHECKING:
+    from autoprune.trace._recorder import Recorder
+
+
+@handles("chunk tensor_split")
+def chunk(recorder: Recorder, call: Call) -> None:
+    """Equal parts: they must keep equally many channels, not the same ones."""
+    source = call.inputs[0]
+    parts = call.arg(1, "chunks", call.kwargs.get("sections"))
+    dim = call.arg(2, "dim", 0) % source.dim()
+    put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+    for layer in recorder.layers(source):
+        if dim not in varying(layer):
+            continue
+        sizes = {output.shape[dim] for output in call.outputs}
+        if not isinstance(parts, int) or len(sizes) > 1:
+            recorder.stays(layer, dim, f"`{call.name}` into unequal parts")
+            continue
+        _equal_parts(recorder, layer, dim, len(call.outputs))
+
+
+def _equal_parts(recorder: Recorder, layer: Tensor, dim: int, n: int) -> None:
+    size = layer.shape[dim] // n
+    extents = tuple(Extent(layer, dim, i * size, (i + 1) * size) for i in range(n))
+    recorder.book.equal_counts.append(EqualCounts(extents, recorder.site()))
+
+
+@handles("split split_with_sizes")
+def split(recorder: Recorder, call: Call) -> None:
+    """Parts of given sizes: each size must follow the part it cuts off."""
+    source = call.inputs[0]
+    sizes = call.traced(
+        1, "split_size_or_sections", call.traced_kwargs.get("split_size", call.traced_kwargs.get("split_sizes"))
+    )
+    dim = call.arg(2, "dim", 0) % source.dim()
+    plain = untraced(sizes)
+    put_moved(recorder, call, lambda ids: torch.split(ids, plain, dim))
+    expected = [sizes] * len(call.outputs) if isinstance(sizes, int) else list(sizes)
+    for layer in recorder.layers(source):
+        start = 0
+        for size, output in zip(expected, call.outputs, strict=True):
+            stop = start + output.shape[dim]
+            if dim in varying(layer) or isinstance(size, TracedInt):
+                if output.shape[dim] == size:
+                    recorder.rule(size, Extent(layer, dim, start, stop), "`split`")
+                else:  # a smaller rest
+                    recorder.stays(layer, dim, "`split` with a rest")
+            start = stop
+
+
+@handles("unbind select")
+def unbind(recorder: Recorder, call: Call) -> None:
+    """Single positions are taken out: that dimension keeps its size."""
+    source = call.inputs[0]
+    dim = call.arg(1, "dim", 0) % source.dim()
+    for layer in recorder.layers(source):
+        recorder.stays(layer, dim, f"`{call.name}`")
+    put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+
+
+@handles("narrow")
+def narrow(recorder: Recorder, call: Call) -> None:
+    """A contiguous range of positions."""
+    source = call.inputs[0]
+    dim = call.arg(1, "dim") % source.dim()
+    start, length = call.traced(2, "start"), call.traced(3, "length")
+    for layer in recorder.layers(source):
+        slice_rule(recorder, layer, dim, slice(start, start + length))
+    put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+
+
+@handles("index_select gather take_along_dim masked_select unfold")
+def pick(recorder: Recorder, call: Call) -> None:
+    """Positions picked by an index: that dimension keeps its size."""
+    source = call.inputs[0]
+    if call.function is F.unfold:
+        _im2col(recorder, call)
+        return
+    if call.name not in ("index_select", "unfold"):
+        recorder.give_up([source], call.outputs, f"is picked by index through `{call.name}`")
+        return
+    dim = call.arg(1, "dim" if call.name == "index_select" else "dimension") % source.dim()
+    for layer in recorder.layers(source):
+        recorder.stays(layer, dim, f"`{call.name}`")
+    rest, named = _on_cpu(call.args[1:]), _on_cpu(call.kwargs)
+    put_moved(recorder, call, lambda ids: call.function(ids, *rest, **named))
+
+
+def _im2col(recorder: Recorder, call: Call) -> None:
+    """Patches: ``(n, channels, h, w)`` to ``(n, channels * area, positions)``."""
+    source, output = call.inputs[0], call.outputs[0]
+    ids = recorder.book.slice_ids(recorder.single(source, 1), 1, recorder.site())
+    recorder.put(output, (along(ids.repeat_interleave(output.shape[1] // len(ids)), 1, output.shape),))
+
+
+def slice_rule(recorder: Recorder, layer: Tensor, dim: int, index: slice) -> None:
+    """Note what the bounds of a slice must follow."""
+    if dim not in varying(layer):
+        return
+    n = layer.shape[dim]
+    if untraced(index.step) not in (None, 1):
+        recorder.stays(layer, dim, "a slice with a step")
+        return
+    for bound in (index.start, index.stop):
+        if bound is None or bound >= n or bound == 0:  # a bound behind the end stays behind it
+            continue
+        if bound > 0:
+            recorder.rule(bound, Extent(layer, dim, 0, int(bound)), "a slice bound")
+        else:
+            recorder.rule(-bound, Extent(layer, dim, n + int(bound), n), "a slice bound")
+
+
+def index_rules(recorder: Recorder, layer: Tensor, index: Any) -> None:
+    """Note what an index expression asks of the dimensions it touches."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    taken = sum(_consumed(entry) for entry in entries)
+    dim = 0
+    for entry in entries:
+        if entry is Ellipsis:
+            dim += layer.dim() - taken
+        elif entry is None or isinstance(entry, bool):
+            continue
+        elif isinstance(entry, slice):
+            slice_rule(recorder, layer, dim, entry)
+            dim += 1
+        else:
+            for touched in range(dim, dim + _consumed(entry)):
+                recorder.stays(layer, touched, "an index")
+            dim += _consumed(entry)
+
+
+def _on_cpu(index: Any) -> Any:
+    """Return an index whose tensors are where the ids are."""
+    return pytree.tree_map(lambda entry: entry.cpu() if isinstance(entry, Tensor) else entry, index)
+
+
+def _consumed(entry: Any) -> int:
+    if entry is None or entry is Ellipsis or isinstance(entry, bool):
+        return 0
+    if isinstance(entry, Tensor) and entry.dtype in (torch.bool, torch.uint8):
+        return entry.dim()
+    return 1
+
+
+@handles("__getitem__")
+def getitem(recorder: Recorder, call: Call) -> None:
+    """Index the ids."""
+    source = call.args[0]
+    index = call.args[1]
+    if not recorder.follows([source]):  # a constant table indexed by an activation
+        recorder.give_up(call.inputs[1:], call.outputs, "is used as an index")
+        return
+    for layer in recorder.layers(source):
+        index_rules(recorder, layer, call.traced_args[1])
+    put_moved(recorder, call, lambda ids: ids[_on_cpu(index)])
+
+
+@handles("__setitem__")
+def setitem(recorder: Recorder, call: Call) -> None:
+    """Follow ``x[index] = value``: the written elements take the ids of the value."""
+    target, index, value = call.args[0], call.args[1], call.args[2]
+    ids = recorder.single(target)
+    for entry in ids, shrink(_written(recorder, ids, index, value)):
+        index_rules(recorder, entry, call.traced_args[1])
+    recorder.put(target, (_written(recorder, ids, index, value),))
+
+
+def _written(recorder: Recorder, ids: Tensor, index: Any, value: Any) -> Tensor:
+    written = ids.clone(memory_format=torch.contiguous_format)
+    incoming = recorder.single(value) if isinstance(value, Tensor) else constant(())
+    index = _on_cpu(index)
+    region = written[index]
+    if not has_ids(incoming) and has_ids(region):
+        if isinstance(value, Tensor) and value.numel() > 1:
+            recorder.book.pin(region, "is overwritten with a constant", recorder.site())
+        return written
+    written[index] = align(incoming, region.shape)
+    return written
