@@ -152,6 +152,7 @@ class WorkerPool:
         self._boot_failures = 0
         self._without_worker_since = self._clock.now()
         self._pace: float | None = None  # seconds of a recent evaluation, smoothed
+        self._hire()
 
     @property
     def capacity(self) -> int:

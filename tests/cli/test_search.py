@@ -205,3 +205,13 @@ def test_an_interrupt_ends_cleanly_and_names_the_command_that_resumes(folder: Pa
     after = ap.open_run(folder / "run").outcomes
     assert len(after) == len(before) + 3
     assert after[: len(before)] == before
+
+
+def test_finetuned_points_are_models(folder: Path) -> None:
+    """As many points as were asked for, with figures before and after, in files that load."""
+    run_cli("search", "problem.toml", "--store", "run", "--quiet")
+    points = json.loads(run_cli("finetune", "run", "--points", "2", "--epochs", "1", "--json"))
+    assert 1 <= len(points) <= 2
+    for point in points:
+        assert {"before", "validation", "test", "costs"} <= point.keys()
+        assert describe(point["file"])["costs"] == point["costs"]

@@ -1,0 +1,58 @@
+"""`autoprune finetune`: points of a run trained to their final weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.console import escape, print_json, print_line
+from autoprune.cli.options import JsonOption, RunArgument, RunProblemOption, problem_of_run
+from autoprune.cli.progress import working
+
+
+def finetune(
+    run: RunArgument,
+    points: Annotated[int, typer.Option(min=1, help="How many points of the front, spread over cost.")] = 5,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the training images.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of order, augmentation and dropout.")] = 0,
+    executor: Annotated[str, typer.Option(help="Who trains: in-process or ray.")] = "in-process",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
+        ),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
+    problem: RunProblemOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train points of a run, distilled from the dense model. The same command goes on with an interrupted one."""
+    import autoprune as ap
+    from autoprune.config.problem import build_problem
+
+    on_ray = executor == "ray" or address is not None
+    hands = ap.RaySettings(address=address, insecure=insecure) if on_ray else executor
+    with working("preparing the problem", quiet=as_json):
+        opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+    with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
+        tuned = ap.finetune(opened, points, epochs, executor=hands, seed=seed)
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": point.id,
+                    "before": dict(point.point.metrics),
+                    "validation": dict(point.metrics),
+                    "test": dict(point.test),
+                    "costs": dict(point.costs),
+                    "file": str(point.file),
+                }
+                for point in tuned
+            ]
+        )
+        return
+    for line in tuned.table().to_string().splitlines():
+        print_line(escape(line))
+    for point in tuned:
+        print_line(escape(point.file))
