@@ -1,8 +1,10 @@
 """Where data meets build, save and report: a `Problem` is what is searched, a `Run` is what came out."""
 
 from autoprune.api.finetuning import Tuned, TunedPoint, finetune
+from autoprune.api.front import RunFront
+from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
-from autoprune.api.run import Run, RunFront, RunPoint, open_run
+from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 
 __all__ = ["Problem", "Run", "RunFront", "RunPoint", "Tuned", "TunedPoint", "finetune", "open_run", "search"]

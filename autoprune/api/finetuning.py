@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from autoprune import artifact
-from autoprune.api.run import N_REPORTED, Run, RunPoint
+from autoprune.api.point import RunPoint
+from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.execute.ray_settings import RaySettings

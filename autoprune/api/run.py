@@ -1,29 +1,24 @@
-"""What came out of a search: the front, and points that become models."""
+"""What came out of a search: a folder that is read, measured further and reported."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from autoprune import artifact
+from autoprune.api.front import RunFront
+from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.core.budget import Spending
-from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.limits import parse_limit
-from autoprune.core.orders import decode_orders
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
-from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.weights import WeightReader
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.pareto.reference import ReferenceBox
@@ -34,175 +29,8 @@ from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""
-
-
-@dataclass(frozen=True, eq=False)
-class RunPoint:
-    """One evaluated candidate of a run.
-
-    Attributes:
-        run: where it comes from.
-        outcome: what was measured.
-    """
-
-    run: Run
-    outcome: Outcome
-
-    @property
-    def id(self) -> int:
-        """Its job id in the run."""
-        return self.outcome.job.id
-
-    @property
-    def genome(self) -> tuple[int, ...]:
-        """One level index per width variable."""
-        return self._job.candidate.genome
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Kept channels by group name."""
-        space = self.run.space
-        kept = space.widths(np.array([self.genome], dtype=np.int64))[0]
-        return {group.name: int(width) for group, width in zip(space.structure.groups, kept, strict=True)}
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """What was measured on the search-validation items."""
-        return self.outcome.metrics
-
-    @property
-    def costs(self) -> Mapping[str, int]:
-        """Exact counted integers."""
-        return self.outcome.costs
-
-    def build(self, *, polish: bool = False) -> nn.Module:
-        """Return the smaller model, with the weights and BatchNorm statistics that were scored.
-
-        Args:
-            polish: re-solve its layers once more, in execution order, on what really arrives at each: better accuracy
-                before any training, for two calibration passes per layer. The scores of the run are of the model
-                without it. Needs the evaluator ``reconstructed``.
-
-        Raises:
-            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
-        """
-        model = self.run.runner.build(self._job)
-        if polish:
-            evaluator = self.run.needs_problem("polish").evaluator
-            if not isinstance(evaluator, Reconstructed):
-                msg = f"polish needs a problem with evaluator='reconstructed', this one has {evaluator.name!r}"
-                raise InvalidArgumentError(msg)
-            reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
-            evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
-        return model
-
-    def save(self, path: str | Path, model: nn.Module | None = None) -> None:
-        """Write the smaller model to one file that `autoprune.load` reads.
-
-        Args:
-            path: where to write.
-            model: what `build` returned, trained since; by default the model that was scored, with its metrics.
-
-        Raises:
-            InvalidArgumentError: the run was opened without its problem.
-            SurgeryError: ``model`` is not of this point's widths.
-            ArtifactError: the file cannot be written.
-        """
-        artifact.save(
-            path,
-            self.build() if model is None else model,
-            self.run.space.structure,
-            kept=self.kept,
-            space=self.run.space,
-            genome=self.genome,
-            costs=self.costs,
-            metrics=self.metrics if model is None else None,
-            note=f"point {self.id} of {self.run.folder}{'' if model is None else ', trained since'}",
-        )
-
-    def test(self) -> dict[str, float]:
-        """Measure the point on the test items and record it in the run."""
-        return self.run.test([self])[self.id]
-
-    @property
-    def kept(self) -> BoolArray:
-        """(n_genes,) the channels that stay."""
-        space = self.run.space
-        orders = decode_orders(space.structure, self.run.store.weights.get(self._job.candidate.weight_set.order))
-        return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
-
-    @property
-    def _job(self) -> Evaluate:
-        if not isinstance(self.outcome.job, Evaluate):
-            msg = f"job {self.id} prepared weights; it is no candidate"
-            raise InvalidArgumentError(msg)
-        return self.outcome.job
-
-    def __repr__(self) -> str:
-        """Name the point and its figures."""
-        figures = ", ".join(f"{name}={value:g}" for name, value in {**self.metrics, **self.costs}.items())
-        return f"RunPoint({self.id}: {figures})"
-
-
-class RunFront:
-    """The non-dominated points of a run.
-
-    Args:
-        run: the run.
-        front: its non-dominated evaluations.
-    """
-
-    def __init__(self, run: Run, front: Front) -> None:
-        self._run = run
-        self.data = front
-
-    @property
-    def points(self) -> tuple[RunPoint, ...]:
-        """The points, by the first objective that is a cost, cheapest first."""
-        objectives = self.data.objectives
-        costs = [i for i, item in enumerate(objectives.items) if item.is_cost] or [0]
-        turns = np.argsort(self.data.values[:, costs[0]], kind="stable") if len(self.data) else ()
-        return tuple(RunPoint(self._run, self.data.outcomes[i]) for i in turns)
-
-    def __len__(self) -> int:
-        """Return the number of points."""
-        return len(self.data)
-
-    def __iter__(self) -> Iterator[RunPoint]:
-        """Go through the points, cheapest first."""
-        return iter(self.points)
-
-    @property
-    def hypervolume(self) -> float:
-        """The exact hypervolume with the run's reference point, as a share of the box that it spans with the ideal."""
-        return self._run.hypervolume_of(self.data)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record per point: id, figures, genome."""
-        return self.data.rows()
-
-    def table(self) -> pd.DataFrame:
-        """Return a data frame: one row per point, cheapest first; figures, shares of the dense costs, widths."""
-        import pandas as pd
-
-        rows = []
-        for point in self.points:
-            shares = {f"{name}_share": value / self._run.dense[name] for name, value in point.costs.items()}
-            rows.append({"id": point.id, **point.metrics, **point.costs, **shares, "widths": point.widths})
-        return pd.DataFrame(rows).set_index("id") if rows else pd.DataFrame()
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write `table` as CSV."""
-        self.table().to_csv(path)
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the points as JSON."""
-        Path(path).write_text(json.dumps(self.rows(), indent=1), encoding="utf-8")
 
 
 class Run:

@@ -1,0 +1,130 @@
+"""One evaluated candidate of a run, as something that becomes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from autoprune import artifact
+from autoprune.core.groups import BoolArray
+from autoprune.core.jobs import Evaluate, Outcome
+from autoprune.core.orders import decode_orders
+from autoprune.errors import InvalidArgumentError
+from autoprune.evaluate.reconstructed import Reconstructed
+from autoprune.evaluate.weights import WeightReader
+
+if TYPE_CHECKING:
+    from autoprune.api.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class RunPoint:
+    """One evaluated candidate of a run.
+
+    Attributes:
+        run: where it comes from.
+        outcome: what was measured.
+    """
+
+    run: Run
+    outcome: Outcome
+
+    @property
+    def id(self) -> int:
+        """Its job id in the run."""
+        return self.outcome.job.id
+
+    @property
+    def genome(self) -> tuple[int, ...]:
+        """One level index per width variable."""
+        return self._job.candidate.genome
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Kept channels by group name."""
+        space = self.run.space
+        kept = space.widths(np.array([self.genome], dtype=np.int64))[0]
+        return {group.name: int(width) for group, width in zip(space.structure.groups, kept, strict=True)}
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was measured on the search-validation items."""
+        return self.outcome.metrics
+
+    @property
+    def costs(self) -> Mapping[str, int]:
+        """Exact counted integers."""
+        return self.outcome.costs
+
+    def build(self, *, polish: bool = False) -> nn.Module:
+        """Return the smaller model, with the weights and BatchNorm statistics that were scored.
+
+        Args:
+            polish: re-solve its layers once more, in execution order, on what really arrives at each: better accuracy
+                before any training, for two calibration passes per layer. The scores of the run are of the model
+                without it. Needs the evaluator ``reconstructed``.
+
+        Raises:
+            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
+        """
+        model = self.run.runner.build(self._job)
+        if polish:
+            evaluator = self.run.needs_problem("polish").evaluator
+            if not isinstance(evaluator, Reconstructed):
+                msg = f"polish needs a problem with evaluator='reconstructed', this one has {evaluator.name!r}"
+                raise InvalidArgumentError(msg)
+            reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
+            evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
+        return model
+
+    def save(self, path: str | Path, model: nn.Module | None = None) -> None:
+        """Write the smaller model to one file that `autoprune.load` reads.
+
+        Args:
+            path: where to write.
+            model: what `build` returned, trained since; by default the model that was scored, with its metrics.
+
+        Raises:
+            InvalidArgumentError: the run was opened without its problem.
+            SurgeryError: ``model`` is not of this point's widths.
+            ArtifactError: the file cannot be written.
+        """
+        artifact.save(
+            path,
+            self.build() if model is None else model,
+            self.run.space.structure,
+            kept=self.kept,
+            space=self.run.space,
+            genome=self.genome,
+            costs=self.costs,
+            metrics=self.metrics if model is None else None,
+            note=f"point {self.id} of {self.run.folder}{'' if model is None else ', trained since'}",
+        )
+
+    def test(self) -> dict[str, float]:
+        """Measure the point on the test items and record it in the run."""
+        return self.run.test([self])[self.id]
+
+    @property
+    def kept(self) -> BoolArray:
+        """(n_genes,) the channels that stay."""
+        space = self.run.space
+        orders = decode_orders(space.structure, self.run.store.weights.get(self._job.candidate.weight_set.order))
+        return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
+
+    @property
+    def _job(self) -> Evaluate:
+        if not isinstance(self.outcome.job, Evaluate):
+            msg = f"job {self.id} prepared weights; it is no candidate"
+            raise InvalidArgumentError(msg)
+        return self.outcome.job
+
+    def __repr__(self) -> str:
+        """Name the point and its figures."""
+        figures = ", ".join(f"{name}={value:g}" for name, value in {**self.metrics, **self.costs}.items())
+        return f"RunPoint({self.id}: {figures})"
