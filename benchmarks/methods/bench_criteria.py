@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("weights", help="safetensors of the network")
     parser.add_argument("--network", choices=("resnet20", "resnet56"), default="resnet20")
     parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA))
+    parser.add_argument("--curves", nargs="+", choices=("global", "uniform"), default=["global", "uniform"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = {"resnet20": resnet20, "resnet56": resnet56}[options.network]().eval()
@@ -71,12 +72,12 @@ def main() -> None:
     for name in options.criteria:
         found = scores(name, model, space.structure, batches=scoring, loss=task.loss)
         orders = order(found)
-        curve = space.nearest_widths(threshold_widths(found))
+        curves = {"global": space.nearest_widths(threshold_widths(found)), "uniform": uniform}
         cells = [
-            " / ".join(f"{accuracy(largest(genomes, share), orders):.1f}" for share in SHARES)
-            for genomes in (curve, uniform)
+            f"{curve} " + " / ".join(f"{accuracy(largest(curves[curve], share), orders):.1f}" for share in SHARES)
+            for curve in options.curves
         ]
-        print(f"  {name:10s} global {cells[0]:22s} uniform {cells[1]}", flush=True)
+        print(f"  {name:10s} " + "   ".join(f"{cell:26s}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
