@@ -47,7 +47,7 @@ def budget_of(arguments: argparse.Namespace) -> ap.Budget:
     return ap.Budget(macs=arguments.macs) if arguments.macs else ap.Budget(evaluations=arguments.evaluations)
 
 
-def figures(run: ap.Run, problem: ap.Problem, epochs: float, seconds: float) -> dict[str, Any]:
+def figures(run: ap.Run, problem: ap.Problem, epochs: float, seconds: float, *, polish: bool) -> dict[str, Any]:
     """Return what is printed of one run."""
     found: dict[str, Any] = {
         "strategy": run.meta.strategy,
@@ -69,6 +69,8 @@ def figures(run: ap.Run, problem: ap.Problem, epochs: float, seconds: float) -> 
             "proxy": round(point.metrics["accuracy"], 4),
             "test": point.test()["accuracy"],
         }
+        if polish:
+            row["test polished"] = problem.test(point.build(polish=True))["accuracy"]
         if epochs:
             model = point.build()
             settings = ap.FitSettings(epochs=epochs, learning_rate=0.02, batch_size=128)
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--validation", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=0.0, help="of the fine-tune; 0 leaves it out")
+    parser.add_argument("--polish", action="store_true", help="also polish the points (--evaluator reconstructed)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -109,7 +112,10 @@ def main() -> None:
             cache=arguments.out / name / "evaluations.sqlite",
             seed=arguments.seed,
         )
-        print(json.dumps(figures(run, problem, arguments.epochs, time.monotonic() - started)), flush=True)
+        print(
+            json.dumps(figures(run, problem, arguments.epochs, time.monotonic() - started, polish=arguments.polish)),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
