@@ -28,8 +28,8 @@ from autoprune.testing.executor_laws import drain
 from autoprune.testing.ray_toys import Given
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 
-N_CANDIDATES = 12
-N_ROUNDS = 3
+N_CANDIDATES = 24
+N_ROUNDS = 5
 N_NULL = 2000
 SETTINGS = RaySettings(workers=2)
 
@@ -42,8 +42,8 @@ def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def problem() -> ap.Problem:
     """Return a ResNet-20 whose candidates take half a second and more."""
-    data = ap.Data(images(400, 0), images(200, 1))
-    evaluation = ap.ProxySettings(n_calibration=100)
+    data = ap.Data(images(1000, 0), images(800, 1))
+    evaluation = ap.ProxySettings(n_calibration=500)
     return ap.Problem(resnet20(), data=data, limits={"macs": "80%"}, evaluation=evaluation)
 
 
