@@ -23,16 +23,17 @@ from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import find_criterion
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import InvalidArgumentError, did_you_mean
-from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
+from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import make_evaluator
 from autoprune.evaluate.runner_plan import RunnerPlan
-from autoprune.evaluate.weights import pack_weights, put_weight_set
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
+from autoprune.train.job_setup import JobSetup
 from autoprune.train.tasks import Classification, Task
+from autoprune.weight_sets import pack_weights, put_weight_set
 
 N_SCORING_BATCHES = 10
 """Training batches that criteria with a loss look at."""
@@ -124,7 +125,7 @@ class Problem:
         )
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
-        self._setup = EvaluationSetup(self.model, self.space, self.costs, data, self.task)
+        self._setup = JobSetup(self.model, self.space, self.costs, data, self.task)
         self.evaluation = evaluation or ProxySettings()
         self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
         self._evaluation_given = evaluation

@@ -16,7 +16,7 @@ from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
 from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
-from autoprune.evaluate.weights import Blobs, WeightReader
+from autoprune.weight_sets import Blobs, WeightReader
 
 
 class Recipe(Protocol):

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoprune.errors import ExecutorError
-from autoprune.evaluate.evaluator import EvaluationSetup, ProxySettings
+from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.weights import Blobs
+from autoprune.train.job_setup import JobSetup
+from autoprune.weight_sets import Blobs
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class RunnerPlan:
         machine: what figures may be compared with, see `MeasureSettings.identity`.
     """
 
-    setup: EvaluationSetup
+    setup: JobSetup
     evaluator: str
     settings: ProxySettings
     fidelity: str
@@ -32,7 +33,7 @@ class RunnerPlan:
 
     @classmethod
     def of(
-        cls, setup: EvaluationSetup, evaluator: str, settings: ProxySettings | None = None, *, fidelity: str = "proxy"
+        cls, setup: JobSetup, evaluator: str, settings: ProxySettings | None = None, *, fidelity: str = "proxy"
     ) -> RunnerPlan:
         """Plan the runner whose figures are those that ``make_evaluator(evaluator, setup, settings)`` gives here."""
         settings = settings or EVALUATORS[evaluator].load_settings()()

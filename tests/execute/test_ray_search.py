@@ -10,7 +10,6 @@ import pytest
 import autoprune as ap
 from autoprune.core.protocols import Executor
 from autoprune.evaluate.runner_plan import RunnerPlan
-from autoprune.evaluate.weights import pack_weights
 from autoprune.execute._ray import RayCrew
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.pool import PoolSettings, WorkerPool
@@ -18,6 +17,7 @@ from autoprune.execute.ray_settings import RaySettings
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.digits_network import digits_network
 from autoprune.testing.killing import Killing
+from autoprune.weight_sets import pack_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
