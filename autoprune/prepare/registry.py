@@ -34,7 +34,14 @@ class RecipeInfo:
         return cast(type[Recipe], getattr(import_module(module), attribute))
 
 
-_BUILT_IN: tuple[RecipeInfo, ...] = ()
+_BUILT_IN: tuple[RecipeInfo, ...] = (
+    RecipeInfo(
+        "dais",
+        "channel indicators that anneal from soft to hard under a budget, with the weights",
+        "autoprune.prepare.dais:DaisRecipe",
+        "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+    ),
+)
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 """The built-in recipes by name."""
