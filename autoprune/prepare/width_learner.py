@@ -40,8 +40,8 @@ class WidthTrainingSettings:
         clip_norm: largest norm of all gradients together.
         start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
             leading channels first.
-        structures_seed: of the structures. It is a setting, and not drawn from the job's seed, so that the multiply-adds
-            of a job are known exactly before it starts.
+        structures_seed: of the structures; a setting, and not drawn from the job's seed, so that the multiply-adds of
+            a job are known exactly before it starts.
 
     Raises:
         InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such start.
@@ -152,7 +152,9 @@ class WidthLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Return what is trained and what the optimizer remembers."""
-        return {f"{_TENSORS}{name}": tensor for name, tensor in self._trained.items()} | optimizer_state(self._optimizer)
+        return {f"{_TENSORS}{name}": tensor for name, tensor in self._trained.items()} | optimizer_state(
+            self._optimizer
+        )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Undo `state`."""

@@ -49,7 +49,12 @@ class WidthTraining(Recipe):
 
     @abstractmethod
     def learner(
-        self, settings: Any, weights: Mapping[str, Tensor], orders: tuple[IntArray, ...], structures: IntArray, seed: int
+        self,
+        settings: Any,
+        weights: Mapping[str, Tensor],
+        orders: tuple[IntArray, ...],
+        structures: IntArray,
+        seed: int,
     ) -> WidthLearner:
         """Return what is trained: the model's own ``weights``, and whatever else it takes."""
 
@@ -88,9 +93,7 @@ class WidthTraining(Recipe):
         rng = stream(seed, "structures", index)
         return self.setup.space.sample(_BLOCK, rng, self.setup.costs, self.bench.limits)
 
-    def _start(
-        self, settings: Any, parent: Inherited, seed: int
-    ) -> tuple[dict[str, Tensor], tuple[IntArray, ...]]:
+    def _start(self, settings: Any, parent: Inherited, seed: int) -> tuple[dict[str, Tensor], tuple[IntArray, ...]]:
         """Return the model's tensors that the training starts from, and the orders of its channels."""
         structure, device = self.setup.structure, self.bench.torch_device
         own = model_weights(self.setup.model, structure)

@@ -107,7 +107,7 @@ def cross(first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArr
 
 
 def select(values: FloatArray, n: int) -> npt.NDArray[np.int64]:
-    """Return the indices of the ``n`` best of (k, m) minimized ``values``: by rank, and within a rank the least crowded.
+    """Return the indices of the ``n`` best of (k, m) minimized ``values``: by rank, within a rank the least crowded.
 
     Returns:
         At most ``n`` indices, best rank first, increasing within the ranks that are taken as a whole.

@@ -15,8 +15,9 @@ never measured. Ours:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,24 @@ from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings
+from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.uniform import uniform_start
 
 FloatArray = npt.NDArray[np.float64]
 
-_FEWEST_PARENTS = 4
-
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from."""
+
+FIDELITY = "generated"
+"""The evaluator that makes weights for a genome; weights that need no making it takes as they are."""
+
+_FEWEST_PARENTS = 4
+
+MIN_EPOCHS = 1.0
+"""Passes over the training items below which weights for all widths are worth nothing."""
+
+_PREPARATIONS = 2  # how often a preparation that fails is started, each time with another seed
 
 
 @dataclass(frozen=True)
@@ -103,16 +113,107 @@ class MetaPruningInheritedStrategy(BaseStrategy):
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            if not isinstance(outcome.job, Evaluate):
-                continue
-            genome = outcome.job.candidate.genome
-            self._pending.discard(genome)
-            values = self._values(outcome)
-            if values is not None:
-                self._archive[genome] = values
+            if isinstance(outcome.job, Evaluate):
+                genome = outcome.job.candidate.genome
+                self._pending.discard(genome)
+                values = self._values(outcome)
+                if values is not None:
+                    self._archive[genome] = values
 
     def _absorb(self, outcomes: Sequence[Outcome]) -> None:
         self._learn(outcomes)
         for outcome in outcomes:
             if isinstance(outcome.job, Evaluate):
                 self._unseen.add(outcome.job.candidate.genome)
+
+
+@dataclass(frozen=True)
+class MetaPruningSettings(EvolutionSettings):
+    """Settings of `MetaPruningStrategy`.
+
+    Attributes:
+        generator: ``"fc"`` (the paper's), ``"low_rank"`` or ``"slimmable"``.
+        share: of the multiply-adds of the budget that the preparation takes at most, where they are limited.
+        epochs: of the preparation at most, and exactly where nothing limits it.
+        preparation: further settings of the recipe, JSON types: ``pruningnet`` for the first two generators,
+            ``supernet`` for the third.
+
+    Raises:
+        InvalidArgumentError: a setting is out of its range; UnknownNameError: there is no such generator.
+    """
+
+    generator: str = "slimmable"
+    share: float = 0.5
+    epochs: float = 30.0
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.generator not in GENERATORS:
+            raise unknown_name("generator", self.generator, GENERATORS)
+        if not 0 < self.share < 1:
+            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
+            raise InvalidArgumentError(msg)
+        if not self.epochs > 0:
+            msg = f"expected epochs to be positive, got {self.epochs}"
+            raise InvalidArgumentError(msg)
+
+
+class MetaPruningStrategy(MetaPruningInheritedStrategy):
+    """One preparation, then evolution on the weights that it made.
+
+    A preparation that fails is tried once more with another seed; when that fails, too, the search is finished.
+
+    Raises:
+        BudgetError: the budget is too small for one epoch.
+    """
+
+    Settings = MetaPruningSettings
+
+    def __init__(self, setup: SearchSetup, settings: MetaPruningSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        self._weight_set: WeightSet | None = None
+        self._preparing = False
+        self._failures: list[Outcome] = []
+        self._preparation(0)  # a budget that is too small for it fails here, before any work
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if self._weight_set is not None:
+            return super()._propose(ids)
+        if self._preparing or len(self._failures) == _PREPARATIONS:
+            return []
+        self._preparing = True
+        return [self._preparation(ids[0])]
+
+    def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
+        weight_set = self._weight_set or self.setup.weight_set
+        return Evaluate(id_, Candidate(genome, weight_set), FIDELITY)
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Prepare):
+                self._preparing = False
+                if outcome.status is Status.OK:
+                    self._weight_set = outcome.weight_set
+                else:
+                    self._failures.append(outcome)
+        super()._learn(outcomes)
+
+    def _preparation(self, id_: int) -> Prepare:
+        """Return the job that makes the weights, as long as its share of what is left allows."""
+        settings = self.settings
+        attempt = len(self._failures)
+        order_seed, structures_seed = self._for_preparation.generate_state(2 * attempt + 2)[-2:].tolist()
+        recipe, chosen = "supernet", {}
+        if settings.generator != "slimmable":
+            recipe, chosen = "pruningnet", {"generator": settings.generator}
+
+        def job(epochs: float) -> Prepare:
+            fixed = {**chosen, "epochs": epochs, "structures_seed": structures_seed}
+            return Prepare(id_, recipe, {**settings.preparation, **fixed}, self.setup.weight_set, order_seed)
+
+        macs = self.setup.macs
+        if macs is not None:
+            macs = settings.share * (macs - sum(outcome.spent.macs for outcome in self._failures))
+        return sized(self.setup, job, settings.epochs, macs=macs, min_epochs=MIN_EPOCHS)

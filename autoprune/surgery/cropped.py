@@ -1,4 +1,4 @@
-"""Calling a model at a genome with gradients: what reaches a crop flows back into the dense tensors it was taken from."""
+"""Calling a model at a genome with gradients: what reaches a crop flows back into the dense tensors it is cut from."""
 
 from __future__ import annotations
 

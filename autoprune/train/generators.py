@@ -5,10 +5,10 @@ channels of some groups on its axes, e holds the kept share of each of these gro
 
     h = relu(FC1 e),    W(e) = b + reshape(FC2 h),    then cropped to the channels that stay.
 
-``b`` is the bias of FC2, and it is the model's own tensor: with FC2 = 0 the generated net is the model itself, at every
-width. Training may start there, which the paper does not do. FC2 has as many rows as W has elements; the low-rank form
-replaces it by ``left diag(C h) right``, with ``left`` (rows of W, r) and ``right`` (r, columns of W), which is not in the
-paper either.
+``b`` is the bias of FC2, and it is the model's own tensor: with FC2 = 0 the generated net is the model itself at every
+width. Training may start there, which the paper does not do. FC2 has as many rows as W has elements; the low-rank
+form, which is not in the paper either, replaces FC2 h by ``left diag(C h) right``, with ``left`` (rows of W, r) and
+``right`` (r, columns of W).
 
 A PruningNet is nothing but named tensors: the model's own under their names, those of the generators under
 ``generator/<tensor>/<part>``. They are what a weights blob holds.
@@ -35,8 +35,9 @@ _PREFIX = "generator/"
 class PruningNet:
     """Makes dense-shaped weights for given widths.
 
-    Every floating-point parameter that carries a channel group has a generator of its own, per-channel tensors included:
-    the affine part of a batch norm follows the width of its layer. Other tensors are the same at all widths.
+    Every parameter that carries a channel group has a generator of its own, per-channel tensors included: the affine
+    part of a batch norm follows the width of its layer, where the released code has none or one per width. Other
+    tensors are the same at all widths.
 
     Args:
         structure: of the model.
