@@ -43,8 +43,8 @@ class Consumer:
 
     @property
     def bytes(self) -> int:
-        """Size of the float64 second moments of all blocks."""
-        return 8 * self.blocks * (self.features + 1) ** 2
+        """Size of the second moments of all blocks."""
+        return 4 * self.blocks * self.features * (self.features + 1)
 
 
 def find_consumers(
