@@ -158,7 +158,7 @@ class Run:
         found: dict[int, dict[str, float]] = {}
         with self.writable() as store:
             if "test" not in self.meta.dense.metrics:
-                dense = {**self.meta.dense.metrics, "test": problem.test(problem.model)}
+                dense = {**self.meta.dense.metrics, "test": problem.dense_test_metrics}
                 store.update_meta({"dense": {"costs": dict(self.meta.dense.costs), "metrics": dense}})
             for point in self.choose() if points is None else points:
                 if point.id not in known:
@@ -234,7 +234,7 @@ class Run:
     def runner(self) -> Runner:
         """Runs and rebuilds the run's jobs."""
         problem = self.needs_problem("build")
-        return Runner({self.meta.fidelity: problem.evaluator}, self.store.weights, problem.costs)
+        return problem.runner(self.store.weights, fidelity=self.meta.fidelity)
 
     def writable(self) -> RunStore:
         """Open the folder for writing, as a context manager.
