@@ -11,9 +11,13 @@ import numpy.typing as npt
 
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status
 from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InfeasibleError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, feasible, spread_cost
 from autoprune.strategies._preparation import sized
+
+BUDGETS = (0.85, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the largest feasible cost that are searched for unless others are given."""
 
 MIN_EPOCHS = 0.1
 """A shorter search is worth nothing."""
@@ -25,15 +29,15 @@ _TRIES = 64
 class BudgetSweep(BaseStrategy):
     """One preparation per budget, from the largest to the smallest, and the measurement of what it found.
 
-    Budgets lie between the smallest and the largest feasible cost, evenly in the square root, since a cost goes with
-    the square of the widths. The largest feasible network is measured with the given weights, every genome that a
-    preparation found with the weights and the order that it made. What is left of the run's budget goes into steps
-    around the measured front, each with the weights of the candidate that it starts from.
+    The largest feasible network is measured with the given weights, every genome that a preparation found with the
+    weights and the order that it made. What is left of the run's budget goes into steps around the measured front, each
+    with the weights of the candidate that it starts from.
 
     Args:
         setup: what the strategy may know.
         settings: of the subclass.
-        n_budgets: preparations.
+        budgets: shares of the largest feasible cost, one a preparation. None: `BUDGETS`, as far as they are above the
+            smallest network, and the largest feasible cost itself where a limit makes it smaller than the dense one.
         is_warm: whether each preparation starts from the genome, the weights and the order of the one before;
             otherwise all start from the given ones and can run side by side.
         share: of the multiply-adds of the run that goes into the preparations, in equal parts.
@@ -42,6 +46,7 @@ class BudgetSweep(BaseStrategy):
 
     Raises:
         BudgetError: the multiply-adds do not suffice.
+        InfeasibleError: a given budget is below the smallest network.
     """
 
     recipe: ClassVar[str]
@@ -52,22 +57,22 @@ class BudgetSweep(BaseStrategy):
         setup: SearchSetup,
         settings: Any,
         *,
-        n_budgets: int,
+        budgets: tuple[float, ...] | None,
         is_warm: bool,
         share: float,
         epochs: float,
         step: int,
     ) -> None:
         super().__init__(setup, settings)
-        for_steps, *for_jobs = child_seeds(setup.seed, 1 + n_budgets)
+        self._cost = spread_cost(setup)
+        self._targets = list(enumerate(_targets(setup, self._cost, budgets)))
+        for_steps, *for_jobs = child_seeds(setup.seed, 1 + len(self._targets))
         self._rng = np.random.default_rng(for_steps)
         self._seeds = [int(seed.generate_state(1)[0]) for seed in for_jobs]
         self._is_warm = is_warm
         self._macs_left = None if setup.macs is None else share * setup.macs
         self._epochs = epochs
         self._step = step
-        self._cost = spread_cost(setup)
-        self._targets = _spread_targets(setup, self._cost, n_budgets)
         self._parent = setup.weight_set
         self._start: Genome | None = None
         self._n_preparing = 0
@@ -177,12 +182,16 @@ class BudgetSweep(BaseStrategy):
         return None
 
 
-def _spread_targets(setup: SearchSetup, cost: str, n: int) -> list[tuple[int, float]]:
-    """Return ``(number, target)`` pairs, targets as falling shares of the dense cost; none if it cannot fall."""
+def _targets(setup: SearchSetup, cost: str, budgets: tuple[float, ...] | None) -> list[float]:
+    """Return what to search for as falling shares of the dense model's cost."""
     space = setup.space
     top = space.repair(space.full_genome[None, :], setup.costs, setup.limits)[0]
     low, high, dense = setup.costs(np.stack([space.min_genome, top, space.full_genome]))[cost].tolist()
-    if low >= high:
-        return []
-    roots = np.linspace(high**0.5, low**0.5, n + 2)[1:-1]
-    return [(i, float(root**2 / dense)) for i, root in enumerate(roots)]
+    shares = budgets or [share for share in ((1.0,) if high < dense else ()) + BUDGETS if share * high > low]
+    if min(shares, default=1.0) * high < low:
+        msg = (
+            f"a budget of {min(shares):g} of the largest feasible {cost} is below the smallest network of the space, "
+            f"{low / high:.3f}; leave it out, or allow smaller widths"
+        )
+        raise InfeasibleError(msg)
+    return sorted({share * high / dense for share in shares}, reverse=True) if low < high else []

@@ -17,7 +17,8 @@ class DaisSweepSettings:
     """Settings of `DaisStrategy`.
 
     Attributes:
-        budgets: searches, one a budget.
+        budgets: one search each, as shares of the largest feasible cost; None: a fixed series down to 10 %, as far
+            as the space reaches.
         warm_start: each search starts from the network, the weights and the order that the one before made.
         preparation: share of the multiply-adds of the run that goes into the searches, in equal parts.
         epochs: longest search, in passes over the training items; the length where multiply-adds are not limited.
@@ -29,7 +30,7 @@ class DaisSweepSettings:
         InvalidArgumentError: a value cannot be used.
     """
 
-    budgets: int = 8
+    budgets: tuple[float, ...] | None = None
     warm_start: bool = True
     preparation: float = 0.85
     epochs: float = 8.0
@@ -39,10 +40,13 @@ class DaisSweepSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.budgets < 1 or self.step < 1 or not self.epochs > 0 or not 0 < self.preparation <= 1:
+        if self.budgets is not None and not (self.budgets and all(0 < share <= 1 for share in self.budgets)):
+            msg = f"expected budgets as at least one share in 0..1, 0 excluded, got {self.budgets}"
+            raise InvalidArgumentError(msg)
+        if self.step < 1 or not self.epochs > 0 or not 0 < self.preparation <= 1:
             msg = (
-                "expected at least one budget and a step of at least 1, positive epochs, and a preparation above 0 and "
-                f"up to 1, got {self}"
+                "expected a step of at least 1, positive epochs, and a preparation above 0 and up to 1, got "
+                f"step={self.step}, epochs={self.epochs} and preparation={self.preparation}"
             )
             raise InvalidArgumentError(msg)
 
@@ -63,7 +67,7 @@ class DaisStrategy(BudgetSweep):
         super().__init__(
             setup,
             settings,
-            n_budgets=chosen.budgets,
+            budgets=chosen.budgets,
             is_warm=chosen.warm_start,
             share=chosen.preparation,
             epochs=chosen.epochs,
