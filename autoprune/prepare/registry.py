@@ -34,7 +34,20 @@ class RecipeInfo:
         return cast(type[Recipe], getattr(import_module(module), attribute))
 
 
-_BUILT_IN: tuple[RecipeInfo, ...] = ()
+_BUILT_IN: tuple[RecipeInfo, ...] = (
+    RecipeInfo(
+        "pruningnet",
+        "generators that make every layer's weights from the widths, trained at random structures",
+        "autoprune.prepare.pruningnet:PruningNetRecipe",
+        "Liu et al., MetaPruning, ICCV 2019",
+    ),
+    RecipeInfo(
+        "supernet",
+        "shared weights for all widths: sandwich rule and in-place distillation",
+        "autoprune.prepare.supernet:SupernetRecipe",
+        "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+    ),
+)
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 """The built-in recipes by name."""
