@@ -31,7 +31,7 @@ from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
 from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.meta import Dense, RunMeta
+from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
 from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy
 from autoprune.train.checkpoint import Checkpoint
@@ -171,7 +171,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
         limits=problem.limits,
         budget=budget,
         space=problem.space.to_json(),
-        dense=Dense(problem.dense_costs, {fidelity: problem.dense_metrics}),
+        dense=Dense(problem.dense_costs, {Role.PROXY.value: problem.dense_metrics}),
         fidelity=fidelity,
         reference=problem.reference,
         images=images,

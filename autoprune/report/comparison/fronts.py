@@ -151,7 +151,7 @@ def _line(x: list[float], y: list[float], name: str, line: Figure) -> Figure:
 
 def _dense(summary: ComparisonSummary) -> Figure:
     dense, quality = summary.meta.dense, summary.quality_axis
-    value = dense.metrics.get(summary.meta.fidelity, {}).get(quality.name)
+    value = dense.metrics.get(summary.meta.role_of(summary.meta.fidelity), {}).get(quality.name)
     cost = dense.costs.get(summary.cost_axis.name)
     known = value is not None and cost is not None
     return {

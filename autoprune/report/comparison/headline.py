@@ -36,7 +36,7 @@ def overview(summary: ComparisonSummary) -> str:
         ("seeds", f"{len(summary.seeds)}", f"{runs} runs"),
     ]
     quality = summary.quality_axis.name
-    for role, where in ((meta.fidelity, "as the search measures"), (Role.TEST.value, "test images")):
+    for role, where in ((meta.role_of(meta.fidelity), "as the search measures"), (Role.TEST, "test images")):
         value = meta.dense.metrics.get(role, {}).get(quality)
         if value is not None:
             facts.append((f"dense {units.title(quality)}", units.amount(quality, value), where))
