@@ -16,7 +16,7 @@ from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.orders import decode_orders
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.reconstructed import Reconstructed
-from autoprune.evaluate.weights import WeightReader
+from autoprune.weight_sets import WeightReader
 
 if TYPE_CHECKING:
     from autoprune.api.run import Run

@@ -8,71 +8,16 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
-from autoprune.core.groups import BoolArray, Structure
-from autoprune.core.protocols import Costs
-from autoprune.core.space import SearchSpace
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
-from autoprune.evaluate.weights import Inherited
-from autoprune.train.data import Data
 from autoprune.train.devices import autocast, resolve_device
+from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import batch_norms, recalibrate
 from autoprune.train.tasks import Task
-
-Genome = tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationSetup:
-    """Everything an evaluator may know.
-
-    Attributes:
-        model: the dense model that was traced; never changed.
-        space: where genomes live.
-        costs: exact costs of genomes, ``macs`` among them.
-        data: training items to calibrate and train on, search-validation items to measure on.
-        task: loss and metrics.
-    """
-
-    model: nn.Module
-    space: SearchSpace
-    costs: Costs
-    data: Data
-    task: Task
-
-    @property
-    def structure(self) -> Structure:
-        """What the trace found."""
-        return self.space.structure
-
-    def kept(self, genome: Genome, inherited: Inherited) -> BoolArray:
-        """Return the (n_genes,) channels that ``genome`` keeps of what it inherits.
-
-        Raises:
-            InvalidArgumentError: the genome is not of this space.
-        """
-        genomes = np.array([genome], dtype=np.int64)
-        self.space.check(genomes)
-        return self.structure.kept_genes(inherited.orders, self.space.widths(genomes)[0])
-
-    def macs(self, genome: Genome) -> int:
-        """Return the multiply-adds of one item through the candidate.
-
-        Raises:
-            InvalidArgumentError: the genome is not of this space.
-        """
-        genomes = np.array([genome], dtype=np.int64)
-        self.space.check(genomes)
-        return int(self.costs(genomes)["macs"][0])
-
-    @cached_property
-    def dense_macs(self) -> int:
-        """The multiply-adds of one item through the dense model."""
-        return self.macs(tuple(self.space.full_genome.tolist()))
+from autoprune.weight_sets import Inherited
 
 
 class Evaluator(Protocol):
@@ -84,7 +29,7 @@ class Evaluator(Protocol):
         ...
 
     @property
-    def setup(self) -> EvaluationSetup:
+    def setup(self) -> JobSetup:
         """What it was made of."""
         ...
 
@@ -158,7 +103,7 @@ class Proxy:
         settings: which items, and how the model runs.
     """
 
-    def __init__(self, setup: EvaluationSetup, settings: ProxySettings) -> None:
+    def __init__(self, setup: JobSetup, settings: ProxySettings) -> None:
         self._setup = setup
         self._settings = settings
         self.device = resolve_device(settings.device)

@@ -9,11 +9,12 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
-from autoprune.evaluate.evaluator import EvaluationSetup, Genome, Proxy, ProxySettings, fingerprint_of
-from autoprune.evaluate.weights import Inherited
+from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.train.devices import placed, reproducible
+from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.weight_sets import Inherited
 
 
 class InheritedWeights:
@@ -30,7 +31,7 @@ class InheritedWeights:
     name = "inherited"
     deterministic = True
 
-    def __init__(self, setup: EvaluationSetup, settings: ProxySettings | None = None) -> None:
+    def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
         self.settings = settings or ProxySettings()
         self.setup = setup
         self._proxy = Proxy(setup, self.settings)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
-from autoprune.evaluate.evaluator import EvaluationSetup, Genome, ProxySettings
+from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.evaluate.weights import Inherited
 from autoprune.reconstruct import Consumer, Moments, collect, find_consumers, polish, reconstruct
 from autoprune.surgery.matching import model_weights
 from autoprune.train.devices import placed, reproducible
+from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.weight_sets import Inherited
 
 
 class Reconstructed(InheritedWeights):
@@ -31,7 +32,7 @@ class Reconstructed(InheritedWeights):
 
     name = "reconstructed"
 
-    def __init__(self, setup: EvaluationSetup, settings: ProxySettings | None = None) -> None:
+    def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
         super().__init__(setup, settings)
         self._consumers: tuple[Consumer, ...] = find_consumers(setup.model, setup.structure)
         self._collected: tuple[Mapping[str, Tensor], dict[str, Moments]] | None = None

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any, cast
 
 from autoprune.errors import unknown_name
-from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator, ProxySettings
+from autoprune.evaluate.evaluator import Evaluator, ProxySettings
+from autoprune.train.job_setup import JobSetup
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class EvaluatorInfo:
     settings: str
     paper: str = ""
 
-    def load(self) -> Callable[[EvaluationSetup, Any], Evaluator]:
+    def load(self) -> Callable[[JobSetup, Any], Evaluator]:
         """Import the evaluator."""
-        return cast(Callable[[EvaluationSetup, Any], Evaluator], _load(self.factory))
+        return cast(Callable[[JobSetup, Any], Evaluator], _load(self.factory))
 
     def load_settings(self) -> type[ProxySettings]:
         """Import the class of its settings."""
@@ -66,7 +67,7 @@ EVALUATORS = {
 """Every evaluator that `make_evaluator` knows, by name."""
 
 
-def make_evaluator(name: str, setup: EvaluationSetup, settings: ProxySettings | None = None) -> Evaluator:
+def make_evaluator(name: str, setup: JobSetup, settings: ProxySettings | None = None) -> Evaluator:
     """Make the evaluator called ``name``.
 
     Args:

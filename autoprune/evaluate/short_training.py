@@ -8,12 +8,13 @@ from functools import cached_property
 
 from torch import nn
 
-from autoprune.evaluate.evaluator import EvaluationSetup, Genome, Proxy, ProxySettings, fingerprint_of
-from autoprune.evaluate.weights import Inherited
+from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import placed, reproducible
+from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
+from autoprune.weight_sets import Inherited
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ShortTraining:
     name = "short_training"
     deterministic = False
 
-    def __init__(self, setup: EvaluationSetup, settings: ShortTrainingSettings | None = None) -> None:
+    def __init__(self, setup: JobSetup, settings: ShortTrainingSettings | None = None) -> None:
         self.settings = settings or ShortTrainingSettings()
         self.setup = setup
         self._proxy = Proxy(setup, self.settings)

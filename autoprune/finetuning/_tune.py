@@ -19,12 +19,12 @@ from torch import nn
 
 from autoprune.core.budget import Spending
 from autoprune.errors import ExecutorError, InvalidArgumentError
-from autoprune.evaluate.weights import pack_weights, unpack_weights
 from autoprune.execute._ray import flat_tensors, loose_modules
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.finetuning.training import PointTraining, Trained, best_of, train_point
 from autoprune.train.loop import Progress
+from autoprune.weight_sets import pack_weights, unpack_weights
 
 TRAINING, MODEL = "training.checkpoint", "model.safetensors"
 """Files of a trial's checkpoint; the second one is there when the training is done."""

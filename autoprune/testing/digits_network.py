@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from autoprune.core.groups import Attribute, Axis, ChannelGroup, Count, IntArray, Operator, Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
-from autoprune.evaluate.evaluator import EvaluationSetup
-from autoprune.evaluate.weights import Inherited
+from autoprune.train.job_setup import JobSetup
 from autoprune.train.named_data import load_data
 from autoprune.train.tasks import Classification, Task
+from autoprune.weight_sets import Inherited
 
 N_FIRST, N_SECOND = 8, 12
 
@@ -78,15 +78,15 @@ def digits_structure() -> Structure:
     return Structure(tuple(groups), tuple(axes), tensors, tuple(attributes), operators)
 
 
-def digits_setup(task: Task | None = None) -> EvaluationSetup:
+def digits_setup(task: Task | None = None) -> JobSetup:
     """Return a new setup: untrained network, digits, classification unless another task is given."""
     space = SearchSpace.build(digits_structure(), levels=4)
-    return EvaluationSetup(
+    return JobSetup(
         digits_network(), space, CostModel(space.structure, space), load_data("digits"), task or Classification()
     )
 
 
-def digits_inherited(setup: EvaluationSetup, seed: int = 0) -> Inherited:
+def digits_inherited(setup: JobSetup, seed: int = 0) -> Inherited:
     """Return the network's own weights with random channel orders."""
     rng = np.random.default_rng(seed)
     orders: tuple[IntArray, ...] = tuple(rng.permutation(group.width) for group in setup.structure.groups)

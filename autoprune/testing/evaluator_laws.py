@@ -19,12 +19,13 @@ import torch
 from autoprune.artifact import load, save
 from autoprune.cost.counter import count_macs, count_params
 from autoprune.errors import InvalidArgumentError
-from autoprune.evaluate.evaluator import EvaluationSetup, Evaluator
+from autoprune.evaluate.evaluator import Evaluator
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
-from autoprune.evaluate.weights import Inherited
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.train.distill import Distillation
+from autoprune.train.job_setup import JobSetup
 from autoprune.train.settings import FitSettings
+from autoprune.weight_sets import Inherited
 
 GENOMES = ((1, 2), (3, 3), (0, 0))
 """Of the digits network: in between, full, minimal."""
@@ -41,7 +42,7 @@ class Subject:
     """
 
     evaluator: Evaluator
-    setup: EvaluationSetup
+    setup: JobSetup
     inherited: Inherited
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one safetensors file, tensors and a JSON header, replaced atomically."""
+"""Checkpoints of a training run: tensors and a JSON header in the safetensors format, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from autoprune.errors import InvalidArgumentError, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+class CheckpointSlot(Protocol):
+    """A place for the latest checkpoint of one training run."""
+
+    @property
+    def every(self) -> int:
+        """Steps between two saves."""
+        ...
+
+    def read(self) -> bytes | None:
+        """Return what was written last, None where nothing was."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Replace what was written last, as a whole or not at all."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,76 +54,101 @@ class Checkpoint:
             msg = f"expected a positive number of steps between checkpoints, got {self.every}"
             raise InvalidArgumentError(msg)
 
-    def save(self, step: int, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write everything that the steps after ``step`` depend on.
+    def __str__(self) -> str:
+        """Name the file."""
+        return str(self.path)
 
-        Random generators need no state here: every step seeds them by its own number.
+    def read(self) -> bytes | None:
+        """Return the bytes of the file, None where there is none."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
 
-        Args:
-            step: steps done.
-            identity: names the run; only a run of the same identity may resume.
-            model: its state is saved, buffers included.
-            optimizer: its state is saved, settings excluded.
-        """
-        tensors = {f"model.{name}": _plain(tensor) for name, tensor in model.state_dict().items()}
-        numbers: dict[str, Any] = {}
-        for index, state in optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                name = f"optimizer.{index}.{key}"
-                if isinstance(value, Tensor):
-                    tensors[name] = _plain(value)
-                else:
-                    numbers[name] = value
-        header = {"schema": SCHEMA_VERSION, "step": step, "identity": identity, "numbers": numbers}
+    def write(self, data: bytes) -> None:
+        """Replace the file; after a power cut it holds the old bytes or the new ones."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")
-        save_file(tensors, part, metadata={"autoprune": json.dumps(header)})
-        with part.open("rb") as file:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(self.path)
 
-    def load(self, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Restore a run.
 
-        Args:
-            identity: of the run that wants to resume.
-            model: gets its state back.
-            optimizer: gets its state back.
+def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[str, Tensor]) -> None:
+    """Write everything that the steps after ``step`` depend on.
 
-        Returns:
-            Steps done; 0 when there is no checkpoint.
+    Random generators need no state: every step seeds them by its own number.
 
-        Raises:
-            StoreError: the file is not a checkpoint, is damaged, or belongs to another run.
-        """
-        if not self.path.exists():
-            return 0
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["autoprune"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            msg = f"{self.path} is not a complete training checkpoint ({error}); delete it to start over"
-            raise StoreError(msg) from error
-        if header["schema"] != SCHEMA_VERSION or header["identity"] != identity:
-            msg = (
-                f"the checkpoint {self.path} belongs to a run with another model, data, settings or seed; delete it, "
-                "or choose another path"
-            )
-            raise StoreError(msg)
-        model.load_state_dict(_under("model.", tensors))
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in {**_under("optimizer.", tensors), **_under("optimizer.", header["numbers"])}.items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(header["step"])
+    Args:
+        slot: where to.
+        step: steps done.
+        identity: names the run; only a run of the same identity may resume.
+        state: tensors by name.
+    """
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    header = {"schema": SCHEMA_VERSION, "step": step, "identity": identity}
+    slot.write(save(tensors, metadata={"autoprune": json.dumps(header)}))
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return a contiguous copy: safetensors refuses views and shared memory."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def load_state(slot: CheckpointSlot, identity: str) -> tuple[int, dict[str, Tensor]] | None:
+    """Return the steps done and the state that `save_state` wrote, None where nothing was.
+
+    Raises:
+        StoreError: the bytes are not a checkpoint, are damaged, or belong to another run.
+    """
+    data = slot.read()
+    if data is None:
+        return None
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["autoprune"])
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        msg = f"{slot} is not a complete training checkpoint ({error}); delete it to start over"
+        raise StoreError(msg) from error
+    if header["schema"] != SCHEMA_VERSION or header["identity"] != identity:
+        msg = (
+            f"the checkpoint {slot} belongs to a run with another model, data, settings or seed; delete it, or choose "
+            "another path"
+        )
+        raise StoreError(msg)
+    return int(header["step"]), tensors
 
 
-def _under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+def training_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of a model and of its optimizer, buffers included, settings excluded."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | optimizer_state(optimizer)
+
+
+def restore_training(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Undo `training_state`."""
+    model.load_state_dict(under("model.", state))
+    restore_optimizer(optimizer, state)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, prefix: str = "optimizer.") -> dict[str, Tensor]:
+    """Return what an optimizer remembers, as tensors by name; numbers become tensors without dimensions."""
+    return {
+        f"{prefix}{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], prefix: str = "optimizer."
+) -> None:
+    """Undo `optimizer_state`; the settings of the optimizer stay."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in under(prefix, state).items():
+        index, _, key = name.partition(".")
+        found.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def under(prefix: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is called ``prefix`` and something, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

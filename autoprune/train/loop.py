@@ -1,13 +1,11 @@
-"""The only training loop."""
+"""Training a model on its task, or towards a teacher."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -16,20 +14,16 @@ from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
 from autoprune.cost.counter import count_macs
-from autoprune.errors import InvalidArgumentError, MetricError
+from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.forward import forward
-from autoprune.train.checkpoint import Checkpoint
+from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state
 from autoprune.train.data import Data
-from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
+from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
 from autoprune.train.distill import Distillation, Recorder
-from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
-from autoprune.train.split import Split
+from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
 from autoprune.train.tasks import Task
-
-PROGRESS_STEPS = 50
-"""Steps between two calls of a progress callback, and between two looks at the loss on an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def fit(
     settings: FitSettings,
     *,
     teacher: nn.Module | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: CheckpointSlot | None = None,
     progress: Callable[[Progress], None] | None = None,
     seed: int = 0,
 ) -> FitResult:
@@ -94,7 +88,7 @@ def fit(
         settings: everything else.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         checkpoint: where to save and resume.
-        progress: called every `PROGRESS_STEPS` steps, after every save and at the end.
+        progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end.
         seed: of order, transforms and dropout.
 
     Raises:
@@ -106,34 +100,28 @@ def fit(
     device = resolve_device(settings.device)
     channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
     macs = _counted_macs(model, teacher, data, settings)
-    n_steps = settings.n_steps(_steps_per_epoch(len(data.train), settings))
+    n_steps = settings.n_steps(steps_per_epoch(len(data.train), settings.batch_size))
     started = time.monotonic()
-    history: list[tuple[int, float]] = []
+
+    def report(done: int, loss: float) -> None:
+        if progress is not None:
+            rate = settings.learning_rate_at(done - 1, n_steps)
+            progress(Progress(done, n_steps, loss, rate, time.monotonic() - started))
+
     with ExitStack() as stack:
-        stack.enter_context(reproducible(settings.threads))
-        stack.enter_context(preserved_random_state(device))
         stack.enter_context(placed(model, device, training=True, channels_last=channels_last))
         if teacher is not None:
             stack.enter_context(placed(teacher, device, training=False, channels_last=channels_last))
-        optimizer = _optimizer(model, settings)
-        identity = _identity(model, data, task, settings, teacher, seed)
-        first = checkpoint.load(identity, model, optimizer) if checkpoint is not None else 0
-        meter = _Meter(device)
-        batches = _batches(data.train, settings, device, range(first, n_steps), seed, channels_last=channels_last)
-        for step, batch in batches:
-            seed_libraries(derive_seed(seed, "step", step), device)
-            rate = settings.learning_rate_at(step, n_steps)
-            meter.add(_step(objective, batch, optimizer, rate, settings, device))
-            done = step + 1
-            saves = checkpoint is not None and (done % checkpoint.every == 0 or done == n_steps)
-            if not saves and done % PROGRESS_STEPS and done < n_steps:
-                continue
-            history.append((done, meter.read(done)))
-            if checkpoint is not None and saves:
-                checkpoint.save(done, identity, model, optimizer)
-            if progress is not None:
-                progress(Progress(done, n_steps, history[-1][1], rate, time.monotonic() - started))
-    return FitResult(n_steps, tuple(history), Spending(macs=macs, seconds=time.monotonic() - started))
+        history = train_steps(
+            _Student(objective, settings, device),
+            data.train,
+            StepPlan(n_steps, settings.batch_size, device, channels_last, settings.threads),
+            identity=_identity(model, data, task, settings, teacher, seed),
+            checkpoint=checkpoint,
+            report=report,
+            seed=seed,
+        )
+    return FitResult(n_steps, history, Spending(macs=macs, seconds=time.monotonic() - started))
 
 
 def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_macs: int = 0) -> int:
@@ -145,7 +133,7 @@ def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_mac
         macs: of one item through the model.
         teacher_macs: of one item through the teacher.
     """
-    items = settings.n_steps(_steps_per_epoch(n_items, settings)) * min(settings.batch_size, n_items)
+    items = settings.n_steps(steps_per_epoch(n_items, settings.batch_size)) * min(settings.batch_size, n_items)
     return items * (3 * macs + teacher_macs)
 
 
@@ -169,46 +157,32 @@ class _Objective:
         return (1 - weight) * own + weight * self.distillation.loss(recorder.output, wanted)
 
 
-class _Meter:
-    """The mean loss since the last reading, added up on the device: only a reading waits for it."""
+class _Student:
+    """A model and its optimizer; a `Trainee`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._total = torch.zeros((), device=device)
-        self._count = 0
+    def __init__(self, objective: _Objective, settings: FitSettings, device: torch.device) -> None:
+        self._objective = objective
+        self._settings = settings
+        self._device = device
+        self._optimizer = _optimizer(objective.model, settings)
 
-    def add(self, loss: Tensor) -> None:
-        self._total = self._total + loss
-        self._count += 1
+    def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate_at(step, n_steps)
+        with autocast(self._device, enabled=self._settings.mixed_precision):
+            loss = self._objective(batch)
+        self._optimizer.zero_grad()
+        loss.backward()
+        if self._settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._objective.model.parameters(), self._settings.clip_norm)
+        self._optimizer.step()
+        return loss.detach()
 
-    def read(self, step: int) -> float:
-        """Return the mean and start afresh; a loss that is not finite is never reported or saved."""
-        mean = self._total.item() / self._count
-        self._total, self._count = torch.zeros_like(self._total), 0
-        if not math.isfinite(mean):
-            msg = f"the training loss became {mean} by step {step}; lower the learning rate or clip gradients"
-            raise MetricError(msg)
-        return mean
+    def state(self) -> dict[str, Tensor]:
+        return training_state(self._objective.model, self._optimizer)
 
-
-def _step(
-    objective: _Objective,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    learning_rate: float,
-    settings: FitSettings,
-    device: torch.device,
-) -> Tensor:
-    """Take one optimizer step and return the loss before it."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    with autocast(device, enabled=settings.mixed_precision):
-        loss = objective(batch)
-    optimizer.zero_grad()
-    loss.backward()
-    if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(objective.model.parameters(), settings.clip_norm)
-    optimizer.step()
-    return loss.detach()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        restore_training(self._objective.model, self._optimizer, state)
 
 
 def _distillation(settings: FitSettings, teacher: nn.Module | None) -> Distillation | None:
@@ -228,39 +202,6 @@ def _counted_macs(model: nn.Module, teacher: nn.Module | None, data: Data, setti
         for net in (model, teacher)
     )
     return training_macs(settings, len(data.train), macs=own, teacher_macs=other)
-
-
-def _steps_per_epoch(n_items: int, settings: FitSettings) -> int:
-    return max(1, n_items // settings.batch_size)
-
-
-def _batches(
-    train: Split,
-    settings: FitSettings,
-    device: torch.device,
-    steps: range,
-    seed: int,
-    *,
-    channels_last: bool,
-) -> Iterator[tuple[int, Batch]]:
-    """Yield the steps of ``steps`` with their batches: epoch after epoch, each in an order of its own."""
-    per_epoch = _steps_per_epoch(len(train), settings)
-    step = steps.start
-    while step < steps.stop:
-        epoch, skip = divmod(step, per_epoch)
-        loader = train.loader(
-            settings.batch_size,
-            device=device,
-            channels_last=channels_last,
-            augment=True,
-            shuffle=True,
-            drop_last=True,
-            seed=derive_seed(seed, "epoch", epoch),
-            skip=skip,
-        )
-        for batch in itertools.islice(loader, steps.stop - step):
-            yield step, batch
-            step += 1
 
 
 def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
-from autoprune.evaluate.evaluator import EvaluationSetup, Proxy, ProxySettings
+from autoprune.evaluate.evaluator import Proxy, ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.evaluate.weights import Inherited
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.trace import trace
+from autoprune.train.job_setup import JobSetup
 from autoprune.train.named_data import load_data
 from autoprune.train.tasks import Classification
 from autoprune.train.transforms import ImageTransform
+from autoprune.weight_sets import Inherited
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     transform = ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
     data = load_data(f"npz:{options.data}", transform=transform, val_size=5000)
     space = SearchSpace.build(trace(model, data.example_batch()[0]), levels=8)
-    setup = EvaluationSetup(model, space, CostModel(space.structure, space), data, Classification())
+    setup = JobSetup(model, space, CostModel(space.structure, space), data, Classification())
     settings = ProxySettings(
         n_calibration=options.calibration, n_validation=options.validation, batch_size=options.batch
     )

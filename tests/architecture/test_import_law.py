@@ -20,7 +20,7 @@ ROOT = Path(autoprune.__file__).parent
 LAYERS = (
     ("errors",),
     ("core",),
-    ("pareto", "store", "surgery", "searchspaces"),
+    ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
     ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),

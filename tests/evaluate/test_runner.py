@@ -19,10 +19,10 @@ from autoprune.errors import StoreError, UnknownNameError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.weights import pack_weights, put_weight_set, unpack_weights
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.structures import chain
 from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
+from autoprune.weight_sets import pack_weights, put_weight_set, unpack_weights
 
 SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50)
 

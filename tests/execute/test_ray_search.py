@@ -10,7 +10,6 @@ import pytest
 import autoprune as ap
 from autoprune.core.protocols import Executor
 from autoprune.evaluate.runner_plan import RunnerPlan
-from autoprune.evaluate.weights import pack_weights
 from autoprune.execute._ray import RayCrew
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.pool import PoolSettings, WorkerPool
@@ -18,6 +17,7 @@ from autoprune.execute.ray_settings import RaySettings
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.digits_network import digits_network
 from autoprune.testing.killing import Killing
+from autoprune.weight_sets import pack_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -50,7 +50,7 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     assert searched(problem, tmp_path / "one", RaySettings(workers=1)) == here
 
     settings = RaySettings(workers=2)
-    plan = problem.runner_plan("proxy")
+    plan = problem.runner_plan()
     blobs = BlobStore(tmp_path / "two" / "run" / "weights")
     crew = RayCrew(plan, blobs, settings, Cluster(settings))
     before = digests(*crew.shipped())
@@ -68,7 +68,7 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
 
 def test_workers_never_hold_test_items(problem: ap.Problem) -> None:
     """What is shipped has no test role; the fingerprint is still that of the whole."""
-    plan = problem.runner_plan("proxy")
+    plan = problem.runner_plan()
     assert problem.data.test is not None
     assert plan.setup.data.test is None
     assert plan.setup.data.fingerprint == problem.data.fingerprint
