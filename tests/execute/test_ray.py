@@ -12,7 +12,8 @@ from autoprune.core.budget import Budget
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, JobRunner
 from autoprune.errors import AutopruneWarning, ExecutorError
-from autoprune.execute._ray import MakeRunner, start_ray_pool
+from autoprune.execute._ray import start_ray_pool
+from autoprune.execute._ray_worker import MakeRunner
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
