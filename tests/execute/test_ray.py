@@ -170,6 +170,13 @@ def test_a_worker_killed_in_a_preparation_does_not_show(tmp_path: Path, round_: 
     assert (tmp_path / "0").exists()
 
 
+def test_a_preparation_with_resources_of_its_own_does_not_show(tmp_path: Path) -> None:
+    """It takes both cores of the cluster: evaluations leave and come back, and the ledger is the same."""
+    here = searched(tmp_path / "here", InProcessExecutor(ToyRunner()), ToyRunner(), with_preparation=True)
+    pool = make_pool(Given(ToyRunner()), cpus_per_preparation=2)
+    assert searched(tmp_path / "there", pool, ToyRunner(), with_preparation=True) == here
+
+
 def test_jobs_are_not_hurried() -> None:
     """A job is handed over only when a worker is about to be free: the capacity is one per worker for slow jobs."""
     pool = make_pool(Given(ToyRunner(sleep=0.3)))
