@@ -34,7 +34,14 @@ class RecipeInfo:
         return cast(type[Recipe], getattr(import_module(module), attribute))
 
 
-_BUILT_IN: tuple[RecipeInfo, ...] = ()
+_BUILT_IN: tuple[RecipeInfo, ...] = (
+    RecipeInfo(
+        "statistics",
+        "second moments of every consumer's input, for closed-form reconstruction",
+        "autoprune.prepare.statistics:Statistics",
+        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+    ),
+)
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 """The built-in recipes by name."""

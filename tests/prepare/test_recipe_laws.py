@@ -11,7 +11,7 @@ from autoprune.errors import UnknownNameError
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
 from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"statistics": {"n_items": 100, "batch_size": 50}}
 """Settings with little to do, by recipe."""
 
 NOT_RANDOM: frozenset[str] = frozenset()
