@@ -36,6 +36,12 @@ class RecipeInfo:
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
+        "dais",
+        "channel indicators that anneal from soft to hard under a budget, with the weights",
+        "autoprune.prepare.dais:DaisRecipe",
+        "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+    ),
+    RecipeInfo(
         "pruningnet",
         "generators that make every layer's weights from the widths, trained at random structures",
         "autoprune.prepare.pruningnet:PruningNetRecipe",
