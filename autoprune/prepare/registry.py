@@ -53,6 +53,12 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "autoprune.prepare.supernet:SupernetRecipe",
         "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
     ),
+    RecipeInfo(
+        "statistics",
+        "second moments of every consumer's input, for closed-form reconstruction",
+        "autoprune.prepare.statistics:Statistics",
+        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+    ),
 )
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
