@@ -79,6 +79,14 @@ class CostModel:
             raise InvalidArgumentError(msg)
         return self._named(self._of_groups.at(len(widths), lambda rows: widths[rows]))
 
+    @property
+    def polynomials(self) -> Polynomials:
+        """The costs as polynomials in the (g,) kept channels per group, for `cost.soft`.
+
+        Rows are MACs, parameters and, given a profile, one per moment: the peak is the largest of these.
+        """
+        return self._of_groups.polynomials
+
     @cached_property
     def _of_groups(self) -> _Compiled:
         structure = self._space.structure
