@@ -37,11 +37,19 @@ class Inherited:
     orders: tuple[IntArray, ...]
 
 
-class Blobs(Protocol):
+class BlobReader(Protocol):
     """Bytes by their SHA-256: a run's blob store, or a dict."""
 
     def get(self, name: str, /) -> bytes | None:
         """Return the bytes called ``name``."""
+        ...
+
+
+class Blobs(BlobReader, Protocol):
+    """Bytes by their SHA-256, to read and to add to."""
+
+    def put(self, data: bytes, /) -> str:
+        """Keep ``data`` and return its SHA-256."""
         ...
 
 
@@ -90,7 +98,7 @@ class WeightReader:
         device: where the weights are needed.
     """
 
-    def __init__(self, blobs: Blobs, structure: Structure, device: torch.device | str) -> None:
+    def __init__(self, blobs: BlobReader, structure: Structure, device: torch.device | str) -> None:
         self._blobs = blobs
         self._weights = lru_cache(N_WEIGHTS)(lambda name: unpack_weights(self._bytes(name), device))
         self._orders = lru_cache(N_ORDERS)(lambda name: decode_orders(structure, self._bytes(name)))

@@ -26,14 +26,19 @@ from autoprune.errors import InvalidArgumentError, did_you_mean
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import make_evaluator
-from autoprune.evaluate.runner_plan import RunnerPlan
+from autoprune.evaluate.runner import Runner
+from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
+from autoprune.prepare.recipe import Checkpoints
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.tasks import Classification, Task
-from autoprune.weight_sets import pack_weights, put_weight_set
+from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
+
+FIDELITY = "proxy"
+"""What jobs call the problem's own evaluator."""
 
 N_SCORING_BATCHES = 10
 """Training batches that criteria with a loss look at."""
@@ -129,6 +134,7 @@ class Problem:
         self.evaluation = evaluation or ProxySettings()
         self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
         self._evaluation_given = evaluation
+        self._evaluators = {FIDELITY: self.evaluator}
 
     @property
     def structure(self) -> Structure:
@@ -215,9 +221,43 @@ class Problem:
         weight_set = put_weight_set(put, self.structure, self.weights, order(found))
         return Ranking(found, weight_set), spent
 
-    def runner_plan(self, fidelity: str) -> RunnerPlan:
-        """Return what a worker in another process needs to measure candidates as ``evaluator`` does here."""
-        return RunnerPlan.of(self._setup, self.evaluator.name, self._evaluation_given, fidelity=fidelity)
+    def evaluator_of(self, fidelity: str) -> Evaluator:
+        """Return who measures jobs of this fidelity: the problem's own evaluator, or the one of that name.
+
+        Raises:
+            UnknownNameError: there is no such evaluator.
+        """
+        if fidelity not in self._evaluators:
+            self._evaluators[fidelity] = make_evaluator(fidelity, self._setup, self._evaluation_given)
+        return self._evaluators[fidelity]
+
+    def runner(
+        self,
+        blobs: Blobs,
+        *,
+        fidelity: str = FIDELITY,
+        recipes: Sequence[str] = (),
+        checkpoints: Checkpoints | None = None,
+        worker: str = "",
+    ) -> Runner:
+        """Return what runs jobs of this problem in this process.
+
+        Args:
+            blobs: where the weights and orders are, and where those that are made go.
+            fidelity: of the Evaluate jobs.
+            recipes: names of what Prepare jobs run.
+            checkpoints: where training runs are saved; None where nothing is.
+            worker: name for the record.
+        """
+        evaluators = {fidelity: self.evaluator_of(fidelity)}
+        return make_runner(evaluators, self._setup, self.evaluation, blobs, recipes, self.limits, checkpoints, worker)
+
+    def runner_plan(self, *, fidelity: str = FIDELITY, recipes: Sequence[str] = ()) -> RunnerPlan:
+        """Return what a worker in another process needs to run jobs as `runner` does here."""
+        name = self.evaluator_of(fidelity).name
+        return RunnerPlan.of(
+            self._setup, name, self._evaluation_given, fidelity=fidelity, recipes=recipes, limits=self.limits
+        )
 
     def validate(self) -> ValidationReport:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""

@@ -234,7 +234,7 @@ class Run:
     def runner(self) -> Runner:
         """Runs and rebuilds the run's jobs."""
         problem = self.needs_problem("build")
-        return Runner({self.meta.fidelity: problem.evaluator}, self.store.weights, problem.costs)
+        return problem.runner(self.store.weights, fidelity=self.meta.fidelity)
 
     def writable(self) -> RunStore:
         """Open the folder for writing, as a context manager.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
+from autoprune.core.jobs import Prepare
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.streams import seed_sequence
 from autoprune.errors import InvalidArgumentError, unknown_name
@@ -31,12 +33,14 @@ from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, RunMeta
 from autoprune.store.run import RunStore
-from autoprune.strategies.registry import find_strategy, make_strategy
+from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy
+from autoprune.train.checkpoint import Checkpoint
 
 WINDOW = 16
 """Jobs in flight where the strategy has no generation of its own."""
 
-FIDELITY = "proxy"
+CHECKPOINTS = "checkpoints"
+"""Folder of the training runs of preparations; gone when they are."""
 
 GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
@@ -80,19 +84,25 @@ def search(
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = budget or Budget(evaluations=100)
-    find_strategy(strategy)  # an unknown name fails here, before any work
+    info, _ = find_strategy(strategy)  # an unknown name fails here, before any work
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
-    meta = _describe(problem, strategy, budget, seed) if not (folder / "run.sqlite").exists() else None
+    meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
-        setup, prior = _setup(problem, run, recorded, strategy, seed)
+        runner = problem.runner(
+            run.weights,
+            fidelity=info.fidelity,
+            recipes=info.recipes,
+            checkpoints=lambda key: Checkpoint(folder / CHECKPOINTS / f"{key}.safetensors"),
+            worker=platform.node(),
+        )
+        setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         first = make_strategy(strategy, setup, settings)
-        runner = Runner({FIDELITY: problem.evaluator}, run.weights, problem.costs, worker=platform.node())
         with (
             closing(_open_cache(problem, cache, folder)) as evaluations,
-            closing(_make_executor(executor, runner, problem, run)) as hands,
+            closing(_make_executor(executor, runner, problem, run, info)) as hands,
         ):
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
@@ -107,11 +117,13 @@ def search(
                 box=ReferenceBox.of(problem.objectives, problem.reference),
                 on_progress=progress,
             )
+        if not _has_unfinished_preparation(run):
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Run(RunStore.open_readonly(folder), problem)
 
 
 def _setup(
-    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int
+    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int, runner: Runner
 ) -> tuple[SearchSetup, Spending]:
     """Rank the channels and gather what the strategy may know; returns also what that cost."""
     info, suffix = find_strategy(strategy)
@@ -119,10 +131,12 @@ def _setup(
     if info.argument == "criterion":
         wanted.append(suffix or "l2")
     rankings: dict[str, Ranking] = {}
-    prior = Spending(macs=problem.evaluator.preparation_macs)
+    prior = Spending(macs=problem.evaluator_of(info.fidelity).preparation_macs)
     for criterion in dict.fromkeys(wanted):
         rankings[criterion], spent = problem.rank(criterion, run.weights.put)
         prior = prior + spent
+    prior = recorded.prior if recorded.prior != Spending() else prior
+    planned_macs = recorded.settings.get("planned_macs")
     setup = SearchSetup(
         space=problem.space,
         objectives=problem.objectives,
@@ -132,11 +146,18 @@ def _setup(
         seed=seed_sequence(seed, "strategy", strategy),
         rankings=rankings,
         evaluations=recorded.settings.get("planned_evaluations"),
+        macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
+        estimate=runner.estimate,
     )
-    return setup, recorded.prior if recorded.prior != Spending() else prior
+    return setup, prior
 
 
-def _describe(problem: Problem, strategy: str, budget: Budget, seed: int) -> RunMeta:
+def _has_unfinished_preparation(run: RunStore) -> bool:
+    done = {outcome.job.id for outcome in run.outcomes()}
+    return any(isinstance(job, Prepare) and job.id not in done for job in run.jobs())
+
+
+def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
     objectives = tuple(f"{'max' if item.maximize else 'min'}:{item.name}" for item in problem.objectives.items)
     images = {"train": len(problem.data.train), "proxy": len(problem.data.validation)}
     if problem.data.test is not None:
@@ -150,7 +171,8 @@ def _describe(problem: Problem, strategy: str, budget: Budget, seed: int) -> Run
         limits=problem.limits,
         budget=budget,
         space=problem.space.to_json(),
-        dense=Dense(problem.dense_costs, {FIDELITY: problem.dense_metrics}),
+        dense=Dense(problem.dense_costs, {fidelity: problem.dense_metrics}),
+        fidelity=fidelity,
         reference=problem.reference,
         images=images,
         held_out=problem.data.held_out,
@@ -158,6 +180,7 @@ def _describe(problem: Problem, strategy: str, budget: Budget, seed: int) -> Run
             "criterion": problem.criterion,
             "evaluator": problem.evaluator.name,
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
+            "planned_macs": budget.macs,
         },
         environment=_environment(problem),
         created=time.time(),
@@ -195,7 +218,7 @@ def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> Eva
 
 
 def _make_executor(
-    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore
+    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore, info: StrategyInfo
 ) -> Executor:
     if executor is None or executor == "in-process":
         return InProcessExecutor(runner)
@@ -207,7 +230,8 @@ def _make_executor(
         return executor
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
-    return start_ray_pool(problem.runner_plan(FIDELITY), run.weights, executor)
+    plan = problem.runner_plan(fidelity=info.fidelity, recipes=info.recipes)
+    return start_ray_pool(plan, run.weights, executor)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +57,8 @@ class SearchSetup:
         rankings: channel scores by criterion name.
         seed: this strategy's own seed sequence.
         evaluations: how many evaluations the budget is likely to allow (None: unknown); for sizing populations.
+        macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
+        estimate: what a job will be charged, seconds excepted; for sizing preparations.
     """
 
     space: SearchSpace
@@ -67,6 +69,8 @@ class SearchSetup:
     seed: np.random.SeedSequence
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
     evaluations: int | None = None
+    macs: int | None = None
+    estimate: Callable[[Job], Spending] | None = None
 
 
 class Strategy(Protocol):

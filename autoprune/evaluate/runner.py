@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,19 +15,8 @@ from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
 from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
-from autoprune.weight_sets import Blobs, WeightReader
-
-
-class Recipe(Protocol):
-    """Runs Prepare jobs of one kind."""
-
-    def estimate(self, job: Prepare) -> Spending:
-        """Return what ``job`` will be charged, known before it starts (seconds excepted)."""
-        ...
-
-    def __call__(self, job: Prepare) -> Outcome:
-        """Run ``job``; may raise."""
-        ...
+from autoprune.prepare.recipe import Recipe
+from autoprune.weight_sets import BlobReader, WeightReader
 
 
 class Runner:
@@ -45,7 +33,7 @@ class Runner:
     def __init__(
         self,
         evaluators: Mapping[str, Evaluator],
-        blobs: Blobs,
+        blobs: BlobReader,
         costs: Costs,
         *,
         recipes: Mapping[str, Recipe] | None = None,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autoprune.errors import ExecutorError
-from autoprune.evaluate.evaluator import ProxySettings
+from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner
+from autoprune.prepare.recipe import Checkpoints, Workbench
+from autoprune.prepare.registry import make_recipe
 from autoprune.train.job_setup import JobSetup
 from autoprune.weight_sets import Blobs
 
@@ -22,6 +25,8 @@ class RunnerPlan:
         evaluator: its name in the registry.
         settings: of the evaluator.
         fidelity: what jobs call it.
+        recipes: names of what Prepare jobs run.
+        limits: hard upper limits, absolute, by cost name.
         machine: what figures may be compared with, see `MeasureSettings.identity`.
     """
 
@@ -29,22 +34,32 @@ class RunnerPlan:
     evaluator: str
     settings: ProxySettings
     fidelity: str
+    recipes: tuple[str, ...]
+    limits: Mapping[str, int]
     machine: tuple[Any, ...]
 
     @classmethod
     def of(
-        cls, setup: JobSetup, evaluator: str, settings: ProxySettings | None = None, *, fidelity: str = "proxy"
+        cls,
+        setup: JobSetup,
+        evaluator: str,
+        settings: ProxySettings | None = None,
+        *,
+        fidelity: str = "proxy",
+        recipes: Sequence[str] = (),
+        limits: Mapping[str, int] | None = None,
     ) -> RunnerPlan:
         """Plan the runner whose figures are those that ``make_evaluator(evaluator, setup, settings)`` gives here."""
         settings = settings or EVALUATORS[evaluator].load_settings()()
         setup = replace(setup, data=setup.data.without_test())
-        return cls(setup, evaluator, settings, fidelity, tuple(settings.identity()))
+        return cls(setup, evaluator, settings, fidelity, tuple(recipes), limits or {}, tuple(settings.identity()))
 
-    def __call__(self, blobs: Blobs) -> Runner:
+    def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> Runner:
         """Make the runner.
 
         Args:
-            blobs: where the weights and orders are.
+            blobs: where the weights and orders are, and where those that are made go.
+            checkpoints: where training runs are saved; None where nothing is.
 
         Raises:
             ExecutorError: this machine would measure other figures.
@@ -57,4 +72,33 @@ class RunnerPlan:
             )
             raise ExecutorError(msg)
         evaluator = make_evaluator(self.evaluator, self.setup, self.settings)
-        return Runner({self.fidelity: evaluator}, blobs, self.setup.costs)
+        return make_runner(
+            {self.fidelity: evaluator}, self.setup, self.settings, blobs, self.recipes, self.limits, checkpoints
+        )
+
+
+def make_runner(
+    evaluators: Mapping[str, Evaluator],
+    setup: JobSetup,
+    settings: ProxySettings,
+    blobs: Blobs,
+    recipes: Sequence[str],
+    limits: Mapping[str, int],
+    checkpoints: Checkpoints | None,
+    worker: str = "",
+) -> Runner:
+    """Return a runner of these evaluators and recipes; recipes train where and as evaluators measure.
+
+    Args:
+        evaluators: by fidelity.
+        setup: model, space, costs, data and task.
+        settings: device and threads.
+        blobs: where the weights and orders are, and where those that are made go.
+        recipes: names in the registry.
+        limits: hard upper limits, absolute, by cost name.
+        checkpoints: where training runs are saved; None where nothing is.
+        worker: name for the record.
+    """
+    bench = Workbench(setup, blobs, limits, checkpoints, settings.device, settings.threads)
+    made = {name: make_recipe(name, bench) for name in recipes}
+    return Runner(evaluators, blobs, setup.costs, recipes=made, worker=worker)

@@ -35,6 +35,10 @@ class StrategyInfo:
             for ``global_ranking`` with ``criterion="taylor"``. "" where the key takes no suffix.
         is_random: whether another seed gives another sequence.
         is_learning: whether outcomes change what is proposed.
+        recipes: what its Prepare jobs run.
+        fidelity: what its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything else the name
+            of an evaluator that its weights need.
+        twin_of: the strategy that it is with the learning off; "" for all others.
     """
 
     name: str
@@ -45,6 +49,9 @@ class StrategyInfo:
     argument: str = ""
     is_random: bool = True
     is_learning: bool = True
+    recipes: tuple[str, ...] = ()
+    fidelity: str = "proxy"
+    twin_of: str = ""
 
     def load(self) -> type[BaseStrategy]:
         """Import the class.

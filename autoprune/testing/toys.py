@@ -7,14 +7,18 @@ pays.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import IntArray, Structure
-from autoprune.core.jobs import Evaluate, Job, Outcome, Status, WeightSet
+from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status, WeightSet, job_to_json
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Ranking, SearchSetup
@@ -46,7 +50,7 @@ def toy_setup(
     """Return a fresh setup; ``limits`` as users write them."""
     space = space or toy_space()
     costs = TermCosts(space)
-    return SearchSetup(
+    setup = SearchSetup(
         space=space,
         objectives=Objectives.parse(objectives),
         costs=costs,
@@ -56,6 +60,7 @@ def toy_setup(
         rankings={"toy": Ranking(_scores(space.structure), WeightSet("weights", "toy-order"))},
         evaluations=evaluations,
     )
+    return replace(setup, estimate=partial(toy_estimate, setup))
 
 
 def toy_accuracy(space: SearchSpace, genomes: IntArray) -> npt.NDArray[np.float64]:
@@ -66,15 +71,32 @@ def toy_accuracy(space: SearchSpace, genomes: IntArray) -> npt.NDArray[np.float6
 
 
 def toy_outcome(setup: SearchSetup, job: Job) -> Outcome:
-    """Run an Evaluate job on the formula."""
-    if not isinstance(job, Evaluate):
-        msg = f"the toy problem can only evaluate, got {job}"
-        raise TypeError(msg)
+    """Run an Evaluate job on the formula; a Prepare job makes weights that are as good as all others."""
+    if isinstance(job, Prepare):
+        return _prepared(setup, job)
     genomes = np.array([job.candidate.genome], dtype=np.int64)
     costs = {name: int(values[0]) for name, values in setup.costs(genomes).items()}
     accuracy = float(toy_accuracy(setup.space, genomes)[0])
     spent = Spending(macs=costs["macs"], evaluations=1)
     return Outcome(job, Status.OK, {"accuracy": accuracy}, costs, spent=spent)
+
+
+def toy_estimate(setup: SearchSetup, job: Job) -> Spending:
+    """Return what `toy_outcome` will charge: a genome its MACs, a preparation a hundred dense ones per epoch."""
+    genomes = np.array([job.candidate.genome if isinstance(job, Evaluate) else setup.space.full_genome], dtype=np.int64)
+    macs = int(setup.costs(genomes)["macs"][0])
+    if isinstance(job, Evaluate):
+        return Spending(macs=macs, evaluations=1)
+    return Spending(macs=round(100 * macs * float(job.settings.get("epochs", 1))))
+
+
+def _prepared(setup: SearchSetup, job: Prepare) -> Outcome:
+    """Return new names of weights and a random genome, both decided by what the job is but for its id."""
+    text = json.dumps({**job_to_json(job), "id": 0}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    genome = setup.space.sample(1, np.random.default_rng(int(digest[:16], 16)), setup.costs, setup.limits)[0]
+    weight_set = WeightSet(digest, digest[::-1])
+    return Outcome(job, Status.OK, spent=toy_estimate(setup, job), weight_set=weight_set, genome=tuple(genome.tolist()))
 
 
 def failed_outcome(job: Job) -> Outcome:

@@ -1,0 +1,55 @@
+"""The recipes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import cast
+
+from autoprune.errors import unknown_name
+from autoprune.prepare.recipe import Recipe, Workbench
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """What is known about a recipe without importing it.
+
+    Attributes:
+        name: registry key.
+        summary: one line.
+        factory: ``module:Class`` of a `Recipe`.
+        paper: where it comes from, "" when it is folklore.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    paper: str = ""
+
+    def load(self) -> type[Recipe]:
+        """Import the class."""
+        module, _, attribute = self.factory.partition(":")
+        return cast(type[Recipe], getattr(import_module(module), attribute))
+
+
+_BUILT_IN: tuple[RecipeInfo, ...] = ()
+
+RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
+"""The built-in recipes by name."""
+
+
+def make_recipe(name: str, bench: Workbench) -> Recipe:
+    """Make the recipe called ``name``.
+
+    Args:
+        name: a name of `RECIPES`.
+        bench: what it works with.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name].load()(bench)
