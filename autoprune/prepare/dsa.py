@@ -6,8 +6,8 @@ drawn with probabilities that rise with the importance and average to the ratio,
 and a split in the manner of the alternating direction method of multipliers keeps the ratios within a budget
 (`autoprune.prepare.keep_ratios`). It starts from trained weights or from scratch.
 
-The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our constants,
-which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance, which is
+The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
+constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance, which is
 aggregated over all members of a group; no floor under the probabilities; masks on the weights of the consumers, not on
 activations; a budget that ramps down; steps of the ratios whose lengths add up to a constant, so that short schedules
 work; and the last part of the training, in which the network that was found is fixed and its weights settle. BatchNorm
@@ -99,7 +99,9 @@ class DsaSettings:
             if value not in known:
                 raise unknown_name(name, value, known)
         if not 0 < self.target <= 1:
-            msg = f"expected target to be a share of the dense model's {self.cost} in 0..1, 0 excluded, got {self.target!r}"
+            msg = (
+                f"expected target as a share of the dense model's {self.cost}, above 0 and up to 1, got {self.target!r}"
+            )
             raise InvalidArgumentError(msg)
         for name in ("warmup", "settle", "ramp", "coupling"):
             if not 0 <= getattr(self, name) <= 1:

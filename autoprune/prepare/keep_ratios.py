@@ -1,8 +1,8 @@
 """Keep ratios under a budget: one per width variable, moved by gradients, never above the budget.
 
-Ning et al., DSA (ECCV 2020), split the ratios as the alternating direction method of multipliers does: ``theta`` follows
-the loss, ``z`` carries the budget, ``u`` adds up their disagreement. The steps are theirs as far as they are known; the
-constants and the projection are ours.
+Ning et al., DSA (ECCV 2020), split the ratios as the alternating direction method of multipliers does: ``theta``
+follows the loss, ``z`` carries the budget, ``u`` adds up their disagreement. The steps are theirs as far as they are
+known; the constants, the metric and with it the projection are ours.
 
 Letters: ``d`` width variables, ``g`` groups.
 """
@@ -23,14 +23,13 @@ from autoprune.core.space import FloatArray, SearchSpace
 DENSE_THETA = 5.0
 """Where a variable that keeps everything starts: a ratio of 0.993, as in the released code."""
 
-LONGEST_MOVE = 0.5
-"""Of a step of the projection; the sigmoid is far from linear beyond."""
-
-PROJECTION_STEPS = 200
 TOLERANCE = 1e-7
 BISECTIONS = 60
 MEMORY = 0.8
-"""Share of the past in the mean gradient."""
+"""Share of the past in the mean slope of the loss."""
+
+LARGEST_EXCESS = 2.0
+"""Of a variable's worth over the median one's, in mean deviations."""
 
 
 class RatioCost:
@@ -67,25 +66,21 @@ class RatioCost:
         """Return the cost of (d,) keep ratios over the dense model's."""
         return self._cost(self.of_groups(ratios) * self._full) / self._dense
 
-    def project(self, theta: Tensor, budget: float) -> Tensor:
-        """Return the (d,) point nearest to ``theta`` whose cost is within ``budget``, a share of the dense cost.
+    def slope(self, ratios: Tensor) -> Tensor:
+        """Return the (d,) derivative of `share` by (d,) keep ratios."""
+        at = ratios.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.share(at), at)
+        return slope
 
-        The budget is linearized where the point stands, ``theta`` is projected on the plane, and so on. What rounding
-        leaves above the budget is taken from all variables alike, so the result is always within a budget that the
-        smallest ratios can meet.
+    def project(self, theta: Tensor, budget: float) -> Tensor:
+        """Return the (d,) point within ``budget``, a share of the dense cost, to which ``theta`` is nearest.
+
+        Near is meant in the metric of the cost: a variable's distance counts by what moving it changes the cost. The
+        steepest way down in that metric lowers all variables alike, so the projection is one bisection, and the
+        differences between variables survive it. (In the plain metric a variable that falls first keeps falling, since
+        the sigmoid is flat at its ends, and a few variables pay for all.)
         """
-        if float(self.share(self.ratios(theta))) <= budget:
-            return theta
-        z = theta
-        for _ in range(PROJECTION_STEPS):
-            cost, slope = self._linearized(z)
-            excess = cost + float(slope @ (theta - z)) - budget
-            move = theta - slope * (excess / max(float(slope @ slope), TOLERANCE**2)) - z
-            longest = float(move.abs().max())
-            z = z + move * min(1.0, LONGEST_MOVE / max(longest, TOLERANCE))
-            if longest < TOLERANCE:
-                break
-        return z - _smallest_shift(lambda shift: float(self.share(self.ratios(z - shift))) <= budget)
+        return theta - _smallest_shift(lambda shift: float(self.share(self.ratios(theta - shift))) <= budget)
 
     def uniform(self, budget: float) -> Tensor:
         """Return the (d,) keep ratios that are equal, but for smallest widths, and within ``budget``."""
@@ -93,18 +88,14 @@ class RatioCost:
             self.low
         )
 
-    def _linearized(self, theta: Tensor) -> tuple[float, Tensor]:
-        at = theta.detach().requires_grad_()
-        cost = self.share(self.ratios(at))
-        (slope,) = torch.autograd.grad(cost, at)
-        return float(cost.detach()), slope
-
 
 class LearnedRatios:
     """Keep ratios that descend on a loss within a budget.
 
-    Gradients are averaged over some steps and scaled to a root mean square of 1 over the variables together, which
-    leaves their proportions: where the method comes to rest, the loss per saved cost is the same for all variables.
+    In the metric of the projection, the slope of the loss is what a variable saves in loss per share of cost. It is
+    averaged over some steps, taken relative to the median variable, in units of the mean deviation, and clipped, since
+    batches are noisy and cheap variables the most. The point of rest is that of the paper's problem: loss per cost is
+    the same for all variables.
 
     Args:
         cost: of keep ratios.
@@ -137,13 +128,15 @@ class LearnedRatios:
         Args:
             slope: (d,) derivative of the loss by the keep ratios, at `trial`.
             budget: share of the dense cost.
-            size: root mean square of the step that theta takes along the loss.
+            size: of the step that theta takes along the loss, on average over the variables.
         """
-        inner = torch.sigmoid(self._theta)
-        self._mean = MEMORY * self._mean + (1 - MEMORY) * slope * (1 - self._cost.low) * inner * (1 - inner)
-        scale = float(self._mean.square().mean().sqrt())
-        downhill = self._mean / scale if scale > 0 else self._mean
-        self._theta = self._theta - size * downhill - self._coupling * (self._theta - self._z + self._u)
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
+        worth = -self._mean / self._cost.slope(self.trial)
+        excess = worth - worth.quantile(0.5)
+        deviation = float(excess.abs().mean())
+        if deviation > 0:
+            self._theta = self._theta + size * (excess / deviation).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
+        self._theta = self._theta - self._coupling * (self._theta - self._z + self._u)
         self._z = self._cost.project(self._theta + self._u, budget)
         self._u = self._u + self._theta - self._z
 
@@ -191,7 +184,10 @@ def rounded(space: SearchSpace, ratios: FloatArray, costs: Costs, limits: Mappin
     """
     flat, offsets = space.width_table
     wanted = ratios * flat[offsets + space.full_genome]
-    below = [int(np.searchsorted(v.widths, w + TOLERANCE, side="right")) - 1 for v, w in zip(space.variables, wanted)]
+    below = [
+        int(np.searchsorted(variable.widths, width + TOLERANCE, side="right")) - 1
+        for variable, width in zip(space.variables, wanted, strict=True)
+    ]
     genome = space.repair(np.maximum([below], 0), costs, limits)[0]
     lost = wanted - flat[offsets + genome]
     share = lost / flat[offsets + space.full_genome]

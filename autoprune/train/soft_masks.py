@@ -1,9 +1,9 @@
 """Differentiable rank pruning: how likely each channel stays when a group keeps a given share of its channels.
 
 Ning et al., "DSA: More efficient budgeted pruning via differentiable sparsity allocation" (ECCV 2020). A channel of
-importance ``b`` stays with probability ``1 / (1 + (b / beta1)^(-beta2))``. The soft threshold ``beta1`` follows from the
-keep ratio: the probabilities of a group must have it for their mean. The sharpness ``beta2`` says how close that is to
-cutting at a hard threshold. The released code finds one root per group and adds a floor of 0.01 to the probabilities;
+importance ``b`` stays with probability ``1 / (1 + (b / beta1)^(-beta2))``. The soft threshold ``beta1`` follows from
+the keep ratio: the probabilities of a group must have it for their mean. The sharpness ``beta2`` says how close that is
+to cutting at a hard threshold. The released code finds one root per group and adds a floor of 0.01 to the probabilities;
 here all groups are bisected at once, and there is no floor, so that the mean is exact.
 
 Letters: ``g`` groups, ``w`` channels of the widest group; narrower groups are padded.
@@ -88,9 +88,7 @@ def draw_masks(probabilities: Tensor, generator: torch.Generator | None = None) 
     Returns:
         (g, w) of zeros and ones.
     """
-    noise = torch.rand(
-        probabilities.shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device
-    )
+    noise = torch.rand(probabilities.shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device)
     masks = (noise < probabilities).to(probabilities.dtype)
     likeliest = probabilities.argmax(dim=1, keepdim=True)
     masks = masks.scatter(1, likeliest, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.core.limits import within_limits
@@ -69,7 +69,6 @@ def test_tied_groups_share_one_ratio():
 THETAS = st.lists(st.floats(-4, 6), min_size=4, max_size=4).map(lambda v: torch.tensor(v, dtype=torch.float64))
 
 
-@settings(max_examples=40, deadline=None)
 @given(THETAS, st.floats(0.05, 1.0))
 def test_projection_is_feasible_and_leaves_the_feasible_alone(theta, budget):
     """The projected point is within the budget; a point within it does not move, one beyond ends on the budget."""
@@ -83,32 +82,19 @@ def test_projection_is_feasible_and_leaves_the_feasible_alone(theta, budget):
         assert share > budget - 1e-3
 
 
-def test_projection_is_the_nearest_point():
-    """No feasible point near the projected one, or drawn at random, is nearer to where it came from."""
+def test_projection_leaves_differences_as_they_are():
+    """What the variables had learned about each other survives, from the flat ends of the sigmoid, too."""
     _, cost = chain_cost()
-    theta = torch.tensor([3.0, 1.0, 2.0, 0.5], dtype=torch.float64)
-    projected = cost.project(theta, 0.4)
-    distance = float((projected - theta).norm())
-    generator = torch.Generator().manual_seed(0)
-    for scale in (0.01, 0.1, 1.0):
-        for _ in range(200):
-            other = cost.project(projected + scale * torch.randn(4, generator=generator, dtype=torch.float64), 0.4)
-            assert float((other - theta).norm()) >= distance - 1e-4
-
-
-def test_projection_from_the_dense_network_keeps_proportions():
-    """From the flat end of the sigmoid, where linearization says little, the projection still ends on the budget."""
-    _, cost = chain_cost()
-    dense = cost.theta(torch.ones(4, dtype=torch.float64))
-    projected = cost.project(dense, 0.3)
-    assert abs(float(cost.share(cost.ratios(projected))) - 0.3) < 1e-3
-    assert float(projected.max() - projected.min()) < 2.0
+    theta = torch.tensor([6.0, 1.0, 2.0, -0.5], dtype=torch.float64)
+    projected = cost.project(theta, 0.2)
+    torch.testing.assert_close(projected - projected[0], theta - theta[0])
+    assert abs(float(cost.share(cost.ratios(projected))) - 0.2) < 1e-6
 
 
 @given(st.floats(0.02, 1.0))
 def test_uniform_ratios_fill_the_budget(budget):
     """All variables keep the same share, but for smallest widths, and a little more would not fit."""
-    space, cost = chain_cost((10, 20, 20, 40))
+    _, cost = chain_cost((10, 20, 20, 40))
     ratios = UniformRatios(cost, torch.ones(4, dtype=torch.float64))
     ratios.step(budget)
     free = ratios.ratios > cost.low + 1e-9
@@ -139,7 +125,9 @@ def test_descent_finds_the_optimum_under_the_budget():
     assert float(found) < 0.5 * float(loss(uniform))
     generator = torch.Generator().manual_seed(0)
     near = cost.theta(learned.ratios)
-    others = [cost.project(near + 0.3 * torch.randn(4, generator=generator, dtype=torch.float64), 0.4) for _ in range(300)]
+    others = [
+        cost.project(near + 0.3 * torch.randn(4, generator=generator, dtype=torch.float64), 0.4) for _ in range(300)
+    ]
     assert float(found) < min(float(loss(cost.ratios(other))) for other in others) + 0.01
 
 

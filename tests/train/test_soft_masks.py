@@ -77,7 +77,7 @@ def test_implicit_gradient_equals_finite_differences(sharpness, ratio):
         step[i] = 1e-5
         with torch.no_grad():
             slope = float(value(ratios + step) - value(ratios - step)) / 2e-5
-        assert abs(slope - float(ratios.grad[i])) < 1e-6
+        assert slope == pytest.approx(float(ratios.grad[i]), rel=1e-6, abs=1e-6)
 
 
 def test_sharp_masks_are_the_most_important_channels():
