@@ -17,13 +17,14 @@ class Kind(StrEnum):
     CRITERIA = "criteria"
     SPACES = "spaces"
     EVALUATORS = "evaluators"
+    RECIPES = "recipes"
 
 
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List strategies, criteria, search spaces or evaluators: name, one line, paper."""
+    """List strategies, criteria, search spaces, evaluators or recipes: name, one line, paper."""
     entries = _ENTRIES[kind]()
     if as_json:
         print_json([{"name": name, "summary": summary, "paper": paper} for name, summary, paper in entries])
@@ -55,9 +56,16 @@ def _evaluators() -> list[tuple[str, str, str]]:
     return [(info.name, info.summary, info.paper) for info in EVALUATORS.values()]
 
 
+def _recipes() -> list[tuple[str, str, str]]:
+    from autoprune.prepare.registry import RECIPES
+
+    return [(info.name, info.summary, info.paper) for info in RECIPES.values()]
+
+
 _ENTRIES = {
     Kind.STRATEGIES: _strategies,
     Kind.CRITERIA: _criteria,
     Kind.SPACES: _spaces,
     Kind.EVALUATORS: _evaluators,
+    Kind.RECIPES: _recipes,
 }

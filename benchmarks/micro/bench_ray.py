@@ -69,7 +69,7 @@ def speedup(folder: Path) -> dict[str, object]:
     genomes = searched.space.sample(N_CANDIDATES, np.random.default_rng(0), searched.costs, searched.limits)
     jobs = [Evaluate(i, Candidate(tuple(g.tolist()), ranking.weight_set)) for i, g in enumerate(genomes)]
     here = InProcessExecutor(Runner({"proxy": searched.evaluator}, blobs, searched.costs))
-    there = start_ray_pool(searched.runner_plan("proxy"), blobs, SETTINGS)
+    there = start_ray_pool(searched.runner_plan(), blobs, SETTINGS)
     for executor in (here, there):  # skeletons, weights and items are in place afterwards
         seconds(executor, jobs[:4])
     rounds = [(seconds(here, jobs), seconds(there, jobs)) for _ in range(N_ROUNDS)]

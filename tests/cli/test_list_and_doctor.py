@@ -14,6 +14,7 @@ from autoprune.cli import doctor
 from autoprune.cli.app import app
 from autoprune.config import space_names
 from autoprune.criteria.registry import CRITERIA
+from autoprune.prepare.registry import RECIPES
 from autoprune.strategies.registry import STRATEGIES
 
 
@@ -26,7 +27,8 @@ def listed(kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("strategies", STRATEGIES), ("criteria", CRITERIA), ("spaces", space_names())]
+    ("kind", "names"),
+    [("strategies", STRATEGIES), ("criteria", CRITERIA), ("spaces", space_names()), ("recipes", RECIPES)],
 )
 def test_everything_registered_is_listed_with_a_summary(kind: str, names: Any) -> None:
     """Names agree with the registry and each has one line."""

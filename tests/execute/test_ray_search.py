@@ -50,7 +50,7 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     assert searched(problem, tmp_path / "one", RaySettings(workers=1)) == here
 
     settings = RaySettings(workers=2)
-    plan = problem.runner_plan("proxy")
+    plan = problem.runner_plan()
     blobs = BlobStore(tmp_path / "two" / "run" / "weights")
     crew = RayCrew(plan, blobs, settings, Cluster(settings))
     before = digests(*crew.shipped())
@@ -68,7 +68,7 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
 
 def test_workers_never_hold_test_items(problem: ap.Problem) -> None:
     """What is shipped has no test role; the fingerprint is still that of the whole."""
-    plan = problem.runner_plan("proxy")
+    plan = problem.runner_plan()
     assert problem.data.test is not None
     assert plan.setup.data.test is None
     assert plan.setup.data.fingerprint == problem.data.fingerprint

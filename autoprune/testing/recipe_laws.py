@@ -1,0 +1,180 @@
+"""Laws that every recipe keeps; third parties subclass `RecipeLaws` with a recipe of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.core.jobs import Outcome, Prepare, WeightSet, job_from_json, job_to_json
+from autoprune.core.limits import resolve_limits
+from autoprune.errors import InvalidArgumentError
+from autoprune.prepare.recipe import Recipe, Workbench
+from autoprune.prepare.registry import RecipeInfo
+from autoprune.testing.digits_network import digits_inherited, digits_setup
+from autoprune.weight_sets import WeightReader, put_weight_set
+
+N_INTERRUPTIONS = 4
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class MemoryBlobs(dict[str, bytes]):
+    """Bytes by their SHA-256, in memory."""
+
+    def put(self, data: bytes) -> str:
+        """Keep ``data`` and return its SHA-256."""
+        name = hashlib.sha256(data).hexdigest()
+        self[name] = data
+        return name
+
+
+@dataclass
+class MemorySlot:
+    """A checkpoint in memory that may stop the process after a number of writes.
+
+    Attributes:
+        every: steps between two saves.
+        writes_left: writes until `StoppedError`; None: never.
+        written: the latest bytes.
+        n_writes: writes so far.
+    """
+
+    every: int = 2
+    writes_left: int | None = None
+    written: bytes | None = None
+    n_writes: int = field(default=0)
+
+    def read(self) -> bytes | None:
+        """Return what was written last."""
+        return self.written
+
+    def write(self, data: bytes) -> None:
+        """Keep ``data``, then perhaps stop."""
+        self.written = data
+        self.n_writes += 1
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 1:
+                raise StoppedError
+
+
+def digits_bench() -> tuple[Workbench, WeightSet]:
+    """Return a new bench on the digits with a hard limit, and the weights to start from."""
+    setup, blobs = digits_setup(), MemoryBlobs()
+    inherited = digits_inherited(setup)
+    parent = put_weight_set(blobs.put, setup.structure, inherited.weights, inherited.orders)
+    return Workbench(setup, blobs, resolve_limits({"macs": "70%"}, setup.space, setup.costs)), parent
+
+
+class RecipeLaws:
+    """The laws; subclasses give the fixtures ``info`` and ``settings``."""
+
+    @pytest.fixture
+    def info(self) -> RecipeInfo:
+        """Return the recipe under test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def settings(self) -> Mapping[str, Any]:
+        """Return settings with little to do: some ten steps on the 1,300 training digits."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def is_random(self) -> bool:
+        """Return whether another seed gives other weights or another order."""
+        return True
+
+    @staticmethod
+    def run(
+        info: RecipeInfo, settings: Mapping[str, Any], *, seed: int = 0, slot: MemorySlot | None = None
+    ) -> tuple[Outcome, Recipe]:
+        """Run a job on a new bench."""
+        bench, parent = digits_bench()
+        recipe = info.load()(replace(bench, checkpoints=None if slot is None else lambda _: slot))
+        return recipe(Prepare(3, info.name, settings, parent, seed)), recipe
+
+    def test_the_estimate_holds(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """What a job is charged was known before it started, within 5 %."""
+        outcome, recipe = self.run(info, settings)
+        assert isinstance(outcome.job, Prepare)
+        estimate = recipe.estimate(outcome.job)
+        assert isinstance(estimate.macs, int)
+        assert isinstance(outcome.spent.macs, int)
+        assert outcome.spent.macs == pytest.approx(estimate.macs, rel=0.05)
+        assert estimate.evaluations == outcome.spent.evaluations == 0
+
+    def test_equal_jobs_make_equal_weights(
+        self, info: RecipeInfo, settings: Mapping[str, Any], is_random: bool
+    ) -> None:
+        """The seed decides everything, the global streams nothing; they are left as they were."""
+        first, _ = self.run(info, settings)
+        torch.manual_seed(5)
+        before = torch.get_rng_state(), torch.get_num_threads()
+        again, _ = self.run(info, settings)
+        assert again.identity() == first.identity()
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert torch.get_num_threads() == before[1]
+        other, _ = self.run(info, settings, seed=1)
+        assert (other.weight_set != first.weight_set) is is_random
+
+    def test_interrupted_jobs_go_on(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """Stopped right after any save and started again: the outcome of an undisturbed job."""
+        watched = MemorySlot()
+        undisturbed, _ = self.run(info, settings, slot=watched)
+        for stop in np.unique(np.linspace(1, watched.n_writes, N_INTERRUPTIONS).astype(int)).tolist():
+            slot = MemorySlot(writes_left=stop)
+            with pytest.raises(StoppedError):
+                self.run(info, settings, slot=slot)
+            slot.writes_left = None
+            resumed, _ = self.run(info, settings, slot=slot)
+            assert resumed.identity() == undisturbed.identity()
+            assert slot.n_writes <= watched.n_writes
+
+    def test_what_is_made_fits_the_structure(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """Every tensor of the model in its dense shape, finite, an order per group, a genome within the limits."""
+        outcome, recipe = self.run(info, settings)
+        setup, bench = recipe.setup, recipe.bench
+        assert outcome.weight_set is not None
+        made = WeightReader(bench.blobs, setup.structure, "cpu")(outcome.weight_set)
+        for tensor in setup.structure.tensors:
+            assert tuple(made.weights[tensor.name].shape) == tensor.shape
+            assert torch.isfinite(made.weights[tensor.name].double()).all()
+        if outcome.genome is not None:
+            genomes = np.array([outcome.genome], dtype=np.int64)
+            setup.space.check(genomes)
+            assert setup.costs(genomes)["macs"][0] <= bench.limits["macs"]
+
+    def test_model_and_parent_stay(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """The dense model is not trained; neither its weights nor its modes move."""
+        bench, parent = digits_bench()
+        before = {name: tensor.clone() for name, tensor in bench.setup.model.state_dict().items()}
+        info.load()(bench)(Prepare(0, info.name, settings, parent))
+        after = bench.setup.model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not any(module.training for module in bench.setup.model.modules())
+        assert all(parameter.grad is None for parameter in bench.setup.model.parameters())
+
+    def test_jobs_survive_json(self, info: RecipeInfo) -> None:
+        """The default settings go through the ledger and come back equal."""
+        bench, parent = digits_bench()
+        recipe = info.load()(bench)
+        job = Prepare(0, info.name, {}, parent)
+        restored = job_from_json(json.loads(json.dumps(job_to_json(job))))
+        assert isinstance(restored, Prepare)
+        assert recipe.key(restored) == recipe.key(job)
+        assert recipe.estimate(restored).macs >= 0
+
+    def test_foreign_settings_are_refused(self, info: RecipeInfo) -> None:
+        """A setting that the recipe does not have is an error that names those it has."""
+        bench, parent = digits_bench()
+        with pytest.raises(InvalidArgumentError, match="expected settings of the recipe"):
+            info.load()(bench).estimate(Prepare(0, info.name, {"no such setting": 1}, parent))

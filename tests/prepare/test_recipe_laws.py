@@ -1,0 +1,37 @@
+"""Every registered recipe under the recipe laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from autoprune.errors import UnknownNameError
+from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
+from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {}
+"""Settings with little to do, by recipe."""
+
+NOT_RANDOM: frozenset[str] = frozenset()
+
+
+class TestRecipes(RecipeLaws):
+    @pytest.fixture(params=RECIPES)
+    def info(self, request: pytest.FixtureRequest) -> RecipeInfo:
+        return RECIPES[request.param]
+
+    @pytest.fixture
+    def settings(self, info: RecipeInfo) -> Mapping[str, Any]:
+        return SETTINGS[info.name]
+
+    @pytest.fixture
+    def is_random(self, info: RecipeInfo) -> bool:
+        return info.name not in NOT_RANDOM
+
+
+def test_unknown_recipes_get_a_suggestion() -> None:
+    """A misspelt name is an error that lists what there is."""
+    with pytest.raises(UnknownNameError, match="recipe"):
+        make_recipe("no such recipe", digits_bench()[0])
