@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autoprune.errors import TraceError
+from autoprune.errors import SurgeryError, TraceError
+from autoprune.surgery.cut import copy_with
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy; computed tensors kept on modules (old-style weight norm) cannot be copied and are detached.
+    """Return a deep copy.
 
     Raises:
         TraceError: the model refuses to be copied.
     """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # user code may raise anything while it is copied
-        msg = f"the model of class {type(model).__name__} cannot be copied: {error}; make it work with copy.deepcopy"
-        raise TraceError(msg) from error
+        return copy_with(model, ())
+    except SurgeryError as error:
+        raise TraceError(str(error)) from error
 
 
 @contextmanager

@@ -8,6 +8,8 @@ model does, a gate of 1 leaves it as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,62 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoprune.core.groups import Structure
+from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.matching import model_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class GateLayout:
+    """Which gate scales what.
+
+    Attributes:
+        gene_of: (n_gates,) the channel of every gate, increasing within a consumer.
+        consumer_of: (n_gates,) the consumer that has the gate to itself; all 0 where consumers share their gates.
+        axes: per consumer tensor, ``(dim, gates)`` pairs: the gate of every position, n_gates where there is none.
+    """
+
+    gene_of: IntArray
+    consumer_of: IntArray
+    axes: Mapping[str, tuple[tuple[int, IntArray], ...]]
+
+    @property
+    def n_gates(self) -> int:
+        """Number of gates."""
+        return len(self.gene_of)
+
+    @classmethod
+    def of(cls, structure: Structure, *, kept: BoolArray | None = None, shared: bool = True) -> GateLayout:
+        """Lay out the gates of a model.
+
+        Args:
+            structure: what the trace of the dense model found.
+            kept: (n_genes,) boolean array where the gated model is a sliced one; all channels by default.
+            shared: one gate per channel; otherwise one per channel and consumer, so that a layer on a residual stream
+                may ignore a channel that another one reads.
+        """
+        kept = np.ones(structure.n_genes, dtype=np.bool_) if kept is None else kept
+        reads = []  # (tensor, dim, gene of every position, -1 for none)
+        groups_in = _groups_read(structure)
+        for axis in structure.axes:
+            if axis.key in groups_in:
+                is_read = (axis.genes >= 0) & np.isin(structure.group_of[axis.genes], groups_in[axis.key])
+                genes = np.where(is_read, axis.genes, -1)[structure.kept_positions(axis, kept)]
+                reads.append((axis.tensor, axis.dim, genes))
+        own = [np.unique(genes[genes >= 0]) for _, _, genes in reads]
+        blocks = [np.flatnonzero(kept)] if shared else own
+        starts = np.cumsum([0, *map(len, blocks)])
+        n_gates = int(starts[-1])
+        axes: dict[str, list[tuple[int, IntArray]]] = {}
+        for i, (tensor, dim, genes) in enumerate(reads):
+            block = 0 if shared else i
+            gates = np.where(genes < 0, n_gates, starts[block] + np.searchsorted(blocks[block], genes))
+            axes.setdefault(tensor, []).append((dim, gates))
+        return cls(
+            np.concatenate(blocks).astype(np.int64),
+            np.repeat(np.arange(len(blocks)), [len(block) for block in blocks]),
+            {tensor: tuple(found) for tensor, found in axes.items()},
+        )
 
 
 class SoftGatedModel(nn.Module):
@@ -27,57 +82,67 @@ class SoftGatedModel(nn.Module):
     are the model's own: nothing is copied.
 
     Args:
-        model: the dense model that was traced.
+        model: the dense model that was traced, or the sliced one that ``kept`` gives.
         structure: what the trace found.
+        kept: (n_genes,) boolean array where the model is a sliced one; removed channels have no gate.
+        shared: whether the consumers of a channel share its gate; see `GateLayout.of`.
 
     Attributes:
-        gates: (n_genes,) float tensor, set before every call; on the model's device.
+        layout: which gate scales what; by default gate i is that of gene i.
+        gates: (n_gates,) float tensor, set before every call; on the model's device.
 
     Raises:
-        SurgeryError: the model does not match the structure.
+        SurgeryError: the dense model does not match the structure.
     """
 
-    def __init__(self, model: nn.Module, structure: Structure) -> None:
+    def __init__(
+        self, model: nn.Module, structure: Structure, *, kept: BoolArray | None = None, shared: bool = True
+    ) -> None:
         super().__init__()
-        model_tensors(model, structure)
+        if kept is None:
+            model_tensors(model, structure)
         self.model = model
-        self.gates: Tensor = torch.ones(structure.n_genes)
-        self._n_genes = structure.n_genes
-        self._consumed = _consumed_axes(structure)
+        self.layout = GateLayout.of(structure, kept=kept, shared=shared)
+        self.gates: Tensor = torch.ones(self.layout.n_gates)
+        self._axes = {
+            name: [(dim, torch.from_numpy(gates)) for dim, gates in axes] for name, axes in self.layout.axes.items()
+        }
         self._parameters_read = {info.name for info in structure.tensors if info.kind == "parameter"}
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model with its consumer weights scaled by the gates.
 
         Raises:
-            InvalidArgumentError: there is not one gate per gene.
+            InvalidArgumentError: there are more or fewer gates than the layout has.
         """
-        if self.gates.shape != (self._n_genes,):
-            msg = f"expected gates of shape ({self._n_genes},), one per channel, got {tuple(self.gates.shape)}"
+        return functional_call(self.model, self.gated_weights(), inputs, named)
+
+    def gated_weights(self) -> dict[str, Tensor]:
+        """Return the scaled consumer weights by name.
+
+        Raises:
+            InvalidArgumentError: there are more or fewer gates than the layout has.
+        """
+        if self.gates.shape != (self.layout.n_gates,):
+            msg = f"expected gates of shape ({self.layout.n_gates},), got {tuple(self.gates.shape)}"
             raise InvalidArgumentError(msg)
-        open_ended = torch.cat([self.gates, self.gates.new_ones(1)])  # positions that no gate drives read the 1
+        padded = torch.cat([self.gates, self.gates.new_ones(1)])  # positions that no gate scales read the 1
         scaled = {}
-        for name, axes in self._consumed.items():
+        for name, axes in self._axes.items():
             is_parameter = name in self._parameters_read
             weight = self.model.get_parameter(name) if is_parameter else self.model.get_buffer(name)
-            for dim, genes in axes:
+            for dim, gates in axes:
                 shape = [-1 if d == dim else 1 for d in range(weight.dim())]
-                weight = weight * open_ended[genes.to(open_ended.device)].view(shape)
+                weight = weight * padded[gates.to(padded.device)].view(shape)
             scaled[name] = weight
-        return functional_call(self.model, scaled, inputs, named)
+        return scaled
 
 
-def _consumed_axes(structure: Structure) -> dict[str, list[tuple[int, Tensor]]]:
-    """Return, per consumer, the dimensions that read channels and the gene of every position (n_genes: none)."""
+def _groups_read(structure: Structure) -> dict[tuple[str, int], list[int]]:
+    """Return the groups that every consuming axis, named by tensor and dimension, reads."""
     groups_in: dict[tuple[str, int], list[int]] = {}
     for i, group in enumerate(structure.groups):
         for tensor, dim, role, _ in group.axes:
             if role == "in":
                 groups_in.setdefault((tensor, dim), []).append(i)
-    consumed: dict[str, list[tuple[int, Tensor]]] = {}
-    for axis in structure.axes:
-        if axis.key in groups_in:
-            reads = (axis.genes >= 0) & np.isin(structure.group_of[axis.genes], groups_in[axis.key])
-            genes = np.where(reads, axis.genes, structure.n_genes)
-            consumed.setdefault(axis.tensor, []).append((axis.dim, torch.from_numpy(genes)))
-    return consumed
+    return groups_in

@@ -94,6 +94,36 @@ def test_gates_of_zero_and_one_equal_the_sliced_model(network, training):
         torch.testing.assert_close(gated(x), small(x), rtol=1e-8, atol=1e-8)
 
 
+def test_a_sliced_model_is_gated_like_the_dense_one(network):
+    """Gating what a cut left equals gating the dense model with the removed channels closed.
+
+    So do gates for each consumer, where those of one channel are equal.
+    """
+    model, structure, x = network
+    kept = random_kept(structure, np.random.default_rng(3))
+    values = np.where(kept, np.random.default_rng(4).uniform(size=structure.n_genes), 0.0)
+    dense = SoftGatedModel(model, structure)
+    dense.gates = torch.from_numpy(values)
+    for shared in (True, False):
+        sliced = SoftGatedModel(cut(model, structure, kept), structure, kept=kept, shared=shared)
+        sliced.gates = torch.from_numpy(values[sliced.layout.gene_of])
+        torch.testing.assert_close(sliced(x), dense(x), rtol=1e-8, atol=1e-8)
+
+
+def test_consumers_with_gates_of_their_own_ignore_channels_alone():
+    """Closing a channel for one of two readers of a stream changes what that one reads, and nothing else."""
+    torch.manual_seed(0)
+    model = PreActivation().eval()
+    x = torch.randn(2, 3, 8, 8)
+    gated = SoftGatedModel(model, trace(model, x, validate=False), shared=False)
+    names = list(gated.layout.axes)
+    reader = names.index("convs.2.weight")
+    gated.gates = torch.from_numpy((gated.layout.consumer_of != reader).astype(np.float32))
+    weights = gated.gated_weights()
+    assert not weights.pop("convs.2.weight").any()
+    assert all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items())
+
+
 def test_open_gates_change_nothing(network):
     """With every gate at 1 the output is the dense model's bit for bit."""
     model, structure, x = network
