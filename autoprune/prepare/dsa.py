@@ -7,11 +7,11 @@ and a split in the manner of the alternating direction method of multipliers kee
 (`autoprune.prepare.keep_ratios`). It starts from trained weights or from scratch.
 
 The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
-constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance, which is
-aggregated over all members of a group; no floor under the probabilities; masks on the weights of the consumers, not on
-activations; a budget that ramps down; steps of the ratios whose lengths add up to a constant, so that short schedules
-work; and the last part of the training, in which the network that was found is fixed and its weights settle. BatchNorm
-statistics are taken under masks and are recalibrated by the evaluator.
+constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance,
+which is aggregated over all members of a group; no floor under the probabilities; masks on the weights of the
+consumers, not on activations; a budget that ramps down; steps of the ratios whose lengths add up to a constant, so that
+short schedules work; and the last part of the training, in which the network that was found is fixed and its weights
+settle. BatchNorm statistics are taken under masks and are recalibrated by the evaluator.
 """
 
 from __future__ import annotations

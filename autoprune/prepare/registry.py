@@ -34,7 +34,14 @@ class RecipeInfo:
         return cast(type[Recipe], getattr(import_module(module), attribute))
 
 
-_BUILT_IN: tuple[RecipeInfo, ...] = ()
+_BUILT_IN: tuple[RecipeInfo, ...] = (
+    RecipeInfo(
+        "dsa",
+        "weights and keep ratios together under one budget, by differentiable rank pruning",
+        "autoprune.prepare.dsa:DsaRecipe",
+        "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
+    ),
+)
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 """The built-in recipes by name."""

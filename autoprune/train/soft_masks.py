@@ -3,8 +3,8 @@
 Ning et al., "DSA: More efficient budgeted pruning via differentiable sparsity allocation" (ECCV 2020). A channel of
 importance ``b`` stays with probability ``1 / (1 + (b / beta1)^(-beta2))``. The soft threshold ``beta1`` follows from
 the keep ratio: the probabilities of a group must have it for their mean. The sharpness ``beta2`` says how close that is
-to cutting at a hard threshold. The released code finds one root per group and adds a floor of 0.01 to the probabilities;
-here all groups are bisected at once, and there is no floor, so that the mean is exact.
+to cutting at a hard threshold. The released code finds one root per group and adds a floor of 0.01 to the
+probabilities; here all groups are bisected at once, and there is no floor, so that the mean is exact.
 
 Letters: ``g`` groups, ``w`` channels of the widest group; narrower groups are padded.
 """

@@ -11,7 +11,9 @@ from autoprune.errors import UnknownNameError
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
 from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},
+}
 """Settings with little to do, by recipe."""
 
 NOT_RANDOM: frozenset[str] = frozenset()
