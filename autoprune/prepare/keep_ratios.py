@@ -73,20 +73,25 @@ class RatioCost:
         return slope
 
     def project(self, theta: Tensor, budget: float) -> Tensor:
-        """Return the (d,) point within ``budget``, a share of the dense cost, to which ``theta`` is nearest.
+        """Return the (d,) point of cost ``budget``, a share of the dense cost, to which ``theta`` is nearest.
 
         Near is meant in the metric of the cost: a variable's distance counts by what moving it changes the cost. The
-        steepest way down in that metric lowers all variables alike, so the projection is one bisection, and the
-        differences between variables survive it. (In the plain metric a variable that falls first keeps falling, since
-        the sigmoid is flat at its ends, and a few variables pay for all.)
+        steepest way in that metric moves all variables alike, so the projection is one bisection, and the differences
+        between variables survive it. (In the plain metric a variable that falls first keeps falling, since the sigmoid
+        is flat at its ends, and a few variables pay for all.) A point within the budget is raised to it: more channels
+        never hurt, and without the mean of the slopes, see `LearnedRatios`, nothing else would raise it.
+
+        The result is never above a budget that the smallest ratios can meet, and nowhere above `DENSE_THETA` unless
+        ``theta`` is.
         """
-        return theta - _smallest_shift(lambda shift: float(self.share(self.ratios(theta - shift))) <= budget)
+        highest = torch.clamp(theta.min() - DENSE_THETA, max=0.0)
+        return theta - _smallest_shift(lambda shift: float(self.share(self.ratios(theta - shift))) <= budget, highest)
 
     def uniform(self, budget: float) -> Tensor:
         """Return the (d,) keep ratios that are equal, but for smallest widths, and within ``budget``."""
-        return (1 - _smallest_shift(lambda cut: float(self.share((1 - cut).maximum(self.low))) <= budget)).maximum(
-            self.low
-        )
+        zero = torch.zeros((), dtype=torch.float64)
+        cut = _smallest_shift(lambda cut: float(self.share((1 - cut).maximum(self.low))) <= budget, zero)
+        return (1 - cut).maximum(self.low)
 
 
 class LearnedRatios:
@@ -201,14 +206,14 @@ def rounded(space: SearchSpace, ratios: FloatArray, costs: Costs, limits: Mappin
     return genome
 
 
-def _smallest_shift(fits: Callable[[Tensor], bool]) -> Tensor:
-    """Return the smallest of 0 and up from which on ``fits`` holds, as a tensor without dimensions."""
-    high = torch.tensor(TOLERANCE, dtype=torch.float64)
-    if fits(torch.zeros_like(high)):
-        return torch.zeros_like(high)
-    while not fits(high) and high < 1 / TOLERANCE:
-        high = high * 2
-    low = torch.zeros_like(high)
+def _smallest_shift(fits: Callable[[Tensor], bool], lowest: Tensor) -> Tensor:
+    """Return the smallest shift of at least ``lowest`` from which on ``fits`` holds, as a tensor without dimensions."""
+    if fits(lowest):
+        return lowest
+    low, step = lowest, TOLERANCE
+    while not fits(lowest + step) and step < 1 / TOLERANCE:
+        low, step = lowest + step, 2 * step
+    high = lowest + step
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if fits(middle):

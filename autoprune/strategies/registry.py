@@ -73,6 +73,7 @@ class StrategyInfo:
 
 _DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 2002"
 _DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm: NSGA-III, IEEE TEC 2014"
+_NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
     StrategyInfo(
         "uniform",
@@ -100,6 +101,21 @@ _BUILT_IN = (
         "one-at-a-time sensitivities, the exact optimum of their sum for every budget, steps around it",
         "autoprune.strategies.knapsack:KnapsackStrategy",
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
+    ),
+    StrategyInfo(
+        "dsa",
+        "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
+        "autoprune.strategies.dsa:DsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+    ),
+    StrategyInfo(
+        "dsa:uniform",
+        "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
+        "autoprune.strategies.dsa:UniformDsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+        twin_of="dsa",
     ),
     StrategyInfo(
         "optuna:tpe",
