@@ -9,7 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.api import Problem, Run, RunFront, RunPoint, Tuned, TunedPoint, finetune, open_run, search
+    from autoprune.api import (
+        Comparison,
+        Problem,
+        Run,
+        RunFront,
+        RunPoint,
+        Tuned,
+        TunedPoint,
+        compare,
+        finetune,
+        open_run,
+        search,
+    )
     from autoprune.artifact import describe, load
     from autoprune.core.budget import Budget
     from autoprune.core.space import SearchSpace
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Budget": "autoprune.core.budget",
     "Classification": "autoprune.train.tasks",
+    "Comparison": "autoprune.api",
     "Data": "autoprune.train.data",
     "FitSettings": "autoprune.train.settings",
     "FunctionTask": "autoprune.train.tasks",
@@ -42,6 +55,7 @@ _WHERE = {
     "TorchMetrics": "autoprune.train.tasks",
     "Tuned": "autoprune.api",
     "TunedPoint": "autoprune.api",
+    "compare": "autoprune.api",
     "cut": "autoprune.surgery.cut",
     "describe": "autoprune.artifact",
     "finetune": "autoprune.api",
@@ -57,6 +71,7 @@ _WHERE = {
 __all__ = [
     "Budget",
     "Classification",
+    "Comparison",
     "Data",
     "FitSettings",
     "FunctionTask",
@@ -71,6 +86,7 @@ __all__ = [
     "TorchMetrics",
     "Tuned",
     "TunedPoint",
+    "compare",
     "cut",
     "describe",
     "finetune",

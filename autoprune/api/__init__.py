@@ -1,5 +1,7 @@
 """Where data meets build, save and report: a `Problem` is what is searched, a `Run` is what came out."""
 
+from autoprune.api.comparing import CompareProgress, compare
+from autoprune.api.comparison import Comparison
 from autoprune.api.finetuning import Tuned, TunedPoint, finetune
 from autoprune.api.front import RunFront
 from autoprune.api.point import RunPoint
@@ -7,4 +9,17 @@ from autoprune.api.problem import Problem
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 
-__all__ = ["Problem", "Run", "RunFront", "RunPoint", "Tuned", "TunedPoint", "finetune", "open_run", "search"]
+__all__ = [
+    "CompareProgress",
+    "Comparison",
+    "Problem",
+    "Run",
+    "RunFront",
+    "RunPoint",
+    "Tuned",
+    "TunedPoint",
+    "compare",
+    "finetune",
+    "open_run",
+    "search",
+]

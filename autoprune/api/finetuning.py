@@ -163,6 +163,7 @@ def finetune(
     settings: FitSettings | Sequence[FitSettings] | None = None,
     executor: str | RaySettings | None = None,
     seed: int = 0,
+    test: bool = True,
     progress: Callable[[int, Progress], None] | None = None,
 ) -> Tuned:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
@@ -180,6 +181,7 @@ def finetune(
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
         seed: of order, transforms and dropout.
+        test: whether test items are looked at, where there are some.
         progress: called with a point's id and how far its training is.
 
     Raises:
@@ -229,7 +231,7 @@ def finetune(
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
             used = asdict(variants[trained.variant])
             kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": used, "seed": seed})
-        if problem.data.test is not None:
+        if test and problem.data.test is not None:
             for point in chosen:
                 if not kept.has(point.id, "test"):
                     kept.add(point.id, "test", problem.test(artifact.load(kept.file(point.id), problem.model)))

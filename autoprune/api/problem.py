@@ -151,6 +151,15 @@ class Problem:
         """The dense model's metrics, measured like every candidate's but as it is, BatchNorm untouched."""
         return self.evaluator.measure(self.model)
 
+    @cached_property
+    def dense_test_metrics(self) -> dict[str, float]:
+        """The dense model's metrics on the test items.
+
+        Raises:
+            InvalidArgumentError: the data has no test items.
+        """
+        return self.test(self.model)
+
     def test(self, model: nn.Module) -> dict[str, float]:
         """Measure a model on the test items, which no search looks at.
 

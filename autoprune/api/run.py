@@ -158,7 +158,7 @@ class Run:
         found: dict[int, dict[str, float]] = {}
         with self.writable() as store:
             if "test" not in self.meta.dense.metrics:
-                dense = {**self.meta.dense.metrics, "test": problem.test(problem.model)}
+                dense = {**self.meta.dense.metrics, "test": problem.dense_test_metrics}
                 store.update_meta({"dense": {"costs": dict(self.meta.dense.costs), "metrics": dense}})
             for point in self.choose() if points is None else points:
                 if point.id not in known:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.reconstruct import Consumer, Moments, collect, find_consumers, polish, reconstruct
+from autoprune.reconstruct import Consumer, LeastSquares, Moments, collect, find_consumers, polish
 from autoprune.surgery.matching import model_weights
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
-from autoprune.weight_sets import Inherited
+from autoprune.weight_sets import N_WEIGHTS, Inherited
+
+ANSWER_BYTES = 512 * 2**20
+"""Memory for re-solved weights, per set of inherited ones: candidates of one order need the same ones again."""
 
 
 class Reconstructed(InheritedWeights):
@@ -35,7 +38,7 @@ class Reconstructed(InheritedWeights):
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
         super().__init__(setup, settings)
         self._consumers: tuple[Consumer, ...] = find_consumers(setup.model, setup.structure)
-        self._collected: tuple[Mapping[str, Tensor], dict[str, Moments]] | None = None
+        self._solvers: dict[int, LeastSquares] = {}  # by the identity of the weights they hold
 
     @property
     def preparation_macs(self) -> int:
@@ -45,16 +48,21 @@ class Reconstructed(InheritedWeights):
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
         if not self.settings.n_calibration:
             return inherited.weights
-        solved = reconstruct(inherited.weights, self._consumers, self._moments(inherited.weights), kept)
-        return {**inherited.weights, **solved}
+        return {**inherited.weights, **self._solver(inherited.weights)(kept)}
 
-    def _moments(self, weights: Mapping[str, Tensor]) -> dict[str, Moments]:
-        """Return the second moments under ``weights``, collected when they are first asked for."""
-        if self._collected is None or self._collected[0] is not weights:
-            inputs = (batch[0] for batch in self._proxy.calibration)
-            moments = collect(self._dense(weights), self._consumers, inputs, seed=self.settings.proxy_seed)
-            self._collected = (weights, moments)
-        return self._collected[1]
+    def _solver(self, weights: Mapping[str, Tensor]) -> LeastSquares:
+        """Return what re-solves ``weights``, with moments collected when they are first asked for."""
+        solver = self._solvers.pop(id(weights), None) or LeastSquares(
+            weights, self._consumers, self._collected(weights), max_bytes=ANSWER_BYTES
+        )
+        self._solvers[id(weights)] = solver
+        while len(self._solvers) > N_WEIGHTS:
+            del self._solvers[next(iter(self._solvers))]
+        return solver
+
+    def _collected(self, weights: Mapping[str, Tensor]) -> dict[str, Moments]:
+        inputs = (batch[0] for batch in self._proxy.calibration)
+        return collect(self._dense(weights), self._consumers, inputs, seed=self.settings.proxy_seed)
 
     @torch.no_grad()
     def _dense(self, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -68,7 +76,7 @@ class Reconstructed(InheritedWeights):
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm."""
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
-            moments = self._moments(inherited.weights)
+            moments = self._solver(inherited.weights).moments
             polish(
                 self._dense(inherited.weights),
                 model,

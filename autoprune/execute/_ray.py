@@ -6,6 +6,7 @@ store once and are mapped from there; nothing ever writes to them.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import os
@@ -29,6 +30,8 @@ from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.attempt import attempt
 from autoprune.execute.pool import Done, Lost, News, PoolSettings, Ready, WorkerPool
 from autoprune.execute.ray_settings import RaySettings
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class Blobs(Protocol):
@@ -227,6 +230,7 @@ class _Worker:
     """Lives in an actor: a runner, made once, and the blobs it was told of."""
 
     def __init__(self, make_runner: MakeRunner, max_memory: int | None) -> None:
+        _keep_freed_memory()
         self._blobs = _WorkerBlobs()
         self._runner = make_runner(self._blobs)
         self._clock = SystemClock()
@@ -265,6 +269,18 @@ class _WorkerBlobs:
         name = hashlib.sha256(data).hexdigest()
         self.made[name] = data
         return name
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library reuse freed memory instead of giving it back to the system after every layer.
+
+    Activations are tens of MiB and short-lived: fetching their pages anew costs an evaluation 10 to 15 % of its time.
+    Elsewhere than in the GNU library nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            library.mallopt(option, 2**30)
 
 
 def _limit_memory(n_bytes: int) -> None:

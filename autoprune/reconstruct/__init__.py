@@ -7,8 +7,8 @@ elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.
 
 from autoprune.reconstruct.consumers import Consumer, find_consumers
 from autoprune.reconstruct.elimination import elimination_scores
-from autoprune.reconstruct.least_squares import reconstruct
+from autoprune.reconstruct.least_squares import LeastSquares
 from autoprune.reconstruct.polish import polish
 from autoprune.reconstruct.statistics import Moments, collect
 
-__all__ = ["Consumer", "Moments", "collect", "elimination_scores", "find_consumers", "polish", "reconstruct"]
+__all__ = ["Consumer", "LeastSquares", "Moments", "collect", "elimination_scores", "find_consumers", "polish"]

@@ -21,16 +21,27 @@ ROWS_PER_BATCH = 4096
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of one consumer's input features ``x``, with a constant 1 as the last feature.
+    """Second moments of one consumer's input features ``x``.
 
     Attributes:
-        gram: (blocks, f + 1, f + 1) float64 tensor, the mean of ``[x; 1][x; 1]^T`` over images and positions.
+        gram: (blocks, f, f) float32 tensor, the mean of ``x x^T`` over images and positions; the covariance of ``x``
+            where the model absorbs a constant.
+        mean: (blocks, f) float32 tensor, the mean of ``x``.
         absorbs_constant: whether a constant added to the output is undone by the model: the consumer has a bias to
             take it, or a batch norm whose running mean is recalibrated takes the output directly.
     """
 
     gram: Tensor
+    mean: Tensor
     absorbs_constant: bool
+
+    @classmethod
+    def of(cls, raw: Tensor, *, absorbs_constant: bool) -> Moments:
+        """Take apart the (blocks, f + 1, f + 1) float64 mean of ``[x; 1][x; 1]^T``."""
+        gram, mean = raw[:, :-1, :-1], raw[:, :-1, -1]
+        if absorbs_constant:
+            gram = gram - mean.unsqueeze(2) * mean.unsqueeze(1)
+        return cls(gram.float(), mean.float(), absorbs_constant)
 
 
 class FeatureReader:
@@ -151,7 +162,7 @@ def collect(
             raise DataError(msg)
         takes_constant = total.consumer.has_bias and not total.consumer.shared_taps
         absorbs = takes_constant or total.norm_reads_output
-        moments[total.consumer.weight] = Moments(gram, absorbs)
+        moments[total.consumer.weight] = Moments.of(gram, absorbs_constant=absorbs)
     return moments
 
 

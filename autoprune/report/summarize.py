@@ -12,13 +12,12 @@ import numpy as np
 
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status
 from autoprune.core.space import SearchSpace
+from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
-from autoprune.pareto.reference import ReferenceBox
 from autoprune.report import units
 from autoprune.report.headline import headline, warnings
 from autoprune.report.rebuild import rebuild_command, rebuild_python
 from autoprune.report.summary import (
-    Convergence,
     Failure,
     Incident,
     Latency,
@@ -98,7 +97,9 @@ def summarize(run: RecordedRun) -> RunSummary:
         failures=tuple(_failure(outcome) for outcome in outcomes if outcome.status is Status.FAILED),
         preparations=tuple(_preparations(outcomes)),
         incidents=tuple(_incidents(run.starts(), events)),
-        convergence=_convergence(meta, outcomes),
+        convergence=Convergence.of(
+            outcomes, meta.parsed_objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior
+        ),
         timings=(),
         spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in outcomes),
@@ -164,32 +165,6 @@ def _preparations(outcomes: Iterable[Outcome]) -> Iterable[Preparation]:
     for outcome in outcomes:
         if isinstance(outcome.job, Prepare) and outcome.status is Status.OK:
             yield Preparation(outcome.job.id, outcome.job.recipe, outcome.job.settings, outcome.spent)
-
-
-def _convergence(meta: RunMeta, outcomes: Sequence[Outcome]) -> Convergence:
-    """The steps at which the hypervolume grew, and the end; failed jobs and preparation cost, too."""
-    objectives = meta.parsed_objectives
-    macs, evaluations = meta.prior.macs, meta.prior.evaluations
-    spent: list[tuple[int, int]] = []
-    values = []
-    for outcome in outcomes:
-        macs += outcome.spent.macs
-        evaluations += outcome.spent.evaluations
-        job = outcome.job
-        if isinstance(job, Evaluate) and job.fidelity == meta.fidelity and outcome.status is Status.OK:
-            spent.append((macs, evaluations))
-            values.append(objectives.values(outcome.metrics, outcome.costs))
-    curve = ReferenceBox.of(objectives, meta.reference).shares(values)
-    shown = [i for i in range(len(curve)) if i in (0, len(curve) - 1) or curve[i] > curve[i - 1]]
-    steps = [(*spent[i], float(curve[i])) for i in shown]
-    if steps and (macs, evaluations) != spent[-1]:
-        steps.append((macs, evaluations, steps[-1][2]))
-    return Convergence(
-        macs=tuple(step[0] for step in steps),
-        evaluations=tuple(step[1] for step in steps),
-        hypervolume=tuple(step[2] for step in steps),
-        reference={name: meta.reference[name] for name in objectives.names},
-    )
 
 
 def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tuple[Timing, ...]:

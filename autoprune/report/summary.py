@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from autoprune.core.budget import Spending
 from autoprune.core.objectives import Objective, Objectives
+from autoprune.pareto.convergence import Convergence
 from autoprune.store.meta import Role, RunMeta
 
 
@@ -160,28 +161,6 @@ class Timing:
 
     setting: str
     rows: tuple[Latency, ...]
-
-
-@dataclass(frozen=True)
-class Convergence:
-    """How the front grew while the run spent.
-
-    Attributes:
-        macs: executed multiply-adds after each step, preparation included.
-        evaluations: candidates measured after each step.
-        hypervolume: of the front so far, as a share of the reference box (`autoprune.pareto.reference`).
-        reference: the reference point by objective name, in natural units.
-    """
-
-    macs: tuple[int, ...]
-    evaluations: tuple[int, ...]
-    hypervolume: tuple[float, ...]
-    reference: Mapping[str, float]
-
-    @property
-    def final(self) -> float:
-        """The hypervolume of the whole front; 0 when there is none."""
-        return self.hypervolume[-1] if self.hypervolume else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,11 +67,11 @@ def write_report(store_folder: str | Path, out_path: str | Path | None = None) -
         paths.evaluations_csv: evaluations_table(summary).to_csv(lineterminator="\n"),
     }
     for path, text in {**others, paths.html: render(summary, files=[path.name for path in others])}.items():
-        _replace(path, text)
+        replace_file(path, text)
     return paths
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write ``path`` so that whoever reads it meanwhile sees the old file or the new one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

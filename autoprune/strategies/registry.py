@@ -118,6 +118,20 @@ _BUILT_IN = (
         twin_of="dsa",
     ),
     StrategyInfo(
+        "metapruning",
+        "one net trained for all widths, then evolution on the weights that it makes",
+        "autoprune.strategies.metapruning:MetaPruningStrategy",
+        "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        recipes=("pruningnet", "supernet"),
+        fidelity="generated",
+    ),
+    StrategyInfo(
+        "metapruning:inherited",
+        "the evolution of metapruning on inherited weights",
+        "autoprune.strategies.metapruning:MetaPruningInheritedStrategy",
+        twin_of="metapruning",
+    ),
+    StrategyInfo(
         "optuna:tpe",
         "multivariate tree-structured Parzen estimator",
         "autoprune.strategies._optuna:TpeStrategy",
@@ -163,18 +177,37 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
         UnknownNameError: there is no such strategy.
         InvalidArgumentError: an entry point of this name is not a `StrategyInfo`.
     """
-    plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    plugins = _plugins()
     base, _, suffix = key.partition(":")
     for name, argument in ((key, ""), (base, suffix)):
         info = STRATEGIES.get(name)
         if info is None and name in plugins:
-            info = plugins[name].load()
-            if not isinstance(info, StrategyInfo):
-                msg = f"entry point {name!r} of group {ENTRY_POINTS!r} must be a StrategyInfo, got {info!r}"
-                raise InvalidArgumentError(msg)
+            info = _loaded(plugins[name])
         if info is not None and (not argument or info.argument):
             return info, argument
     raise unknown_name("strategy", key, [*STRATEGIES, *plugins])
+
+
+def twins_of(key: str) -> tuple[str, ...]:
+    """Return the names of the strategies that are ``key`` with its learning off.
+
+    Raises:
+        InvalidArgumentError: an entry point is not a `StrategyInfo`.
+    """
+    known = {**{name: _loaded(entry) for name, entry in _plugins().items()}, **STRATEGIES}
+    return tuple(name for name, info in known.items() if info.twin_of == key)
+
+
+def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> StrategyInfo:
+    info = entry.load()
+    if not isinstance(info, StrategyInfo):
+        msg = f"entry point {entry.name!r} of group {ENTRY_POINTS!r} must be a StrategyInfo, got {info!r}"
+        raise InvalidArgumentError(msg)
+    return info
 
 
 def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStrategy:

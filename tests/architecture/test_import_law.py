@@ -24,7 +24,7 @@ LAYERS = (
     ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
-    ("orchestrator", "compare", "finetuning", "report", "plan"),
+    ("orchestrator", "comparison", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
     ("config", "cli"),
     ("testing",),
@@ -33,7 +33,8 @@ LAYERS = (
 
 BESIDE = {
     ("criteria", "reconstruct"),
-    ("compare", "orchestrator"),
+    ("comparison", "orchestrator"),
+    ("report", "comparison"),
     ("cli", "config"),
     ("evaluate", "prepare"),
     ("train", "cost"),

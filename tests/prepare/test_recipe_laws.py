@@ -13,6 +13,8 @@ from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},
+    "pruningnet": {"epochs": 1.0, "batch_size": 130, "hidden": 4, "rank": 2},
+    "supernet": {"epochs": 1.0, "batch_size": 130},
 }
 """Settings with little to do, by recipe."""
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.criteria.scoring import order, scores
-from autoprune.reconstruct import Consumer, Moments, collect, elimination_scores, find_consumers, polish, reconstruct
-from autoprune.reconstruct.least_squares import centred, damping, from_features, to_features
+from autoprune.reconstruct import Consumer, LeastSquares, Moments, collect, elimination_scores, find_consumers, polish
+from autoprune.reconstruct.least_squares import damping, from_features, to_features
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace
@@ -95,7 +95,7 @@ def test_nothing_removed_changes_nothing(name: str) -> None:
     """The full genome leaves every weight as it was, bit for bit."""
     model, structure, _, consumers, moments = _case(name)
     everything = np.ones(structure.n_genes, dtype=bool)
-    assert reconstruct(model_weights(model, structure), consumers, moments, everything) == {}
+    assert LeastSquares(model_weights(model, structure), consumers, moments, max_bytes=0)(everything) == {}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -104,7 +104,7 @@ def test_damped_normal_equations_hold(name: str) -> None:
     model, structure, _, consumers, moments = _case(name)
     kept = _kept(structure)
     weights = model_weights(model, structure)
-    changed = reconstruct(weights, consumers, moments, kept)
+    changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
     assert changed
     for consumer in consumers:
         stays = np.repeat(
@@ -112,7 +112,7 @@ def test_damped_normal_equations_hold(name: str) -> None:
         )
         if stays.all():
             continue
-        gram = centred(moments[consumer.weight])
+        gram = moments[consumer.weight].gram.double()
         old = to_features(weights[consumer.weight], consumer).double()
         new = to_features(changed[consumer.weight], consumer).double()
         if consumer.shared_taps:
@@ -131,12 +131,14 @@ def test_calibration_error_never_exceeds_that_of_plain_weights(name: str) -> Non
     weights = model_weights(model, structure)
     for seed in range(5):
         kept = _kept(structure, 0.5, seed)
-        changed = reconstruct(weights, consumers, moments, kept)
+        changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
         for consumer in consumers:
             taps = 1 if consumer.shared_taps else consumer.taps
             stays = np.repeat((consumer.axis.genes < 0) | kept[consumer.axis.genes], taps)
             plain, solved = (
-                _error(to_features(weights[consumer.weight], consumer), new, stays, centred(moments[consumer.weight]))
+                _error(
+                    to_features(weights[consumer.weight], consumer), new, stays, moments[consumer.weight].gram.double()
+                )
                 for new in (
                     to_features(weights[consumer.weight], consumer),
                     to_features(changed.get(consumer.weight, weights[consumer.weight]), consumer),
@@ -158,7 +160,7 @@ def test_outputs_come_closer_to_the_dense_model(name: str) -> None:
     weights = model_weights(model, structure)
     kept = _kept(structure)
     plain = cut(model, structure, kept)
-    solved = cut(model, structure, kept, {**weights, **reconstruct(weights, consumers, moments, kept)})
+    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
     with torch.no_grad():
         target = torch.cat([model(x) for x in batches])
         errors = [float((torch.cat([m(x) for x in batches]) - target).square().mean()) for m in (plain, solved)]
@@ -170,7 +172,7 @@ def test_weights_of_brute_force_least_squares() -> None:
     model, structure, batches, consumers, moments = _case("linear")
     kept = _kept(structure)
     weights = model_weights(model, structure)
-    changed = reconstruct(weights, consumers, moments, kept)
+    changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
     with torch.no_grad():
         hidden = model[:3](torch.cat(batches)).double().numpy()
         target = model(torch.cat(batches)).double().numpy()
@@ -196,7 +198,7 @@ def test_dead_channels_and_rank_deficient_moments_are_handled() -> None:
     moments = collect(model, consumers, [x])
     weights = model_weights(model, structure)
     kept = np.array([True, False, False])
-    solved = cut(model, structure, kept, {**weights, **reconstruct(weights, consumers, moments, kept)})
+    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
     torch.testing.assert_close(solved(x), model(x), atol=5e-3, rtol=1e-2)
 
 
@@ -220,12 +222,12 @@ def test_elimination_beats_the_worst_choice_it_could_make() -> None:
     weights = model_weights(model, structure)
     found = elimination_scores(weights, structure, consumers, moments, [np.zeros(12)])[0]
     (consumer,) = consumers
-    gram = centred(moments[consumer.weight])
+    gram = moments[consumer.weight].gram.double()
     errors = []
     for channel in range(12):
         kept = np.ones(12, dtype=bool)
         kept[channel] = False
-        changed = reconstruct(weights, consumers, moments, kept)[consumer.weight]
+        changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)[consumer.weight]
         errors.append(
             _error(to_features(weights[consumer.weight], consumer), to_features(changed, consumer), kept, gram)
         )
@@ -263,7 +265,7 @@ def test_polish_never_moves_the_output_away_from_the_dense_model(name: str) -> N
     model, structure, batches, consumers, moments = _case(name)
     kept = _kept(structure)
     weights = model_weights(model, structure)
-    solved = cut(model, structure, kept, {**weights, **reconstruct(weights, consumers, moments, kept)})
+    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
     polished = copy.deepcopy(solved)
     absorbing = [weight for weight, found in moments.items() if found.absorbs_constant]
     polish(model, polished, structure, kept, consumers, batches, absorbing)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoprune.pareto.convergence import Convergence
 from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, axis_title, layout, plain, rounded
-from autoprune.report.summary import Convergence
 
 COLORS = (palette.BLUE, palette.VERMILLION, palette.GREEN, palette.ORANGE, palette.INK)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -1,0 +1,153 @@
+"""The points of a comparison: which ones stand for a run, and what they are worth after a short fine-tune."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autoprune.api.finetuning import TunedPoint, finetune
+from autoprune.api.point import RunPoint
+from autoprune.api.run import Run
+from autoprune.comparison.plan import Entry
+from autoprune.comparison.summary import SharePoint, Tried
+from autoprune.core.jobs import Evaluate
+from autoprune.core.streams import stream
+from autoprune.errors import InfeasibleError
+from autoprune.execute.ray_settings import RaySettings
+from autoprune.pareto.front import successful_evaluations
+from autoprune.train.settings import FitSettings
+
+Runs = Mapping[Entry, Run]
+Points = Mapping[Entry, Sequence[RunPoint]]
+Picks = Mapping[Entry, Mapping[float, RunPoint | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class ShortFinetune:
+    """The same short training for every point that is compared; figures that a run has already are not made again.
+
+    Attributes:
+        settings: of the training.
+        executor: who trains.
+        tell: called with how many points are done and how many there are.
+    """
+
+    settings: FitSettings
+    executor: str | RaySettings | None
+    tell: Callable[[int, int], None]
+
+    def __call__(self, runs: Runs, points: Points, *, test: bool) -> dict[tuple[Entry, int], TunedPoint]:
+        """Return the trained points by run and job id.
+
+        Args:
+            runs: where they come from.
+            points: which ones of each run.
+            test: whether to look at test items.
+        """
+        found: dict[tuple[Entry, int], TunedPoint] = {}
+        n, done = sum(map(len, points.values())), 0
+        for entry, chosen in points.items():
+            self.tell(done, n)
+            if chosen:
+                tuned = finetune(
+                    runs[entry],
+                    chosen,
+                    self.settings.epochs,
+                    settings=self.settings,
+                    executor=self.executor,
+                    test=test,
+                )
+                found |= {(entry, point.id): point for point in tuned}
+            done += len(chosen)
+        self.tell(done, n)
+        return found
+
+
+def pick_points(runs: Runs, shares: Sequence[float]) -> dict[Entry, dict[float, RunPoint | None]]:
+    """Return the best point of every run within each share of the dense model's MACs, by what the search measured."""
+    return {entry: {share: _pick(run, share) for share in shares} for entry, run in runs.items()}
+
+
+def distinct_points(picks: Picks) -> dict[Entry, list[RunPoint]]:
+    """Return the points that were picked, those of several shares once."""
+    return {
+        entry: list({point.id: point for point in chosen.values() if point is not None}.values())
+        for entry, chosen in picks.items()
+    }
+
+
+def draw_points(runs: Runs, n: int) -> dict[Entry, list[RunPoint]]:
+    """Draw ``n`` different candidates of all runs, spread over cost, good ones and bad ones; fewer if there are."""
+    pool: dict[object, tuple[Entry, RunPoint]] = {}
+    for entry, run in runs.items():
+        for outcome in successful_evaluations(run.outcomes, fidelity=run.meta.fidelity):
+            if isinstance(outcome.job, Evaluate):
+                pool.setdefault((outcome.job.candidate, outcome.job.fidelity), (entry, RunPoint(run, outcome)))
+    by_cost = sorted(pool.values(), key=lambda item: item[1].costs["macs"])
+    rng = stream(0, "compared points")
+    drawn: dict[Entry, list[RunPoint]] = {}
+    edges = np.linspace(0, len(by_cost), min(n, len(by_cost)) + 1).astype(np.int64)
+    for first, end in itertools.pairwise(edges.tolist()):
+        entry, point = by_cost[int(rng.integers(first, end))]
+        drawn.setdefault(entry, []).append(point)
+    return drawn
+
+
+def share_points(
+    runs: Runs,
+    picks: Picks,
+    quality: str,
+    *,
+    tuned: Mapping[tuple[Entry, int], TunedPoint],
+    tested: Mapping[tuple[Entry, int], Mapping[str, float]],
+) -> dict[Entry, dict[float, SharePoint | None]]:
+    """Return the figures of the points that were picked.
+
+    Args:
+        runs: where they come from.
+        picks: per run and share of the MACs.
+        quality: the metric that is compared.
+        tuned: after the short fine-tune, where there was one.
+        tested: their metrics on test items, where they were looked at.
+    """
+
+    def figures(entry: Entry, point: RunPoint | None) -> SharePoint | None:
+        if point is None:
+            return None
+        found = SharePoint(point.id, point.costs["macs"], point.metrics[quality])
+        test, trained = tested.get((entry, point.id)), tuned.get((entry, point.id))
+        if test is not None:
+            found = replace(found, test=test[quality])
+        if trained is not None:
+            found = replace(found, tuned=trained.metrics[quality], tuned_test=trained.test.get(quality))
+        return found
+
+    return {entry: {share: figures(entry, point) for share, point in picks[entry].items()} for entry in runs}
+
+
+def tried_points(points: Points, tuned: Mapping[tuple[Entry, int], TunedPoint], quality: str, cost: str) -> list[Tried]:
+    """Return the drawn candidates before and after the short fine-tune, with their share of the dense ``cost``."""
+    return [
+        Tried(
+            entry.strategy,
+            entry.seed,
+            point.id,
+            point.costs[cost] / point.run.dense[cost],
+            point.metrics[quality],
+            tuned[entry, point.id].metrics[quality],
+        )
+        for entry, chosen in points.items()
+        for point in chosen
+    ]
+
+
+def _pick(run: Run, share: float) -> RunPoint | None:
+    if not len(run.front):
+        return None
+    try:
+        return run.pick(max_macs=f"{100 * share:g}%")
+    except InfeasibleError:
+        return None

@@ -1,0 +1,234 @@
+"""`compare`: strategies from several seeds, each with the same budget of counted MACs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autoprune.api.compared_points import (
+    ShortFinetune,
+    distinct_points,
+    draw_points,
+    pick_points,
+    share_points,
+    tried_points,
+)
+from autoprune.api.compared_runs import ComparedRuns
+from autoprune.api.comparison import Comparison
+from autoprune.api.finetuning import TunedPoint
+from autoprune.api.problem import Problem
+from autoprune.api.run import Run
+from autoprune.comparison.plan import Entry, entries, roster
+from autoprune.comparison.summarize import summarize, trial
+from autoprune.comparison.summary import Refusal, SharePoint, Tried
+from autoprune.core.budget import Budget
+from autoprune.core.protocols import Executor
+from autoprune.errors import (
+    BudgetError,
+    InfeasibleError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    unknown_name,
+)
+from autoprune.execute.ray_settings import RaySettings
+from autoprune.orchestrator import Progress
+from autoprune.train.settings import FitSettings
+
+SHARES = (0.7, 0.5, 0.3)
+"""Of the dense model's MACs: where points are compared unless told otherwise."""
+
+DENSE_EVALUATIONS = 100
+"""The default budget, as evaluations of the dense model."""
+
+EXECUTORS = ("in-process", "ray")
+
+UNSUITED = (BudgetError, InfeasibleError, InvalidArgumentError, MissingDependencyError)
+"""What a strategy raises that cannot run with this budget, on this problem or on this machine."""
+
+
+@dataclass(frozen=True)
+class CompareProgress:
+    """Where a comparison stands.
+
+    Attributes:
+        stage: ``"search"``, ``"fine-tune"`` or ``"test"``.
+        done: runs or points that are finished.
+        total: how many there are.
+        entry: whose run is going on; None beyond the searches.
+        search: where that run stands.
+    """
+
+    stage: str
+    done: int
+    total: int
+    entry: Entry | None = None
+    search: Progress | None = None
+
+
+def compare(
+    problem: Problem,
+    strategies: Sequence[str],
+    budget: Budget | None = None,
+    *,
+    seeds: int | Sequence[int] = 3,
+    settings: Mapping[str, Any] | None = None,
+    shares: Sequence[float] = SHARES,
+    finetune: FitSettings | None = None,
+    n_tried: int = 20,
+    test: bool = True,
+    executor: str | RaySettings | Executor | None = None,
+    store: str | Path | None = None,
+    progress: Callable[[CompareProgress], None] | None = None,
+) -> Comparison:
+    """Run strategies side by side; run the same call again to go on with a comparison that was interrupted.
+
+    Every strategy gets the same budget from every seed, preparation included, and the same evaluator. ``uniform``,
+    ``random`` and ``global_ranking`` always take part, and every family beside its twins with the learning off. Runs
+    share one cache of evaluations; a hit is charged what it cost the first time, so the order of the runs changes
+    nothing.
+
+    Args:
+        problem: what is searched.
+        strategies: names of ``autoprune list strategies``.
+        budget: of every single run, in MACs (``Budget(macs=...)``) or in evaluations; by default as many MACs as a
+            hundred evaluations of the dense model.
+        seeds: how many, from 0, or which ones; a strategy that does not depend on its seed runs once.
+        settings: of strategies, by name.
+        shares: of the dense model's MACs; the best point of every run within each is shown, and tested.
+        finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
+            and after it are compared; None for none.
+        n_tried: size of that sample; 0 for none.
+        test: whether points are measured on test items, once all searches are done; data without them has none.
+        executor: as for `search`.
+        store: folder of the comparison, a run's folder in it per strategy and seed; a temporary one by default.
+        progress: called now and then.
+
+    Returns:
+        The comparison: tables, a report, the runs. A strategy that cannot run with this budget or on this problem is
+        among its ``refusals``, with the reason; the others go on.
+
+    Raises:
+        UnknownNameError: there is no such strategy or executor; nothing was run.
+        InvalidArgumentError: no seed, a share outside 0..1, or nothing that is measured among the objectives.
+        BudgetError: the budget is in seconds, which depend on the machine and on who filled the cache.
+        StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
+    """
+    taking_part = roster(strategies)
+    plan = entries(taking_part, seeds)
+    if budget is None:
+        dense = tuple(problem.space.full_genome.tolist())
+        budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.macs(dense))
+    _check(problem, budget, shares, executor)
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
+    tell = progress or _ignore
+    make_run = ComparedRuns(problem, budget, settings or {}, executor, folder)
+    runs: dict[Entry, Run] = {}
+    refusals: list[Refusal] = []
+    interrupted = False
+    for done, entry in enumerate(plan):
+        where = CompareProgress("search", done, len(plan), entry)
+        tell(where)
+        try:
+            run = make_run(entry, partial(_tell_search, tell, where))
+        except UNSUITED as error:
+            refusals.append(Refusal(entry.strategy, entry.seed, str(error)))
+            continue
+        interrupted = run.interrupted
+        if interrupted:
+            break
+        runs[entry] = run
+    if not runs:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise BudgetError("; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in refusals)))
+    tuner = None
+    if finetune is not None and not interrupted:
+        hands = executor if isinstance(executor, str | RaySettings) else None
+        tuner = ShortFinetune(finetune, hands, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
+    points, sample = _measured(
+        problem, runs, shares, tuner, n_tried, tell, test=test and problem.data.test is not None and not interrupted
+    )
+    trials = {
+        entry: trial(entry, str(run.folder), run.meta, run.outcomes, stop=run.stop, points=points[entry])
+        for entry, run in runs.items()
+    }
+    summary = summarize(
+        trials,
+        next(iter(runs.values())).meta,
+        folder=str(folder),
+        budget=budget,
+        seeds=sorted({entry.seed for entry in plan}),
+        shares=shares,
+        refusals=refusals,
+        sample=sample,
+        tuned="" if tuner is None else _in_words(tuner.settings),
+    )
+    return Comparison(folder, runs, summary, interrupted=interrupted)
+
+
+def _measured(
+    problem: Problem,
+    runs: Mapping[Entry, Run],
+    shares: Sequence[float],
+    tuner: ShortFinetune | None,
+    n_tried: int,
+    tell: Callable[[CompareProgress], None],
+    *,
+    test: bool,
+) -> tuple[dict[Entry, dict[float, SharePoint | None]], list[Tried] | None]:
+    """Choose points by what the searches measured, fine-tune them, and only then look at test items."""
+    objectives = problem.objectives.items
+    quality = next(item.name for item in objectives if not item.is_cost)
+    picks = pick_points(runs, shares)
+    chosen = distinct_points(picks)
+    sample: list[Tried] | None = None
+    tuned: dict[tuple[Entry, int], TunedPoint] = {}
+    if tuner is not None:
+        tuned = tuner(runs, chosen, test=False)
+    if tuner is not None and n_tried:
+        drawn = draw_points(runs, n_tried)
+        cost = next((item.name for item in objectives if item.is_cost), "macs")
+        sample = tried_points(drawn, tuner(runs, drawn, test=False), quality, cost)
+    tested: dict[tuple[Entry, int], Mapping[str, float]] = {}
+    if test:
+        for done, (entry, points) in enumerate(chosen.items()):
+            tell(CompareProgress("test", done, len(chosen), entry))
+            tested |= {(entry, id_): metrics for id_, metrics in runs[entry].test(points).items()}
+        if tuner is not None:
+            tuned = tuner(runs, chosen, test=True)  # all are trained: this looks at test items
+    return share_points(runs, picks, quality, tuned=tuned, tested=tested), sample
+
+
+def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: object) -> None:
+    """Refuse what cannot be compared, before anything runs."""
+    if isinstance(executor, str) and executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    if budget.seconds is not None:
+        msg = (
+            "expected a budget in macs= or evaluations=, got seconds=: seconds depend on the machine and on which run "
+            "filled the cache first"
+        )
+        raise BudgetError(msg)
+    if all(item.is_cost for item in problem.objectives.items):
+        msg = f"expected an objective that is measured, such as 'accuracy', got {problem.objectives.names}"
+        raise InvalidArgumentError(msg)
+    if not shares or not all(0 < share <= 1 for share in shares):
+        msg = f"expected shares of the dense model's MACs, such as (0.7, 0.5, 0.3), got {tuple(shares)!r}"
+        raise InvalidArgumentError(msg)
+
+
+def _in_words(settings: FitSettings) -> str:
+    length = f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps} steps"
+    return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+
+
+def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: Progress) -> None:
+    tell(replace(where, search=progress))
+
+
+def _ignore(_: CompareProgress) -> None:
+    """Tell nobody."""

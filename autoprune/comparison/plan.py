@@ -1,0 +1,70 @@
+"""Which runs a comparison is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoprune.errors import InvalidArgumentError
+from autoprune.strategies.registry import find_strategy, twins_of
+
+BASELINES = ("uniform", "random", "global_ranking")
+"""Always there: a method is worth its trouble only beyond them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a comparison.
+
+    Attributes:
+        strategy: key of the registry of strategies.
+        seed: its seed.
+    """
+
+    strategy: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder."""
+        return f"{self.strategy.replace(':', '-')}-{self.seed}"
+
+
+def roster(strategies: Sequence[str]) -> tuple[str, ...]:
+    """Return who takes part: the given strategies, each followed by its twins, and the baselines.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+    """
+    if isinstance(strategies, str):
+        strategies = [strategies]
+    taking_part: dict[str, None] = {}
+    for key in strategies:
+        find_strategy(key)
+        taking_part |= dict.fromkeys((key, *twins_of(key)))
+    return tuple(taking_part | dict.fromkeys(BASELINES))
+
+
+def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entry, ...]:
+    """Return the runs of a comparison, all of the first seed first: what there is soon, is of everyone.
+
+    A strategy that does not depend on its seed runs once.
+
+    Args:
+        strategies: who takes part.
+        seeds: how many, from 0, or which ones.
+
+    Raises:
+        InvalidArgumentError: there is no seed, or one is negative or given twice.
+        UnknownNameError: there is no such strategy.
+    """
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        msg = f"expected one seed or more, each once and none below 0, got seeds={seeds!r}"
+        raise InvalidArgumentError(msg)
+    return tuple(
+        Entry(key, seed)
+        for seed in numbers
+        for key in strategies
+        if seed == numbers[0] or find_strategy(key)[0].is_random
+    )

@@ -1,0 +1,193 @@
+"""From the runs of a comparison to its `ComparisonSummary`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoprune.comparison.plan import BASELINES, Entry
+from autoprune.comparison.statistics import MIN_SEEDS, Difference, kendall_tau
+from autoprune.comparison.summary import Agreement, ComparisonSummary, Contestant, Refusal, SharePoint, Trial, Tried
+from autoprune.core.budget import Budget
+from autoprune.core.jobs import Evaluate, Outcome, Status
+from autoprune.orchestrator import Stop
+from autoprune.pareto.convergence import Convergence
+from autoprune.pareto.front import Front
+from autoprune.store.meta import RunMeta
+from autoprune.strategies.registry import find_strategy, twins_of
+
+NEAR = 0.1
+"""Candidates whose costs differ by less than this share of the dense model count as equally large."""
+
+
+def trial(
+    entry: Entry,
+    folder: str,
+    meta: RunMeta,
+    outcomes: Sequence[Outcome],
+    *,
+    stop: str,
+    points: Mapping[float, SharePoint | None],
+) -> Trial:
+    """Return the figures of one finished run.
+
+    Args:
+        entry: whose run it is.
+        folder: where it is.
+        meta: what it says about itself.
+        outcomes: everything it did, in id order.
+        stop: why it ended.
+        points: its best point per share of the MACs.
+    """
+    objectives = meta.parsed_objectives
+    measured = [outcome for outcome in outcomes if isinstance(outcome.job, Evaluate)]
+    spent = sum((outcome.spent for outcome in outcomes), meta.prior)
+    return Trial(
+        seed=entry.seed,
+        folder=folder,
+        fidelity=meta.fidelity,
+        convergence=Convergence.of(outcomes, objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior),
+        front=Front.of(outcomes, objectives, fidelity=meta.fidelity).values,
+        evaluations=len(measured),
+        failed=sum(outcome.status is Status.FAILED for outcome in outcomes),
+        spent=spent,
+        prepared=spent.macs - sum(outcome.spent.macs for outcome in measured),
+        ran_out=stop == Stop.FINISHED,
+        points=points,
+    )
+
+
+def contestants(trials: Mapping[Entry, Trial]) -> tuple[Contestant, ...]:
+    """Gather the runs of every strategy, the largest mean hypervolume first."""
+    by_strategy: dict[str, list[Trial]] = {}
+    for entry, found in trials.items():
+        by_strategy.setdefault(entry.strategy, []).append(found)
+    family = {twin: key for key in by_strategy for twin in twins_of(key)}
+    everyone = [
+        Contestant(
+            strategy=key,
+            twin_of=family.get(key, ""),
+            is_baseline=key in BASELINES,
+            is_random=find_strategy(key)[0].is_random,
+            trials=tuple(sorted(found, key=lambda item: item.seed)),
+        )
+        for key, found in by_strategy.items()
+    ]
+    return tuple(sorted(everyone, key=lambda item: -item.mean))
+
+
+def differences(everyone: Sequence[Contestant]) -> tuple[Difference, ...]:
+    """Return every strategy against ``random``, and every family against its twins, paired by seed."""
+    known = {item.strategy: item for item in everyone}
+    pairs = [(item, known["random"]) for item in everyone if item.strategy != "random" and "random" in known]
+    pairs += [(known[item.twin_of], item) for item in everyone if item.twin_of in known]
+    found = []
+    for first, second in pairs:
+        values = _paired(first, second)
+        if values:
+            found.append(Difference(first.strategy, second.strategy, values))
+    return tuple(found)
+
+
+def agreement(sample: Sequence[Tried]) -> Agreement:
+    """Return how far the ranks before and after fine-tuning agree."""
+    before, after = [item.before for item in sample], [item.after for item in sample]
+    cost = np.array([item.cost for item in sample])
+    near = np.abs(cost[:, None] - cost[None, :]) < NEAR
+    return Agreement(
+        points=tuple(sample),
+        tau=kendall_tau(before, after),
+        tau_near=kendall_tau(before, after, among=near),
+        n_near=int(np.triu(near, k=1).sum()),
+    )
+
+
+def summarize(
+    trials: Mapping[Entry, Trial],
+    meta: RunMeta,
+    *,
+    folder: str,
+    budget: Budget,
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    refusals: Iterable[Refusal],
+    sample: Sequence[Tried] | None,
+    tuned: str,
+) -> ComparisonSummary:
+    """Compute everything that a comparison says.
+
+    Args:
+        trials: its runs.
+        meta: of one of them.
+        folder: where it is.
+        budget: of every run.
+        seeds: of every strategy that depends on one.
+        shares: of the MACs at which points are compared.
+        refusals: runs that there are not.
+        sample: candidates that were fine-tuned to compare ranks; None without a fine-tune.
+        tuned: the short fine-tune in words.
+    """
+    everyone = contestants(trials)
+    summary = ComparisonSummary(
+        meta=meta,
+        folder=folder,
+        objectives=meta.parsed_objectives,
+        budget=budget,
+        seeds=tuple(seeds),
+        shares=tuple(sorted(shares, reverse=True)),
+        contestants=everyone,
+        differences=differences(everyone),
+        agreement=None if sample is None else agreement(sample),
+        tuned=tuned,
+        refusals=tuple(refusals),
+    )
+    return replace(summary, warnings=tuple(_warnings(summary)))
+
+
+def _paired(first: Contestant, second: Contestant) -> tuple[float, ...]:
+    """First minus second for every seed that both have; what runs once stands beside every seed of the other."""
+    one = {item.seed: item.hypervolume for item in first.trials}
+    two = {item.seed: item.hypervolume for item in second.trials}
+    if not first.is_random:
+        one = dict.fromkeys(two, first.hypervolumes[0])
+    elif not second.is_random:
+        two = dict.fromkeys(one, second.hypervolumes[0])
+    return tuple(one[seed] - two[seed] for seed in sorted(one.keys() & two.keys()))
+
+
+def _warnings(summary: ComparisonSummary) -> Iterable[str]:
+    if summary.refusals:
+        names = ", ".join(dict.fromkeys(refusal.strategy for refusal in summary.refusals))
+        yield f"Not everyone could run: {names}; the reasons are below."
+    if summary.budget.macs is None:
+        yield (
+            "The budget counts evaluations, not multiply-adds: what preparation costs, and that small candidates cost "
+            "less than large ones, is not part of it."
+        )
+    if len(summary.seeds) < MIN_SEEDS:
+        yield (
+            f"{_plural(len(summary.seeds), 'seed')}: no difference is called significant with fewer than {MIN_SEEDS}, "
+            "whatever it looks like."
+        )
+    fidelities = {found.fidelity for item in summary.contestants for found in item.trials}
+    if len(fidelities) > 1:
+        yield (
+            f"The fronts were measured at several fidelities ({', '.join(sorted(fidelities))}): hypervolumes compare "
+            "what each of them says; the test accuracies compare models."
+        )
+    if not summary.meta.held_out:
+        yield (
+            "Not held out: the given weights were trained on the search-validation images, so figures on them rank "
+            "models but do not predict their quality."
+        )
+    if not any(item.at(share, "test") for item in summary.contestants for share in summary.shares):
+        yield "No point was measured on test images."
+    failed = {item.strategy: sum(found.failed for found in item.trials) for item in summary.contestants}
+    if any(failed.values()):
+        yield "Jobs failed: " + ", ".join(f"{n} of {name}" for name, n in failed.items() if n) + "."
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,227 @@
+"""What a comparison came to, as plain figures: drawn and tabulated by `autoprune.report.comparison`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoprune.comparison.statistics import Difference, mean_interval
+from autoprune.core.budget import Budget, Spending
+from autoprune.core.objectives import Objective, Objectives
+from autoprune.pareto.convergence import Convergence
+from autoprune.pareto.dominance import FloatArray
+from autoprune.store.meta import RunMeta
+
+
+@dataclass(frozen=True)
+class SharePoint:
+    """The best point of one run within a share of the dense model's MACs, chosen by what the search measured.
+
+    Attributes:
+        id: its job in the run.
+        macs: its multiply-adds.
+        searched: its quality as the search measured it.
+        test: its quality on test items; None where that was not measured.
+        tuned: after the short fine-tune, on all search-validation items.
+        tuned_test: after the short fine-tune, on test items.
+    """
+
+    id: int
+    macs: int
+    searched: float
+    test: float | None = None
+    tuned: float | None = None
+    tuned_test: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One strategy from one seed.
+
+    Attributes:
+        seed: the seed.
+        folder: of the run.
+        fidelity: at which its front was measured.
+        convergence: hypervolume over what was spent.
+        front: (k, m) objective values of its front, minimized.
+        evaluations: candidates measured.
+        failed: jobs that failed.
+        spent: all that was charged.
+        prepared: the part of it that was no evaluation: ranking channels, statistics, training weights.
+        ran_out: whether it had proposed all it has before the budget was spent: from there on its curve is flat.
+        points: per share of the MACs its best point; None where no point of its front is that small.
+    """
+
+    seed: int
+    folder: str
+    fidelity: str
+    convergence: Convergence
+    front: FloatArray
+    evaluations: int
+    failed: int
+    spent: Spending
+    prepared: int
+    ran_out: bool
+    points: Mapping[float, SharePoint | None] = field(default_factory=dict)
+
+    @property
+    def hypervolume(self) -> float:
+        """The hypervolume of its front, as a share of the reference box."""
+        return self.convergence.final
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """One strategy with all its seeds.
+
+    Attributes:
+        strategy: its key.
+        twin_of: the family of this comparison that it is with the learning off; "" for all others.
+        is_baseline: whether it takes part in every comparison.
+        is_random: whether another seed gives another run; otherwise it ran once.
+        trials: by seed.
+    """
+
+    strategy: str
+    twin_of: str
+    is_baseline: bool
+    is_random: bool
+    trials: tuple[Trial, ...]
+
+    @property
+    def hypervolumes(self) -> tuple[float, ...]:
+        """One per seed."""
+        return tuple(trial.hypervolume for trial in self.trials)
+
+    @property
+    def mean(self) -> float:
+        """The mean hypervolume over seeds."""
+        return float(np.mean(self.hypervolumes))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The bootstrap interval of that mean; None for a single run."""
+        return mean_interval(self.hypervolumes)
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the budget was larger than all that it has to propose, from every seed."""
+        return all(trial.ran_out for trial in self.trials)
+
+    def at(self, share: float, what: str) -> tuple[float, ...]:
+        """Return a figure of the point within ``share``, one per seed that has it.
+
+        Args:
+            share: one of the comparison's.
+            what: a field of `SharePoint`.
+        """
+        found = (trial.points.get(share) for trial in self.trials)
+        values = (None if point is None else getattr(point, what) for point in found)
+        return tuple(value for value in values if value is not None)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A run that there is not.
+
+    Attributes:
+        strategy: its key.
+        seed: its seed.
+        reason: why it cannot run here.
+    """
+
+    strategy: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate that was fine-tuned to see what its score in the search is worth.
+
+    Attributes:
+        strategy: who proposed it.
+        seed: from which seed.
+        id: its job in that run.
+        cost: its cost as a share of the dense model's.
+        before: its quality as the search measured it.
+        after: after the short fine-tune, on all search-validation items.
+    """
+
+    strategy: str
+    seed: int
+    id: int
+    cost: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the ranks of candidates in the search and after fine-tuning agree (Kendall's tau-b).
+
+    Attributes:
+        points: the sample.
+        tau: over all pairs; None where they say nothing.
+        tau_near: over the pairs of nearly equal cost, which no difference in size explains.
+        n_near: how many pairs these are.
+    """
+
+    points: tuple[Tried, ...]
+    tau: float | None
+    tau_near: float | None
+    n_near: int
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonSummary:
+    """Everything that a comparison says.
+
+    Attributes:
+        meta: what its runs say of the problem: that of the first run.
+        folder: of the comparison.
+        objectives: with their directions.
+        budget: of every run.
+        seeds: of every strategy that depends on one.
+        shares: of the dense model's MACs at which points are compared, largest first.
+        contestants: by mean hypervolume, largest first.
+        differences: every strategy against ``random``, every family against its twins.
+        agreement: of search and fine-tuning; None without a fine-tune.
+        tuned: the short fine-tune in words; "" without one.
+        refusals: runs that there are not.
+        warnings: sentences that the reader must not miss.
+    """
+
+    meta: RunMeta
+    folder: str
+    objectives: Objectives
+    budget: Budget
+    seeds: tuple[int, ...]
+    shares: tuple[float, ...]
+    contestants: tuple[Contestant, ...]
+    differences: tuple[Difference, ...]
+    agreement: Agreement | None
+    tuned: str
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def quality_axis(self) -> Objective:
+        """The first objective that is measured."""
+        return next(item for item in self.objectives.items if not item.is_cost)
+
+    @property
+    def cost_axis(self) -> Objective:
+        """The first objective that is a cost; otherwise the last one."""
+        return next((item for item in self.objectives.items if item.is_cost), self.objectives.items[-1])
+
+    def contestant(self, strategy: str) -> Contestant | None:
+        """Return who ran under this key."""
+        return next((item for item in self.contestants if item.strategy == strategy), None)
+
+    def relative(self, name: str, value: float) -> float | None:
+        """Return ``value`` as a fraction of the dense model's cost; None for a metric."""
+        dense = self.meta.dense.costs.get(name)
+        return value / dense if dense else None

@@ -1,0 +1,83 @@
+"""The figures of a comparison as pandas tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autoprune.comparison.summary import ComparisonSummary, Contestant, Trial
+
+POINT_FIGURES = {"searched": "", "tuned": "_tuned", "test": "_test", "tuned_test": "_tuned_test"}
+"""Fields of a point by what they add to the metric's name."""
+
+
+def strategies_table(summary: ComparisonSummary) -> pd.DataFrame:
+    """Return one row per strategy, the largest mean hypervolume first; figures are means over seeds."""
+    rows = []
+    for item in summary.contestants:
+        low, high = item.interval or (None, None)
+        rows.append(
+            {
+                "strategy": item.strategy,
+                "twin_of": item.twin_of,
+                "n": len(item.trials),
+                "hypervolume": item.mean,
+                "hypervolume_low": low,
+                "hypervolume_high": high,
+                **_points(summary, item),
+                **_spending(item.trials),
+            }
+        )
+    return pd.DataFrame(rows).set_index("strategy")
+
+
+def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
+    """Return one row per strategy and seed."""
+    rows = [
+        {
+            "strategy": item.strategy,
+            "seed": trial.seed,
+            "twin_of": item.twin_of,
+            "hypervolume": trial.hypervolume,
+            **_points(summary, Contestant(item.strategy, "", item.is_baseline, item.is_random, (trial,))),
+            **_spending([trial]),
+        }
+        for item in summary.contestants
+        for trial in item.trials
+    ]
+    return pd.DataFrame(rows).set_index(["strategy", "seed"])
+
+
+def point_columns(summary: ComparisonSummary) -> list[tuple[float, str]]:
+    """Return the ``(share, field)`` pairs that were measured anywhere, by field and then by share."""
+    return [
+        (share, field)
+        for field in POINT_FIGURES
+        for share in summary.shares
+        if any(item.at(share, field) for item in summary.contestants)
+    ]
+
+
+def _points(summary: ComparisonSummary, item: Contestant) -> dict[str, float | None]:
+    quality = summary.quality_axis.name
+    return {
+        f"{quality}{POINT_FIGURES[field]}@{100 * share:g}%": _mean(item.at(share, field))
+        for share, field in point_columns(summary)
+    }
+
+
+def _spending(trials: Sequence[Trial]) -> dict[str, Any]:
+    return {
+        "evaluations": _mean(trial.evaluations for trial in trials),
+        "macs_spent": _mean(trial.spent.macs for trial in trials),
+        "macs_prepared": _mean(trial.prepared for trial in trials),
+        "ran_out": all(trial.ran_out for trial in trials),
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None
