@@ -42,6 +42,12 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
     ),
     RecipeInfo(
+        "dsa",
+        "weights and keep ratios together under one budget, by differentiable rank pruning",
+        "autoprune.prepare.dsa:DsaRecipe",
+        "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
+    ),
+    RecipeInfo(
         "pruningnet",
         "generators that make every layer's weights from the widths, trained at random structures",
         "autoprune.prepare.pruningnet:PruningNetRecipe",
