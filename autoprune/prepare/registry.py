@@ -36,6 +36,12 @@ class RecipeInfo:
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
+        "clusters",
+        "widths and orders by clustering channels that do the same; nothing is trained",
+        "autoprune.prepare.clusters:ClusterRecipe",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+    ),
+    RecipeInfo(
         "pruningnet",
         "generators that make every layer's weights from the widths, trained at random structures",
         "autoprune.prepare.pruningnet:PruningNetRecipe",

@@ -75,6 +75,19 @@ _DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NS
 _DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm: NSGA-III, IEEE TEC 2014"
 _BUILT_IN = (
     StrategyInfo(
+        "acp",
+        "a particle swarm around clusters of channels that do the same",
+        "autoprune.strategies.acp:AcpStrategy",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+        recipes=("clusters",),
+    ),
+    StrategyInfo(
+        "acp:unclustered",
+        "the swarm of acp from random widths, on inherited weights",
+        "autoprune.strategies.acp:AcpUnclusteredStrategy",
+        twin_of="acp",
+    ),
+    StrategyInfo(
         "uniform",
         "one keep ratio for all layers, ever finer over the cost range",
         "autoprune.strategies.uniform:UniformStrategy",

@@ -12,6 +12,7 @@ from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
 from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "clusters": {"images": 200, "batch_size": 20},
     "pruningnet": {"epochs": 1.0, "batch_size": 130, "hidden": 4, "rank": 2},
     "supernet": {"epochs": 1.0, "batch_size": 130},
 }
