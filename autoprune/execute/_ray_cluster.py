@@ -75,8 +75,10 @@ class Cluster:
 
     @staticmethod
     def _n_cpus(settings: RaySettings) -> int:
-        cores = os.cpu_count() or 1
-        return cores if settings.workers is None else max(1, math.ceil(settings.workers * settings.cpus_per_worker))
+        if settings.workers is None:
+            return os.cpu_count() or 1
+        preparation = settings.preparation_resources or settings.resources
+        return max(1, math.ceil(max(settings.workers * settings.cpus_per_worker, preparation["CPU"])))
 
     def _start(self, settings: RaySettings, n_cpus: int) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
