@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import spearmanr
 from torch import nn
 
 from autoprune import artifact
@@ -23,6 +22,8 @@ from autoprune.finetuning._tune import train_on_ray
 from autoprune.finetuning.plain import train_here
 from autoprune.finetuning.training import PointTraining
 from autoprune.pareto.front import Front
+from autoprune.pareto.rank_correlation import kendall
+from autoprune.report.finetuned import RECORD
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
@@ -30,12 +31,6 @@ from autoprune.train.settings import FitSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RECORD = "finetune"
-"""Kind of the records in the run's store, one per point and role: ``{"key", "point", "role", "metrics", ...}``."""
-
-MIN_CORRELATED = 3
-"""Points from which on a rank correlation says anything at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +119,13 @@ class Tuned:
         return next(point for point in self.points if point.id == outcome.job.id)
 
     def rank_correlation(self, metric: str = "accuracy") -> float | None:
-        """Return Spearman's correlation of a metric before and after training: how far the search could be trusted.
+        """Return Kendall's correlation of a metric before and after training: how far the search could be trusted.
 
         None for fewer than three points, or where all are equal.
         """
         before = [point.point.metrics[metric] for point in self.points]
         after = [point.metrics[metric] for point in self.points]
-        if len(self.points) < MIN_CORRELATED or len(set(before)) == 1 or len(set(after)) == 1:
-            return None
-        return float(spearmanr(before, after).statistic)
+        return kendall(before, after)
 
     def table(self) -> pd.DataFrame:
         """Return a data frame, one row per point: metrics before and after training and on test items, costs."""

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from autoprune.report import _plotly
+from autoprune.report.page.finetuned import finetuned
 from autoprune.report.page.overview import overview
 from autoprune.report.page.pictures import Pictures
 from autoprune.report.page.points_table import points
@@ -34,6 +35,7 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         pictures.parallel(),
         pictures.latency(),
         points(summary),
+        finetuned(summary),
         settings(summary),
         history(summary),
         closing(summary, files),
