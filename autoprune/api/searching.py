@@ -21,7 +21,7 @@ import torch
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.jobs import Prepare
+from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.streams import seed_sequence
 from autoprune.errors import InvalidArgumentError, unknown_name
@@ -33,7 +33,7 @@ from autoprune.orchestrator import Progress, run_search
 from autoprune.pareto.reference import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.meta import Dense, RunMeta
+from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
 from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy
 from autoprune.train.checkpoint import Checkpoint
@@ -43,6 +43,9 @@ WINDOW = 16
 
 CHECKPOINTS = "checkpoints"
 """Folder of the training runs of preparations; gone when they are."""
+
+COMPLETED = "completed weights"
+"""Kind of the records ``{"weights", "completed"}``: blobs of weights without and with what evaluations need of them."""
 
 GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
@@ -134,10 +137,12 @@ def _setup(
     if info.argument == "criterion":
         wanted.append(suffix or "l2")
     rankings: dict[str, Ranking] = {}
-    prior = Spending(macs=problem.evaluator_of(info.fidelity).preparation_macs)
+    prior = Spending()
     for criterion in dict.fromkeys(wanted):
-        rankings[criterion], spent = problem.rank(criterion, run.weights.put)
-        prior = prior + spent
+        ranking, spent = problem.rank(criterion, run.weights.put)
+        weight_set, more = _completed(ranking.weight_set, run, runner)
+        rankings[criterion] = replace(ranking, weight_set=weight_set)
+        prior = prior + spent + more
     prior = recorded.prior if recorded.prior != Spending() else prior
     planned_macs = recorded.settings.get("planned_macs")
     setup = SearchSetup(
@@ -153,6 +158,17 @@ def _setup(
         estimate=runner.estimate,
     )
     return setup, prior
+
+
+def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
+    """Have everything put beside the weights that evaluations need, once per run; returns also what that cost."""
+    for record in run.records(COMPLETED):
+        if record["weights"] == weight_set.weights and record["completed"] in run.weights:
+            return replace(weight_set, weights=record["completed"]), Spending()
+    completed, spent = runner.complete(weight_set)
+    if completed != weight_set:
+        run.add_record(COMPLETED, {"weights": weight_set.weights, "completed": completed.weights})
+    return completed, spent
 
 
 def _has_unfinished_preparation(run: RunStore) -> bool:
@@ -174,7 +190,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
         limits=problem.limits,
         budget=budget,
         space=problem.space.to_json(),
-        dense=Dense(problem.dense_costs, {fidelity: problem.dense_metrics}),
+        dense=Dense(problem.dense_costs, {Role.PROXY.value: problem.dense_metrics}),
         fidelity=fidelity,
         reference=problem.reference,
         images=images,

@@ -53,8 +53,15 @@ EVALUATORS = {
             "reconstructed",
             "inherited weights, cut consumers re-solved by least squares, BatchNorm recalibrated",
             "autoprune.evaluate.reconstructed:Reconstructed",
-            "autoprune.evaluate.evaluator:ProxySettings",
+            "autoprune.evaluate.reconstructed:ReconstructedSettings",
             "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+        ),
+        EvaluatorInfo(
+            "generated",
+            "weights that a PruningNet makes for the widths, BatchNorm recalibrated, nothing trained",
+            "autoprune.evaluate.generated:Generated",
+            "autoprune.evaluate.evaluator:ProxySettings",
+            "Liu et al., MetaPruning, ICCV 2019",
         ),
         EvaluatorInfo(
             "short_training",

@@ -34,7 +34,38 @@ class RecipeInfo:
         return cast(type[Recipe], getattr(import_module(module), attribute))
 
 
-_BUILT_IN: tuple[RecipeInfo, ...] = ()
+_BUILT_IN: tuple[RecipeInfo, ...] = (
+    RecipeInfo(
+        "dais",
+        "channel indicators that anneal from soft to hard under a budget, with the weights",
+        "autoprune.prepare.dais:DaisRecipe",
+        "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+    ),
+    RecipeInfo(
+        "dsa",
+        "weights and keep ratios together under one budget, by differentiable rank pruning",
+        "autoprune.prepare.dsa:DsaRecipe",
+        "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
+    ),
+    RecipeInfo(
+        "pruningnet",
+        "generators that make every layer's weights from the widths, trained at random structures",
+        "autoprune.prepare.pruningnet:PruningNetRecipe",
+        "Liu et al., MetaPruning, ICCV 2019",
+    ),
+    RecipeInfo(
+        "supernet",
+        "shared weights for all widths: sandwich rule and in-place distillation",
+        "autoprune.prepare.supernet:SupernetRecipe",
+        "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+    ),
+    RecipeInfo(
+        "statistics",
+        "second moments of every consumer's input, for closed-form reconstruction",
+        "autoprune.prepare.statistics:Statistics",
+        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+    ),
+)
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
 """The built-in recipes by name."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from autoprune.core.groups import Axis, Structure
+
+MAX_FEATURES = 4608
+"""Features of a 3x3 convolution over 512 channels: second moments of 85 MB, a factorisation of about a second."""
+
+MAX_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,57 +49,73 @@ class Consumer:
 
     @property
     def bytes(self) -> int:
-        """Size of the float64 second moments of all blocks."""
-        return 8 * self.blocks * (self.features + 1) ** 2
+        """Size of the second moments of all blocks."""
+        return 4 * self.blocks * self.features * (self.features + 1)
 
 
-def find_consumers(
-    model: nn.Module, structure: Structure, *, max_features: int = 4608, max_bytes: int = 2 * 2**30
-) -> tuple[Consumer, ...]:
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What can be re-solved, and what keeps its plain weights.
+
+    Attributes:
+        consumers: in the order of the structure's axes.
+        left_out: the reason by the name of a weight that reads prunable channels and is no consumer.
+    """
+
+    consumers: tuple[Consumer, ...]
+    left_out: Mapping[str, str]
+
+
+def survey(
+    model: nn.Module, structure: Structure, *, max_features: int = MAX_FEATURES, max_bytes: int = MAX_BYTES
+) -> Survey:
     """Find the convolutions and linear layers that read prunable channels.
 
     A consumer whose features exceed ``max_features``, or that would take the total of all second moments beyond
-    ``max_bytes``, mixes channels alike for all its taps; one that is still too large keeps its plain weights and is
-    left out, as are weights used without a module.
+    ``max_bytes``, mixes channels alike for all its taps; one that is still too large keeps its plain weights, as do
+    weights used without a module. Depthwise kernels mix nothing: what reads their outputs is re-solved.
 
     Args:
         model: the dense model.
         structure: what the trace found.
         max_features: largest feature count with a full second moment.
         max_bytes: memory for all second moments together.
-
-    Returns:
-        The consumers, in the order of the structure's axes.
     """
     modules = dict(model.named_modules())
+    roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
     found: list[Consumer] = []
+    left_out: dict[str, str] = {}
     left = max_bytes
     for axis in structure.axes:
+        if roles.get(axis.key) != "in":
+            continue
         owner, _, leaf = axis.tensor.rpartition(".")
         module = modules.get(owner)
-        if leaf != "weight":
+        if leaf != "weight" or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            left_out[axis.tensor] = "not the weight of a convolution or linear layer"
             continue
-        if isinstance(module, nn.Linear):
-            consumer = Consumer(axis.tensor, owner, axis, 1, 1, False, module.bias is not None)
-            reads = axis.dim == 1
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            taps = math.prod(module.kernel_size)
-            full = Consumer(axis.tensor, owner, axis, module.groups, taps, module.transposed, module.bias is not None)
-            fits = full.features <= max_features and full.bytes <= left
-            consumer = full if fits else replace(full, shared_taps=True)
-            reads = axis.dim == (0 if module.transposed else 1) and not _passes_on(module)
-        else:
+        if isinstance(module, nn.modules.conv._ConvNd) and module.transposed and module.groups > 1:
+            left_out[axis.tensor] = "a grouped transposed convolution"
             continue
-        if not reads:
-            continue
+        consumer = _consumer(module, owner, axis)
+        if not (consumer.features <= max_features and consumer.bytes <= left):
+            consumer = replace(consumer, shared_taps=True)
         if consumer.features > max_features or consumer.bytes > left:
+            left_out[axis.tensor] = f"too large: {consumer.features} features, {consumer.bytes:,} bytes"
             continue
         left -= consumer.bytes
         found.append(consumer)
-    return tuple(found)
+    return Survey(tuple(found), left_out)
 
 
-def _passes_on(module: nn.modules.conv._ConvNd) -> bool:
-    """Whether the kernel has no input channels to mix: the next dense consumer is reconstructed instead."""
-    depthwise = module.groups > 1 and module.groups == module.in_channels
-    return depthwise or (module.transposed and module.groups > 1)
+def find_consumers(model: nn.Module, structure: Structure) -> tuple[Consumer, ...]:
+    """Return the consumers of `survey` with its default limits."""
+    return survey(model, structure).consumers
+
+
+def _consumer(module: nn.Linear | nn.modules.conv._ConvNd, name: str, axis: Axis) -> Consumer:
+    has_bias = module.bias is not None
+    if isinstance(module, nn.Linear):
+        return Consumer(axis.tensor, name, axis, 1, 1, False, has_bias)
+    taps = math.prod(module.kernel_size)
+    return Consumer(axis.tensor, name, axis, module.groups, taps, module.transposed, has_bias)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoprune.core.groups import ChannelGroup, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.least_squares import centred, damping, to_features
+from autoprune.reconstruct.least_squares import damping, to_features
 from autoprune.reconstruct.statistics import Moments
 
 FloatArray = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ class _Reader:
         rows = to_features(weight, consumer).double()
         if consumer.shared_taps:
             rows = rows.flatten(1, 2)
-        gram = centred(moments)
+        gram = moments.gram.double()
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping(gram)))
         self.weight = rows.clone()  # (blocks, o, f)
         self.energy = float(torch.einsum("bof,bfg,bog->", rows, gram, rows)) or 1.0

@@ -17,6 +17,7 @@ the constant follows as the difference of the means.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,15 +31,6 @@ from autoprune.reconstruct.statistics import Moments
 DAMPING = 1e-3
 
 
-def centred(moments: Moments) -> Tensor:
-    """Return the (blocks, f, f) second moments to solve on: centred where the model absorbs a constant."""
-    gram = moments.gram[:, :-1, :-1]
-    if not moments.absorbs_constant:
-        return gram
-    mean = moments.gram[:, :-1, -1]
-    return gram - mean.unsqueeze(2) * mean.unsqueeze(1)
-
-
 def damping(gram: Tensor) -> Tensor:
     """Return the (blocks, f, f) multiple of the identity that keeps (blocks, f, f) second moments invertible."""
     scale = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
@@ -50,7 +42,7 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         weight: (blocks, o, f) dense weights.
-        gram: (blocks, f, f) second moments.
+        gram: (blocks, f, f) float32 second moments; float64 where it matters, in the factorisation.
         kept: (k,) sorted feature indices that stay, the same in every block.
 
     Returns:
@@ -65,60 +57,98 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     if not len(gone):
         return plain
     rows = gram[:, kept]
-    inner = rows[:, :, kept]
-    inner = inner + damping(inner)
-    right = torch.bmm(rows[:, :, gone], weight[:, :, gone].transpose(1, 2))  # G_KR W_R^T
+    inner = rows[:, :, kept].double()
+    inner += damping(inner)
+    right = torch.bmm(rows[:, :, gone].double(), weight[:, :, gone].transpose(1, 2))  # G_KR W_R^T
     factor, info = torch.linalg.cholesky_ex(inner)
     if int(info.max()) > 0:
         return plain  # not positive definite in spite of damping: keep what was there
     return plain + torch.cholesky_solve(right, factor).transpose(1, 2)
 
 
-def reconstruct(
-    weights: Mapping[str, Tensor],
-    consumers: Sequence[Consumer],
-    moments: Mapping[str, Moments],
-    kept: BoolArray,
-) -> dict[str, Tensor]:
-    """Re-solve the consumers that a cut touches.
+class LeastSquares:
+    """Re-solves the consumers that a cut touches, for one set of weights.
+
+    What is best for a consumer depends on which of its inputs stay and on nothing else, and candidates whose channels
+    leave in one order keep the same inputs over and over. So the answers are remembered, as many as fit: they are those
+    that would be found again.
 
     Args:
         weights: the dense weights by name.
         consumers: from `find_consumers`.
         moments: from `collect`.
-        kept: (n_genes,) boolean array of the channels that stay.
-
-    Returns:
-        The new tensors by name: weights (and biases that took a constant) in their *dense* shapes, removed positions
-        untouched, so that slicing them afterwards is the only surgery. Tensors that do not change are left out.
+        max_bytes: memory for the answers.
     """
-    changed: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for consumer in consumers:
-            found = moments.get(consumer.weight)
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        consumers: Sequence[Consumer],
+        moments: Mapping[str, Moments],
+        *,
+        max_bytes: int,
+    ) -> None:
+        self._weights = weights
+        self._consumers = [consumer for consumer in consumers if consumer.weight in moments]
+        self.moments = moments
+        self._answers: OrderedDict[tuple[str, bytes], dict[str, Tensor]] = OrderedDict()  # the latest used last
+        self._room = max_bytes
+
+    def __call__(self, kept: BoolArray) -> dict[str, Tensor]:
+        """Solve for a cut.
+
+        Args:
+            kept: (n_genes,) boolean array of the channels that stay.
+
+        Returns:
+            The new tensors by name: weights (and biases that took a constant) in their *dense* shapes, removed
+            positions untouched, so that slicing them afterwards is the only surgery. Tensors that do not change are
+            left out. Not to be written to.
+        """
+        changed: dict[str, Tensor] = {}
+        for consumer in self._consumers:
             genes = consumer.axis.genes
             stays = (genes < 0) | kept[genes]
-            if found is None or stays.all():
-                continue
-            dense = weights[consumer.weight]
-            layout = to_features(dense, consumer)
-            per_channel = 1 if consumer.shared_taps else consumer.taps
-            positions = torch.from_numpy(np.flatnonzero(np.repeat(stays, per_channel))).to(dense.device)
-            gram = centred(found)
-            rows = layout
-            if consumer.shared_taps:  # every tap of every output is one more row to solve for
-                rows = layout.flatten(1, 2)
-            solved = solve(rows, gram, positions)
-            updated = rows.double().clone()
-            updated[:, :, positions] = solved
-            if consumer.has_bias and not consumer.shared_taps:
-                bias = consumer.weight.removesuffix("weight") + "bias"
-                mean = found.gram[:, :-1, -1]
-                shift = torch.einsum("bof,bf->bo", rows.double(), mean)
-                shift = shift - torch.einsum("bok,bk->bo", solved, mean[:, positions])
-                changed[bias] = (weights[bias].double() + shift.reshape(-1)).to(weights[bias].dtype)
-            changed[consumer.weight] = from_features(updated.reshape(layout.shape), dense, consumer)
-    return changed
+            if not stays.all():
+                changed |= self._answer(consumer, stays)
+        return changed
+
+    def _answer(self, consumer: Consumer, stays: BoolArray) -> dict[str, Tensor]:
+        key = (consumer.weight, np.packbits(stays).tobytes())
+        answer = self._answers.pop(key, None)
+        if answer is None:
+            answer = self._solved(consumer, stays)
+            self._room -= _n_bytes(answer)
+        self._answers[key] = answer
+        while self._room < 0:
+            _, oldest = self._answers.popitem(last=False)
+            self._room += _n_bytes(oldest)
+        return answer
+
+    @torch.no_grad()
+    def _solved(self, consumer: Consumer, stays: BoolArray) -> dict[str, Tensor]:
+        """Return the weight, and the bias that takes the constant, for the inputs that stay."""
+        dense, moments = self._weights[consumer.weight], self.moments[consumer.weight]
+        rows = layout = to_features(dense, consumer)
+        if consumer.shared_taps:  # every tap of every output is one more row to solve for
+            rows = layout.flatten(1, 2)
+        stays = np.repeat(stays, 1 if consumer.shared_taps else consumer.taps)
+        positions = torch.from_numpy(np.flatnonzero(stays)).to(dense.device)
+        solved = solve(rows, moments.gram, positions)
+        updated = rows.double().clone()
+        updated[:, :, positions] = solved
+        answer = {consumer.weight: from_features(updated.reshape(layout.shape), dense, consumer)}
+        if consumer.has_bias and not consumer.shared_taps:
+            bias = self._weights[consumer.weight.removesuffix("weight") + "bias"]
+            mean = moments.mean.double()
+            shift = torch.einsum("bof,bf->bo", rows.double(), mean)
+            shift -= torch.einsum("bok,bk->bo", solved, mean[:, positions])
+            answer[consumer.weight.removesuffix("weight") + "bias"] = (bias + shift.reshape(-1)).to(bias.dtype)
+        return answer
+
+
+def _n_bytes(answer: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in answer.values())
 
 
 def to_features(weight: Tensor, consumer: Consumer) -> Tensor:

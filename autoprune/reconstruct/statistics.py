@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +19,55 @@ ROWS_PER_BATCH = 4096
 """Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
 
 
+PREFIX = "second moments: "
+"""Of the names of tensors that hold moments; no parameter has a name like that."""
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of one consumer's input features ``x``, with a constant 1 as the last feature.
+    """Second moments of one consumer's input features ``x``.
 
     Attributes:
-        gram: (blocks, f + 1, f + 1) float64 tensor, the mean of ``[x; 1][x; 1]^T`` over images and positions.
+        gram: (blocks, f, f) float32 tensor, the mean of ``x x^T`` over images and positions; the covariance of ``x``
+            where the model absorbs a constant.
+        mean: (blocks, f) float32 tensor, the mean of ``x``.
         absorbs_constant: whether a constant added to the output is undone by the model: the consumer has a bias to
             take it, or a batch norm whose running mean is recalibrated takes the output directly.
     """
 
     gram: Tensor
+    mean: Tensor
     absorbs_constant: bool
+
+    @classmethod
+    def of(cls, raw: Tensor, *, absorbs_constant: bool) -> Moments:
+        """Take apart the (blocks, f + 1, f + 1) float64 mean of ``[x; 1][x; 1]^T``."""
+        gram, mean = raw[:, :-1, :-1], raw[:, :-1, -1]
+        if absorbs_constant:
+            gram = gram - mean.unsqueeze(2) * mean.unsqueeze(1)
+        return cls(gram.float(), mean.float(), absorbs_constant)
+
+
+def pack_moments(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+    """Return the moments as tensors by name, to be kept beside the weights they are of."""
+    packed: dict[str, Tensor] = {}
+    for weight, found in moments.items():
+        packed[f"{PREFIX}gram.{weight}"] = found.gram
+        packed[f"{PREFIX}mean.{weight}"] = found.mean
+        packed[f"{PREFIX}absorbs.{weight}"] = torch.tensor(found.absorbs_constant)
+    return packed
+
+
+def unpack_moments(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """Return the moments among ``tensors``; none when there are none."""
+    grams = f"{PREFIX}gram."
+    return {
+        weight: Moments(
+            tensor, tensors[f"{PREFIX}mean.{weight}"], absorbs_constant=bool(tensors[f"{PREFIX}absorbs.{weight}"])
+        )
+        for name, tensor in tensors.items()
+        if name.startswith(grams) and (weight := name.removeprefix(grams))
+    }
 
 
 class FeatureReader:
@@ -151,7 +188,7 @@ def collect(
             raise DataError(msg)
         takes_constant = total.consumer.has_bias and not total.consumer.shared_taps
         absorbs = takes_constant or total.norm_reads_output
-        moments[total.consumer.weight] = Moments(gram, absorbs)
+        moments[total.consumer.weight] = Moments.of(gram, absorbs_constant=absorbs)
     return moments
 
 

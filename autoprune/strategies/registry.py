@@ -73,6 +73,10 @@ class StrategyInfo:
 
 _DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 2002"
 _DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm: NSGA-III, IEEE TEC 2014"
+_GUAN_2023 = (
+    "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023"
+)
+_NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
     StrategyInfo(
         "uniform",
@@ -100,6 +104,50 @@ _BUILT_IN = (
         "one-at-a-time sensitivities, the exact optimum of their sum for every budget, steps around it",
         "autoprune.strategies.knapsack:KnapsackStrategy",
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
+    ),
+    StrategyInfo(
+        "dais",
+        "channel indicators learned by gradient, with the weights, under one budget after the other",
+        "autoprune.strategies.dais:DaisStrategy",
+        _GUAN_2023,
+        recipes=("dais",),
+    ),
+    StrategyInfo(
+        "dais:frozen",
+        "dais with indicators that are not learned: the same training, one keep ratio, the given order",
+        "autoprune.strategies.dais:DaisFrozenStrategy",
+        _GUAN_2023,
+        recipes=("dais",),
+        twin_of="dais",
+    ),
+    StrategyInfo(
+        "dsa",
+        "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
+        "autoprune.strategies.dsa:DsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+    ),
+    StrategyInfo(
+        "dsa:uniform",
+        "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
+        "autoprune.strategies.dsa:UniformDsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+        twin_of="dsa",
+    ),
+    StrategyInfo(
+        "metapruning",
+        "one net trained for all widths, then evolution on the weights that it makes",
+        "autoprune.strategies.metapruning:MetaPruningStrategy",
+        "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        recipes=("pruningnet", "supernet"),
+        fidelity="generated",
+    ),
+    StrategyInfo(
+        "metapruning:inherited",
+        "the evolution of metapruning on inherited weights",
+        "autoprune.strategies.metapruning:MetaPruningInheritedStrategy",
+        twin_of="metapruning",
     ),
     StrategyInfo(
         "optuna:tpe",

@@ -46,7 +46,7 @@ def digits_network(seed: int = 0) -> DigitsNetwork:
 
 def digits_structure() -> Structure:
     """Return what a trace of `DigitsNetwork` must find."""
-    model = DigitsNetwork()
+    model = digits_network()
     parameters = dict(model.named_parameters())
     tensors = tuple(
         TensorInfo(name, tuple(tensor.shape), "parameter" if name in parameters else "buffer", (name,))
