@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -88,10 +89,10 @@ def draw_points(runs: Runs, n: int) -> dict[Entry, list[RunPoint]]:
     by_cost = sorted(pool.values(), key=lambda item: item[1].costs["macs"])
     rng = stream(0, "compared points")
     drawn: dict[Entry, list[RunPoint]] = {}
-    for block in np.array_split(np.arange(len(by_cost)), min(n, len(by_cost)) or 1):
-        if len(block):
-            entry, point = by_cost[int(rng.choice(block))]
-            drawn.setdefault(entry, []).append(point)
+    edges = np.linspace(0, len(by_cost), min(n, len(by_cost)) + 1).astype(np.int64)
+    for first, end in itertools.pairwise(edges.tolist()):
+        entry, point = by_cost[int(rng.integers(first, end))]
+        drawn.setdefault(entry, []).append(point)
     return drawn
 
 

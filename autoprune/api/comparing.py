@@ -101,7 +101,7 @@ def compare(
         shares: of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
-        n_tried: size of that sample.
+        n_tried: size of that sample; 0 for none.
         test: whether points are measured on test items, once all searches are done; data without them has none.
         executor: as for `search`.
         store: folder of the comparison, a run's folder in it per strategy and seed; a temporary one by default.
@@ -189,6 +189,7 @@ def _measured(
     tuned: dict[tuple[Entry, int], TunedPoint] = {}
     if tuner is not None:
         tuned = tuner(runs, chosen, test=False)
+    if tuner is not None and n_tried:
         drawn = draw_points(runs, n_tried)
         cost = next((item.name for item in objectives if item.is_cost), "macs")
         sample = tried_points(drawn, tuner(runs, drawn, test=False), quality, cost)

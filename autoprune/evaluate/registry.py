@@ -57,6 +57,13 @@ EVALUATORS = {
             "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
         ),
         EvaluatorInfo(
+            "generated",
+            "weights that a PruningNet makes for the widths, BatchNorm recalibrated, nothing trained",
+            "autoprune.evaluate.generated:Generated",
+            "autoprune.evaluate.evaluator:ProxySettings",
+            "Liu et al., MetaPruning, ICCV 2019",
+        ),
+        EvaluatorInfo(
             "short_training",
             "a few training steps from inherited weights, distilled on request",
             "autoprune.evaluate.short_training:ShortTraining",

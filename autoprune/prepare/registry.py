@@ -41,6 +41,18 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "autoprune.prepare.statistics:Statistics",
         "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
     ),
+    RecipeInfo(
+        "pruningnet",
+        "generators that make every layer's weights from the widths, trained at random structures",
+        "autoprune.prepare.pruningnet:PruningNetRecipe",
+        "Liu et al., MetaPruning, ICCV 2019",
+    ),
+    RecipeInfo(
+        "supernet",
+        "shared weights for all widths: sandwich rule and in-place distillation",
+        "autoprune.prepare.supernet:SupernetRecipe",
+        "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+    ),
 )
 
 RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})

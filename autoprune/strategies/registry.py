@@ -102,6 +102,20 @@ _BUILT_IN = (
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
     ),
     StrategyInfo(
+        "metapruning",
+        "one net trained for all widths, then evolution on the weights that it makes",
+        "autoprune.strategies.metapruning:MetaPruningStrategy",
+        "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        recipes=("pruningnet", "supernet"),
+        fidelity="generated",
+    ),
+    StrategyInfo(
+        "metapruning:inherited",
+        "the evolution of metapruning on inherited weights",
+        "autoprune.strategies.metapruning:MetaPruningInheritedStrategy",
+        twin_of="metapruning",
+    ),
+    StrategyInfo(
         "optuna:tpe",
         "multivariate tree-structured Parzen estimator",
         "autoprune.strategies._optuna:TpeStrategy",

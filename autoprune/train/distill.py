@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoprune.errors import InvalidArgumentError
 
@@ -61,7 +61,7 @@ class Recorder:
         model: what to call.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Callable[..., Any]) -> None:
         self._model = model
         self.output: Any = None
 

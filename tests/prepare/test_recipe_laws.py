@@ -11,7 +11,11 @@ from autoprune.errors import UnknownNameError
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
 from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"statistics": {"n_items": 100, "batch_size": 50}}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "pruningnet": {"epochs": 1.0, "batch_size": 130, "hidden": 4, "rank": 2},
+    "supernet": {"epochs": 1.0, "batch_size": 130},
+    "statistics": {"n_items": 100, "batch_size": 50},
+}
 """Settings with little to do, by recipe."""
 
 NOT_RANDOM: frozenset[str] = frozenset()

@@ -1,0 +1,171 @@
+"""Tensors that learn to serve many widths, one or more structures per step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import IntArray
+from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.surgery.cropped import Cropper
+from autoprune.surgery.forward import forward
+from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
+from autoprune.train.devices import autocast
+from autoprune.train.distill import Distillation, Recorder, logits_of
+from autoprune.train.generators import PruningNet
+from autoprune.train.job_setup import JobSetup
+from autoprune.train.source import Batch
+from autoprune.train.stepping import steps_per_epoch
+
+STARTS = ("trained", "scratch")
+
+_TENSORS = "tensors."
+
+
+@dataclass(frozen=True)
+class WidthTrainingSettings:
+    """Settings of a training at many widths.
+
+    Attributes:
+        epochs: passes over the training items, of one batch per step; may be a fraction.
+        batch_size: items per step.
+        learning_rate: of SGD in the first step; it falls linearly to zero.
+        momentum: of SGD (Nesterov).
+        weight_decay: on everything that is trained.
+        clip_norm: largest norm of all gradients together.
+        start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
+            leading channels first.
+        structures_seed: of the structures; a setting, and not drawn from the job's seed, so that the multiply-adds of
+            a job are known exactly before it starts.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such start.
+    """
+
+    epochs: float = 20.0
+    batch_size: int = 128
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 5.0
+    start: str = "trained"
+    structures_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.start not in STARTS:
+            raise unknown_name("start", self.start, STARTS)
+        for name in ("batch_size", "learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                msg = f"expected {name} to be positive, got {getattr(self, name)!r}"
+                raise InvalidArgumentError(msg)
+        for name in ("epochs", "momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                msg = f"expected {name} not to be negative, got {getattr(self, name)!r}"
+                raise InvalidArgumentError(msg)
+
+    def n_steps(self, n_items: int) -> int:
+        """Return the number of optimizer steps, at least one."""
+        return max(1, round(self.epochs * steps_per_epoch(n_items, self.batch_size)))
+
+
+class WidthLearner:
+    """Trains shared tensors on crops of the model; a `Trainee`.
+
+    Args:
+        setup: model, space and task.
+        tensors: the model's own and those of generators, by name; copied.
+        orders: per group, (w,) channels best first.
+        structures: (n_steps, k, d) genomes to train in each step; their gradients are added up.
+        settings: of the optimizer.
+        device: where to train.
+        teacher: whose answers are learned; None where labels are all there is.
+        distillation: how much is learned from answers.
+        in_place: the first structure of each step learns from the labels alone and teaches the others.
+    """
+
+    def __init__(
+        self,
+        setup: JobSetup,
+        tensors: Mapping[str, Tensor],
+        orders: tuple[IntArray, ...],
+        structures: IntArray,
+        settings: WidthTrainingSettings,
+        *,
+        device: torch.device,
+        teacher: nn.Module | None = None,
+        distillation: Distillation | None = None,
+        in_place: bool = False,
+    ) -> None:
+        self._setup = setup
+        self._orders = orders
+        self._structures = structures
+        self._device = device
+        self._settings = settings
+        self._teacher = teacher
+        self._distillation = distillation
+        self._in_place = in_place
+        buffers = {info.name for info in setup.structure.tensors if info.kind == "buffer"}
+        self.tensors = {
+            name: tensor.detach().clone().requires_grad_(name not in buffers and tensor.is_floating_point())
+            for name, tensor in tensors.items()
+        }
+        self._trained = {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}
+        self._net = PruningNet(setup.structure, self.tensors)
+        self._cropper = Cropper(copy.deepcopy(setup.model).to(device), setup.structure)
+        self._optimizer = torch.optim.SGD(
+            self._trained.values(),
+            settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
+        """Train the structures of this step and return the mean of their losses."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * (1 - step / n_steps)
+        self._optimizer.zero_grad()
+        answers = None
+        if self._teacher is not None:
+            with torch.no_grad(), autocast(self._device, enabled=True):
+                answers = forward(self._teacher, batch[0])
+        total = torch.zeros((), device=self._device)
+        for widths in self._setup.space.widths(self._structures[step]):
+            kept = self._setup.structure.kept_genes(self._orders, widths)
+            recorder = Recorder(self._cropper(self._net(widths), kept))
+            with autocast(self._device, enabled=True):
+                loss = self._loss(recorder, batch, answers)
+            loss.backward()
+            total += loss.detach()
+            if self._in_place and answers is None:
+                outputs = logits_of(recorder.output)
+                answers = outputs.detach() if isinstance(outputs, Tensor) else outputs
+        nn.utils.clip_grad_norm_(self._trained.values(), self._settings.clip_norm)
+        self._optimizer.step()
+        return total / self._structures.shape[1]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is trained and what the optimizer remembers."""
+        return {f"{_TENSORS}{name}": tensor for name, tensor in self._trained.items()} | optimizer_state(
+            self._optimizer
+        )
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Undo `state`."""
+        with torch.no_grad():
+            for name, tensor in under(_TENSORS, state).items():
+                self._trained[name].copy_(tensor)
+        restore_optimizer(self._optimizer, state)
+
+    def _loss(self, model: Recorder, batch: Batch, answers: Any) -> Tensor:
+        own = self._setup.task.loss(model, batch)
+        if answers is None or self._distillation is None:
+            return own
+        weight = self._distillation.weight
+        return (1 - weight) * own + weight * self._distillation.loss(model.output, answers)

@@ -1,0 +1,115 @@
+"""What PruningNet and the slimmable supernet share: one set of tensors that learns to serve many widths.
+
+Every step trains the model at one or more sampled structures, cut out of the shared tensors, so that a step costs the
+multiply-adds of the small models. Batch norms see the batch they are given; statistics are left to the recalibration
+of the evaluator.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from autoprune.core.groups import IntArray
+from autoprune.core.streams import stream
+from autoprune.prepare.recipe import Prepared, Recipe, Workbench
+from autoprune.prepare.width_learner import WidthLearner, WidthTrainingSettings
+from autoprune.surgery.matching import dense_tensors, model_weights
+from autoprune.train.checkpoint import CheckpointSlot
+from autoprune.train.devices import prefers_channels_last
+from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
+from autoprune.train.stepping import StepPlan, train_steps
+from autoprune.weight_sets import Inherited
+
+_BLOCK = 256
+"""Structures drawn at a time: a longer training begins with those of a shorter one."""
+
+
+class WidthTraining(Recipe):
+    """Trains shared tensors at sampled structures; subclasses say at which ones, and what the tensors are.
+
+    Without BatchNorm in the model nothing changes: the crops are trained as they are, and scored as they are.
+    """
+
+    Settings: ClassVar[type[Any]] = WidthTrainingSettings
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__(bench)
+        self._block = lru_cache(maxsize=64)(self._draw_block)
+
+    @abstractmethod
+    def structures(self, settings: Any, n_steps: int) -> IntArray:
+        """Return the (n_steps, k, d) genomes that the steps train."""
+
+    @abstractmethod
+    def learner(
+        self,
+        settings: Any,
+        weights: Mapping[str, Tensor],
+        orders: tuple[IntArray, ...],
+        structures: IntArray,
+        seed: int,
+    ) -> WidthLearner:
+        """Return what is trained: the model's own ``weights``, and whatever else it takes."""
+
+    @abstractmethod
+    def macs_beside(self, settings: Any, n_items: int) -> int:
+        """Return the multiply-adds of one step on ``n_items`` that its structures do not spend themselves."""
+
+    def estimate_macs(self, settings: Any) -> int:
+        """Return what is spent, exactly: the structures are known."""
+        n_items = len(self.setup.data.train)
+        genomes = self.structures(settings, settings.n_steps(n_items))
+        per_item = int(self.setup.costs(genomes.reshape(-1, genomes.shape[-1]))["macs"].sum())
+        n_batch = min(settings.batch_size, n_items)
+        return 3 * n_batch * per_item + len(genomes) * self.macs_beside(settings, n_batch)
+
+    def prepare(
+        self, settings: Any, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
+    ) -> Prepared:
+        """Train and return the shared tensors."""
+        train, model = self.setup.data.train, self.setup.model
+        n_steps = settings.n_steps(len(train))
+        weights, orders = self._start(settings, parent, seed)
+        learner = self.learner(settings, weights, orders, self.structures(settings, n_steps), seed)
+        device, layout = self.bench.torch_device, prefers_channels_last(model)
+        plan = StepPlan(n_steps, settings.batch_size, device, layout, self.bench.threads)
+        train_steps(learner, train, plan, identity=identity, checkpoint=slot, seed=seed)
+        made = {name: tensor.detach() for name, tensor in learner.tensors.items()}
+        return Prepared(made, orders, self.estimate_macs(settings))
+
+    def sampled(self, settings: Any, n: int) -> IntArray:
+        """Return (n, d) random genomes within the limits, spread over cost; more of them begin with the same ones."""
+        blocks = [self._block(settings.structures_seed, i) for i in range(-(-n // _BLOCK))]
+        return np.concatenate(blocks)[:n]
+
+    def _draw_block(self, seed: int, index: int) -> IntArray:
+        rng = stream(seed, "structures", index)
+        return self.setup.space.sample(_BLOCK, rng, self.setup.costs, self.bench.limits)
+
+    def _start(self, settings: Any, parent: Inherited, seed: int) -> tuple[dict[str, Tensor], tuple[IntArray, ...]]:
+        """Return the model's tensors that the training starts from, and the orders of its channels."""
+        structure, device = self.setup.structure, self.bench.torch_device
+        own = model_weights(self.setup.model, structure)
+        if settings.start == "trained":
+            return dense_tensors({**own, **parent.weights}, structure, "parent's weights"), parent.orders
+        model = copy.deepcopy(self.setup.model)
+        with preserved_random_state():
+            seed_libraries(derive_seed(seed, "start"))
+            reset_parameters(model)
+        fresh = {name: tensor.to(device) for name, tensor in model_weights(model, structure).items()}
+        return fresh, tuple(np.arange(group.width) for group in structure.groups)
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """Give every module that knows how (``reset_parameters``) new random weights; others keep theirs."""
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()

@@ -1,0 +1,141 @@
+"""Evolution over an archive of everything measured, with several objectives at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.groups import IntArray
+from autoprune.core.protocols import SearchSetup
+from autoprune.pareto.dominance import non_dominated
+from autoprune.strategies._base import Genome
+from autoprune.strategies._unseen import UnseenGenomes
+
+FloatArray = npt.NDArray[np.float64]
+
+MUTATION_ROUNDS = 10
+"""How often a population's worth of mutants is drawn until enough are new (the released search.py)."""
+
+CROSSOVER_ROUNDS = 10
+"""As many for crossovers (the release tries up to 250 pairs for 25 children: ten rounds)."""
+
+
+class Evolution:
+    """Makes generations: half of them mutants, half crossovers, filled up at random; nothing twice, all within limits.
+
+    Parents are the best of the archive by non-domination rank, then by crowding distance (Deb et al., NSGA-II, 2002).
+
+    Args:
+        setup: space, costs and limits.
+        unseen: says what was proposed before, and draws the genomes that fill up.
+        rng: source of all randomness.
+        n_parents: the best so many of the archive have children.
+        mutation: probability that a gene of a mutant changes.
+    """
+
+    def __init__(
+        self, setup: SearchSetup, unseen: UnseenGenomes, rng: np.random.Generator, *, n_parents: int, mutation: float
+    ) -> None:
+        self._setup = setup
+        self._unseen = unseen
+        self._rng = rng
+        self._n_parents = n_parents
+        self._mutation = mutation
+
+    def generation(self, archive: Mapping[Genome, FloatArray], size: int) -> list[Genome]:
+        """Return up to ``size`` new genomes; fewer where the space has no more.
+
+        Args:
+            archive: (m,) values of everything measured, minimized.
+            size: how many are wanted.
+        """
+        children: list[Genome] = []
+        if archive:
+            measured = np.array(list(archive), dtype=np.int64)
+            best = select(np.array(list(archive.values())), self._n_parents)
+            parents = measured[best]
+            children += self._new(lambda n: self._mutants(parents, n), size // 2, MUTATION_ROUNDS)
+            if len(parents) > 1:
+                children += self._new(lambda n: self._crossed(parents, n), size - size // 2, CROSSOVER_ROUNDS)
+        return children + self._unseen.draw(size - len(children))
+
+    def _new(self, draw: Callable[[int], IntArray], n: int, rounds: int) -> list[Genome]:
+        """Return up to ``n`` genomes that were never proposed, out of ``rounds`` draws; they count as proposed."""
+        found: list[Genome] = []
+        for _ in range(rounds):
+            drawn = self._setup.space.repair(draw(n), self._setup.costs, self._setup.limits)
+            for genome in map(tuple, drawn.tolist()):
+                if len(found) < n and genome not in self._unseen:
+                    self._unseen.add(genome)
+                    found.append(genome)
+            if len(found) == n:
+                break
+        return found
+
+    def _mutants(self, parents: IntArray, n: int) -> IntArray:
+        chosen = parents[self._rng.integers(len(parents), size=n)]
+        return mutate(chosen, self._setup.space.n_levels, self._mutation, self._rng)
+
+    def _crossed(self, parents: IntArray, n: int) -> IntArray:
+        first = self._rng.integers(len(parents), size=n)
+        second = (first + self._rng.integers(1, len(parents), size=n)) % len(parents)  # never the first one
+        return cross(parents[first], parents[second], self._rng)
+
+
+def mutate(genomes: IntArray, n_levels: IntArray, probability: float, rng: np.random.Generator) -> IntArray:
+    """Change every gene with a probability to any other of its levels: ``g <- (g + d) mod L``, d in 1 .. L - 1.
+
+    Args:
+        genomes: (n, d) integer array.
+        n_levels: (d,) levels per variable; where there is one, nothing can change.
+        probability: that a gene changes.
+        rng: source of all randomness.
+
+    Returns:
+        (n, d) genomes.
+    """
+    changes = (rng.random(genomes.shape) < probability) & (n_levels > 1)
+    shifts = rng.integers(1, np.maximum(n_levels, 2), size=genomes.shape)
+    return np.where(changes, (genomes + shifts) % n_levels, genomes)
+
+
+def cross(first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
+    """Return (n, d) genomes whose genes come from either of two (n, d) parents with probability one half."""
+    return np.where(rng.random(first.shape) < 0.5, first, second)
+
+
+def select(values: FloatArray, n: int) -> npt.NDArray[np.int64]:
+    """Return the indices of the ``n`` best of (k, m) minimized ``values``: by rank, within a rank the least crowded.
+
+    Returns:
+        At most ``n`` indices, best rank first, increasing within the ranks that are taken as a whole.
+    """
+    chosen: list[int] = []
+    left = np.arange(len(values))
+    while len(left) and len(chosen) < n:
+        best = non_dominated(values[left])
+        front = left[best]
+        room = n - len(chosen)
+        if len(front) > room:
+            front = front[np.argsort(-crowding(values[front]), kind="stable")[:room]]
+        chosen += front.tolist()
+        left = left[~best]
+    return np.array(chosen, dtype=np.int64)
+
+
+def crowding(values: FloatArray) -> FloatArray:
+    """Return the (k,) crowding distances of a (k, m) front: per objective the gap between the two neighbors, scaled.
+
+    The extremes of every objective are infinitely far from all others.
+    """
+    distances = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        span = column[order[-1]] - column[order[0]]
+        gaps = np.full(len(values), np.inf)
+        if len(values) > 2:
+            gaps[1:-1] = (column[order[2:]] - column[order[:-2]]) / (span or 1.0)
+        distances[order] += gaps
+    return distances

@@ -1,0 +1,219 @@
+"""MetaPruning: train one net for all widths, then let widths evolve on its weights.
+
+Liu et al., "MetaPruning: Meta Learning for Automatic Neural Network Channel Pruning", ICCV 2019, after the released
+code. From there: generators conditioned on widths, mutation with probability 0.1 per gene to any other level, uniform
+crossover, half mutants and half crossovers per generation, random fill-up, an archive over all generations, duplicates
+never measured. Ours:
+
+* selection by non-domination rank and crowding instead of the error alone, so that one run serves all budgets (the
+  paper runs once per budget and rejects what lies outside its window);
+* genomes that are feasible by construction, children that are repaired instead of rejected, and a first generation
+  half of which is uniform;
+* as a third generator, a slimmable supernet, whose weights are shared between widths instead of generated.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._evolution import Evolution
+from autoprune.strategies._population import PopulationSettings
+from autoprune.strategies._preparation import sized
+from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.uniform import uniform_start
+
+FloatArray = npt.NDArray[np.float64]
+
+GENERATORS = ("fc", "low_rank", "slimmable")
+"""What the weights of a candidate come from."""
+
+FIDELITY = "generated"
+"""The evaluator that makes weights for a genome; weights that need no making it takes as they are."""
+
+_FEWEST_PARENTS = 4
+
+MIN_EPOCHS = 1.0
+"""Passes over the training items below which weights for all widths are worth nothing."""
+
+_PREPARATIONS = 2  # how often a preparation that fails is started, each time with another seed
+
+
+@dataclass(frozen=True)
+class EvolutionSettings(PopulationSettings):
+    """Settings of the evolution.
+
+    Attributes:
+        mutation: probability that a gene of a mutant changes.
+        n_parents: the best so many of all candidates have children; None: a third of a generation.
+
+    Raises:
+        InvalidArgumentError: a setting is out of its range.
+    """
+
+    mutation: float = 0.1
+    n_parents: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not 0 < self.mutation <= 1:
+            msg = f"expected mutation to be a probability above 0, got {self.mutation}"
+            raise InvalidArgumentError(msg)
+        if self.n_parents is not None and self.n_parents < 2:
+            msg = f"expected at least 2 parents, got {self.n_parents}"
+            raise InvalidArgumentError(msg)
+
+
+class MetaPruningInheritedStrategy(BaseStrategy):
+    """The evolution alone, on the weights that every other strategy inherits: the twin without the learned weights.
+
+    One generation is in flight at a time. It ends when every feasible genome was proposed.
+    """
+
+    Settings = EvolutionSettings
+
+    def __init__(self, setup: SearchSetup, settings: EvolutionSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        for_unseen, for_evolution, self._for_preparation = child_seeds(setup.seed, 3)
+        self._size: int = self.settings.size(setup.evaluations)
+        start = uniform_start(setup, self._size // 2)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
+        self._evolution = Evolution(
+            setup,
+            self._unseen,
+            np.random.default_rng(for_evolution),
+            n_parents=self.settings.n_parents or max(_FEWEST_PARENTS, self._size // 3),
+            mutation=self.settings.mutation,
+        )
+        self._archive: dict[Genome, FloatArray] = {}
+        self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
+        self._pending: set[Genome] = set()  # members of the generation that were not told yet
+
+    @property
+    def window(self) -> int:
+        """The population: a generation is proposed when all of the one before were told."""
+        return self._size
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if not self._pending:
+            generation = self._evolution.generation(self._archive, self._size)
+            self._waiting.extend(generation)
+            self._pending.update(generation)
+        return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Evaluate):
+                genome = outcome.job.candidate.genome
+                self._pending.discard(genome)
+                values = self._values(outcome)
+                if values is not None:
+                    self._archive[genome] = values
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        self._learn(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome.job, Evaluate):
+                self._unseen.add(outcome.job.candidate.genome)
+
+
+@dataclass(frozen=True)
+class MetaPruningSettings(EvolutionSettings):
+    """Settings of `MetaPruningStrategy`.
+
+    Attributes:
+        generator: ``"fc"`` (the paper's), ``"low_rank"`` or ``"slimmable"``.
+        share: of the multiply-adds of the budget that the preparation takes at most, where they are limited.
+        epochs: of the preparation at most, and exactly where nothing limits it.
+        preparation: further settings of the recipe, JSON types: ``pruningnet`` for the first two generators,
+            ``supernet`` for the third.
+
+    Raises:
+        InvalidArgumentError: a setting is out of its range; UnknownNameError: there is no such generator.
+    """
+
+    generator: str = "slimmable"
+    share: float = 0.5
+    epochs: float = 30.0
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.generator not in GENERATORS:
+            raise unknown_name("generator", self.generator, GENERATORS)
+        if not 0 < self.share < 1:
+            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
+            raise InvalidArgumentError(msg)
+        if not self.epochs > 0:
+            msg = f"expected epochs to be positive, got {self.epochs}"
+            raise InvalidArgumentError(msg)
+
+
+class MetaPruningStrategy(MetaPruningInheritedStrategy):
+    """One preparation, then evolution on the weights that it made.
+
+    A preparation that fails is tried once more with another seed; when that fails, too, the search is finished.
+
+    Raises:
+        BudgetError: the budget is too small for one epoch.
+    """
+
+    Settings = MetaPruningSettings
+
+    def __init__(self, setup: SearchSetup, settings: MetaPruningSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        self._weight_set: WeightSet | None = None
+        self._preparing = False
+        self._failures: list[Outcome] = []
+        self._preparation(0)  # a budget that is too small for it fails here, before any work
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if self._weight_set is not None:
+            return super()._propose(ids)
+        if self._preparing or len(self._failures) == _PREPARATIONS:
+            return []
+        self._preparing = True
+        return [self._preparation(ids[0])]
+
+    def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
+        weight_set = self._weight_set or self.setup.weight_set
+        return Evaluate(id_, Candidate(genome, weight_set), FIDELITY)
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Prepare):
+                self._preparing = False
+                if outcome.status is Status.OK:
+                    self._weight_set = outcome.weight_set
+                else:
+                    self._failures.append(outcome)
+        super()._learn(outcomes)
+
+    def _preparation(self, id_: int) -> Prepare:
+        """Return the job that makes the weights, as long as its share of what is left allows."""
+        settings = self.settings
+        attempt = len(self._failures)
+        order_seed, structures_seed = self._for_preparation.generate_state(2 * attempt + 2)[-2:].tolist()
+        recipe, chosen = "supernet", {}
+        if settings.generator != "slimmable":
+            recipe, chosen = "pruningnet", {"generator": settings.generator}
+
+        def job(epochs: float) -> Prepare:
+            fixed = {**chosen, "epochs": epochs, "structures_seed": structures_seed}
+            return Prepare(id_, recipe, {**settings.preparation, **fixed}, self.setup.weight_set, order_seed)
+
+        macs = self.setup.macs
+        if macs is not None:
+            macs = settings.share * (macs - sum(outcome.spent.macs for outcome in self._failures))
+        return sized(self.setup, job, settings.epochs, macs=macs, min_epochs=MIN_EPOCHS)
