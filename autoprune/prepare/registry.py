@@ -36,10 +36,22 @@ class RecipeInfo:
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
+        "clusters",
+        "widths and orders by clustering channels that do the same; nothing is trained",
+        "autoprune.prepare.clusters:ClusterRecipe",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+    ),
+    RecipeInfo(
         "dais",
         "channel indicators that anneal from soft to hard under a budget, with the weights",
         "autoprune.prepare.dais:DaisRecipe",
         "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+    ),
+    RecipeInfo(
+        "dsa",
+        "weights and keep ratios together under one budget, by differentiable rank pruning",
+        "autoprune.prepare.dsa:DsaRecipe",
+        "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
     ),
     RecipeInfo(
         "pruningnet",

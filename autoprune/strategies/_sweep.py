@@ -1,96 +1,119 @@
-"""A sweep of searches by gradient, each a preparation for one budget, then steps around the front that they found."""
+"""A sweep of preparations over budgets: each finds a network and its weights, then steps refine the front of all."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InfeasibleError
+from autoprune.errors import InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
-from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, feasible, spread_cost
+from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
 from autoprune.strategies._preparation import sized
 
-BUDGETS = (0.85, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
-"""Shares of the largest feasible cost that are searched for unless others are given."""
+FloatArray = npt.NDArray[np.float64]
 
-MIN_EPOCHS = 0.1
-"""A shorter search is worth nothing."""
+SOFT_COSTS = ("macs", "params")
+"""Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
 
-_TRIES = 64
-"""Steps around the front that are drawn at a time; when all of them are known, there is nothing left to do."""
+_TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
 
 
-class BudgetSweep(BaseStrategy):
-    """One preparation per budget, from the largest to the smallest, and the measurement of what it found.
+@dataclass(frozen=True)
+class SweepSettings:
+    """Settings of a sweep.
 
-    The largest feasible network is measured with the given weights, every genome that a preparation found with the
-    weights and the order that it made. What is left of the run's budget goes into steps around the measured front, each
-    with the weights of the candidate that it starts from.
-
-    Args:
-        setup: what the strategy may know.
-        settings: of the subclass.
-        budgets: shares of the largest feasible cost, one a preparation. None: `BUDGETS`, as far as they are above the
-            smallest network, and the largest feasible cost itself where a limit makes it smaller than the dense one.
-        is_warm: whether each preparation starts from the genome, the weights and the order of the one before;
-            otherwise all start from the given ones and can run side by side.
-        share: of the multiply-adds of the run that goes into the preparations, in equal parts.
-        epochs: longest preparation, and their length where multiply-adds are not limited.
-        step: how many variables a step around the front changes by one level.
+    Attributes:
+        targets: budgets as shares of the dense model's cost; None spreads ``n_targets`` of them.
+        n_targets: how many budgets, evenly spaced in width (the root of the cost) between the smallest network and the
+            largest feasible one, both excluded; fewer where the multiply-adds suffice for fewer only.
+        warm_start: start each budget from the weights and the network of the next larger one. The searches then run
+            one after the other; without, all start from the given weights and run side by side.
+        share: of the multiply-adds that all preparations together take at most, where those are limited.
+        epochs: of one preparation at most, and exactly where nothing limits it.
+        min_epochs: below which a preparation is worth nothing.
+        step: how many variables a step from the front changes by one level, at most.
+        preparation: further settings of the recipe, JSON types.
 
     Raises:
-        BudgetError: the multiply-adds do not suffice.
-        InfeasibleError: a given budget is below the smallest network.
+        InvalidArgumentError: a value cannot be used.
     """
 
-    recipe: ClassVar[str]
-    """What the preparations run."""
+    targets: tuple[float, ...] | None = None
+    n_targets: int = 8
+    warm_start: bool = True
+    share: float = 0.85
+    epochs: float = 10.0
+    min_epochs: float = 0.25
+    step: int = 2
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        setup: SearchSetup,
-        settings: Any,
-        *,
-        budgets: tuple[float, ...] | None,
-        is_warm: bool,
-        share: float,
-        epochs: float,
-        step: int,
-    ) -> None:
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, value in (("n_targets", self.n_targets), ("step", self.step)):
+            if value < 1:
+                msg = f"expected {name} to be at least 1, got {value}"
+                raise InvalidArgumentError(msg)
+        if not 0 < self.share < 1:
+            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
+            raise InvalidArgumentError(msg)
+        if not 0 < self.min_epochs <= self.epochs:
+            msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
+            raise InvalidArgumentError(msg)
+        if self.targets is not None and (
+            not self.targets
+            or not all(0 < target <= 1 for target in self.targets)
+            or len(set(self.targets)) < len(self.targets)
+        ):
+            msg = f"expected different targets as shares of the dense model's cost in 0..1, got {self.targets}"
+            raise InvalidArgumentError(msg)
+
+
+class SweepStrategy(BaseStrategy):
+    """One preparation per budget, from large to small; every network that is found is measured with its own weights.
+
+    The largest feasible network is measured with the given weights first. When all preparations have ended, what is
+    left of the budget goes into steps from the measured front: a few variables change by one level, under the order
+    and with the weights of the point that the step starts from. A preparation that fails is left out. The search is
+    finished when no step leads to an unknown candidate, or when no preparation succeeded.
+
+    Subclasses say which recipe prepares and with what settings.
+
+    Raises:
+        BudgetError: the multiply-adds are not enough for one preparation.
+        InfeasibleError: a target is out of reach.
+    """
+
+    Settings = SweepSettings
+
+    recipe: ClassVar[str]
+    """Name of the recipe; its settings have ``target``, ``cost``, ``epochs`` and ``start``."""
+
+    def __init__(self, setup: SearchSetup, settings: SweepSettings | None = None) -> None:
         super().__init__(setup, settings)
-        self._cost = spread_cost(setup)
-        self._targets = list(enumerate(_targets(setup, self._cost, budgets)))
-        for_steps, *for_jobs = child_seeds(setup.seed, 1 + len(self._targets))
+        self._cost = _soft_cost(setup)
+        top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
+        self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
+        self._known: set[Candidate] = set()
+        self._measured: dict[Candidate, FloatArray] = {}
+        targets = _spread(setup, self._cost, top, self.settings)
+        for_steps, *for_targets = child_seeds(setup.seed, 1 + len(targets))
         self._rng = np.random.default_rng(for_steps)
-        self._seeds = [int(seed.generate_state(1)[0]) for seed in for_jobs]
-        self._is_warm = is_warm
-        self._macs_left = None if setup.macs is None else share * setup.macs
-        self._epochs = epochs
-        self._step = step
-        self._parent = setup.weight_set
-        self._start: Genome | None = None
-        self._n_preparing = 0
-        top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
-        self._waiting = [Candidate(tuple(top.tolist()), setup.weight_set)]
-        self._known: dict[Candidate, npt.NDArray[np.float64] | None] = {}  # values; None where there are none (yet)
-        if self._targets:
-            self._preparation(0)  # a budget that is too small is an error before any work
+        self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
+        self._targets, self._macs = self._affordable(targets)
+        self._pending = deque(range(len(self._targets)))  # targets that no preparation was asked for
+        self._ended: dict[int, Candidate | None] = {}  # what the preparation for each target found, None: failed
 
     @abstractmethod
-    def _job_settings(self, target: float, start: Genome | None, epochs: float) -> Mapping[str, Any]:
-        """Return the settings of a preparation.
-
-        Args:
-            target: the budget as a share of the dense model's cost.
-            start: genome to start from; None: the dense one.
-            epochs: how long to search.
-        """
+    def _recipe_settings(self) -> dict[str, Any]:
+        """Return the settings of the recipe beyond target, cost, epochs and start."""
 
     def _propose(self, ids: range) -> Sequence[Job]:
         jobs: list[Job] = []
@@ -101,97 +124,135 @@ class BudgetSweep(BaseStrategy):
             jobs.append(job)
         return jobs
 
+    def _next(self, id_: int) -> Job | None:
+        """Return what found networks wait for, else the next preparation, else a step from the front."""
+        while self._waiting:
+            candidate = self._waiting.popleft()
+            if candidate not in self._known:
+                self._known.add(candidate)
+                return Evaluate(id_, candidate)
+        n_running = len(self._targets) - len(self._pending) - len(self._ended)
+        if self._pending and not (n_running and self.settings.warm_start):
+            return self._preparation(id_, self._pending.popleft())
+        if self._pending or n_running:
+            return None
+        step = self._step()
+        if step is None:
+            return None
+        self._known.add(step)
+        return Evaluate(id_, step)
+
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome.job, Evaluate):
-                self._known[outcome.job.candidate] = self._values(outcome)
-                continue
-            self._n_preparing -= 1
-            if outcome.status is Status.OK and outcome.weight_set is not None and outcome.genome is not None:
-                self._waiting.append(Candidate(outcome.genome, outcome.weight_set))
-                if self._is_warm:
-                    self._parent, self._start = outcome.weight_set, outcome.genome
+                values = self._values(outcome)
+                if values is not None:
+                    self._measured[outcome.job.candidate] = values
+            elif outcome.job.settings["target"] in self._targets:
+                found = None
+                if outcome.status is Status.OK and outcome.genome is not None and outcome.weight_set is not None:
+                    found = Candidate(outcome.genome, outcome.weight_set)
+                    self._waiting.append(found)
+                self._ended[self._targets.index(outcome.job.settings["target"])] = found
 
     def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Prepare):
-                self._n_preparing += 1
-                self._targets = [entry for entry in self._targets if entry[1] != outcome.job.settings.get("target")]
-                if self._macs_left is not None:
-                    self._macs_left -= outcome.spent.macs
         self._learn(outcomes)
-        self._waiting = [candidate for candidate in self._waiting if candidate not in self._known]
+        self._known |= {outcome.job.candidate for outcome in outcomes if isinstance(outcome.job, Evaluate)}
+        self._pending = deque(i for i in range(len(self._targets)) if i not in self._ended)
 
-    def _next(self, id_: int) -> Job | None:
-        """Return a measurement of what was found, the next preparation, a step around the front; None: wait or end."""
-        while self._waiting:
-            candidate = self._waiting.pop(0)
-            if candidate not in self._known:
-                return self._measure(id_, candidate)
-        if self._n_preparing and self._is_warm:
+    def _preparation(self, id_: int, i: int) -> Prepare:
+        """Return the job for target ``i``, as long as what may be spent allows."""
+        larger = [self._ended[j] for j in range(i) if self._ended.get(j)] if self.settings.warm_start else []
+        start = larger[-1] if larger else None
+        return sized(
+            self.setup,
+            lambda epochs: self._job(id_, self._targets[i], epochs, start, self._seeds[i]),
+            self.settings.epochs,
+            macs=self._macs,
+            min_epochs=self.settings.min_epochs,
+        )
+
+    def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
+        settings = {
+            **self._recipe_settings(),
+            "target": target,
+            "cost": self._cost,
+            "epochs": epochs,
+            "start": None if start is None else list(start.genome),
+        }
+        parent: WeightSet = self.setup.weight_set if start is None else start.weight_set
+        return Prepare(id_, self.recipe, settings, parent, seed)
+
+    def _affordable(self, targets: list[float]) -> tuple[list[float], float | None]:
+        """Return as many of the targets, evenly chosen, as there are multiply-adds for, and those for each.
+
+        Raises:
+            BudgetError: not even one preparation fits.
+        """
+        if self.setup.macs is None or self.setup.estimate is None:
+            return targets, None
+        total = self.settings.share * self.setup.macs
+        shortest = sized(
+            self.setup,
+            lambda epochs: self._job(0, targets[0], epochs),
+            self.settings.min_epochs,
+            macs=total,
+            min_epochs=self.settings.min_epochs,
+        )
+        n = min(len(targets), int(total // max(1, self.setup.estimate(shortest).macs)))
+        places = np.round((np.arange(n) + 0.5) * len(targets) / n - 0.5).astype(int)
+        return [targets[i] for i in places], total / n
+
+    def _step(self) -> Candidate | None:
+        """Return an unknown candidate next to the measured front, or to what was found where nothing was measured."""
+        found = [candidate for candidate in self._ended.values() if candidate is not None]
+        prepared = {candidate.weight_set for candidate in found}
+        front = [candidate for candidate in self._measured if candidate.weight_set in prepared]
+        if front:
+            is_best = non_dominated(np.array([self._measured[candidate] for candidate in front]))
+            front = [candidate for candidate, best in zip(front, is_best, strict=True) if best]
+        origins = front or found
+        if not origins:
             return None
-        while self._targets and self._start is not None and self._targets[0][1] >= self._cost_share(self._start):
-            del self._targets[0]  # a search went further than it was told
-        if self._targets:
-            job = self._preparation(id_)
-            del self._targets[0]
-            self._n_preparing += 1
-            if self._macs_left is not None and self.setup.estimate is not None:
-                self._macs_left -= self.setup.estimate(job).macs
-            return job
-        candidate_or_none = None if self._n_preparing else self._step_around_the_front()
-        return None if candidate_or_none is None else self._measure(id_, candidate_or_none)
-
-    def _measure(self, id_: int, candidate: Candidate) -> Evaluate:
-        self._known[candidate] = None
-        return Evaluate(id_, candidate)
-
-    def _preparation(self, id_: int) -> Prepare:
-        """Return the preparation for the largest budget left, as long as its part of the multiply-adds allows."""
-        number, target = self._targets[0]
-        macs = None if self._macs_left is None else self._macs_left / len(self._targets)
-
-        def make_job(epochs: float) -> Prepare:
-            settings = dict(self._job_settings(target, self._start, epochs))
-            return Prepare(id_, self.recipe, settings, self._parent, self._seeds[number])
-
-        return sized(self.setup, make_job, self._epochs, macs=macs, min_epochs=min(MIN_EPOCHS, self._epochs))
-
-    def _cost_share(self, genome: Genome) -> float:
-        costs = self.setup.costs(np.stack([np.array(genome, dtype=np.int64), self.setup.space.full_genome]))
-        return float(costs[self._cost][0] / costs[self._cost][1])
-
-    def _step_around_the_front(self) -> Candidate | None:
-        """Return an unknown candidate that differs in a few levels from one of the measured front (of any, if none)."""
-        front = list(self._known)
-        measured = [(candidate, values) for candidate, values in self._known.items() if values is not None]
-        if measured:
-            is_best = non_dominated(np.array([values for _, values in measured]))
-            front = [candidate for (candidate, _), best in zip(measured, is_best, strict=True) if best]
-        parents = [front[i] for i in self._rng.integers(len(front), size=_TRIES)]
         space = self.setup.space
-        children = np.array([parent.genome for parent in parents], dtype=np.int64)
-        for child in children:
-            moved = self._rng.choice(space.n_variables, size=min(self._step, space.n_variables), replace=False)
-            child[moved] += self._rng.choice([-1, 1], size=len(moved))
-        children = np.clip(children, 0, space.n_levels - 1)
-        for child, parent, fits in zip(children, parents, feasible(self.setup, children), strict=True):
-            candidate = Candidate(tuple(child.tolist()), parent.weight_set)
-            if fits and candidate not in self._known:
+        for _ in range(_TRIES):
+            origin = origins[int(self._rng.integers(len(origins)))]
+            genome = np.array(origin.genome)
+            n = int(self._rng.integers(1, self.settings.step + 1))
+            moved = self._rng.choice(space.n_variables, size=min(n, space.n_variables), replace=False)
+            genome[moved] += self._rng.choice([-1, 1], size=len(moved))
+            genome = np.clip(genome, 0, space.n_levels - 1)
+            genome = space.repair(genome[None, :], self.setup.costs, self.setup.limits)[0]
+            candidate = Candidate(tuple(genome.tolist()), origin.weight_set)
+            if candidate not in self._known:
                 return candidate
         return None
 
 
-def _targets(setup: SearchSetup, cost: str, budgets: tuple[float, ...] | None) -> list[float]:
-    """Return what to search for as falling shares of the dense model's cost."""
+def _soft_cost(setup: SearchSetup) -> str:
+    """Return the cost that budgets are in."""
+    wanted = (spread_cost(setup), *setup.objectives.names, *setup.limits)
+    return next((name for name in wanted if name in SOFT_COSTS), SOFT_COSTS[0])
+
+
+def _spread(setup: SearchSetup, cost: str, top: npt.NDArray[np.int64], settings: SweepSettings) -> list[float]:
+    """Return the targets from large to small.
+
+    Raises:
+        InfeasibleError: a target that was given is below the smallest network; the message says where that lies.
+    """
     space = setup.space
-    top = space.repair(space.full_genome[None, :], setup.costs, setup.limits)[0]
-    low, high, dense = setup.costs(np.stack([space.min_genome, top, space.full_genome]))[cost].tolist()
-    shares = budgets or [share for share in ((1.0,) if high < dense else ()) + BUDGETS if share * high > low]
-    if min(shares, default=1.0) * high < low:
-        msg = (
-            f"a budget of {min(shares):g} of the largest feasible {cost} is below the smallest network of the space, "
-            f"{low / high:.3f}; leave it out, or allow smaller widths"
-        )
-        raise InfeasibleError(msg)
-    return sorted({share * high / dense for share in shares}, reverse=True) if low < high else []
+    ends = np.concatenate([space.full_genome[None, :], top, space.min_genome[None, :]])
+    dense, largest, smallest = setup.costs(ends)[cost].tolist()
+    if settings.targets is not None:
+        low = min(settings.targets)
+        if low * dense < smallest:
+            msg = (
+                f"target {low:g} is out of reach: the smallest network of this space has {smallest / dense:.4f} of the "
+                f"dense model's {cost}; raise the target, unlock layers, or lower min_width or min_keep_ratio"
+            )
+            raise InfeasibleError(msg)
+        return sorted(settings.targets, reverse=True)
+    first, last = np.sqrt([largest / dense, smallest / dense])
+    inside = np.linspace(first, last, settings.n_targets + 2)[1:-1] ** 2
+    return list(dict.fromkeys(inside.tolist()))

@@ -1,141 +1,183 @@
-"""Sweeps over budgets: which preparations are asked for, from where, how long, and what follows."""
+"""A sweep of preparations: which budgets, in what order, from which weights, and what comes after."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from autoprune.core.jobs import Evaluate, Prepare, WeightSet
-from autoprune.core.protocols import SearchSetup
+from autoprune.core.jobs import Evaluate, Prepare
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
-from autoprune.strategies.dais import DaisFrozenStrategy, DaisStrategy, DaisSweepSettings
+from autoprune.strategies._sweep import SweepSettings
+from autoprune.strategies.dsa import DsaStrategy, UniformDsaStrategy
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
-BUDGETS = (0.7, 0.5, 0.3)
-
-
-def found(setup, job):
-    """Run ``job``; a preparation finds the widest uniform network within its budget."""
-    outcome = toy_outcome(setup, job)
-    if not isinstance(job, Prepare):
-        return outcome
-    dense = int(setup.costs(setup.space.full_genome[None, :])["macs"][0])
-    limits = {"macs": int(job.settings["target"] * dense)}
-    genome = setup.space.repair(setup.space.full_genome[None, :], setup.costs, limits)[0]
-    return replace(outcome, genome=tuple(genome.tolist()))
+DENSE = 100  # dense forward passes per epoch of the toy recipe
 
 
 def preparations(jobs):
-    """The Prepare jobs among ``jobs``."""
+    """Return the Prepare jobs."""
     return [job for job in jobs if isinstance(job, Prepare)]
 
 
-def dense_macs(setup: SearchSetup) -> int:
-    """What the toy recipe counts per epoch, divided by a hundred."""
+def targets(jobs):
+    """Return what they aim at."""
+    return [job.settings["target"] for job in preparations(jobs)]
+
+
+def dense_macs(setup):
+    """Return the MACs of the dense toy."""
     return int(setup.costs(setup.space.full_genome[None, :])["macs"][0])
 
 
-def test_a_warm_sweep_goes_from_one_search_to_the_next():
-    """Budgets fall; each search starts from the weights and the genome of the one before, which is measured first."""
+def test_budgets_are_spread_evenly_in_width():
+    """From below the largest feasible network down to above the smallest, in equal steps of the cost's root."""
+    setup = toy_setup(limits={"macs": "60%"})
+    roots = np.sqrt(targets(drive(DsaStrategy(setup, SweepSettings(n_targets=5)), setup, 12)))
+    assert len(roots) == 5
+    assert roots[0] < np.sqrt(0.6)
+    np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-12)
+    assert np.diff(roots)[0] < 0
+
+
+def test_warm_starts_go_down_the_sweep():
+    """Each preparation waits for the larger one and starts from its network and weights; the networks are measured."""
     setup = toy_setup()
-    jobs = drive(DaisStrategy(setup, DaisSweepSettings(budgets=BUDGETS)), setup, 12, run=found)
-    searches = preparations(jobs)
-    assert [job.settings["target"] for job in searches] == pytest.approx(BUDGETS)
-    assert (searches[0].parent, searches[0].settings["start"]) == (setup.weight_set, None)
-    for before, after in pairwise(searches):
-        outcome = found(setup, before)
-        assert (after.parent, tuple(after.settings["start"])) == (outcome.weight_set, outcome.genome)
-        measured = [job.candidate for job in jobs[: jobs.index(after)] if isinstance(job, Evaluate)]
-        assert (outcome.genome, outcome.weight_set) in [(item.genome, item.weight_set) for item in measured]
+    settings = SweepSettings(n_targets=3)
+    jobs = drive(DsaStrategy(setup, settings), setup, 30)
+    made = preparations(jobs)
+    assert [made[0].parent, made[0].settings["start"]] == [setup.weight_set, None]
+    for before, after in itertools.pairwise(made):
+        found = toy_outcome(setup, before)
+        assert after.parent == found.weight_set
+        assert tuple(after.settings["start"]) == found.genome
+    measured = [job.candidate for job in jobs if isinstance(job, Evaluate)]
+    for job in made:
+        found = toy_outcome(setup, job)
+        assert any((c.genome, c.weight_set) == (found.genome, found.weight_set) for c in measured)
 
 
-def test_a_cold_sweep_runs_side_by_side():
-    """Without a warm start nothing waits, and everything starts from the given weights."""
+def test_cold_starts_run_side_by_side():
+    """Without warm starts all preparations are asked at once, from the given weights."""
     setup = toy_setup()
-    strategy = DaisStrategy(setup, DaisSweepSettings(budgets=BUDGETS, warm_start=False))
-    searches = preparations(strategy.ask(10))
-    assert len(searches) == len(BUDGETS)
-    assert {job.parent for job in searches} == {setup.weight_set}
-    assert len({job.seed for job in searches}) == len(BUDGETS)
+    jobs = DsaStrategy(setup, SweepSettings(n_targets=4, warm_start=False)).ask(20)
+    assert len(preparations(jobs)) == 4
+    assert {job.parent for job in preparations(jobs)} == {setup.weight_set}
+    assert {tuple(job.settings["start"] or ()) for job in preparations(jobs)} == {()}
+    assert len({job.seed for job in preparations(jobs)}) == 4
 
 
-def test_a_failed_search_is_left_out():
-    """The next one starts where the failed one did."""
+def test_steps_stay_next_to_the_front():
+    """After the preparations, candidates differ in at most two levels from one measured with the same weights."""
+    setup = toy_setup(limits={"macs": "70%"})
+    jobs = drive(DsaStrategy(setup, SweepSettings(n_targets=2)), setup, 40)
+    known = [job.candidate for job in jobs if isinstance(job, Evaluate)][:3]
+    for job in [job for job in jobs if isinstance(job, Evaluate)][3:]:
+        near = [np.array(c.genome) for c in known if c.weight_set == job.candidate.weight_set]
+        distance = [np.abs(np.array(job.candidate.genome) - genome) for genome in near]
+        feasible = any((d > 0).sum() <= 2 and d.max() <= 1 for d in distance)
+        assert feasible or setup.costs(np.array([job.candidate.genome]))["macs"][0] > 0.5 * setup.limits["macs"]
+        known.append(job.candidate)
+
+
+def test_preparations_fill_their_share_of_the_budget():
+    """All preparations together cost at most their share, and nearly that."""
+    setup = toy_setup()
+    macs = 40 * DENSE * dense_macs(setup)
+    setup = replace(setup, macs=macs)
+    made = preparations(drive(DsaStrategy(setup, SweepSettings(n_targets=4, share=0.5)), setup, 12))
+    spent = sum(setup.estimate(job).macs for job in made)
+    assert 0.499 * macs < spent <= 0.5 * macs
+
+
+@pytest.mark.parametrize(("epochs", "n"), [(1.1, 1), (2.3, 2), (3.9, 3), (9.0, 4)])
+def test_little_budget_means_fewer_targets(epochs, n):
+    """Where not all preparations of the least length fit, fewer are made, spread over the range."""
+    setup = toy_setup()
+    setup = replace(setup, macs=2 * round(epochs * DENSE * dense_macs(setup)))
+    settings = SweepSettings(n_targets=4, share=0.5, min_epochs=1.0)
+    assert len(targets(drive(DsaStrategy(setup, settings), setup, 12))) == n
+
+
+def test_too_little_budget_is_an_error():
+    """Where not even one fits, the error says what is needed."""
+    setup = toy_setup()
+    setup = replace(setup, macs=DENSE * dense_macs(setup))
+    with pytest.raises(BudgetError, match="preparing weights by 'dsa' needs at least"):
+        DsaStrategy(setup, SweepSettings(min_epochs=1.0))
+
+
+def test_unreachable_target_is_an_error():
+    """A target below the smallest network fails at once and says where that lies."""
+    with pytest.raises(InfeasibleError, match=r"target 0\.001 is out of reach: the smallest network"):
+        DsaStrategy(toy_setup(), SweepSettings(targets=(0.5, 0.001)))
+
+
+def test_given_targets_go_from_large_to_small():
+    """Targets that were given are taken in the order that warm starts need."""
+    setup = toy_setup()
+    assert targets(drive(DsaStrategy(setup, SweepSettings(targets=(0.3, 0.7))), setup, 6)) == [0.7, 0.3]
+
+
+def test_failed_preparations_are_left_out():
+    """The next one starts from the last that succeeded."""
+    setup = toy_setup()
+    strategy = DsaStrategy(setup, SweepSettings(n_targets=3))
+
+    def run(setup, job):
+        is_second = isinstance(job, Prepare) and job.settings["target"] == strategy._targets[1]
+        return failed_outcome(job) if is_second else toy_outcome(setup, job)
+
+    made = preparations(drive(strategy, setup, 20, run=run))
+    assert len(made) == 3
+    assert made[2].parent == made[1].parent == toy_outcome(setup, made[0]).weight_set
+
+
+def test_nothing_prepared_means_finished():
+    """Where every preparation fails, nothing is left to do."""
     setup = toy_setup()
 
     def run(setup, job):
-        return failed_outcome(job) if isinstance(job, Prepare) and job.settings["target"] > 0.6 else found(setup, job)
+        return failed_outcome(job) if isinstance(job, Prepare) else toy_outcome(setup, job)
 
-    searches = preparations(drive(DaisStrategy(setup, DaisSweepSettings(budgets=BUDGETS)), setup, 12, run=run))
-    assert [job.settings["target"] for job in searches] == pytest.approx(BUDGETS)
-    assert searches[1].parent == setup.weight_set
-    assert searches[2].parent != setup.weight_set
+    assert len(drive(DsaStrategy(setup, SweepSettings(n_targets=3)), setup, 50, run=run)) == 4
 
 
-def test_searches_share_what_may_be_spent():
-    """They get equal parts of their share of the run's multiply-adds, and together nearly all of it."""
+def test_absorbed_preparations_are_not_repeated():
+    """A sweep that takes over another prepares only what that one had not."""
     setup = toy_setup()
-    setup = replace(setup, macs=1000 * dense_macs(setup))
-    settings = DaisSweepSettings(budgets=BUDGETS, preparation=0.6)
-    searches = preparations(drive(DaisStrategy(setup, settings), setup, 12, run=found))
-    assert setup.estimate is not None
-    spent = [setup.estimate(job).macs for job in searches]
-    assert sum(spent) == pytest.approx(600 * dense_macs(setup), rel=0.01)
-    assert max(spent) == pytest.approx(min(spent), rel=0.01)
-    assert sum(spent) <= 600 * dense_macs(setup)
+    settings = SweepSettings(n_targets=4)
+    jobs = drive(DsaStrategy(setup, settings), setup, 20)
+    last = preparations(jobs)[2]
+    heir = DsaStrategy(setup, settings)
+    heir.absorb([toy_outcome(setup, job) for job in jobs if job.id < last.id])
+    assert targets(drive(heir, setup, 20)) == targets(jobs)[2:]
 
 
-def test_a_small_budget_is_refused_at_the_door():
-    """Before anything is asked, with what a search needs at least."""
+def test_the_twin_only_learns_no_ratios():
+    """Both prepare the same budgets with the same settings, but for the learning."""
     setup = toy_setup()
-    with pytest.raises(BudgetError, match="preparing weights by 'dais' needs at least"):
-        DaisStrategy(replace(setup, macs=10 * dense_macs(setup)))
-
-
-def test_budgets_within_limits():
-    """Shares are of the largest feasible network, which is searched itself where a limit cuts the dense one."""
-    setup = toy_setup(limits={"macs": "50%"})
-    searches = preparations(drive(DaisStrategy(setup), setup, 40, run=found))
-    targets = [job.settings["target"] for job in searches]
-    assert 0.45 < targets[0] <= 0.5
-    assert targets[1] == pytest.approx(0.85 * targets[0])
-
-
-def test_unreachable_budgets_are_refused():
-    """A given budget below the smallest network is an error that names it; the default series stops above."""
-    setup = toy_setup()
-    with pytest.raises(InfeasibleError, match=r"budget of 0\.0001.*smallest network"):
-        DaisStrategy(setup, DaisSweepSettings(budgets=(0.5, 0.0001)))
+    settings = SweepSettings(n_targets=2, warm_start=False, preparation={"settle": 0.1})
+    pair = [preparations(strategy(setup, settings).ask(9)) for strategy in (DsaStrategy, UniformDsaStrategy)]
+    for learned, uniform in zip(*pair, strict=True):
+        assert learned.settings == {**uniform.settings, "learns": True}
+        assert (uniform.settings["learns"], uniform.settings["settle"]) == (False, 0.1)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"budgets": ()}, {"budgets": (1.5,)}, {"step": 0}, {"epochs": 0.0}, {"preparation": 0.0}]
+    ("settings", "message"),
+    [
+        ({"n_targets": 0}, "n_targets to be at least 1"),
+        ({"share": 1.0}, "share to be between"),
+        ({"epochs": 0.1}, "min_epochs <= epochs"),
+        ({"targets": (0.5, 0.5)}, "different targets"),
+        ({"targets": (1.5,)}, "different targets"),
+    ],
 )
-def test_impossible_settings_are_refused(wrong):
-    """Each is an error that shows the value."""
-    with pytest.raises(InvalidArgumentError, match="expected"):
-        DaisSweepSettings(**wrong)
-
-
-def test_the_twin_asks_for_the_same_without_learning():
-    """Same budgets, parents and lengths; only the learning is off."""
-    setup = toy_setup()
-    settings = DaisSweepSettings(budgets=BUDGETS, warm_start=False)
-    ours, twins = (preparations(kind(setup, settings).ask(10)) for kind in (DaisStrategy, DaisFrozenStrategy))
-    for our, twin in zip(ours, twins, strict=True):
-        assert twin == replace(our, settings={**our.settings, "learn": False})
-
-
-def test_steps_inherit_the_weights_they_start_from():
-    """After the sweep, candidates near the front are measured with the weights that searches made."""
-    setup = toy_setup()
-    jobs = drive(DaisStrategy(setup, DaisSweepSettings(budgets=BUDGETS)), setup, 40, run=found)
-    made = {found(setup, job).weight_set for job in preparations(jobs)}
-    later = [job.candidate.weight_set for job in jobs[-20:] if isinstance(job, Evaluate)]
-    assert len(later) == 20
-    assert made & set(later)
-    assert set(later) <= made | {setup.weight_set}
-    assert all(isinstance(item, WeightSet) for item in later)
+def test_settings_are_checked(settings, message):
+    """A value that cannot be used is an error that names it."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        SweepSettings(**settings)
