@@ -17,7 +17,7 @@ from autoprune.prepare.dais import DaisRecipe
 from autoprune.prepare.dais_settings import DaisSettings
 from autoprune.prepare.recipe import Workbench
 from autoprune.surgery.cut import cut
-from autoprune.testing.digits_network import N_FIRST, digits_setup
+from autoprune.testing.digits_network import digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, MemorySlot, StoppedError, digits_bench
 from autoprune.testing.structures import TermCosts
 from autoprune.trace import trace
@@ -119,22 +119,6 @@ def test_the_twin_keeps_order_and_proportions():
     space, costs = bench.setup.space, bench.setup.costs
     limit = int(0.4 * costs(space.full_genome[None, :])["macs"][0])
     assert outcome.genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
-
-
-def test_a_search_finds_channels_that_do_nothing():
-    """Channels that give zero to everything that reads them are ranked behind the others, whatever the given order."""
-    bench, parent = digits_bench()
-    given = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
-    dead = [1, 4, 6]
-    weights = {name: tensor.clone() for name, tensor in given.weights.items()}
-    for name in ("bn1.weight", "bn1.bias"):
-        weights[name][dead] = 0.0
-    worst_first = (np.array([*dead, *(c for c in range(N_FIRST) if c not in dead)]), given.orders[1])
-    parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, worst_first)
-    settings = {"target": 0.5, "epochs": 6.0, "weight_decay": 0.0, "learning_rate": 1e-6, "tune_share": 0.0}
-    trained, bench = run({**settings, "learning_rate": 0.05, "learn": True}, (bench, parent))
-    place = np.argsort(made(trained, bench).orders[0])
-    assert place[dead].mean() > 3.5
 
 
 def test_a_start_is_never_left():
