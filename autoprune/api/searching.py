@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.jobs import Prepare
+from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.streams import seed_sequence
 from autoprune.errors import InvalidArgumentError, unknown_name
@@ -30,6 +31,7 @@ from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
 from autoprune.pareto.reference import ReferenceBox
+from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
@@ -41,6 +43,9 @@ WINDOW = 16
 
 CHECKPOINTS = "checkpoints"
 """Folder of the training runs of preparations; gone when they are."""
+
+COMPLETED = "completed weights"
+"""Kind of the records ``{"weights", "completed"}``: blobs of weights without and with what evaluations need of them."""
 
 GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
@@ -90,11 +95,12 @@ def search(
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
+        checkpoints = partial(_checkpoint, folder / CHECKPOINTS)
         runner = problem.runner(
             run.weights,
             fidelity=info.fidelity,
             recipes=info.recipes,
-            checkpoints=lambda key: Checkpoint(folder / CHECKPOINTS / f"{key}.safetensors"),
+            checkpoints=checkpoints,
             worker=platform.node(),
         )
         setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
@@ -102,7 +108,7 @@ def search(
         first = make_strategy(strategy, setup, settings)
         with (
             closing(_open_cache(problem, cache, folder)) as evaluations,
-            closing(_make_executor(executor, runner, problem, run, info)) as hands,
+            closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
         ):
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
@@ -131,10 +137,12 @@ def _setup(
     if info.argument == "criterion":
         wanted.append(suffix or "l2")
     rankings: dict[str, Ranking] = {}
-    prior = Spending(macs=problem.evaluator_of(info.fidelity).preparation_macs)
+    prior = Spending()
     for criterion in dict.fromkeys(wanted):
-        rankings[criterion], spent = problem.rank(criterion, run.weights.put)
-        prior = prior + spent
+        ranking, spent = problem.rank(criterion, run.weights.put)
+        weight_set, more = _completed(ranking.weight_set, run, runner)
+        rankings[criterion] = replace(ranking, weight_set=weight_set)
+        prior = prior + spent + more
     prior = recorded.prior if recorded.prior != Spending() else prior
     planned_macs = recorded.settings.get("planned_macs")
     setup = SearchSetup(
@@ -150,6 +158,17 @@ def _setup(
         estimate=runner.estimate,
     )
     return setup, prior
+
+
+def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
+    """Have everything put beside the weights that evaluations need, once per run; returns also what that cost."""
+    for record in run.records(COMPLETED):
+        if record["weights"] == weight_set.weights and record["completed"] in run.weights:
+            return replace(weight_set, weights=record["completed"]), Spending()
+    completed, spent = runner.complete(weight_set)
+    if completed != weight_set:
+        run.add_record(COMPLETED, {"weights": weight_set.weights, "completed": completed.weights})
+    return completed, spent
 
 
 def _has_unfinished_preparation(run: RunStore) -> bool:
@@ -217,8 +236,17 @@ def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> Eva
     )
 
 
+def _checkpoint(folder: Path, key: str) -> Checkpoint:
+    return Checkpoint(folder / f"{key}.safetensors")
+
+
 def _make_executor(
-    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore, info: StrategyInfo
+    executor: str | RaySettings | Executor | None,
+    runner: Runner,
+    problem: Problem,
+    run: RunStore,
+    info: StrategyInfo,
+    checkpoints: Checkpoints,
 ) -> Executor:
     if executor is None or executor == "in-process":
         return InProcessExecutor(runner)
@@ -231,7 +259,7 @@ def _make_executor(
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
     plan = problem.runner_plan(fidelity=info.fidelity, recipes=info.recipes)
-    return start_ray_pool(plan, run.weights, executor)
+    return start_ray_pool(plan, run.weights, executor, checkpoints if info.recipes else None)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

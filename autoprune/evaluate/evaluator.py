@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
 from autoprune.train.devices import autocast, resolve_device
@@ -48,9 +49,8 @@ class Evaluator(Protocol):
         """Whether the seed changes nothing."""
         ...
 
-    @property
-    def preparation_macs(self) -> int:
-        """The multiply-adds spent once, before the first evaluation."""
+    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
+        """Return the job that puts beside a set of weights what every evaluation with them needs; None for nothing."""
         ...
 
     def macs(self, genome: Genome) -> int:

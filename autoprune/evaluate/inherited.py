@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
+from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
@@ -46,10 +47,9 @@ class InheritedWeights:
         """Return the multiply-adds of one evaluation: recalibration and measurement."""
         return self.setup.macs(genome) * self._proxy.n_items
 
-    @property
-    def preparation_macs(self) -> int:
-        """The multiply-adds spent once, before the first evaluation."""
-        return 0
+    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:  # noqa: ARG002  whatever the weights
+        """Return None: the weights are all that is needed."""
+        return None
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:  # noqa: ARG002  nothing is random
         """Return the metrics of a candidate on the search-validation items.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
+from autoprune.core.jobs import Prepare, WeightSet
+from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.reconstruct import Consumer, LeastSquares, Moments, collect, find_consumers, polish
-from autoprune.surgery.matching import model_weights
+from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
+from autoprune.reconstruct import MAX_BYTES, LeastSquares, polish, survey, unpack_moments
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.weight_sets import N_WEIGHTS, Inherited
@@ -21,12 +22,30 @@ ANSWER_BYTES = 512 * 2**20
 """Memory for re-solved weights, per set of inherited ones: candidates of one order need the same ones again."""
 
 
+@dataclass(frozen=True)
+class ReconstructedSettings(ProxySettings):
+    """Settings of `Reconstructed`.
+
+    Attributes:
+        max_bytes: memory for second moments, in every process; what does not fit is coarser, or keeps plain weights.
+    """
+
+    max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.max_bytes < 1:
+            msg = f"expected max_bytes to be positive, got {self.max_bytes}"
+            raise InvalidArgumentError(msg)
+
+
 class Reconstructed(InheritedWeights):
     """Scores candidates with inherited weights whose cut consumers are re-solved on the dense model's inputs.
 
-    Second moments of the consumers' inputs are collected once per set of inherited weights, on the calibration items
-    (augmented like training items); a candidate then costs a few milliseconds more than its forward passes. Without
-    calibration items this is `InheritedWeights`.
+    The second moments of those inputs are taken from beside the inherited weights, where the recipe ``statistics`` put
+    them; without them they are collected here, when they are first needed. A candidate then costs a few milliseconds
+    more than its forward passes. Without calibration items this is `InheritedWeights`.
 
     Args:
         setup: model, space, costs, data and task.
@@ -36,14 +55,22 @@ class Reconstructed(InheritedWeights):
     name = "reconstructed"
 
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
+        settings = settings or ReconstructedSettings()
         super().__init__(setup, settings)
-        self._consumers: tuple[Consumer, ...] = find_consumers(setup.model, setup.structure)
+        self._statistics = StatisticsSettings(
+            max(1, settings.n_calibration),
+            settings.batch_size,
+            settings.channels_last,
+            settings.max_bytes if isinstance(settings, ReconstructedSettings) else MAX_BYTES,
+        )
+        self._consumers = survey(setup.model, setup.structure, max_bytes=self._statistics.max_bytes).consumers
         self._solvers: dict[int, LeastSquares] = {}  # by the identity of the weights they hold
 
-    @property
-    def preparation_macs(self) -> int:
-        """The multiply-adds of the dense model over the calibration items."""
-        return self.setup.dense_macs * self.settings.n_calibration
+    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
+        """Return the job that collects the second moments on the calibration items."""
+        if not self.settings.n_calibration:
+            return None
+        return Prepare(id, "statistics", asdict(self._statistics), parent, self.settings.proxy_seed)
 
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
         if not self.settings.n_calibration:
@@ -51,34 +78,25 @@ class Reconstructed(InheritedWeights):
         return {**inherited.weights, **self._solver(inherited.weights)(kept)}
 
     def _solver(self, weights: Mapping[str, Tensor]) -> LeastSquares:
-        """Return what re-solves ``weights``, with moments collected when they are first asked for."""
-        solver = self._solvers.pop(id(weights), None) or LeastSquares(
-            weights, self._consumers, self._collected(weights), max_bytes=ANSWER_BYTES
-        )
+        """Return what re-solves ``weights``; the latest ones keep what they have solved."""
+        solver = self._solvers.pop(id(weights), None) or self._new_solver(weights)
         self._solvers[id(weights)] = solver
         while len(self._solvers) > N_WEIGHTS:
             del self._solvers[next(iter(self._solvers))]
         return solver
 
-    def _collected(self, weights: Mapping[str, Tensor]) -> dict[str, Moments]:
-        inputs = (batch[0] for batch in self._proxy.calibration)
-        return collect(self._dense(weights), self._consumers, inputs, seed=self.settings.proxy_seed)
-
-    @torch.no_grad()
-    def _dense(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """Return the dense model with ``weights``."""
-        model = copy.deepcopy(self.setup.model).to(self.device).eval()
-        for name, tensor in model_weights(model, self.setup.structure).items():
-            if name in weights:
-                tensor.copy_(weights[name])
-        return model
+    def _new_solver(self, weights: Mapping[str, Tensor]) -> LeastSquares:
+        moments = unpack_moments(weights) or collect_statistics(
+            self.setup, weights, self._statistics, self.settings.proxy_seed, self.device
+        )
+        return LeastSquares(weights, self._consumers, moments, max_bytes=ANSWER_BYTES)
 
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm."""
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
             moments = self._solver(inherited.weights).moments
             polish(
-                self._dense(inherited.weights),
+                dense_model(self.setup, inherited.weights, self.device),
                 model,
                 self.setup.structure,
                 self.setup.kept(genome, inherited),

@@ -53,7 +53,7 @@ EVALUATORS = {
             "reconstructed",
             "inherited weights, cut consumers re-solved by least squares, BatchNorm recalibrated",
             "autoprune.evaluate.reconstructed:Reconstructed",
-            "autoprune.evaluate.evaluator:ProxySettings",
+            "autoprune.evaluate.reconstructed:ReconstructedSettings",
             "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
         ),
         EvaluatorInfo(

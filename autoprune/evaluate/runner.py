@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
+from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
@@ -52,7 +52,7 @@ class Runner:
         """
         unix, started = time.time(), time.monotonic()
         try:
-            outcome = self._evaluate(job) if isinstance(job, Evaluate) else self._recipe(job)(job)
+            outcome = self._evaluate(job) if isinstance(job, Evaluate) else self._prepare(job)
         except Exception as error:  # noqa: BLE001  whatever a user's model, metric or data raises is a result
             outcome = Outcome(job, Status.FAILED, message=_message(error), spent=self._charge(job))
             if torch.cuda.is_available():
@@ -69,7 +69,33 @@ class Runner:
         """
         if isinstance(job, Evaluate):
             return Spending(macs=self._evaluator(job).macs(job.candidate.genome), evaluations=1)
-        return self._recipe(job).estimate(job)
+        spent = self._recipe(job).estimate(job)
+        for evaluator in self._evaluators.values():
+            more = evaluator.preparation(job.parent, job.id)
+            if more is not None and more.recipe != job.recipe:
+                spent = spent + self._recipe(more).estimate(more)
+        return spent
+
+    def complete(self, weight_set: WeightSet, id: int = 0, *, made_by: str = "") -> tuple[WeightSet, Spending]:
+        """Put beside weights what the evaluators need of them; returns also what that cost.
+
+        Args:
+            weight_set: where to start from.
+            id: of the job that made it.
+            made_by: the recipe that made it; it is not run again.
+
+        Raises:
+            UnknownNameError: the recipe that an evaluator asks for was not given.
+            DataError: the recipe cannot do it.
+        """
+        spent = Spending()
+        for evaluator in self._evaluators.values():
+            job = evaluator.preparation(weight_set, id)
+            if job is not None and job.recipe != made_by:
+                outcome = self._recipe(job)(job)
+                weight_set = outcome.weight_set or weight_set
+                spent = spent + outcome.spent
+        return weight_set, spent
 
     def build(self, job: Evaluate) -> nn.Module:
         """Return the independent model that running ``job`` scores.
@@ -90,6 +116,13 @@ class Runner:
         counted = self._costs(np.array([job.candidate.genome], dtype=np.int64))
         costs = {name: int(values[0]) for name, values in counted.items()}
         return Outcome(job, Status.OK, metrics, costs, spent=spent)
+
+    def _prepare(self, job: Prepare) -> Outcome:
+        outcome = self._recipe(job)(job)
+        if outcome.weight_set is None:
+            return outcome
+        weight_set, spent = self.complete(outcome.weight_set, job.id, made_by=job.recipe)
+        return replace(outcome, weight_set=weight_set, spent=outcome.spent + spent)
 
     def _charge(self, job: Job) -> Spending:
         """Return the estimate of a job that failed, or one evaluation where even that cannot be known."""

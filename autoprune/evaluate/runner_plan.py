@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autoprune.core.jobs import WeightSet
 from autoprune.errors import ExecutorError
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
@@ -100,5 +101,7 @@ def make_runner(
         worker: name for the record.
     """
     bench = Workbench(setup, blobs, limits, checkpoints, settings.device, settings.threads)
-    made = {name: make_recipe(name, bench) for name in recipes}
+    nothing = WeightSet("", "")
+    asked = [job.recipe for job in (e.preparation(nothing) for e in evaluators.values()) if job is not None]
+    made = {name: make_recipe(name, bench) for name in (*recipes, *asked)}
     return Runner(evaluators, blobs, setup.costs, recipes=made, worker=worker)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import nn
 
+from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import placed, reproducible
@@ -64,10 +65,9 @@ class ShortTraining:
         trained = training_macs(self._fit, len(self.setup.data.train), macs=own, teacher_macs=teacher)
         return trained + own * self._proxy.n_items
 
-    @property
-    def preparation_macs(self) -> int:
-        """The multiply-adds spent once, before the first evaluation."""
-        return 0
+    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:  # noqa: ARG002  whatever the weights
+        """Return None: the weights are all that is needed."""
+        return None
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
         """Return the metrics of a candidate, after training, on the search-validation items.

@@ -5,10 +5,23 @@ elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.
 2302.04089). All formulas are derived where they stand.
 """
 
-from autoprune.reconstruct.consumers import Consumer, find_consumers
+from autoprune.reconstruct.consumers import MAX_BYTES, Consumer, Survey, find_consumers, survey
 from autoprune.reconstruct.elimination import elimination_scores
 from autoprune.reconstruct.least_squares import LeastSquares
 from autoprune.reconstruct.polish import polish
-from autoprune.reconstruct.statistics import Moments, collect
+from autoprune.reconstruct.statistics import Moments, collect, pack_moments, unpack_moments
 
-__all__ = ["Consumer", "LeastSquares", "Moments", "collect", "elimination_scores", "find_consumers", "polish"]
+__all__ = [
+    "MAX_BYTES",
+    "Consumer",
+    "LeastSquares",
+    "Moments",
+    "Survey",
+    "collect",
+    "elimination_scores",
+    "find_consumers",
+    "pack_moments",
+    "polish",
+    "survey",
+    "unpack_moments",
+]

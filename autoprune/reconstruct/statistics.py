@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,10 @@ from autoprune.surgery.forward import forward
 
 ROWS_PER_BATCH = 4096
 """Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
+
+
+PREFIX = "second moments: "
+"""Of the names of tensors that hold moments; no parameter has a name like that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,28 @@ class Moments:
         if absorbs_constant:
             gram = gram - mean.unsqueeze(2) * mean.unsqueeze(1)
         return cls(gram.float(), mean.float(), absorbs_constant)
+
+
+def pack_moments(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+    """Return the moments as tensors by name, to be kept beside the weights they are of."""
+    packed: dict[str, Tensor] = {}
+    for weight, found in moments.items():
+        packed[f"{PREFIX}gram.{weight}"] = found.gram
+        packed[f"{PREFIX}mean.{weight}"] = found.mean
+        packed[f"{PREFIX}absorbs.{weight}"] = torch.tensor(found.absorbs_constant)
+    return packed
+
+
+def unpack_moments(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """Return the moments among ``tensors``; none when there are none."""
+    grams = f"{PREFIX}gram."
+    return {
+        weight: Moments(
+            tensor, tensors[f"{PREFIX}mean.{weight}"], absorbs_constant=bool(tensors[f"{PREFIX}absorbs.{weight}"])
+        )
+        for name, tensor in tensors.items()
+        if name.startswith(grams) and (weight := name.removeprefix(grams))
+    }
 
 
 class FeatureReader:

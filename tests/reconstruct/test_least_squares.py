@@ -3,97 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.groups import BoolArray, Structure
+from autoprune.core.groups import BoolArray
 from autoprune.criteria.scoring import order, scores
-from autoprune.reconstruct import Consumer, LeastSquares, Moments, collect, elimination_scores, find_consumers, polish
+from autoprune.reconstruct import LeastSquares, collect, elimination_scores, find_consumers, polish
 from autoprune.reconstruct.least_squares import damping, from_features, to_features
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace
 from autoprune.train.recalibrate import recalibrate
-
-
-class Residual(nn.Module):
-    """A residual stream with two consumers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.inner = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Conv2d(8, 5, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (n, 5) class scores."""
-        x = torch.relu(self.stem(x))
-        return self.head(torch.relu(x + self.norm(self.inner(x)))).mean((2, 3))
-
-
-class Concat(nn.Module):
-    """Two producers side by side in one consumer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Conv2d(3, 6, 3, padding=1)
-        self.b = nn.Conv2d(3, 4, 3, padding=1)
-        self.c = nn.Conv2d(10, 5, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (n, 5) class scores."""
-        return self.c(torch.cat([torch.relu(self.a(x)), torch.tanh(self.b(x))], 1)).mean((2, 3))
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "conv": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3, stride=2, padding=1, dilation=2), nn.Flatten(2)
-    ),
-    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 12), nn.ReLU(), nn.Linear(12, 5)),
-    "flatten": lambda: nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24, 5)
-    ),
-    "depthwise": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 5, 1), nn.Flatten(2)
-    ),
-    "grouped": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1)
-    ),
-    "transposed": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 5, 2, stride=2), nn.Flatten(2)
-    ),
-    "batchnorm": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1)
-    ),
-    "residual": Residual,
-    "concat": Concat,
-}
-
-
-def _case(name: str) -> tuple[nn.Module, Structure, list[Tensor], tuple[Consumer, ...], dict[str, Moments]]:
-    torch.manual_seed(0)
-    model = NETWORKS[name]().eval()
-    structure = trace(model, torch.randn(1, 3, 8, 8))
-    batches = [torch.randn(16, 3, 8, 8) + 0.3 for _ in range(4)]
-    consumers = find_consumers(model, structure)
-    return model, structure, batches, consumers, collect(model, consumers, batches)
-
-
-def _kept(structure: Structure, share: float = 0.6, seed: int = 0) -> BoolArray:
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(group.width) for group in structure.groups]
-    return structure.kept_genes(orders, np.maximum(1, (structure.full_widths * share).astype(int)))
+from tests.reconstruct.consumer_kinds import NETWORKS, make_case, random_kept
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_removed_changes_nothing(name: str) -> None:
     """The full genome leaves every weight as it was, bit for bit."""
-    model, structure, _, consumers, moments = _case(name)
+    model, structure, _, consumers, moments = make_case(name)
     everything = np.ones(structure.n_genes, dtype=bool)
     assert LeastSquares(model_weights(model, structure), consumers, moments, max_bytes=0)(everything) == {}
 
@@ -101,8 +31,8 @@ def test_nothing_removed_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_damped_normal_equations_hold(name: str) -> None:
     """The new weights solve ``(G_KK + damping) (V - W_K) = G_KR W_R``, checked by multiplying out, block by block."""
-    model, structure, _, consumers, moments = _case(name)
-    kept = _kept(structure)
+    model, structure, _, consumers, moments = make_case(name)
+    kept = random_kept(structure)
     weights = model_weights(model, structure)
     changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
     assert changed
@@ -127,10 +57,10 @@ def test_damped_normal_equations_hold(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_calibration_error_never_exceeds_that_of_plain_weights(name: str) -> None:
     """On the calibration moments every consumer's output error is at most that of the plain weights."""
-    model, structure, _, consumers, moments = _case(name)
+    model, structure, _, consumers, moments = make_case(name)
     weights = model_weights(model, structure)
     for seed in range(5):
-        kept = _kept(structure, 0.5, seed)
+        kept = random_kept(structure, 0.5, seed)
         changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
         for consumer in consumers:
             taps = 1 if consumer.shared_taps else consumer.taps
@@ -156,33 +86,15 @@ def _error(old: Tensor, new: Tensor, stays: BoolArray, gram: Tensor) -> float:
 @pytest.mark.parametrize("name", ["conv", "linear", "flatten", "concat", "depthwise"])
 def test_outputs_come_closer_to_the_dense_model(name: str) -> None:
     """Where one consumer stands before the output, its mean squared error on the calibration data falls."""
-    model, structure, batches, consumers, moments = _case(name)
+    model, structure, batches, consumers, moments = make_case(name)
     weights = model_weights(model, structure)
-    kept = _kept(structure)
+    kept = random_kept(structure)
     plain = cut(model, structure, kept)
     solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
     with torch.no_grad():
         target = torch.cat([model(x) for x in batches])
         errors = [float((torch.cat([m(x) for x in batches]) - target).square().mean()) for m in (plain, solved)]
     assert errors[1] < errors[0]
-
-
-def test_weights_of_brute_force_least_squares() -> None:
-    """Without damping the linear consumer equals numpy's least squares on the raw activations, constant included."""
-    model, structure, batches, consumers, moments = _case("linear")
-    kept = _kept(structure)
-    weights = model_weights(model, structure)
-    changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
-    with torch.no_grad():
-        hidden = model[:3](torch.cat(batches)).double().numpy()
-        target = model(torch.cat(batches)).double().numpy()
-    design = np.hstack([hidden[:, kept], np.ones((len(hidden), 1))])
-    exact = np.linalg.lstsq(design, target, rcond=None)[0]
-    new_weight = changed["3.weight"][:, torch.from_numpy(kept)].numpy()
-    predicted = hidden[:, kept] @ new_weight.T + changed["3.bias"].numpy()
-    best = np.square(design @ exact - target).sum()
-    ours = np.square(predicted - target).sum()
-    assert best <= ours <= best * 1.05
 
 
 def test_dead_channels_and_rank_deficient_moments_are_handled() -> None:
@@ -205,7 +117,7 @@ def test_dead_channels_and_rank_deficient_moments_are_handled() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_elimination_is_one_permutation_per_group_and_ignores_batch_order(name: str) -> None:
     """Scores are finite and all different, so the order is nested for all widths; batch order does not matter."""
-    model, structure, batches, consumers, moments = _case(name)
+    model, structure, batches, consumers, moments = make_case(name)
     weights = model_weights(model, structure)
     fallback = [np.arange(group.width, dtype=float) for group in structure.groups]
     found = elimination_scores(weights, structure, consumers, moments, fallback)
@@ -218,7 +130,7 @@ def test_elimination_is_one_permutation_per_group_and_ignores_batch_order(name: 
 
 def test_elimination_beats_the_worst_choice_it_could_make() -> None:
     """With one channel to remove, the first to leave is the one whose best repair errs least, by trying them all."""
-    model, structure, _, consumers, moments = _case("linear")
+    model, structure, _, consumers, moments = make_case("linear")
     weights = model_weights(model, structure)
     found = elimination_scores(weights, structure, consumers, moments, [np.zeros(12)])[0]
     (consumer,) = consumers
@@ -236,7 +148,7 @@ def test_elimination_beats_the_worst_choice_it_could_make() -> None:
 
 def test_obs_is_a_criterion() -> None:
     """The registry's criterion gives the elimination's order from batches of inputs and targets."""
-    model, structure, batches, consumers, moments = _case("conv")
+    model, structure, batches, consumers, moments = make_case("conv")
     labelled = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in batches]
     by_name = order(scores("obs", model, structure, batches=labelled))
     direct = order(elimination_scores(model_weights(model, structure), structure, consumers, moments, [np.zeros(8)]))
@@ -247,7 +159,7 @@ def test_obs_is_a_criterion() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_features_turn_back_into_the_weight(name: str) -> None:
     """`from_features` undoes `to_features` for every kind of consumer."""
-    model, structure, _, consumers, _ = _case(name)
+    model, structure, _, consumers, _ = make_case(name)
     weights = model_weights(model, structure)
     for consumer in consumers:
         weight = weights[consumer.weight]
@@ -262,8 +174,8 @@ def test_polish_never_moves_the_output_away_from_the_dense_model(name: str) -> N
 
     Exact where a single consumer stands before the output; deeper networks are allowed rounding.
     """
-    model, structure, batches, consumers, moments = _case(name)
-    kept = _kept(structure)
+    model, structure, batches, consumers, moments = make_case(name)
+    kept = random_kept(structure)
     weights = model_weights(model, structure)
     solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
     polished = copy.deepcopy(solved)
@@ -279,7 +191,7 @@ def test_polish_never_moves_the_output_away_from_the_dense_model(name: str) -> N
 
 def test_polish_of_the_whole_model_changes_nothing() -> None:
     """With nothing removed the cut model already computes what the dense one does."""
-    model, structure, batches, consumers, moments = _case("linear")
+    model, structure, batches, consumers, moments = make_case("linear")
     everything = np.ones(structure.n_genes, dtype=bool)
     same = cut(model, structure, everything)
     polish(model, same, structure, everything, consumers, batches, list(moments))
