@@ -96,7 +96,7 @@ def test_a_preparation_goes_on_where_its_dead_worker_was(
     assert outcome.identity() == undisturbed
     by_process = [len(list(group)) for _, group in itertools.groupby(saves(bench.folder))]
     assert len(by_process) == 2
-    assert sum(by_process) == n_saves
+    assert n_saves - 1 <= sum(by_process) <= n_saves  # a save may have been its last deed, before it took note
     assert caplog.text.count(f"jobs to run again: [{round_}]") == 1
 
 
@@ -112,7 +112,7 @@ def test_checkpoints_are_the_drivers(bench: Bench) -> None:
     assert "its worker died 1 times" in outcome.message
     runner = bench.plan(bench.blobs, partial(checkpoint, bench.folder / "checkpoints"))
     assert runner(bench.job(seed)).identity() == undisturbed
-    assert n_saves <= len(saves(bench.folder)) <= n_saves + 1
+    assert abs(len(saves(bench.folder)) - n_saves) <= 1
 
 
 def test_preparations_reserve_what_they_need() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.report import _plotly
 from autoprune.report.figures.layout import Figure
+from autoprune.report.page.finetuned import finetuned
 from autoprune.report.page.overview import overview
 from autoprune.report.page.pictures import Pictures
 from autoprune.report.page.points_table import points
@@ -35,6 +36,7 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         pictures.parallel(),
         pictures.latency(),
         points(summary),
+        finetuned(summary),
         settings(summary),
         history(summary),
         closing(summary, files),
