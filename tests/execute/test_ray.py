@@ -182,12 +182,12 @@ RUNNERS: dict[str, Callable[[Path], ToyRunner]] = {
 
 
 @pytest.mark.parametrize("make_runner", RUNNERS.values(), ids=RUNNERS)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_ledger_is_the_same(tmp_path: Path, make_runner: Callable[[Path], ToyRunner], workers: int) -> None:
-    """In this process, on one worker and on two: the same jobs, outcomes and decisions."""
+    """In this process, on one worker, on two and on four: the same jobs, outcomes and decisions."""
     runner = make_runner(tmp_path)
     here = searched(tmp_path / "here", InProcessExecutor(runner), runner)
-    assert searched(tmp_path / "there", make_pool(Given(runner), workers=workers), runner) == here
+    assert searched(tmp_path / "there", make_pool(Given(runner), workers=workers, cpus_per_worker=0.5), runner) == here
 
 
 @pytest.mark.parametrize("round_", ROUNDS)
