@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from autoprune.core.explanation import LayerExplanation
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Candidate, Evaluate, Status, WeightSet
 from autoprune.core.protocols import Costs, JobRunner
 from autoprune.core.space import SearchSpace
+from autoprune.reconstruct import MAX_BYTES, survey
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,26 @@ class Pilot:
 
 
 @dataclass(frozen=True)
+class ConsumerPlan:
+    """How a weight that reads prunable channels is re-solved by the evaluator ``reconstructed``.
+
+    Attributes:
+        weight: its name.
+        statistics: ``"full"``: second moments of every pair of inputs; ``"channels"``: of channels, mixed alike for all
+            kernel taps; ``"none"``: the weight stays plain.
+        features: rows of the second moments.
+        bytes: their size.
+        reason: why they are not full, "" where they are.
+    """
+
+    weight: str
+    statistics: str
+    features: int
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The preflight of a search.
 
@@ -57,6 +79,7 @@ class Plan:
         log10_size: decimal logarithm of the number of genomes.
         shares: by ``"macs"`` and ``"params"``, the share in 0..1 that lies in layers which a variable drives.
         reach: by cost name, what it can become.
+        consumers: what closed-form reconstruction would do; empty when it was not asked for.
     """
 
     layers: tuple[LayerExplanation, ...]
@@ -64,6 +87,7 @@ class Plan:
     log10_size: float
     shares: Mapping[str, float]
     reach: Mapping[str, Reach]
+    consumers: tuple[ConsumerPlan, ...] = ()
 
     @property
     def pinned(self) -> tuple[LayerExplanation, ...]:
@@ -87,6 +111,28 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
         shares=_prunable_shares(space.structure, space.variable_of >= 0),
         reach={name: Reach(int(low), int(dense), limits.get(name)) for name, (low, dense) in counted.items()},
     )
+
+
+def plan_reconstruction(model: nn.Module, structure: Structure, max_bytes: int = MAX_BYTES) -> tuple[ConsumerPlan, ...]:
+    """Say for every weight that reads prunable channels which second moments the evaluator would collect.
+
+    Args:
+        model: the dense model.
+        structure: what the trace found.
+        max_bytes: memory for all second moments together.
+    """
+    found = survey(model, structure, max_bytes=max_bytes)
+    solved = [
+        ConsumerPlan(
+            consumer.weight,
+            "channels" if consumer.shared_taps else "full",
+            consumer.features,
+            consumer.bytes,
+            consumer.why,
+        )
+        for consumer in found.consumers
+    ]
+    return (*solved, *(ConsumerPlan(weight, "none", 0, 0, reason) for weight, reason in found.left_out.items()))
 
 
 def run_pilot(space: SearchSpace, runner: JobRunner, weight_set: WeightSet) -> Pilot | str:

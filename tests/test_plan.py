@@ -8,7 +8,7 @@ from torch import nn
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_macs, count_params
 from autoprune.cost.model import CostModel
-from autoprune.plan import Pilot, Plan, make_plan
+from autoprune.plan import Pilot, Plan, make_plan, plan_reconstruction
 from autoprune.trace import trace
 
 
@@ -72,3 +72,18 @@ def test_locked_layers_are_among_the_pinned() -> None:
 def test_the_estimate_lies_between_the_two_pilots() -> None:
     """Candidates are spread over cost: their mean time is between the largest and the smallest."""
     assert Pilot(dense_seconds=2.0, smallest_seconds=1.0).seconds(100) == 150.0
+
+
+def test_reconstruction_says_what_it_would_collect() -> None:
+    """Full second moments where they fit, channels where only those do, plain weights otherwise, with the reason."""
+    model = HardSize()
+    structure = trace(model.eval(), torch.zeros(1, 3, 6, 6))
+    wide = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.Flatten(), nn.Linear(16, 2)).eval()
+    wide_structure = trace(wide, torch.zeros(1, 3, 6, 6))
+    (head,) = plan_reconstruction(model, structure)
+    assert (head.weight, head.statistics, head.features, head.bytes, head.reason) == ("head.weight", "full", 8, 288, "")
+    for limit, expected in ((10**6, "full"), (5000, "channels"), (100, "none")):
+        found = {consumer.weight: consumer for consumer in plan_reconstruction(wide, wide_structure, limit)}
+        assert found["2.weight"].statistics == expected
+        assert sum(consumer.bytes for consumer in found.values()) <= limit
+        assert bool(found["2.weight"].reason) is (expected != "full")

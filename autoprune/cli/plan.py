@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,8 +21,10 @@ from autoprune.cli.options import (
 from autoprune.cli.progress import working
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoprune.config import ProblemFile
-    from autoprune.plan import Pilot, Plan
+    from autoprune.plan import ConsumerPlan, Pilot, Plan
 
 
 def plan(
@@ -37,12 +39,15 @@ def plan(
 ) -> None:
     """Show what could be pruned, how far, what is pinned and why, and how long a search would take."""
     from autoprune.config.building import build_model, build_space
-    from autoprune.plan import make_plan
+    from autoprune.plan import make_plan, plan_reconstruction
 
     file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed)
     with working(f"tracing {file.name}"):
-        space, costs, limits = build_space(file, build_model(file, with_weights=False))
+        model = build_model(file, with_weights=False)
+        space, costs, limits = build_space(file, model)
     found = make_plan(space, costs, limits)
+    if file.tables.evaluator.name == "reconstructed":
+        found = replace(found, consumers=plan_reconstruction(model, space.structure))
     with working("timing a pilot"):
         timed = _pilot(file) if pilot else "not asked for"
     if as_json:
@@ -105,12 +110,25 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
         print_table(("layer", ">channels", "widths", "what stays and why", "source"), cells)
     else:
         print_line("every layer can be pruned")
+    if found.consumers:
+        _print_consumers(found.consumers, everything=layers)
     if isinstance(timed, str):
         print_line(f"no estimate of time: {escape(timed)}")
         return
     pace = f"{timed.smallest_seconds:.2f} to {timed.dense_seconds:.2f} s per evaluation"
     seconds, evaluations = _estimate(file, timed), file.tables.search.budget.evaluations
     print_line(pace if seconds is None else f"{pace}; about {duration(seconds)} for {evaluations} in one process")
+
+
+def _print_consumers(consumers: Sequence[ConsumerPlan], *, everything: bool) -> None:
+    from autoprune.report.units import amount
+
+    total = amount("peak_bytes", sum(consumer.bytes for consumer in consumers))
+    print_line(f"reconstruction: second moments of the inputs of {len(consumers)} weights, {total}")
+    shown = [consumer for consumer in consumers if everything or consumer.statistics != "full"]
+    if shown:
+        cells = [(c.weight, c.statistics, c.features, amount("peak_bytes", c.bytes), c.reason) for c in shown]
+        print_table(("weight", "second moments", ">features", ">size", "why not full"), cells)
 
 
 def _estimate(file: ProblemFile, timed: Pilot) -> float | None:

@@ -36,6 +36,12 @@ class RecipeInfo:
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
+        "clusters",
+        "widths and orders by clustering channels that do the same; nothing is trained",
+        "autoprune.prepare.clusters:ClusterRecipe",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+    ),
+    RecipeInfo(
         "dais",
         "channel indicators that anneal from soft to hard under a budget, with the weights",
         "autoprune.prepare.dais:DaisRecipe",

@@ -48,6 +48,13 @@ class Consumer:
         return int(self.axis.genes.size) * (1 if self.shared_taps else self.taps)
 
     @property
+    def why(self) -> str:
+        """Why taps are shared, "" where they are not."""
+        if not self.shared_taps:
+            return ""
+        return "its taps act on places of their own" if self.axis.dim == 0 else "too large tap by tap"
+
+    @property
     def bytes(self) -> int:
         """Size of the second moments of all blocks."""
         return 4 * self.blocks * self.features * (self.features + 1)

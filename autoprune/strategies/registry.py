@@ -79,6 +79,19 @@ _GUAN_2023 = (
 _NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
     StrategyInfo(
+        "acp",
+        "a particle swarm around clusters of channels that do the same",
+        "autoprune.strategies.acp:AcpStrategy",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+        recipes=("clusters",),
+    ),
+    StrategyInfo(
+        "acp:unclustered",
+        "the swarm of acp from random widths, on inherited weights",
+        "autoprune.strategies.acp:AcpUnclusteredStrategy",
+        twin_of="acp",
+    ),
+    StrategyInfo(
         "uniform",
         "one keep ratio for all layers, ever finer over the cost range",
         "autoprune.strategies.uniform:UniformStrategy",

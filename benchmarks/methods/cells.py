@@ -43,6 +43,6 @@ class Cells:
         """Return the row of ``cell``, None if it was never measured."""
         return self._found.get(cell)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return all rows, in the order of their measurement."""
-        return list(self._found.values())
+    def items(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return all cells with their rows, in the order of their measurement."""
+        return list(self._found.items())

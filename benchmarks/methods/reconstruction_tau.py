@@ -107,7 +107,7 @@ def _fronts(arguments: argparse.Namespace) -> list[tuple[int, ...]]:
 
 def show_tau(cells: Cells) -> None:
     """Print tau per kind of structures and reading, with bootstrap intervals."""
-    rows = [row for row in cells.rows() if "tuned" in row]
+    rows = [row for _, row in cells.items() if "tuned" in row]
     for kind in ("mixed", "similar", "front", "all"):
         chosen = [row for row in rows if kind in (row["kind"], "all")]
         if len(chosen) < MIN_STRUCTURES:

@@ -21,7 +21,7 @@ LAYERS = (
     ("errors",),
     ("core",),
     ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
-    ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
+    ("clustering", "trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),

@@ -78,16 +78,17 @@ def test_a_pruningnet_sees_one_structure_of_any_cost_per_step() -> None:
     assert np.histogram(macs, bins=4, range=(low, high))[0].min() > 40
 
 
-def test_a_supernet_sees_a_sandwich() -> None:
+def test_a_sandwich_lies_between_the_largest_and_the_smallest() -> None:
     """The largest structure within the limits, the smallest, and the random ones asked for, in every step."""
     bench, _ = digits_bench()
-    space = bench.setup.space
-    for limits, largest in ((bench.limits, None), ({}, space.full_genome)):
-        genomes = SupernetRecipe(replace(bench, limits=limits)).structures(SupernetSettings(n_random=3), 20)
+    space, costs = bench.setup.space, bench.setup.costs
+    for limits in (bench.limits, {}):
+        recipe = SupernetRecipe(replace(bench, limits=limits))
+        genomes = recipe.structures(SupernetSettings(n_random=3, sandwich=True), 20)
         assert genomes.shape == (20, 5, 2)
-        first = space.repair(space.full_genome[None, :], bench.setup.costs, limits)[0] if largest is None else largest
-        assert (genomes[:, 0] == first).all()
+        assert (genomes[:, 0] == space.repair(space.full_genome[None, :], costs, limits)).all()
         assert (genomes[:, 1] == space.min_genome).all()
+        assert recipe.structures(SupernetSettings(n_random=3), 20).shape == (20, 3, 2)
 
 
 def test_only_what_a_crop_uses_is_trained() -> None:
@@ -126,16 +127,27 @@ def test_training_starts_at_the_parent(kind: Any, settings: Any) -> None:
         assert evaluator.evaluate(genome, found)["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
-def test_the_dense_model_teaches_at_its_price() -> None:
+@pytest.mark.parametrize(("kind", "settings"), BOTH)
+def test_the_dense_model_teaches_at_its_price(kind: Any, settings: Any) -> None:
     """Learning from its answers is another training, and costs its forward passes."""
     bench, parent = digits_bench()
-    recipe = PruningNetRecipe(bench)
-    taught = {**FEW, "distillation": 0.5}
-    alone, together = (made(recipe, "any", settings, parent) for settings in (FEW, taught))
-    assert not torch.equal(alone.weights["conv1.weight"], together.weights["conv1.weight"])
-    costs = [recipe.estimate_macs(PruningNetSettings(**settings)) for settings in (FEW, taught)]
-    n_steps = PruningNetSettings(**FEW).n_steps(len(bench.setup.data.train))
+    recipe = kind(bench)
+    labels = {**FEW, "distillation": 0.0}
+    alone, taught = (made(recipe, "any", chosen, parent) for chosen in (labels, FEW))
+    assert not torch.equal(alone.weights["conv1.weight"], taught.weights["conv1.weight"])
+    costs = [recipe.estimate_macs(settings(**chosen)) for chosen in (labels, FEW)]
+    n_steps = settings(**FEW).n_steps(len(bench.setup.data.train))
     assert costs[1] - costs[0] == n_steps * 130 * bench.setup.dense_macs
+
+
+def test_a_sandwich_teaches_itself() -> None:
+    """Its largest structure gives the answers: they cost nothing beside it, and they matter."""
+    bench, parent = digits_bench()
+    recipe = SupernetRecipe(bench)
+    labels, taught = ({**FEW, "sandwich": True, "distillation": share} for share in (0.0, 1.0))
+    weights = [made(recipe, "any", chosen, parent).weights["conv1.weight"] for chosen in (labels, taught)]
+    assert not torch.equal(*weights)
+    assert recipe.estimate_macs(SupernetSettings(**labels)) == recipe.estimate_macs(SupernetSettings(**taught))
 
 
 class Boxes(nn.Module):
@@ -151,7 +163,7 @@ class Boxes(nn.Module):
 
 
 def test_other_outputs_learn_without_distillation() -> None:
-    """In-place distillation needs logits: a model of other outputs is told so, and trains when it is turned off."""
+    """Distillation needs logits: a model of other outputs is told so, and trains when it is turned off."""
     setup = setup_of(Boxes())
     task = TorchMetrics(lambda outputs, _: outputs["boxes"].square().mean(), {"mean": MeanMetric()})
     blobs = MemoryBlobs()
@@ -159,6 +171,8 @@ def test_other_outputs_learn_without_distillation() -> None:
     parent = stored(setup, blobs)
     with pytest.raises(InvalidArgumentError, match="train models of other outputs without"):
         made(recipe, "any", FEW, parent)
+    with pytest.raises(InvalidArgumentError, match="train models of other outputs without"):
+        made(recipe, "any", {**FEW, "sandwich": True}, parent)
     assert made(recipe, "any", {**FEW, "distillation": 0.0}, parent)
 
 
@@ -172,7 +186,7 @@ def test_models_without_batch_norm_are_trained_as_they_are() -> None:
     evaluator = Generated(setup)
     before = evaluator.evaluate((1, 1), inherited)["loss"]
     for recipe in (PruningNetRecipe, SupernetRecipe):
-        settings = {"epochs": 6.0, "batch_size": 32, "learning_rate": 0.1}
+        settings = {"epochs": 4.0, "batch_size": 32, "learning_rate": 0.1, "distillation": 0.0}
         found = made(recipe(Workbench(setup, blobs)), "any", settings, parent)
         assert evaluator.evaluate((1, 1), found)["loss"] < 0.8 * before
 
@@ -188,7 +202,9 @@ def test_settings_out_of_range_are_refused() -> None:
         (SupernetSettings, {"batch_size": 0}),
         (SupernetSettings, {"n_random": -1}),
         (PruningNetSettings, {"rank": 0}),
-        (PruningNetSettings, {"distillation": 2.0}),
+        (SupernetSettings, {"n_random": 0}),
     ):
         with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
             kind(**wrong)
+    with pytest.raises(InvalidArgumentError, match="expected a weight"):
+        PruningNetSettings(distillation=2.0)

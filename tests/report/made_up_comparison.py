@@ -37,7 +37,7 @@ def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points:
 
 
 def make_comparison(
-    strategies: Sequence[str] = STRATEGIES, n_seeds: int = 3, n: int = 60, **changes: Any
+    strategies: Sequence[str] = STRATEGIES, n_seeds: int = 3, n: int = 60, budget: Budget | None = None, **changes: Any
 ) -> ComparisonSummary:
     """A comparison with every part: several seeds, a finite baseline, a refusal, a short fine-tune.
 
@@ -45,6 +45,7 @@ def make_comparison(
         strategies: registered names.
         n_seeds: of every strategy that depends on one.
         n: evaluations of a run.
+        budget: of every run; a little more than was spent by default.
         changes: of what the runs say about themselves.
     """
     trials: dict[Entry, Trial] = {}
@@ -65,7 +66,7 @@ def make_comparison(
         trials,
         make_meta(**({"limits": {}} | changes)),
         folder="runs/compare",
-        budget=Budget(macs=max(found.spent.macs for found in trials.values()) * 1.02),
+        budget=budget or Budget(macs=max(found.spent.macs for found in trials.values()) * 1.02),
         seeds=range(n_seeds),
         shares=SHARES,
         refusals=[Refusal("optuna:gp", 0, reason)],

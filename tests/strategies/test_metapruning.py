@@ -12,21 +12,29 @@ from autoprune.core.jobs import Evaluate, Job, Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
 from autoprune.strategies._evolution import cross, crowding, mutate, select
-from autoprune.strategies.metapruning import EvolutionSettings, MetaPruningSettings, MetaPruningStrategy
+from autoprune.strategies.metapruning import (
+    EvolutionSettings,
+    MetaPruningInheritedStrategy,
+    MetaPruningSettings,
+    MetaPruningStrategy,
+)
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
 EPOCH = 1000
 """Multiply-adds of an epoch of preparation, in these tests."""
 
+EVALUATION = 10
+"""Multiply-adds of an evaluation, in these tests."""
 
-def priced_setup(macs: int | None) -> SearchSetup:
+
+def priced_setup(macs: int | None, *, evaluations: int | None = 40) -> SearchSetup:
     """Return a toy setup in which a preparation costs `EPOCH` an epoch."""
 
     def estimate(job: Job) -> Spending:
-        return Spending(macs=int(EPOCH * job.settings["epochs"]) if isinstance(job, Prepare) else 1)
+        return Spending(macs=int(EPOCH * job.settings["epochs"]) if isinstance(job, Prepare) else EVALUATION)
 
-    return replace(toy_setup(evaluations=40), macs=macs, estimate=estimate)
+    return replace(toy_setup(evaluations=evaluations), macs=macs, estimate=estimate)
 
 
 def test_a_tenth_of_the_genes_mutates() -> None:
@@ -106,6 +114,16 @@ def test_the_preparation_takes_its_share() -> None:
         (job,) = MetaPruningStrategy(priced_setup(macs)).ask(1)
         assert isinstance(job, Prepare)
         assert job.settings["epochs"] == pytest.approx(epochs, rel=0.01)
+
+
+def test_a_budget_in_multiply_adds_lasts_for_a_dozen_generations() -> None:
+    """Generations are sized by how many candidates the multiply-adds pay for, beside the preparation."""
+    n_paid = 240
+    setup = priced_setup(n_paid * EVALUATION, evaluations=None)
+    assert MetaPruningInheritedStrategy(setup).window == n_paid // 12
+    setup = priced_setup(round(n_paid * EVALUATION / (1 - MetaPruningSettings().share)), evaluations=None)
+    assert MetaPruningStrategy(setup).window == n_paid // 12
+    assert MetaPruningStrategy(priced_setup(None, evaluations=None)).window == 32
 
 
 def test_a_budget_too_small_to_prepare_is_refused() -> None:
