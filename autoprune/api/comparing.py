@@ -123,6 +123,10 @@ def compare(
         dense = tuple(problem.space.full_genome.tolist())
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.macs(dense))
     _check(problem, budget, shares, executor)
+    for key in settings or {}:
+        if key not in taking_part:
+            msg = f"{key!r} has settings but takes no part in the comparison; it compares {', '.join(taking_part)}"
+            raise InvalidArgumentError(msg)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     tell = progress or _ignore
     make_run = ComparedRuns(problem, budget, settings or {}, executor, folder)

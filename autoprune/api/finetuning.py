@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import spearmanr
 from torch import nn
 
 from autoprune import artifact
@@ -19,10 +18,12 @@ from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.execute.ray_settings import RaySettings
-from autoprune.finetuning._tune import train_on_ray
+from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
 from autoprune.finetuning.training import PointTraining
 from autoprune.pareto.front import Front
+from autoprune.pareto.rank_correlation import kendall
+from autoprune.report.finetuned import RECORD
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
@@ -30,12 +31,6 @@ from autoprune.train.settings import FitSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RECORD = "finetune"
-"""Kind of the records in the run's store, one per point and role: ``{"key", "point", "role", "metrics", ...}``."""
-
-MIN_CORRELATED = 3
-"""Points from which on a rank correlation says anything at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +119,13 @@ class Tuned:
         return next(point for point in self.points if point.id == outcome.job.id)
 
     def rank_correlation(self, metric: str = "accuracy") -> float | None:
-        """Return Spearman's correlation of a metric before and after training: how far the search could be trusted.
+        """Return Kendall's correlation of a metric before and after training: how far the search could be trusted.
 
         None for fewer than three points, or where all are equal.
         """
         before = [point.point.metrics[metric] for point in self.points]
         after = [point.metrics[metric] for point in self.points]
-        if len(self.points) < MIN_CORRELATED or len(set(before)) == 1 or len(set(after)) == 1:
-            return None
-        return float(spearmanr(before, after).statistic)
+        return kendall(before, after)
 
     def table(self) -> pd.DataFrame:
         """Return a data frame, one row per point: metrics before and after training and on test items, costs."""
@@ -165,6 +158,7 @@ def finetune(
     seed: int = 0,
     test: bool = True,
     progress: Callable[[int, Progress], None] | None = None,
+    loggers: Sequence[Any] = (),
 ) -> Tuned:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
 
@@ -182,15 +176,19 @@ def finetune(
             side by side on Ray Tune.
         seed: of order, transforms and dropout.
         test: whether test items are looked at, where there are some.
-        progress: called with a point's id and how far its training is.
+        progress: called with a point's id and how far its training is; not on Ray.
+        loggers: on Ray, who records every training as it goes: ``"tensorboard"``, ``"mlflow"``, or any callback of Ray
+            Tune's. The named ones write into the run's folder ``finetune/``; MLflow elsewhere where
+            ``MLFLOW_TRACKING_URI`` says so.
 
     Raises:
-        InvalidArgumentError: the run was opened without its problem, or has no such points.
-        UnknownNameError: there is no such executor.
+        InvalidArgumentError: the run was opened without its problem, or has no such points; loggers without Ray.
+        UnknownNameError: there is no such executor or logger.
         StoreError: another process drives the run.
     """
     if executor not in (None, "in-process", "ray") and not isinstance(executor, RaySettings):
         raise unknown_name("executor", str(executor), ("in-process", "ray"))
+    _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
     problem = run.needs_problem("train")
     chosen = run.choose(points) if isinstance(points, int) else list(points)
     if not chosen:
@@ -220,7 +218,8 @@ def finetune(
         if executor in (None, "in-process"):
             results = train_here(jobs, folder, progress)
         else:
-            results = train_on_ray(jobs, folder, executor if isinstance(executor, RaySettings) else RaySettings())
+            hands = executor if isinstance(executor, RaySettings) else RaySettings()
+            results = train_on_ray(jobs, folder, hands, loggers)
         by_id = {point.id: point for point in chosen}
         for trained in results:
             point = by_id[trained.point]
@@ -242,6 +241,15 @@ def finetune(
                 for point in chosen
             ],
         )
+
+
+def _check_loggers(loggers: Sequence[Any], *, on_ray: bool) -> None:
+    if loggers and not on_ray:
+        msg = "loggers are Ray Tune's: expected executor='ray' or RaySettings with them"
+        raise InvalidArgumentError(msg)
+    for name in loggers:
+        if isinstance(name, str) and name not in LOGGERS:
+            raise unknown_name("logger", name, LOGGERS)
 
 
 def _key(variants: Sequence[FitSettings], seed: int) -> str:

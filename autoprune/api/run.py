@@ -84,7 +84,7 @@ class Run:
     @property
     def dense(self) -> dict[str, float]:
         """The dense model's figures by name: costs, and metrics on the search-validation items."""
-        return {**self.meta.dense.metrics.get(self.meta.fidelity, {}), **self.meta.dense.costs}
+        return {**self.meta.dense.metrics.get(self.meta.role_of(self.meta.fidelity), {}), **self.meta.dense.costs}
 
     @property
     def front(self) -> RunFront:

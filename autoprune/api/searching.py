@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
 from autoprune.pareto.reference import ReferenceBox
+from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.meta import Dense, RunMeta
+from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
 from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy
 from autoprune.train.checkpoint import Checkpoint
@@ -93,11 +95,12 @@ def search(
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
+        checkpoints = partial(_checkpoint, folder / CHECKPOINTS)
         runner = problem.runner(
             run.weights,
             fidelity=info.fidelity,
             recipes=info.recipes,
-            checkpoints=lambda key: Checkpoint(folder / CHECKPOINTS / f"{key}.safetensors"),
+            checkpoints=checkpoints,
             worker=platform.node(),
         )
         setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
@@ -105,7 +108,7 @@ def search(
         first = make_strategy(strategy, setup, settings)
         with (
             closing(_open_cache(problem, cache, folder)) as evaluations,
-            closing(_make_executor(executor, runner, problem, run, info)) as hands,
+            closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
         ):
             run_search(
                 lambda: make_strategy(strategy, setup, settings),
@@ -187,7 +190,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
         limits=problem.limits,
         budget=budget,
         space=problem.space.to_json(),
-        dense=Dense(problem.dense_costs, {fidelity: problem.dense_metrics}),
+        dense=Dense(problem.dense_costs, {Role.PROXY.value: problem.dense_metrics}),
         fidelity=fidelity,
         reference=problem.reference,
         images=images,
@@ -233,8 +236,17 @@ def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> Eva
     )
 
 
+def _checkpoint(folder: Path, key: str) -> Checkpoint:
+    return Checkpoint(folder / f"{key}.safetensors")
+
+
 def _make_executor(
-    executor: str | RaySettings | Executor | None, runner: Runner, problem: Problem, run: RunStore, info: StrategyInfo
+    executor: str | RaySettings | Executor | None,
+    runner: Runner,
+    problem: Problem,
+    run: RunStore,
+    info: StrategyInfo,
+    checkpoints: Checkpoints,
 ) -> Executor:
     if executor is None or executor == "in-process":
         return InProcessExecutor(runner)
@@ -247,7 +259,7 @@ def _make_executor(
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
     plan = problem.runner_plan(fidelity=info.fidelity, recipes=info.recipes)
-    return start_ray_pool(plan, run.weights, executor)
+    return start_ray_pool(plan, run.weights, executor, checkpoints if info.recipes else None)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

@@ -24,6 +24,9 @@ def finetune(
         ),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
+    log: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Record trainings on Ray: tensorboard, mlflow. Repeatable.")
+    ] = None,
     problem: RunProblemOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +39,7 @@ def finetune(
     with working("preparing the problem", quiet=as_json):
         opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
     with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
-        tuned = ap.finetune(opened, points, epochs, executor=hands, seed=seed)
+        tuned = ap.finetune(opened, points, epochs, executor=hands, seed=seed, loggers=log or [])
     if as_json:
         print_json(
             [

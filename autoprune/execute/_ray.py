@@ -6,56 +6,46 @@ store once and are mapped from there; nothing ever writes to them.
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import math
-import os
-import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status
-from autoprune.core.protocols import JobRunner
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
+from autoprune.execute._ray_checkpoints import Archive
 from autoprune.execute._ray_cluster import Cluster
-from autoprune.execute.attempt import attempt
-from autoprune.execute.pool import Done, Lost, News, PoolSettings, Ready, WorkerPool
+from autoprune.execute._ray_worker import MakeRunner, Worker
+from autoprune.execute.crew import Done, Lost, News, Ready
+from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.staff import PoolSettings
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
-class Blobs(Protocol):
-    """Bytes by their SHA-256, to read and to add to."""
-
-    def get(self, name: str, /) -> bytes | None:
-        """Return the bytes called ``name``."""
-        ...
-
-    def put(self, data: bytes, /) -> str:
-        """Keep ``data`` and return its SHA-256."""
-        ...
+if TYPE_CHECKING:
+    from autoprune.prepare.recipe import Checkpoints
+    from autoprune.weight_sets import Blobs
 
 
-MakeRunner = Callable[[Blobs], JobRunner]
-
-
-def start_ray_pool(make_runner: MakeRunner, blobs: Blobs, settings: RaySettings | None = None) -> WorkerPool:
+def start_ray_pool(
+    make_runner: MakeRunner,
+    blobs: Blobs,
+    settings: RaySettings | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> WorkerPool:
     """Start or join a cluster and return an executor on it.
 
     Args:
-        make_runner: called once in every worker with the blobs it sees there.
+        make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights; what a worker makes is kept there.
         settings: which cluster, how many workers.
+        checkpoints: where trainings are saved, on the driver's machine; None where nothing is.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -64,7 +54,7 @@ def start_ray_pool(make_runner: MakeRunner, blobs: Blobs, settings: RaySettings 
     settings = settings or RaySettings()
     cluster = Cluster(settings)
     try:
-        crew = RayCrew(make_runner, blobs, settings, cluster)
+        crew = RayCrew(make_runner, blobs, settings, cluster, checkpoints)
         room = crew.places()
         wanted = room if settings.workers is None else settings.workers
         if room < wanted or room < 1:
@@ -83,6 +73,7 @@ def start_ray_pool(make_runner: MakeRunner, blobs: Blobs, settings: RaySettings 
                 prepare_deadline=settings.prepare_deadline,
                 max_deaths=settings.max_deaths,
                 patience=settings.patience,
+                preparers=settings.preparation_resources is not None,
             ),
         )
     except BaseException:
@@ -91,16 +82,24 @@ def start_ray_pool(make_runner: MakeRunner, blobs: Blobs, settings: RaySettings 
 
 
 class RayCrew:
-    """Actors on a cluster; implements `autoprune.execute.pool.Crew`.
+    """Actors on a cluster; implements `autoprune.execute.crew.Crew`.
 
     Args:
-        make_runner: called once in every worker with the blobs it sees there.
+        make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights.
         settings: what a worker reserves.
         cluster: is closed with the crew.
+        checkpoints: where trainings are saved, on this machine; None where nothing is.
     """
 
-    def __init__(self, make_runner: MakeRunner, blobs: Blobs, settings: RaySettings, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        make_runner: MakeRunner,
+        blobs: Blobs,
+        settings: RaySettings,
+        cluster: Cluster,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         import ray
 
         self._ray = ray
@@ -110,22 +109,27 @@ class RayCrew:
         self._shipped: dict[str, Any] = {}  # by the name of a blob: where it is in the object store
         with flat_tensors(), loose_modules():
             self._make_runner = ray.put(make_runner)
-        resources = settings.resources
-        self._actor = ray.remote(_Worker).options(
-            num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_restarts=0, max_task_retries=0
-        )
+        self._archive = None if checkpoints is None else Archive(checkpoints)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, tuple[Job, ...]]] = {}  # by reference, oldest first; no jobs: being started
         self._n_hired = 0
-        self._places = (-math.inf, 0)
+        self._known_nodes: tuple[float, list[Mapping[str, Any]]] = (-math.inf, [])
 
-    def places(self) -> int:
-        """Return how many workers the nodes have room for when nothing else runs on them."""
-        asked, found = self._places
-        if time.monotonic() - asked > 1.0:
-            found = sum(_room(node["Resources"], self._settings.resources) for node in self._nodes())
-            self._places = (time.monotonic(), found)
-        return found
+    def places(self, preparing: int = 0) -> int:
+        """Return how many workers the nodes have room for beside so many that prepare, when nothing else runs."""
+        left = [dict(node["Resources"]) for node in self._nodes()]
+        worker, preparer = self._settings.resources, self._settings.preparation_resources
+        if preparer is not None:
+            for node in left:
+                taken = min(preparing, _room(node, preparer))
+                preparing -= taken
+                node.update({name: node[name] - taken * amount for name, amount in preparer.items()})
+        return sum(_room(node, worker) for node in left)
+
+    def preparation_places(self) -> int:
+        """Return how many workers that prepare the nodes have room for when nothing else runs."""
+        resources = self._settings.preparation_resources or self._settings.resources
+        return sum(_room(node["Resources"], resources) for node in self._nodes())
 
     def describe(self) -> str:
         """Name the resources of every node."""
@@ -140,10 +144,15 @@ class RayCrew:
             if isinstance(where, self._ray.ObjectRef)
         }
 
-    def hire(self) -> int:
+    def hire(self, *, prepares: bool = False) -> int:
         """Begin to start an actor."""
         self._n_hired += 1
-        actor = self._actor.remote(self._make_runner, self._settings.max_memory)
+        resources = (self._settings.preparation_resources if prepares else None) or self._settings.resources
+        actor = (
+            self._ray.remote(Worker)
+            .options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_restarts=0, max_task_retries=0)
+            .remote(self._make_runner, self._settings.max_memory, self._archive and self._archive.keeper)
+        )
         self._actors[self._n_hired] = actor
         self._calls[actor.__ray_ready__.remote()] = (self._n_hired, ())
         return self._n_hired
@@ -160,14 +169,16 @@ class RayCrew:
 
     def wait(self, timeout: float) -> list[News]:
         """Wait for answers."""
-        if not self._calls:
+        references = [*self._calls, *([] if self._archive is None else [self._archive.news])]
+        if not references:
             time.sleep(timeout)
             return []
-        references = list(self._calls)
         done, _ = self._ray.wait(references, num_returns=1, timeout=timeout)
         if done:
             done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         arrived = set(done)
+        if self._archive is not None and self._archive.news in arrived:
+            self._archive.save()
         news = [item for reference in references if reference in arrived for item in self._news(reference)]
         return sorted(news, key=lambda item: isinstance(item, Lost))
 
@@ -177,6 +188,8 @@ class RayCrew:
         for actor in self._actors.values():
             with suppress(Exception):
                 self._ray.kill(actor, no_restart=True)
+        if self._archive is not None:
+            self._archive.close()
         self._actors.clear()
         self._shipped.clear()
         self._make_runner = None
@@ -223,72 +236,11 @@ class RayCrew:
         return found
 
     def _nodes(self) -> list[Mapping[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
-
-
-class _Worker:
-    """Lives in an actor: a runner, made once, and the blobs it was told of."""
-
-    def __init__(self, make_runner: MakeRunner, max_memory: int | None) -> None:
-        _keep_freed_memory()
-        self._blobs = _WorkerBlobs()
-        self._runner = make_runner(self._blobs)
-        self._clock = SystemClock()
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
-        if max_memory is not None:
-            _limit_memory(max_memory)
-
-    def run(self, jobs: list[Job], known: dict[str, Any]) -> tuple[list[Outcome], list[bytes]]:
-        """Run jobs one after the other; return what they came to, and the blobs they made."""
-        self._blobs.known.update(known)
-        outcomes = [attempt(self._runner, job, clock=self._clock, worker=self._name) for job in jobs]
-        made, self._blobs.made = self._blobs.made, {}
-        return outcomes, list(made.values())
-
-
-class _WorkerBlobs:
-    """The blobs that a worker sees: those in the object store, and those it has made since its last answer."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Any] = {}
-        self.made: dict[str, bytes] = {}
-
-    def get(self, name: str) -> bytes | None:
-        """Return the bytes called ``name``; they come to this node at the first use."""
-        import ray
-
-        if name in self.made:
-            return self.made[name]
-        where = self.known.get(name)
-        if isinstance(where, StoreError):
-            raise where
-        return None if where is None else ray.get(where).tobytes()
-
-    def put(self, data: bytes) -> str:
-        """Keep ``data`` for the answer."""
-        name = hashlib.sha256(data).hexdigest()
-        self.made[name] = data
-        return name
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library reuse freed memory instead of giving it back to the system after every layer.
-
-    Activations are tens of MiB and short-lived: fetching their pages anew costs an evaluation 10 to 15 % of its time.
-    Elsewhere than in the GNU library nothing happens.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            library.mallopt(option, 2**30)
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Let this process allocate so many bytes more; beyond them is a MemoryError instead of a dead worker."""
-    import resource
-
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + n_bytes, resource.RLIM_INFINITY))
+        asked, found = self._known_nodes
+        if time.monotonic() - asked > 1.0:
+            found = [node for node in self._ray.nodes() if node["Alive"]]
+            self._known_nodes = (time.monotonic(), found)
+        return found
 
 
 @contextmanager

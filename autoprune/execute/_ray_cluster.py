@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from autoprune.errors import ExecutorError, MissingDependencyError
 from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.session_folder import SessionFolder
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -52,7 +51,7 @@ class Cluster:
     """
 
     def __init__(self, settings: RaySettings, *, n_cpus: int | None = None) -> None:
-        self._folder: Path | None = None
+        self._folder: SessionFolder | None = None
         self._is_ours = False
         if "ray" in sys.modules and import_ray().is_initialized():
             return
@@ -70,33 +69,33 @@ class Cluster:
             self._restore_print()
             self._is_ours = False
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
             self._folder = None
 
     @staticmethod
     def _n_cpus(settings: RaySettings) -> int:
-        cores = os.cpu_count() or 1
-        return cores if settings.workers is None else max(1, math.ceil(settings.workers * settings.cpus_per_worker))
+        if settings.workers is None:
+            return os.cpu_count() or 1
+        preparation = settings.preparation_resources or settings.resources
+        return max(1, math.ceil(max(settings.workers * settings.cpus_per_worker, preparation["CPU"])))
 
     def _start(self, settings: RaySettings, n_cpus: int) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Sockets live in it, and their paths may not be longer than 107 characters.
-        base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 30 else "/tmp"
-        self._folder = Path(tempfile.mkdtemp(prefix="autoprune-", dir=base))
+        self._folder = SessionFolder()
         try:
             with _loopback():
                 import_ray().init(
                     address="local",
                     num_cpus=n_cpus,
                     object_store_memory=settings.object_store_bytes,
-                    _temp_dir=str(self._folder),
+                    _temp_dir=str(self._folder.path),
                     **_SILENT,
                 )
         except BaseException as error:
             import_ray().shutdown()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
             if not isinstance(error, Exception):
                 raise
             msg = f"Ray could not be started on this machine: {error}"

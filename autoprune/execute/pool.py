@@ -12,13 +12,13 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from autoprune.core.clock import SystemClock
-from autoprune.core.jobs import Evaluate, Job, Outcome, Status
+from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
 from autoprune.core.protocols import Clock
-from autoprune.errors import ExecutorError, InvalidArgumentError
+from autoprune.errors import ExecutorError
+from autoprune.execute.crew import Crew, Done, Lost, News, Ready
+from autoprune.execute.staff import Call, Member, PoolSettings, Staff
 
 BATCH_SECONDS = 0.05
 """Jobs are sent together up to this much work: a call then costs a few percent."""
@@ -34,99 +34,6 @@ MAX_BOOT_FAILURES = 3
 _TICK = 1.0  # seconds between two looks at deadlines and at the size of the cluster
 
 _log = logging.getLogger("autoprune")
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker can be sent jobs."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """A worker has answered its oldest call."""
-
-    worker: int
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker died, or could not be started."""
-
-    worker: int
-    reason: str
-
-
-News = Ready | Done | Lost
-
-
-class Crew(Protocol):
-    """Workers somewhere, by number."""
-
-    def places(self) -> int:
-        """Return how many workers there is room for now, those at work included."""
-        ...
-
-    def hire(self) -> int:
-        """Begin to start a worker and return its number; it is `Ready` or `Lost` later."""
-        ...
-
-    def send(self, worker: int, jobs: Sequence[Job]) -> None:
-        """Queue a call at a worker; it is `Done` or its worker `Lost` later."""
-        ...
-
-    def dismiss(self, worker: int) -> None:
-        """End a worker at once, whatever it is doing; there is no more news of it."""
-        ...
-
-    def wait(self, timeout: float) -> list[News]:
-        """Wait until there is news, at most ``timeout`` seconds; what a worker answered comes before its loss."""
-        ...
-
-    def close(self) -> None:
-        """End all workers and leave nothing behind."""
-        ...
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How patient a pool is.
-
-    Attributes:
-        workers: at most this many.
-        deadline: seconds that an evaluation may take.
-        prepare_deadline: seconds that a Prepare job may take; None: any number.
-        max_deaths: a job during which so many workers died is FAILED.
-        patience: seconds to wait for a first worker, or for one after all were lost.
-    """
-
-    workers: int
-    deadline: float = 600.0
-    prepare_deadline: float | None = None
-    max_deaths: int = 3
-    patience: float = 120.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        values = (self.workers, self.deadline, self.prepare_deadline or 1.0, self.max_deaths, self.patience)
-        if not all(value > 0 for value in values):
-            msg = f"expected positive numbers, got {self}"
-            raise InvalidArgumentError(msg)
-
-
-@dataclass
-class _Call:
-    """Jobs that a worker was sent together.
-
-    Attributes:
-        jobs: in the order they run.
-        since: when it became the worker's oldest call.
-    """
-
-    jobs: tuple[Job, ...]
-    since: float = math.inf
 
 
 class WorkerPool:
@@ -145,23 +52,26 @@ class WorkerPool:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._queue: deque[Job] = deque()
-        self._booting: set[int] = set()
-        self._ready: dict[int, deque[_Call]] = {}
+        self._preparations: deque[Job] = deque()  # for workers of their own
+        self._staff = Staff(crew, settings, self._clock)
         self._suspects: set[int] = set()  # ids of jobs that run alone
         self._deaths: Counter[int] = Counter()  # by id of the job that ran alone
         self._boot_failures = 0
-        self._without_worker_since = self._clock.now()
+        self._stalled_since = self._clock.now()
         self._pace: float | None = None  # seconds of a recent evaluation, smoothed
-        self._hire()
+        self._staff.adjust(0)
 
     @property
     def capacity(self) -> int:
         """Jobs to hand over now: one per worker, more when they are so short that workers would wait for them."""
-        return max(1, min(self._settings.workers, self._crew.places())) * self._depth * self._batch
+        waiting = len(self._preparations)
+        return max(1, self._staff.places(waiting)) * self._depth * self._batch + self._staff.n_preparing(waiting)
 
     def submit(self, job: Job) -> None:
         """Accept a job."""
-        self._queue.append(job)
+        if not self._is_pending:
+            self._stalled_since = self._clock.now()
+        self._queue_of(job).append(job)
 
     def collect(self, timeout: float | None = None) -> list[Outcome]:
         """Wait until at least one outcome is there (or ``timeout`` seconds passed); return what is there.
@@ -170,14 +80,15 @@ class WorkerPool:
             ExecutorError: no worker can be started.
         """
         end = math.inf if timeout is None else self._clock.now() + timeout
-        while self._queue or any(self._ready.values()):
-            self._hire()
+        while self._is_pending:
+            self._staff.adjust(len(self._preparations))
             self._dispatch()
             outcomes: list[Outcome] = []
             for news in self._crew.wait(max(0.0, min(_TICK, end - self._clock.now()))):
                 outcomes += self._take(news)
             outcomes += self._expire()
             if outcomes or self._clock.now() >= end:
+                self._staff.adjust(len(self._preparations))
                 self._dispatch()  # the workers go on while the caller thinks
                 return outcomes
             self._check_patience()
@@ -186,8 +97,8 @@ class WorkerPool:
     def close(self) -> None:
         """Drop what is pending and end all workers."""
         self._queue.clear()
-        self._booting.clear()
-        self._ready.clear()
+        self._preparations.clear()
+        self._staff.members.clear()
         self._crew.close()
 
     @property
@@ -198,24 +109,30 @@ class WorkerPool:
     def _batch(self) -> int:
         return 1 if self._pace is None else min(MAX_BATCH, max(1, int(BATCH_SECONDS / max(self._pace, 1e-6))))
 
-    def _hire(self) -> None:
-        missing = min(self._settings.workers, self._crew.places()) - len(self._ready) - len(self._booting)
-        self._booting.update(self._crew.hire() for _ in range(missing))
+    @property
+    def _is_pending(self) -> bool:
+        return bool(self._queue or self._preparations) or self._staff.is_working
+
+    def _queue_of(self, job: Job) -> deque[Job]:
+        return self._preparations if self._settings.preparers and isinstance(job, Prepare) else self._queue
 
     def _dispatch(self) -> None:
         """Send waiting jobs: to idle workers first, then to those that will be idle soon."""
         for level in range(self._depth):
-            for worker, calls in self._ready.items():
-                if self._queue and len(calls) <= level:
-                    call = _Call(self._next_batch())
-                    if not calls:
-                        call.since = self._clock.now()
-                    calls.append(call)
-                    self._crew.send(worker, call.jobs)
+            for number, member in self._staff.available(level):
+                if jobs := self._next_jobs(member):
+                    member.calls.append(Call(jobs, math.inf if member.calls else self._clock.now()))
+                    self._crew.send(number, jobs)
+
+    def _next_jobs(self, member: Member) -> tuple[Job, ...]:
+        """Return what to send a worker next: one preparation at a time, several evaluations when they are short."""
+        if not member.prepares:
+            return self._next_batch() if self._queue else ()
+        return (self._preparations.popleft(),) if self._preparations and not member.calls else ()
 
     def _next_batch(self) -> tuple[Job, ...]:
         """Take jobs off the queue: several when they are short and everyone gets some."""
-        size = min(self._batch, math.ceil(len(self._queue) / len(self._ready)))
+        size = min(self._batch, math.ceil(len(self._queue) / self._staff.n_evaluating))
         jobs = [self._queue.popleft()]
         while len(jobs) < size and self._may_share(jobs[0]) and self._may_share(self._queue[0]):
             jobs.append(self._queue.popleft())
@@ -225,27 +142,29 @@ class WorkerPool:
         return isinstance(job, Evaluate) and job.id not in self._suspects
 
     def _take(self, news: News) -> list[Outcome]:
+        member = self._staff.members.get(news.worker)
         match news:
-            case Ready(worker):
-                self._booting.discard(worker)
-                self._ready[worker] = deque()
+            case _ if member is None:
+                pass  # it was dismissed a moment ago
+            case Ready():
+                member.is_ready = True
                 self._boot_failures = 0
-            case Done(worker, outcomes) if worker in self._ready:
-                calls = self._ready[worker]
-                calls.popleft()
-                if calls:
-                    calls[0].since = self._clock.now()
+                self._stalled_since = self._clock.now()
+            case Done(_, outcomes):
+                member.calls.popleft()
+                if member.calls:
+                    member.calls[0].since = self._clock.now()
                 self._learn(outcomes)
                 return list(outcomes)
-            case Lost(worker, reason) if worker in self._booting:
-                self._booting.discard(worker)
+            case Lost(number, reason) if member.is_ready:
+                return self._drop(number, reason)
+            case Lost(number, reason):
+                del self._staff.members[number]
                 self._boot_failures += 1
                 _log.warning("a worker could not be started: %s", reason)
                 if self._boot_failures >= MAX_BOOT_FAILURES:
                     msg = f"{MAX_BOOT_FAILURES} workers in a row could not be started: {reason}"
                     raise ExecutorError(msg)
-            case Lost(worker, reason) if worker in self._ready:
-                return self._drop(worker, reason)
         return []
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
@@ -257,30 +176,27 @@ class WorkerPool:
     def _expire(self) -> list[Outcome]:
         """End workers whose oldest call overstays."""
         now, outcomes = self._clock.now(), []
-        for worker, calls in list(self._ready.items()):
-            if calls and now - calls[0].since > self._limit(calls[0]):
-                reason = f"it took longer than its deadline of {self._limit(calls[0]):g} s"
-                outcomes += self._drop(worker, reason, hopeless=True)
+        for number, member in list(self._staff.members.items()):
+            if member.calls and now - member.calls[0].since > self._limit(member.calls[0]):
+                reason = f"it took longer than its deadline of {self._limit(member.calls[0]):g} s"
+                outcomes += self._drop(number, reason, hopeless=True)
         return outcomes
 
-    def _limit(self, call: _Call) -> float:
+    def _limit(self, call: Call) -> float:
         """Return the seconds that a call may take: of one job, for a batch is shorter than what is sent alone."""
         if isinstance(call.jobs[0], Evaluate):
             return self._settings.deadline
         return math.inf if self._settings.prepare_deadline is None else self._settings.prepare_deadline
 
-    def _drop(self, worker: int, reason: str, *, hopeless: bool = False) -> list[Outcome]:
+    def _drop(self, number: int, reason: str, *, hopeless: bool = False) -> list[Outcome]:
         """Give up a worker; its calls run again, but for a job that ran alone and should not.
 
         Args:
-            worker: its number.
+            number: of the worker.
             reason: what happened to it, or to its oldest call.
             hopeless: a job that ran alone would fare no better on another worker.
         """
-        calls = self._ready.pop(worker)
-        self._crew.dismiss(worker)
-        if not self._ready:
-            self._without_worker_since = self._clock.now()
+        calls = self._staff.dismiss(number).calls
         again = [job for call in calls for job in call.jobs]
         failed = []
         if calls:
@@ -295,16 +211,23 @@ class WorkerPool:
                     failed.append(Outcome(job, Status.FAILED, message=message))
                     again.remove(job)
         ids = [job.id for job in again]
-        _log.warning("worker %d is given up (%s); failed jobs: %s, jobs to run again: %s", worker, reason,
+        _log.warning("worker %d is given up (%s); failed jobs: %s, jobs to run again: %s", number, reason,
                      [outcome.job.id for outcome in failed], ids)  # fmt: skip
-        self._queue.extendleft(reversed(again))
+        for job in reversed(again):
+            self._queue_of(job).appendleft(job)
         return failed
 
     def _check_patience(self) -> None:
-        waited = self._clock.now() - self._without_worker_since
-        if not self._ready and waited > self._settings.patience:
+        now = self._clock.now()
+        if self._staff.is_working:
+            self._stalled_since = now
+        waited = now - self._stalled_since
+        if waited > self._settings.patience:
+            room = f"there is room for {self._crew.places()} in all"
+            if self._preparations:
+                room = f"there is room for {self._crew.preparation_places()} that prepare"
             msg = (
-                f"no worker could be started for {waited:.0f} s; there is room for {self._crew.places()} in all, "
-                f"{len(self._booting)} wait for their resources; free some, or ask less for each worker"
+                f"no worker could be started for {waited:.0f} s; {room}, {self._staff.n_booting} wait for their "
+                "resources; free some, or ask less for each worker"
             )
             raise ExecutorError(msg)

@@ -21,6 +21,9 @@ class RaySettings:
         cpus_per_worker: CPU cores that a worker reserves; an evaluation uses the evaluator's ``threads``.
         gpus_per_worker: share of a GPU that a worker reserves, such as 0.25 for four workers on each; None for a
             quarter where the evaluator wants a GPU, else nothing.
+        cpus_per_preparation: CPU cores that a Prepare job reserves; None for those of a worker.
+        gpus_per_preparation: share of a GPU that a Prepare job reserves; None for that of a worker. Where either is
+            given, Prepare jobs have workers of their own, for which idle ones make room.
         address: of a running cluster to join: ``"host:port"`` of its head, or ``"auto"`` for the one that this machine
             is part of.
         insecure: join a cluster that asks nobody for a token, on which anyone who reaches it can run code.
@@ -38,6 +41,8 @@ class RaySettings:
     workers: int | None = None
     cpus_per_worker: float = 1.0
     gpus_per_worker: float | None = None
+    cpus_per_preparation: float | None = None
+    gpus_per_preparation: float | None = None
     address: str | None = None
     insecure: bool = False
     deadline: float = 600.0
@@ -52,12 +57,13 @@ class RaySettings:
         if self.workers is not None and self.workers < 1:
             msg = f"expected at least one worker (None for as many as there is room for), got {self.workers}"
             raise InvalidArgumentError(msg)
-        if not self.cpus_per_worker > 0 or (self.gpus_per_worker or 0.0) < 0:
-            msg = (
-                "expected a positive cpus_per_worker and gpus_per_worker of 0 or more, got "
-                f"{self.cpus_per_worker} and {self.gpus_per_worker}"
-            )
-            raise InvalidArgumentError(msg)
+        for work, cpus, gpus in (
+            ("worker", self.cpus_per_worker, self.gpus_per_worker),
+            ("preparation", self._preparation_cpus, self.gpus_per_preparation),
+        ):
+            if not cpus > 0 or (gpus or 0.0) < 0:
+                msg = f"expected a positive cpus_per_{work} and gpus_per_{work} of 0 or more, got {cpus} and {gpus}"
+                raise InvalidArgumentError(msg)
         if self.address is not None and self.address.startswith("ray://"):
             msg = (
                 f"expected the address of a cluster that this machine is part of, got {self.address!r}; run the search "
@@ -68,5 +74,20 @@ class RaySettings:
     @property
     def resources(self) -> dict[str, float]:
         """What a worker reserves, by Ray's names."""
-        found = {"CPU": self.cpus_per_worker}
-        return found | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+        return _named(self.cpus_per_worker, self.gpus_per_worker)
+
+    @property
+    def preparation_resources(self) -> dict[str, float] | None:
+        """What a Prepare job reserves, by Ray's names; None where it runs on a worker like any other."""
+        if self.cpus_per_preparation is None and self.gpus_per_preparation is None:
+            return None
+        gpus = self.gpus_per_worker if self.gpus_per_preparation is None else self.gpus_per_preparation
+        return _named(self._preparation_cpus, gpus)
+
+    @property
+    def _preparation_cpus(self) -> float:
+        return self.cpus_per_worker if self.cpus_per_preparation is None else self.cpus_per_preparation
+
+
+def _named(cpus: float, gpus: float | None) -> dict[str, float]:
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

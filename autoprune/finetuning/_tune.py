@@ -7,12 +7,14 @@ trial has reached, survive the death of the driver.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -29,6 +31,9 @@ from autoprune.weight_sets import pack_weights, unpack_weights
 TRAINING, MODEL = "training.checkpoint", "model.safetensors"
 """Files of a trial's checkpoint; the second one is there when the training is done."""
 
+TENSORBOARD, MLFLOW = "tensorboard", "mlflow.db"
+"""What the loggers of these names write, in the folder of the experiments."""
+
 ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a driver that dies loses what came after the last snapshot
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -36,13 +41,16 @@ ENVIRONMENT = {
 }
 
 
-def train_on_ray(jobs: Sequence[PointTraining], folder: Path, settings: RaySettings) -> Iterator[Trained]:
+def train_on_ray(
+    jobs: Sequence[PointTraining], folder: Path, settings: RaySettings, loggers: Sequence[Any] = ()
+) -> Iterator[Trained]:
     """Yield every point as soon as its experiment has ended.
 
     Args:
         jobs: the points.
         folder: for the experiments, one subfolder each; one that was killed is restored. All nodes must see it.
         settings: which cluster, and what a training reserves on it.
+        loggers: names of `LOGGERS`, or Tune's own callbacks; what the named ones write is in the folder, too.
 
     Raises:
         ExecutorError: the cluster cannot be used, or a training failed; the others are done first.
@@ -57,7 +65,7 @@ def train_on_ray(jobs: Sequence[PointTraining], folder: Path, settings: RaySetti
         resources = {"cpu": settings.cpus_per_worker, "gpu": settings.gpus_per_worker or 0.0}
         control = ray.remote(_experiment).options(num_cpus=0, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})
         pending = {
-            control.remote(reference, str(folder.resolve()), resources): job
+            control.remote(reference, str(folder.resolve()), resources, tuple(loggers)): job
             for reference, job in zip(shipped, jobs, strict=True)
         }
         failures = []
@@ -83,7 +91,7 @@ def _trained(job: PointTraining, variant: int, model: bytes, report: dict[str, A
 
 
 def _experiment(
-    job: PointTraining, folder: str, resources: dict[str, float]
+    job: PointTraining, folder: str, resources: dict[str, float], loggers: tuple[Any, ...]
 ) -> list[tuple[int, bytes, dict[str, Any]]]:
     """Run or restore the experiment of one point; return variant, model and last report of every finished trial."""
     from ray import tune
@@ -91,6 +99,7 @@ def _experiment(
 
     trainable = tune.with_resources(tune.with_parameters(_trainable(job, Path(folder).name), job=job), resources)
     path = str(Path(folder) / str(job.point))
+    callbacks = [LOGGERS[item](Path(folder)) if isinstance(item, str) else item for item in loggers]
     if tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
@@ -108,6 +117,7 @@ def _experiment(
                 name=str(job.point),
                 storage_path=folder,
                 verbose=0,
+                callbacks=callbacks,
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
@@ -115,6 +125,7 @@ def _experiment(
     grid = tuner.fit()
     found = []
     for result in grid:
+        _keep_events(Path(result.path), Path(folder) / TENSORBOARD / f"{job.point}-{result.config['variant']}")
         if result.checkpoint is None:
             continue
         with result.checkpoint.as_directory() as reached:
@@ -124,6 +135,30 @@ def _experiment(
     if not found:
         raise RuntimeError(str(grid.errors[0]) if grid.errors else "no training came to its end")
     return found
+
+
+def _tensorboard(folder: Path) -> Any:  # noqa: ARG001  it writes where the trial is
+    from ray.tune.logger import TBXLoggerCallback
+
+    return TBXLoggerCallback()
+
+
+def _mlflow(folder: Path) -> Any:
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / MLFLOW}")
+    return MLflowLoggerCallback(tracking_uri=address, experiment_name=f"autoprune-{folder.name}")
+
+
+LOGGERS: Mapping[str, Callable[[Path], Any]] = MappingProxyType({"tensorboard": _tensorboard, "mlflow": _mlflow})
+"""Tune's callbacks that can be asked for by name, given the folder of the experiments."""
+
+
+def _keep_events(trial: Path, kept: Path) -> None:
+    """Copy what TensorBoard reads out of a trial's folder, which goes when the point is done."""
+    for events in trial.glob("events.out.tfevents.*"):
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.copy(events, kept)
 
 
 def _trainable(job: PointTraining, key: str) -> Callable[[dict[str, Any], PointTraining], None]:

@@ -36,10 +36,22 @@ class RecipeInfo:
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
-        "statistics",
-        "second moments of every consumer's input, for closed-form reconstruction",
-        "autoprune.prepare.statistics:Statistics",
-        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+        "clusters",
+        "widths and orders by clustering channels that do the same; nothing is trained",
+        "autoprune.prepare.clusters:ClusterRecipe",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+    ),
+    RecipeInfo(
+        "dais",
+        "channel indicators that anneal from soft to hard under a budget, with the weights",
+        "autoprune.prepare.dais:DaisRecipe",
+        "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+    ),
+    RecipeInfo(
+        "dsa",
+        "weights and keep ratios together under one budget, by differentiable rank pruning",
+        "autoprune.prepare.dsa:DsaRecipe",
+        "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
     ),
     RecipeInfo(
         "pruningnet",
@@ -52,6 +64,12 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "shared weights for all widths: sandwich rule and in-place distillation",
         "autoprune.prepare.supernet:SupernetRecipe",
         "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+    ),
+    RecipeInfo(
+        "statistics",
+        "second moments of every consumer's input, for closed-form reconstruction",
+        "autoprune.prepare.statistics:Statistics",
+        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
     ),
 )
 

@@ -40,6 +40,8 @@ class WidthTrainingSettings:
         clip_norm: largest norm of all gradients together.
         start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
             leading channels first.
+        distillation: share of the loss that is the divergence from a teacher's answers; 0 for labels only.
+        temperature: of the distillation.
         structures_seed: of the structures; a setting, and not drawn from the job's seed, so that the multiply-adds of
             a job are known exactly before it starts.
 
@@ -54,6 +56,8 @@ class WidthTrainingSettings:
     weight_decay: float = 5e-4
     clip_norm: float = 5.0
     start: str = "trained"
+    distillation: float = 0.7
+    temperature: float = 4.0
     structures_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +72,7 @@ class WidthTrainingSettings:
             if not getattr(self, name) >= 0:
                 msg = f"expected {name} not to be negative, got {getattr(self, name)!r}"
                 raise InvalidArgumentError(msg)
+        Distillation(self.distillation, self.temperature)  # checks both
 
     def n_steps(self, n_items: int) -> int:
         """Return the number of optimizer steps, at least one."""
@@ -84,9 +89,8 @@ class WidthLearner:
         structures: (n_steps, k, d) genomes to train in each step; their gradients are added up.
         settings: of the optimizer.
         device: where to train.
-        teacher: whose answers are learned; None where labels are all there is.
-        distillation: how much is learned from answers.
-        in_place: the first structure of each step learns from the labels alone and teaches the others.
+        teacher: a model on the device whose answers all structures learn from.
+        in_place: the first structure of each step learns from the labels alone, the others from its answers.
     """
 
     def __init__(
@@ -99,7 +103,6 @@ class WidthLearner:
         *,
         device: torch.device,
         teacher: nn.Module | None = None,
-        distillation: Distillation | None = None,
         in_place: bool = False,
     ) -> None:
         self._setup = setup
@@ -108,8 +111,8 @@ class WidthLearner:
         self._device = device
         self._settings = settings
         self._teacher = teacher
-        self._distillation = distillation
-        self._in_place = in_place
+        self._distillation = Distillation(settings.distillation, settings.temperature)
+        self._in_place = in_place and settings.distillation > 0
         buffers = {info.name for info in setup.structure.tensors if info.kind == "buffer"}
         self.tensors = {
             name: tensor.detach().clone().requires_grad_(name not in buffers and tensor.is_floating_point())
@@ -165,7 +168,7 @@ class WidthLearner:
 
     def _loss(self, model: Recorder, batch: Batch, answers: Any) -> Tensor:
         own = self._setup.task.loss(model, batch)
-        if answers is None or self._distillation is None:
+        if answers is None:
             return own
         weight = self._distillation.weight
         return (1 - weight) * own + weight * self._distillation.loss(model.output, answers)

@@ -47,39 +47,48 @@ class WidthTraining(Recipe):
     def structures(self, settings: Any, n_steps: int) -> IntArray:
         """Return the (n_steps, k, d) genomes that the steps train."""
 
-    @abstractmethod
-    def learner(
-        self,
-        settings: Any,
-        weights: Mapping[str, Tensor],
-        orders: tuple[IntArray, ...],
-        structures: IntArray,
-        seed: int,
-    ) -> WidthLearner:
-        """Return what is trained: the model's own ``weights``, and whatever else it takes."""
+    def generators(self, settings: Any, weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the tensors that are trained beside the model's own ``weights``; none unless a subclass has some."""
+        return {}
 
-    @abstractmethod
-    def macs_beside(self, settings: Any, n_items: int) -> int:
-        """Return the multiply-adds of one step on ``n_items`` that its structures do not spend themselves."""
+    def generation_macs(self, settings: Any) -> int:  # noqa: ARG002  of a subclass with generators
+        """Return the multiply-adds of making the weights of one structure."""
+        return 0
+
+    def teaches_in_place(self, settings: Any) -> bool:  # noqa: ARG002  of a subclass that has the choice
+        """Say whether the first structure of every step teaches the others; the dense model teaches otherwise."""
+        return False
 
     def estimate_macs(self, settings: Any) -> int:
         """Return what is spent, exactly: the structures are known."""
         n_items = len(self.setup.data.train)
         genomes = self.structures(settings, settings.n_steps(n_items))
-        per_item = int(self.setup.costs(genomes.reshape(-1, genomes.shape[-1]))["macs"].sum())
+        n_steps, n_each, n_variables = genomes.shape
         n_batch = min(settings.batch_size, n_items)
-        return 3 * n_batch * per_item + len(genomes) * self.macs_beside(settings, n_batch)
+        trained = n_batch * int(self.setup.costs(genomes.reshape(-1, n_variables))["macs"].sum())
+        made = n_steps * n_each * self.generation_macs(settings)
+        asks = settings.distillation > 0 and not self.teaches_in_place(settings)
+        return 3 * (trained + made) + (n_steps * n_batch * self.setup.dense_macs if asks else 0)
 
     def prepare(
         self, settings: Any, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
     ) -> Prepared:
         """Train and return the shared tensors."""
-        train, model = self.setup.data.train, self.setup.model
+        train, model, device = self.setup.data.train, self.setup.model, self.bench.torch_device
         n_steps = settings.n_steps(len(train))
         weights, orders = self._start(settings, parent, seed)
-        learner = self.learner(settings, weights, orders, self.structures(settings, n_steps), seed)
-        device, layout = self.bench.torch_device, prefers_channels_last(model)
-        plan = StepPlan(n_steps, settings.batch_size, device, layout, self.bench.threads)
+        asks = settings.distillation > 0 and not self.teaches_in_place(settings)
+        learner = WidthLearner(
+            self.setup,
+            weights | self.generators(settings, weights, derive_seed(seed, "generators")),
+            orders,
+            self.structures(settings, n_steps),
+            settings,
+            device=device,
+            teacher=copy.deepcopy(model).to(device).eval() if asks else None,
+            in_place=self.teaches_in_place(settings),
+        )
+        plan = StepPlan(n_steps, settings.batch_size, device, prefers_channels_last(model), self.bench.threads)
         train_steps(learner, train, plan, identity=identity, checkpoint=slot, seed=seed)
         made = {name: tensor.detach() for name, tensor in learner.tensors.items()}
         return Prepared(made, orders, self.estimate_macs(settings))

@@ -15,6 +15,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
 from autoprune.report import units
+from autoprune.report.finetuned import RECORD, finetunings
 from autoprune.report.headline import headline, warnings
 from autoprune.report.rebuild import rebuild_command, rebuild_python
 from autoprune.report.summary import (
@@ -37,10 +38,11 @@ INTERRUPTED = "interrupted"
 class RecordedRun(Protocol):
     """What a report reads of a run; `RunStore` has it.
 
-    Two kinds of record are drawn. ``"metrics"``: ``{"point": id, "role": "test", "metrics": {name: value}}``, a
+    Three kinds of record are drawn. ``"metrics"``: ``{"point": id, "role": "test", "metrics": {name: value}}``, a
     measurement of an evaluated candidate on other images. ``"latency"``: ``{"setting": text, "rows": [{"point": id or
     None for the dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict":
-    text}, ...]}``, models timed together; of several with the same setting the last counts.
+    text}, ...]}``, models timed together; of several with the same setting the last counts. ``"finetune"``:
+    see `autoprune.report.finetuned.RECORD`.
     """
 
     folder: Path
@@ -101,6 +103,11 @@ def summarize(run: RecordedRun) -> RunSummary:
             outcomes, meta.parsed_objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior
         ),
         timings=(),
+        finetunings=finetunings(
+            run.records(RECORD),
+            searched={i: point.metrics[meta.role_of(point.fidelity)] for i, point in points.items()},
+            costs={i: point.costs for i, point in points.items()},
+        ),
         spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in outcomes),
     )

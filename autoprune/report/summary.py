@@ -16,6 +16,7 @@ import numpy.typing as npt
 from autoprune.core.budget import Spending
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
+from autoprune.report.finetuned import FineTuning
 from autoprune.store.meta import Role, RunMeta
 
 
@@ -196,6 +197,7 @@ class RunSummary:
         incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
+        finetunings: final trainings of points, oldest first.
         spending: all that was charged, with the seconds of search.
         cached: how many evaluations came from the cache.
         warnings: sentences that the reader must not miss.
@@ -215,6 +217,7 @@ class RunSummary:
     incidents: tuple[Incident, ...]
     convergence: Convergence
     timings: tuple[Timing, ...]
+    finetunings: tuple[FineTuning, ...]
     spending: Spending
     cached: int
     warnings: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def front_svg(summary: RunSummary, *, with_headline: bool = True) -> str:
     across = Scale.over([at[0] for at in shown] + marks, LEFT, WIDTH - RIGHT, zero=x.is_cost)
     up = Scale.over([at[1] for at in shown], HEIGHT - BOTTOM, TOP, zero=False)
 
-    parts = _axes(axis_of(summary, x), axis_of(summary, y), across, up)
+    parts = _axes(axis_of(summary.meta, x), axis_of(summary.meta, y), across, up)
     for at in marks:
         parts.append(f'<path d="M{across(at)} {TOP}V{HEIGHT - BOTTOM}" stroke="{palette.INK}" stroke-dasharray="6 4"/>')
         parts.append(_text(across(at) + 6, HEIGHT - BOTTOM - 9, limit_label(summary, x), color=palette.MUTED))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from autoprune.report.finetuned import AFTER
 from autoprune.report.summary import Point, RunSummary
 
 SCHEMA_VERSION = 1
@@ -40,6 +41,10 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
         "headline": summary.headline,
         "run": run,
         "n_evaluations": len(summary.evaluations),
+        "rank_correlations": {
+            tuning.key: {role: tuning.correlation(summary.quality_axis.name, role) for role in AFTER}
+            for tuning in summary.finetunings
+        },
         "front": front,
         **{name: _plain(value) for name, value in rest.items()},
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.errors import StoreError
+from autoprune.report.finetuned import finetuned_table
 from autoprune.report.page.document import render
 from autoprune.report.summarize import summarize
 from autoprune.report.svg import front_svg
@@ -24,6 +25,7 @@ class ReportPaths:
         json: all figures but the dominated evaluations.
         front_csv: the points of the front.
         evaluations_csv: all measured candidates.
+        finetuned_csv: points before and after their final training; written where there are any.
     """
 
     html: Path
@@ -31,6 +33,7 @@ class ReportPaths:
     json: Path
     front_csv: Path
     evaluations_csv: Path
+    finetuned_csv: Path
 
     @classmethod
     def beside(cls, html: Path) -> ReportPaths:
@@ -41,6 +44,7 @@ class ReportPaths:
             json=html.with_suffix(".json"),
             front_csv=html.with_name(f"{html.stem}-front.csv"),
             evaluations_csv=html.with_name(f"{html.stem}-evaluations.csv"),
+            finetuned_csv=html.with_name(f"{html.stem}-finetuned.csv"),
         )
 
 
@@ -66,6 +70,8 @@ def write_report(store_folder: str | Path, out_path: str | Path | None = None) -
         paths.front_csv: front_table(summary).to_csv(lineterminator="\n"),
         paths.evaluations_csv: evaluations_table(summary).to_csv(lineterminator="\n"),
     }
+    if summary.finetunings:
+        others[paths.finetuned_csv] = finetuned_table(summary.finetunings).to_csv(lineterminator="\n")
     for path, text in {**others, paths.html: render(summary, files=[path.name for path in others])}.items():
         replace_file(path, text)
     return paths

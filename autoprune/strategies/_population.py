@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import comb
 
+import numpy as np
+
+from autoprune.core.jobs import Candidate, Evaluate
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 
 _GENERATIONS = 12  # what a budget should be enough for, unless that leaves too few parents
 _SMALLEST, _LARGEST, _DEFAULT = 8, 64, 32
+_SAMPLE = 64  # random candidates whose mean charge stands for all
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class PopulationSettings:
         if evaluations is None:
             return _DEFAULT
         return min(max(evaluations // _GENERATIONS, _SMALLEST), _LARGEST)
+
+
+def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy", *, share: float = 1.0) -> int | None:
+    """Return how many candidates the budget is likely to allow, None where nothing says so.
+
+    A budget in multiply-adds is divided by what random candidates will be charged on average.
+
+    Args:
+        setup: says what is planned, and what a job will be charged.
+        fidelity: of the evaluations.
+        share: of the multiply-adds that is left for them.
+    """
+    if setup.evaluations is not None or setup.macs is None or setup.estimate is None:
+        return setup.evaluations
+    genomes = setup.space.sample(_SAMPLE, np.random.default_rng(0), setup.costs, setup.limits)
+    jobs = [Evaluate(0, Candidate(tuple(genome), setup.weight_set), fidelity) for genome in genomes.tolist()]
+    mean = sum(setup.estimate(job).macs for job in jobs) / len(jobs)
+    return max(1, int(share * setup.macs / mean))
 
 
 def reference_partitions(size: int, setup: SearchSetup) -> int:

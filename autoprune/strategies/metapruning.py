@@ -27,7 +27,7 @@ from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._evolution import Evolution
-from autoprune.strategies._population import PopulationSettings
+from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.uniform import uniform_start
@@ -85,7 +85,7 @@ class MetaPruningInheritedStrategy(BaseStrategy):
     def __init__(self, setup: SearchSetup, settings: EvolutionSettings | None = None) -> None:
         super().__init__(setup, settings)
         for_unseen, for_evolution, self._for_preparation = child_seeds(setup.seed, 3)
-        self._size: int = self.settings.size(setup.evaluations)
+        self._size: int = self.settings.size(self._n_evaluations())
         start = uniform_start(setup, self._size // 2)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._evolution = Evolution(
@@ -98,6 +98,10 @@ class MetaPruningInheritedStrategy(BaseStrategy):
         self._archive: dict[Genome, FloatArray] = {}
         self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
         self._pending: set[Genome] = set()  # members of the generation that were not told yet
+
+    def _n_evaluations(self) -> int | None:
+        """Return how many candidates the budget is likely to allow."""
+        return likely_evaluations(self.setup)
 
     @property
     def window(self) -> int:
@@ -143,7 +147,7 @@ class MetaPruningSettings(EvolutionSettings):
     """
 
     generator: str = "slimmable"
-    share: float = 0.5
+    share: float = 0.6
     epochs: float = 30.0
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -177,6 +181,9 @@ class MetaPruningStrategy(MetaPruningInheritedStrategy):
         self._preparing = False
         self._failures: list[Outcome] = []
         self._preparation(0)  # a budget that is too small for it fails here, before any work
+
+    def _n_evaluations(self) -> int | None:
+        return likely_evaluations(self.setup, FIDELITY, share=1 - self.settings.share)
 
     def _propose(self, ids: range) -> Sequence[Job]:
         if self._weight_set is not None:

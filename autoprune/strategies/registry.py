@@ -73,7 +73,24 @@ class StrategyInfo:
 
 _DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 2002"
 _DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm: NSGA-III, IEEE TEC 2014"
+_GUAN_2023 = (
+    "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023"
+)
+_NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
+    StrategyInfo(
+        "acp",
+        "a particle swarm around clusters of channels that do the same",
+        "autoprune.strategies.acp:AcpStrategy",
+        "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
+        recipes=("clusters",),
+    ),
+    StrategyInfo(
+        "acp:unclustered",
+        "the swarm of acp from random widths, on inherited weights",
+        "autoprune.strategies.acp:AcpUnclusteredStrategy",
+        twin_of="acp",
+    ),
     StrategyInfo(
         "uniform",
         "one keep ratio for all layers, ever finer over the cost range",
@@ -100,6 +117,36 @@ _BUILT_IN = (
         "one-at-a-time sensitivities, the exact optimum of their sum for every budget, steps around it",
         "autoprune.strategies.knapsack:KnapsackStrategy",
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
+    ),
+    StrategyInfo(
+        "dais",
+        "channel indicators learned by gradient, with the weights, under one budget after the other",
+        "autoprune.strategies.dais:DaisStrategy",
+        _GUAN_2023,
+        recipes=("dais",),
+    ),
+    StrategyInfo(
+        "dais:frozen",
+        "dais with indicators that are not learned: the same training, one keep ratio, the given order",
+        "autoprune.strategies.dais:DaisFrozenStrategy",
+        _GUAN_2023,
+        recipes=("dais",),
+        twin_of="dais",
+    ),
+    StrategyInfo(
+        "dsa",
+        "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
+        "autoprune.strategies.dsa:DsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+    ),
+    StrategyInfo(
+        "dsa:uniform",
+        "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
+        "autoprune.strategies.dsa:UniformDsaStrategy",
+        _NING_2020,
+        recipes=("dsa",),
+        twin_of="dsa",
     ),
     StrategyInfo(
         "metapruning",

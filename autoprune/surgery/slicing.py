@@ -155,3 +155,30 @@ def sliced_state(weights: Mapping[str, Tensor], structure: Structure, kept: Bool
         sliced = take(dense[info.name], slicer.steps(info.name), selections)
         state.update({alias: sliced for alias in info.aliases if alias in weights})
     return state
+
+
+@torch.no_grad()
+def written_back(
+    weights: Mapping[str, Tensor], sliced: Mapping[str, Tensor], structure: Structure, kept: BoolArray
+) -> dict[str, Tensor]:
+    """Undo `sliced_state`: return dense weights with what stayed replaced.
+
+    Args:
+        weights: dense tensors by name; never written to.
+        sliced: the tensors of the smaller model by name, such as after training.
+        structure: what was traced.
+        kept: (n_genes,) boolean array, what the smaller model was cut to.
+
+    Returns:
+        New tensors under the names in ``weights``, on their devices; channels that were removed keep their values.
+    """
+    found = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    for info in structure.tensors:
+        positions = [np.arange(size) for size in info.shape]
+        for axis in structure.axes_of.get(info.name, ()):
+            positions[axis.dim] = structure.kept_positions(axis, kept)
+        index = tuple(torch.from_numpy(array) for array in np.ix_(*positions))
+        for alias in info.aliases:
+            if alias in found and alias in sliced:
+                found[alias][index] = sliced[alias].detach().to(found[alias])
+    return found

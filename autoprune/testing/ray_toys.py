@@ -8,11 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprune.core.jobs import Job, Outcome, Prepare, Status
 from autoprune.core.protocols import JobRunner
-from autoprune.execute._ray import Blobs
 from autoprune.testing.search_toys import ToyRunner
+
+if TYPE_CHECKING:
+    from autoprune.prepare.recipe import Checkpoints
+    from autoprune.weight_sets import Blobs
 
 GREED = 2**40
 """Bytes that a greedy candidate wants."""
@@ -28,7 +32,7 @@ class Given:
 
     runner: JobRunner
 
-    def __call__(self, blobs: Blobs) -> JobRunner:  # noqa: ARG002  what executors call it with
+    def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None) -> JobRunner:  # noqa: ARG002  executors give them
         """Return the runner."""
         return self.runner
 
@@ -75,7 +79,7 @@ class WeightMaker(ToyRunner):
         blobs: where they are.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> None:  # noqa: ARG002  it saves nothing
         super().__init__()
         object.__setattr__(self, "blobs", blobs)
 

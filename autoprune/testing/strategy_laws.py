@@ -393,6 +393,6 @@ class Trap:
 def dominated_share(setup: SearchSetup, jobs: Sequence[Job]) -> float:
     """Return the share of the box between dense MACs, accuracy 0.1 and the ideal point that ``jobs`` dominate."""
     dense = setup.costs(setup.space.full_genome[None, :])["macs"][0]
-    outcomes = [toy_outcome(setup, job) for job in jobs]
+    outcomes = [toy_outcome(setup, job) for job in jobs if isinstance(job, Evaluate)]
     points = np.array([[0.95 - outcome.metrics["accuracy"], outcome.costs["macs"] / dense] for outcome in outcomes])
     return hypervolume(points / [0.85, 1.0], (1.0, 1.0))

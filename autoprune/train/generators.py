@@ -116,16 +116,17 @@ def make_generators(
     for name, groups in generated_tensors(structure).items():
         tensor = weights[name]
         rows, columns = len(tensor), tensor[0].numel()
-        # So that the elements of h have about unit variance, and those of FC2 h the one that is asked for.
-        add(name, "hidden", (hidden, len(groups)), (2 / len(groups)) ** 0.5)
-        add(name, "hidden_bias", (hidden,), 0.5)
-        scale = spread * float(tensor.float().std(correction=0)) / hidden**0.5
+        # h and every pair of a column of ``left`` and a row of ``right`` have about unit length: a step then moves the
+        # generated tensor about as far as it would move the tensor itself, whatever ``hidden`` and the shape.
+        deviation = spread * float(tensor.float().std(correction=0))
+        add(name, "hidden", (hidden, len(groups)), (2 / (hidden * len(groups))) ** 0.5)
+        add(name, "hidden_bias", (hidden,), hidden**-0.5)
         if kind == "fc":
-            add(name, "output", (tensor.numel(), hidden), scale)
+            add(name, "output", (tensor.numel(), hidden), deviation)
         else:
-            add(name, "strengths", (rank, hidden), scale)
-            add(name, "left", (rows, rank), rank**-0.5)
-            add(name, "right", (rank, columns), 1.0)
+            add(name, "strengths", (rank, hidden), deviation * (tensor.numel() / rank) ** 0.5)
+            add(name, "left", (rows, rank), rows**-0.5)
+            add(name, "right", (rank, columns), columns**-0.5)
     return made
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,13 @@ class GateLayout:
 
     Attributes:
         gene_of: (n_gates,) the channel of every gate, increasing within a consumer.
+        group_of: (n_gates,) the group of that channel.
         consumer_of: (n_gates,) the consumer that has the gate to itself; all 0 where consumers share their gates.
         axes: per consumer tensor, ``(dim, gates)`` pairs: the gate of every position, n_gates where there is none.
     """
 
     gene_of: IntArray
+    group_of: IntArray
     consumer_of: IntArray
     axes: Mapping[str, tuple[tuple[int, IntArray], ...]]
 
@@ -40,6 +43,18 @@ class GateLayout:
     def n_gates(self) -> int:
         """Number of gates."""
         return len(self.gene_of)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[int, IntArray], ...]:
+        """The gates that one consumer (or all, where they share) has for one group, as ``(group, gates)`` pairs.
+
+        Sorted by group; the blocks of one group follow each other as their consumers do.
+        """
+        keys = np.stack([self.group_of, self.consumer_of])
+        found, block_of = np.unique(keys, axis=1, return_inverse=True)
+        return tuple(
+            (int(group), np.flatnonzero(block_of.reshape(-1) == i)) for i, group in enumerate(found[0].tolist())
+        )
 
     @classmethod
     def of(cls, structure: Structure, *, kept: BoolArray | None = None, shared: bool = True) -> GateLayout:
@@ -68,8 +83,10 @@ class GateLayout:
             block = 0 if shared else i
             gates = np.where(genes < 0, n_gates, starts[block] + np.searchsorted(blocks[block], genes))
             axes.setdefault(tensor, []).append((dim, gates))
+        gene_of = np.concatenate(blocks).astype(np.int64)
         return cls(
-            np.concatenate(blocks).astype(np.int64),
+            gene_of,
+            structure.group_of[gene_of],
             np.repeat(np.arange(len(blocks)), [len(block) for block in blocks]),
             {tensor: tuple(found) for tensor, found in axes.items()},
         )

@@ -108,7 +108,7 @@ def train_steps(
             first, state = saved
             trainee.restore(state)
         meter = _Meter(plan.device)
-        for step, batch in _batches(split, plan, range(first, plan.n_steps), seed):
+        for step, batch in batches(split, plan, range(first, plan.n_steps), seed):
             seed_libraries(derive_seed(seed, "step", step), plan.device)
             meter.add(trainee.step(batch, step, plan.n_steps))
             done = step + 1
@@ -149,8 +149,15 @@ class _Meter:
         return mean
 
 
-def _batches(split: Split, plan: StepPlan, steps: range, seed: int) -> Iterator[tuple[int, Batch]]:
-    """Yield the steps of ``steps`` with their batches: epoch after epoch, each in an order of its own."""
+def batches(split: Split, plan: StepPlan, steps: range, seed: int) -> Iterator[tuple[int, Batch]]:
+    """Yield the steps of ``steps`` with their batches: epoch after epoch, each in an order of its own.
+
+    Args:
+        split: items to learn from.
+        plan: what a batch is.
+        steps: which steps of the run; a later start gives the batches that the run would have had.
+        seed: of order and transforms.
+    """
     per_epoch = steps_per_epoch(len(split), plan.batch_size)
     step = steps.start
     while step < steps.stop:

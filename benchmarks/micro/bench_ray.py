@@ -19,7 +19,6 @@ import numpy as np
 import autoprune as ap
 from autoprune.core.jobs import Candidate, Evaluate
 from autoprune.core.protocols import Executor
-from autoprune.evaluate.runner import Runner
 from autoprune.execute._ray import start_ray_pool
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.in_process import InProcessExecutor
@@ -74,7 +73,7 @@ def jobs_of(searched: ap.Problem, blobs: BlobStore) -> list[Evaluate]:
 
 def evaluator_here(searched: ap.Problem, blobs: BlobStore) -> Executor:
     """Return an executor in this process."""
-    return InProcessExecutor(Runner({"proxy": searched.evaluator}, blobs, searched.costs))
+    return InProcessExecutor(searched.runner(blobs))
 
 
 def plain_process(folder: Path, part: int, orders: Connection) -> None:

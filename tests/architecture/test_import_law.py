@@ -21,7 +21,7 @@ LAYERS = (
     ("errors",),
     ("core",),
     ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
-    ("trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
+    ("clustering", "trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
@@ -46,7 +46,13 @@ NARROWER = {"strategies": {"errors", "core", "pareto"}}
 DOORS = {
     "optuna": {"strategies/_optuna.py"},
     "pymoo": {"strategies/_pymoo.py"},
-    "ray": {"execute/_ray.py", "execute/_ray_cluster.py", "finetuning/_tune.py"},
+    "ray": {
+        "execute/_ray.py",
+        "execute/_ray_checkpoints.py",
+        "execute/_ray_cluster.py",
+        "execute/_ray_worker.py",
+        "finetuning/_tune.py",
+    },
     "plotly": {"report/_plotly.py"},
 }
 """The only files that may import a heavy library."""

@@ -15,7 +15,9 @@ from autoprune.core.jobs import Job, Outcome, Prepare, Status
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.execute.attempt import attempt
-from autoprune.execute.pool import Done, Lost, News, PoolSettings, Ready, WorkerPool
+from autoprune.execute.crew import Done, Lost, News, Ready
+from autoprune.execute.pool import WorkerPool
+from autoprune.execute.staff import PoolSettings
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 
@@ -29,8 +31,10 @@ class SimulatedCrew:
         clock: moved forward to the next news.
         seconds: how long a job takes.
         kills: says of a job, and how often it ran before, whether its worker dies of it.
-        rooms: how many workers there is room for, by the time from which on that is so.
+        rooms: how many cores there are, by the time from which on that is so; a worker takes one.
         boots: whether workers can be started.
+        cores_to_prepare: what a worker that prepares takes; it starts when they are free.
+        is_scattered: the cores are on so many nodes that it starts when all of them are free.
     """
 
     def __init__(
@@ -42,11 +46,16 @@ class SimulatedCrew:
         kills: Callable[[Job, int], bool] = lambda _job, _times: False,
         rooms: dict[float, int] | None = None,
         boots: bool = True,
+        cores_to_prepare: int = 1,
+        is_scattered: bool = False,
     ) -> None:
         self.clock = clock
         self.runner = runner or ToyRunner()
         self.seconds, self.kills, self.boots = seconds, kills, boots
         self.rooms = rooms or {0.0: 2}
+        self.cores_to_prepare, self.is_scattered = cores_to_prepare, is_scattered
+        self.cores: dict[int, int] = {}  # by worker that has started or starts
+        self.waiting: dict[int, int] = {}
         self.n_hired = 0
         self.alive: dict[int, deque[tuple[Job, ...]]] = {}
         self.agenda: list[tuple[float, int, News]] = []
@@ -54,14 +63,29 @@ class SimulatedCrew:
         self.calls: list[tuple[float, int, tuple[int, ...]]] = []  # when, who, which jobs
         self.is_closed = False
 
-    def places(self) -> int:
+    @property
+    def room(self) -> int:
         return next(room for since, room in reversed(self.rooms.items()) if since <= self.clock.now())
 
-    def hire(self) -> int:
+    def places(self, preparing: int = 0) -> int:
+        return max(0, self.room - preparing * self.cores_to_prepare)
+
+    def preparation_places(self) -> int:
+        return self.room // self.cores_to_prepare
+
+    def hire(self, *, prepares: bool = False) -> int:
         self.n_hired += 1
-        self.alive[self.n_hired] = deque()
-        self._later(1.0, Ready(self.n_hired) if self.boots else Lost(self.n_hired, "no such module"))
+        self.waiting[self.n_hired] = self.cores_to_prepare if prepares else 1
+        self._place()
         return self.n_hired
+
+    def _place(self) -> None:
+        for worker, cores in list(self.waiting.items()):
+            free = 0 if self.is_scattered and cores > 1 and self.cores else self.room - sum(self.cores.values())
+            if cores <= free:
+                self.cores[worker] = self.waiting.pop(worker)
+                self.alive[worker] = deque()
+                self._later(1.0, Ready(worker) if self.boots else Lost(worker, "no such module"))
 
     def send(self, worker: int, jobs: Sequence[Job]) -> None:
         self.calls.append((self.clock.now(), worker, tuple(job.id for job in jobs)))
@@ -70,9 +94,13 @@ class SimulatedCrew:
             self._start(worker)
 
     def dismiss(self, worker: int) -> None:
-        self.alive.pop(worker)
+        self.alive.pop(worker, None)
+        self.cores.pop(worker, None)
+        self.waiting.pop(worker, None)
+        self._place()
 
     def wait(self, timeout: float) -> list[News]:
+        self._place()
         if not self.agenda or self.agenda[0][0] > self.clock.now() + timeout:
             self.clock.advance(timeout)
             return []
@@ -80,6 +108,8 @@ class SimulatedCrew:
         self.clock.advance(max(0.0, when - self.clock.now()))
         if news.worker not in self.alive:
             return []
+        if isinstance(news, Lost):
+            self.cores.pop(news.worker)
         if isinstance(news, Done):
             self.alive[news.worker].popleft()
             if self.alive[news.worker]:
@@ -176,6 +206,77 @@ def test_preparations_have_time() -> None:
     assert submit(make_pool(seconds=lambda _: 5000.0)[0], [job])[0].status is Status.OK
     pool, _ = make_pool(seconds=lambda _: 5000.0, settings={"prepare_deadline": 60.0, "workers": 2})
     assert "deadline of 60 s" in submit(pool, [job])[0].message
+
+
+def mixed_jobs(*preparations: int) -> list[Job]:
+    """Return thirty evaluations, those of these numbers replaced by preparations."""
+    return [Prepare(i, "toy", {}, TRAINED) if i in preparations else job for i, job in enumerate(healthy_jobs(30))]
+
+
+def seconds_of(job: Job) -> float:
+    """Return a minute for a preparation, a second for a candidate."""
+    return 60.0 if isinstance(job, Prepare) else 1.0
+
+
+@pytest.mark.parametrize(("room", "beside"), [(2, set()), (4, {1, 2, 3, 4})])
+def test_preparations_have_workers_of_their_own(room: int, beside: set[int]) -> None:
+    """As many evaluations leave as it takes, the others go on; when the last preparation ends, they are back."""
+    pool, crew = make_pool(
+        seconds=seconds_of,
+        rooms={0.0: room},
+        cores_to_prepare=2,
+        settings={"preparers": True, "workers": 4},
+    )
+    outcomes = submit(pool, mixed_jobs(5))
+    assert [outcome.status for outcome in outcomes] == [Status.OK] * 30
+    assert [crew.n_runs[i] for i in range(30)] == [1] * 30
+    ((start, preparer, _),) = [call for call in crew.calls if call[2] == (5,)]
+    assert start < 4.0
+    assert [ids for _, worker, ids in crew.calls if worker == preparer] == [(5,)]
+    assert {worker for when, worker, _ in crew.calls if start < when < start + 60.0} <= beside
+    assert sum(crew.cores.values()) <= room
+    submit(pool, [replace(job, id=job.id + 100) for job in healthy_jobs(8)])
+    assert preparer not in crew.alive
+    assert len(crew.alive) == room
+
+
+def test_preparations_do_not_wait_for_nodes_in_pieces() -> None:
+    """Where no node has enough left though all have together, evaluations leave all nodes after ten seconds."""
+    pool, crew = make_pool(
+        seconds=seconds_of,
+        rooms={0.0: 4},
+        cores_to_prepare=2,
+        is_scattered=True,
+        settings={"preparers": True, "workers": 4},
+    )
+    jobs = healthy_jobs(200)
+    jobs[5] = Prepare(5, "toy", {}, TRAINED)
+    assert {outcome.status for outcome in submit(pool, jobs)} == {Status.OK}
+    ((start, _, _),) = [call for call in crew.calls if call[2] == (5,)]
+    assert 10.0 < start < 16.0
+
+
+def test_a_preparation_whose_worker_died_runs_again() -> None:
+    """On another worker of its own, before any evaluation gets one of those cores."""
+    pool, crew = make_pool(
+        kills=lambda job, times: job.id == 5 and times < 2,
+        seconds=seconds_of,
+        cores_to_prepare=2,
+        settings={"preparers": True, "workers": 2},
+    )
+    assert {outcome.status for outcome in submit(pool, mixed_jobs(5, 6))} == {Status.OK}
+    assert crew.n_runs[5] == 3
+    assert len({worker for _, worker, ids in crew.calls if ids in ((5,), (6,))}) == 3
+
+
+def test_a_preparation_that_no_node_has_room_for_is_an_error() -> None:
+    """What can be done is done first; then the error says for how many preparations there is room."""
+    pool, _ = make_pool(cores_to_prepare=3, settings={"preparers": True, "workers": 2, "patience": 50.0})
+    for job in mixed_jobs(5):
+        pool.submit(job)
+    assert len(drain(pool, 29)) == 29
+    with pytest.raises(ExecutorError, match="room for 0 that prepare"):
+        pool.collect()
 
 
 def test_only_short_jobs_share_a_call() -> None:

@@ -12,7 +12,8 @@ from autoprune.core.budget import Budget
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, JobRunner
 from autoprune.errors import AutopruneWarning, ExecutorError
-from autoprune.execute._ray import MakeRunner, start_ray_pool
+from autoprune.execute._ray import start_ray_pool
+from autoprune.execute._ray_worker import MakeRunner
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
@@ -167,6 +168,13 @@ def test_a_worker_killed_in_a_preparation_does_not_show(tmp_path: Path, round_: 
     there = searched(tmp_path / "there", make_pool(Given(runner)), runner, with_preparation=True)
     assert there == here
     assert (tmp_path / "0").exists()
+
+
+def test_a_preparation_with_resources_of_its_own_does_not_show(tmp_path: Path) -> None:
+    """It takes both cores of the cluster: evaluations leave and come back, and the ledger is the same."""
+    here = searched(tmp_path / "here", InProcessExecutor(ToyRunner()), ToyRunner(), with_preparation=True)
+    pool = make_pool(Given(ToyRunner()), cpus_per_preparation=2)
+    assert searched(tmp_path / "there", pool, ToyRunner(), with_preparation=True) == here
 
 
 def test_jobs_are_not_hurried() -> None:

@@ -12,8 +12,9 @@ from autoprune.core.protocols import Executor
 from autoprune.evaluate.runner_plan import RunnerPlan
 from autoprune.execute._ray import RayCrew
 from autoprune.execute._ray_cluster import Cluster
-from autoprune.execute.pool import PoolSettings, WorkerPool
+from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.staff import PoolSettings
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.digits_network import digits_network
 from autoprune.testing.killing import Killing

@@ -43,7 +43,7 @@ def run(driver: ModuleType, untuned: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def undisturbed(driver: ModuleType, run: ap.Run, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Tuned:
-    """Return three points of another copy, trained in this process by a driver that nobody killed."""
+    """Return the points of another copy, trained in this process by a driver that nobody killed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "copy"
     shutil.copytree(untuned, folder)
     return driver.tune(ap.open_run(folder / "run", run.problem))

@@ -16,7 +16,7 @@ from autoprune.testing.digits_network import digits_network
 from autoprune.train.distill import Distillation
 
 EPOCHS = 3
-N_POINTS = 3
+N_POINTS = 5
 CALLS_PER_POINT = 4  # of the progress callback: after each epoch, and at step 50 of 57
 N_EVALUATIONS = 40
 
@@ -37,7 +37,7 @@ def settings() -> ap.FitSettings:
 
 
 def tune(run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None) -> ap.Tuned:
-    """Fine-tune three points."""
+    """Fine-tune the points."""
     calls = 0
 
     def tell(*_: object) -> None:

@@ -100,13 +100,19 @@ def test_a_killed_driver_resumes(
     assert subprocess.run(command, timeout=100, check=False).returncode == -signal.SIGKILL
     run = ap.open_run(tmp_path / "killed" / "run", undisturbed.run.problem)
     assert len(run.store.records("finetune")) == (die_at - 1) // driver.CALLS_PER_POINT
-    assert_same(driver.tune(run), undisturbed)
+    again = driver.tune(run)
+    assert len(again) == driver.N_POINTS == 5
+    assert_same(again, undisturbed)
 
 
 def test_mistakes_are_named(run: ap.Run, tmp_path: Path) -> None:
-    """An unknown executor, no points, a run without its problem."""
+    """An unknown executor or logger, a logger without Ray, no points, a run without its problem."""
     with pytest.raises(UnknownNameError, match="executor 'dask'"):
         ap.finetune(run, executor="dask")
+    with pytest.raises(UnknownNameError, match="logger 'tensorbord'"):
+        ap.finetune(run, executor="ray", loggers=["tensorbord"])
+    with pytest.raises(InvalidArgumentError, match="loggers are Ray Tune's"):
+        ap.finetune(run, loggers=["tensorboard"])
     with pytest.raises(InvalidArgumentError, match="expected points"):
         ap.finetune(run, points=[])
     with pytest.raises(InvalidArgumentError, match="open the run with its problem"):

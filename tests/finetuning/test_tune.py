@@ -39,8 +39,54 @@ def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
     killed.wait()
     run = ap.open_run(folder, undisturbed.run.problem)
     assert len(run.store.records("finetune")) < driver.N_POINTS
-    assert_same(driver.tune(run, executor=ap.RaySettings()), undisturbed)
+    again = driver.tune(run, executor=ap.RaySettings())
+    assert len(again) == driver.N_POINTS == 5
+    assert_same(again, undisturbed)
     assert not list(folder.glob("finetune/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("tensorboard", "tensorboard/*/events.out.tfevents.*"), ("mlflow", "mlflow.db")]
+)
+def test_tune_records_a_training(
+    driver: ModuleType, run: ap.Run, monkeypatch: pytest.MonkeyPatch, name: str, written: str
+) -> None:
+    """By Tune's own callbacks; what they wrote stays when the experiment's folder goes, and has every epoch."""
+    pytest.importorskip({"tensorboard": "tensorboardX", "mlflow": "mlflow"}[name])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    point = run.front.points[len(name) % 2]
+    tuned = ap.finetune(run, [point], 2, settings=driver.settings(), executor=ap.RaySettings(), loggers=[name])
+    (folder,) = {path.parent for path in run.folder.glob(f"finetune/*/{written.split('/')[0]}")}
+    files = list(folder.glob(written))
+    assert files
+    accuracy = tuned.points[0].metrics["accuracy"]
+    found = recorded_by_mlflow(files[0], folder.name) if name == "mlflow" else recorded_by_tensorboard(files)
+    assert len(found) == 2
+    assert found[-1] == pytest.approx(accuracy, abs=1e-6)
+
+
+def recorded_by_tensorboard(files: list[Path]) -> list[float]:
+    """Return the accuracies in TensorBoard's files."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in files:
+        data = file.read_bytes()
+        while data:  # length, checksum of it, event, checksum
+            size = int.from_bytes(data[:8], "little")
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            found += [value.simple_value for value in event.summary.value if value.tag == "ray/tune/accuracy"]
+    return found
+
+
+def recorded_by_mlflow(file: Path, key: str) -> list[float]:
+    """Return the accuracies in MLflow's database."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{file}")
+    experiment = client.get_experiment_by_name(f"autoprune-{key}")
+    (training,) = client.search_runs([experiment.experiment_id])
+    return [item.value for item in client.get_metric_history(training.info.run_id, "accuracy")]
 
 
 def test_a_scheduler_compares_settings_of_one_point_only(driver: ModuleType, untuned: Path, run: ap.Run) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import DenseNet, MobileNetV2, VisionTransformer
 
 from autoprune.searchspaces.models.resnet_cifar import resnet20
+from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights, named_tensors
 from autoprune.surgery.skeleton import Skeleton
@@ -68,3 +69,36 @@ def test_skeleton_equals_cut_and_cut_models_train(network):
         assert all(torch.equal(named_tensors(small)[name], tensor) for name, tensor in state.items())
     small.train()(x).square().mean().backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in small.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_crops_answer_as_cuts_and_pass_gradients_on(network, training):
+    """A crop is the cut model; a dense tensor's gradient is the cut one's where channels stay and zero elsewhere."""
+    model, structure, x = network
+    kept = draw(structure, 3)
+    weights = {name: tensor.clone() for name, tensor in model_weights(model, structure).items()}
+    parameters = {info.name for info in structure.tensors if info.kind == "parameter"}
+    for name in parameters:
+        weights[name].requires_grad_()
+    crop = Cropper(model, structure)(weights, kept, training=training)
+    small = cut(model, structure, kept).train(training)
+    answers = []
+    for net in (crop, small):
+        torch.manual_seed(1)  # dropout
+        answers.append(net(x))
+        answers[-1].square().sum().backward()
+    torch.testing.assert_close(*answers)
+    dense = {name: weights[name].grad if name in parameters else tensor for name, tensor in weights.items()}
+    sliced = sliced_state(dense, structure, kept)
+    for name, parameter in small.named_parameters():
+        torch.testing.assert_close(sliced[name], parameter.grad)
+        assert np.count_nonzero(dense[name]) == np.count_nonzero(sliced[name])
+
+
+def test_crops_leave_the_weights_alone(network):
+    """Neither the model nor the weights change when a crop's batch norms update their statistics."""
+    model, structure, x = network
+    weights = model_weights(model, structure)
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    Cropper(model, structure)(weights, np.ones(structure.n_genes, dtype=bool))(x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoprune.comparison.summary import ComparisonSummary
+from autoprune.report.comparison.page import render_comparison
 from autoprune.report.comparison.tables import seeds_table, strategies_table
 from autoprune.report.write import replace_file
 
@@ -28,4 +29,5 @@ def write_comparison(summary: ComparisonSummary, path: Path) -> Path:
     }
     for place, table in tables.items():
         replace_file(place, table.to_csv(lineterminator="\n"))
+    replace_file(path, render_comparison(summary, files=[place.name for place in tables]))
     return path

@@ -28,8 +28,8 @@ def front_figure(summary: RunSummary, x: Objective, y: Objective, *, is_main: bo
     ]
     page = layout(height=500 if is_main else 380)
     page["showlegend"] = is_main
-    page["xaxis"] |= axis_of(summary, x)
-    page["yaxis"] |= axis_of(summary, y)
+    page["xaxis"] |= axis_of(summary.meta, x)
+    page["yaxis"] |= axis_of(summary.meta, y)
     page["shapes"], page["annotations"] = _limit(summary, x)
     return {"data": [trace for trace in parts if trace["x"]], "layout": page}
 

@@ -10,7 +10,7 @@ from autoprune.core.objectives import Objective
 from autoprune.report import units
 from autoprune.report.figures import palette
 from autoprune.report.summary import Measured, Point, RunSummary, value_of
-from autoprune.store.meta import Role
+from autoprune.store.meta import Role, RunMeta
 
 Figure = dict[str, Any]
 """A plotly figure (``{"data": ..., "layout": ...}``) or a part of one."""
@@ -61,9 +61,9 @@ def axis_title(text: str) -> Figure:
     return {"text": text, "standoff": 10, "font": {"size": 13}}
 
 
-def axis_of(summary: RunSummary, item: Objective) -> Figure:
+def axis_of(meta: RunMeta, item: Objective) -> Figure:
     """Return title and tick format of the axis that shows ``item``."""
-    dense = summary.meta.dense.costs.get(item.name)
+    dense = meta.dense.costs.get(item.name)
     name = plain(units.title(item.name))
     if dense:
         text = f"{name}, % of the dense model (100 % = {units.amount(item.name, dense)})"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import Any
 
 from autoprune.report import _plotly
+from autoprune.report.figures.layout import Figure
+from autoprune.report.page.finetuned import finetuned
 from autoprune.report.page.overview import overview
 from autoprune.report.page.pictures import Pictures
 from autoprune.report.page.points_table import points
@@ -34,24 +36,36 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         pictures.parallel(),
         pictures.latency(),
         points(summary),
+        finetuned(summary),
         settings(summary),
         history(summary),
         closing(summary, files),
     ]
-    library = _plotly.packed_library() if pictures.figures else ""
+    return document(f"{summary.meta.name}: autoprune report", body, pictures.figures)
+
+
+def document(title: str, body: Sequence[str], figures: Mapping[str, Figure]) -> str:
+    """Return a page of our style, complete in itself.
+
+    Args:
+        title: of the window.
+        body: HTML.
+        figures: plotly's, by the id of their place in ``body``.
+    """
+    library = _plotly.packed_library() if figures else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(summary.meta.name)}: autoprune report</title>
+<title>{escape(title)}</title>
 <style>
 {_resource("style.css")}</style>
 </head>
 <body>
 {"".join(body)}
-<script type="application/json" id="figures">{script_json(pictures.figures)}</script>
+<script type="application/json" id="figures">{script_json(figures)}</script>
 <script type="text/plain" id="plotly">{library}</script>
 <script>
 {_resource("script.js")}</script>

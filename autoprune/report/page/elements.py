@@ -39,3 +39,17 @@ def table(heads: Sequence[str], rows: Sequence[str]) -> str:
 def folded(title: str, body: str) -> str:
     """Return ``body``, which is HTML, folded away under ``title``."""
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def plot(name: str, caption: str, height: int, *, still: str = "") -> str:
+    """Return the place of a figure with its caption.
+
+    Args:
+        name: its id, and the figure's name.
+        caption: text.
+        height: pixels.
+        still: HTML to show where scripts do not run.
+    """
+    text = prose(caption)
+    place = f'<div class="plot" id="{escape(name)}" role="img" aria-label="{text}" style="min-height:{height}px">'
+    return f"<figure><figcaption>{text}</figcaption>{place}{still}</div></figure>"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from autoprune.report import units
 from autoprune.report.figures.convergence import convergence_figure
 from autoprune.report.figures.front import front_figure, planes
@@ -11,7 +9,7 @@ from autoprune.report.figures.keep_ratios import keep_ratio_figure
 from autoprune.report.figures.latency import latency_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.page.elements import note, prose, section
+from autoprune.report.page.elements import note, plot, section
 from autoprune.report.summary import RunSummary
 from autoprune.report.svg import front_svg
 
@@ -113,6 +111,4 @@ class Pictures:
 
     def _plot(self, name: str, figure: Figure, caption: str, *, still: str = "") -> str:
         self.figures[name] = figure
-        height, text = figure["layout"]["height"], prose(caption)
-        place = f'<div class="plot" id="{escape(name)}" role="img" aria-label="{text}" style="min-height:{height}px">'
-        return f"<figure><figcaption>{text}</figcaption>{place}{still}</div></figure>"
+        return plot(name, caption, figure["layout"]["height"], still=still)

@@ -1,0 +1,54 @@
+"""How important a channel is, over everything that its group couples; cheap enough to repeat while weights change."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.core.groups import Structure
+from autoprune.criteria.evidence import Evidence, Scores, channel_rows, relative
+from autoprune.criteria.magnitude import norm_scores
+from autoprune.surgery.matching import model_tensors
+
+SMALLEST_SPREAD = 1e-6
+"""Standard deviation, over the mean, of gammas that say nothing: those of a fresh BatchNorm are all 1."""
+
+
+def scale_importance(model: nn.Module, structure: Structure) -> Scores:
+    """Return the relative importance of every channel, per group: its absolute gamma in each BatchNorm it passes.
+
+    The gammas of every BatchNorm are divided by their mean, so that each has the same say in a residual stream; their
+    mean is the importance. Where a group passes no BatchNorm, or only such whose gammas are all equal (a network that
+    was not trained yet), it is the L2 norm of all weights that the channel couples.
+
+    Args:
+        model: the dense model that was traced.
+        structure: what the trace found.
+
+    Returns:
+        Per group a (w,) float64 array whose mean is 1, higher stays longer.
+    """
+    tensors = model_tensors(model, structure)
+    axes = {axis.key: axis for axis in structure.axes}
+    scales = {
+        f"{path}.weight" if path else "weight"
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
+    norms: Scores | None = None
+    found: list[npt.NDArray[np.float64]] = []
+    for i, group in enumerate(structure.groups):
+        gammas = [
+            relative(channel_rows(tensors[name], axes[name, dim], group).abs().mean(dim=1).numpy())
+            for name, dim, _, _ in group.axes
+            if name in scales
+        ]
+        mean = np.mean(gammas, axis=0) if gammas else np.ones(group.width)
+        if mean.std() <= SMALLEST_SPREAD:
+            if norms is None:
+                norms = norm_scores(Evidence(model, structure, tensors, None, None, 0), 2)
+            mean = norms[i]
+        found.append(mean)
+    return tuple(found)

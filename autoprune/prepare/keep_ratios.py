@@ -1,0 +1,223 @@
+"""Keep ratios under a budget: one per width variable, moved by gradients, never above the budget.
+
+Ning et al., DSA (ECCV 2020), split the ratios as the alternating direction method of multipliers does: ``theta``
+follows the loss, ``z`` carries the budget, ``u`` adds up their disagreement. The steps are theirs as far as they are
+known; the constants, the metric and with it the projection are ours.
+
+Letters: ``d`` width variables, ``g`` groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.core.groups import IntArray
+from autoprune.core.limits import within_limits
+from autoprune.core.protocols import Costs
+from autoprune.core.space import FloatArray, SearchSpace
+
+DENSE_THETA = 5.0
+"""Where a variable that keeps everything starts: a ratio of 0.993, as in the released code."""
+
+TOLERANCE = 1e-7
+BISECTIONS = 60
+MEMORY = 0.8
+"""Share of the past in the mean slope of the loss."""
+
+LARGEST_EXCESS = 2.0
+"""Of a variable's worth over the median one's, in mean deviations."""
+
+
+class RatioCost:
+    """The cost of keep ratios as a share of the dense model's, and the sigmoid that the ratios come from.
+
+    A variable keeps ``low + (1 - low) sigmoid(theta)`` of its channels, where ``low`` is its smallest allowed width.
+
+    Args:
+        space: whose variables are driven.
+        cost: differentiable cost of (g,) float64 widths.
+    """
+
+    def __init__(self, space: SearchSpace, cost: Callable[[Tensor], Tensor]) -> None:
+        self._cost = cost
+        self._full = torch.from_numpy(space.structure.full_widths).double()
+        self._variable_of = torch.from_numpy(space.variable_of)
+        self._dense = float(cost(self._full))
+        self.low = torch.from_numpy(space.keep_ratios(space.min_genome[None, :])[0])
+
+    def ratios(self, theta: Tensor) -> Tensor:
+        """Return the (d,) keep ratios of (d,) ``theta``."""
+        return self.low + (1 - self.low) * torch.sigmoid(theta)
+
+    def theta(self, ratios: Tensor) -> Tensor:
+        """Return the (d,) theta of (d,) keep ratios, at most `DENSE_THETA` from 0."""
+        inside = ((ratios - self.low) / (1 - self.low).clamp(min=TOLERANCE)).clamp(0, 1)
+        return torch.logit(inside).clamp(-DENSE_THETA, DENSE_THETA)
+
+    def of_groups(self, ratios: Tensor) -> Tensor:
+        """Return the (g,) keep ratios of the groups: 1 where no variable drives one."""
+        return torch.cat([ratios, ratios.new_ones(1)])[self._variable_of]
+
+    def share(self, ratios: Tensor) -> Tensor:
+        """Return the cost of (d,) keep ratios over the dense model's."""
+        return self._cost(self.of_groups(ratios) * self._full) / self._dense
+
+    def slope(self, ratios: Tensor) -> Tensor:
+        """Return the (d,) derivative of `share` by (d,) keep ratios."""
+        at = ratios.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.share(at), at)
+        return slope
+
+    def project(self, theta: Tensor, budget: float) -> Tensor:
+        """Return the (d,) point of cost ``budget``, a share of the dense cost, to which ``theta`` is nearest.
+
+        Near is meant in the metric of the cost: a variable's distance counts by what moving it changes the cost. The
+        steepest way in that metric moves all variables alike, so the projection is one bisection, and the differences
+        between variables survive it. (In the plain metric a variable that falls first keeps falling, since the sigmoid
+        is flat at its ends, and a few variables pay for all.) A point within the budget is raised to it: more channels
+        never hurt, and without the mean of the slopes, see `LearnedRatios`, nothing else would raise it.
+
+        The result is never above a budget that the smallest ratios can meet, and nowhere above `DENSE_THETA` unless
+        ``theta`` is.
+        """
+        highest = torch.clamp(theta.min() - DENSE_THETA, max=0.0)
+        return theta - _smallest_shift(lambda shift: float(self.share(self.ratios(theta - shift))) <= budget, highest)
+
+    def uniform(self, budget: float) -> Tensor:
+        """Return the (d,) keep ratios that are equal, but for smallest widths, and within ``budget``."""
+        zero = torch.zeros((), dtype=torch.float64)
+        cut = _smallest_shift(lambda cut: float(self.share((1 - cut).maximum(self.low))) <= budget, zero)
+        return (1 - cut).maximum(self.low)
+
+
+class LearnedRatios:
+    """Keep ratios that descend on a loss within a budget.
+
+    In the metric of the projection, the slope of the loss is what a variable saves in loss per share of cost. It is
+    averaged over some steps, taken relative to the median variable, in units of the mean deviation, and clipped, since
+    batches are noisy and cheap variables the most. The point of rest is that of the paper's problem: loss per cost is
+    the same for all variables.
+
+    Args:
+        cost: of keep ratios.
+        start: (d,) keep ratios.
+        coupling: how much of the way to ``z - u`` theta goes in a step, in 0..1; the paper's ``rho`` in units of the
+            inverse step.
+    """
+
+    def __init__(self, cost: RatioCost, start: Tensor, coupling: float) -> None:
+        self._cost = cost
+        self._coupling = coupling
+        self._theta = cost.theta(start)
+        self._z = self._theta.clone()
+        self._u = torch.zeros_like(self._theta)
+        self._mean = torch.zeros_like(self._theta)
+
+    @property
+    def ratios(self) -> Tensor:
+        """(d,) the keep ratios of ``z``, within the last budget."""
+        return self._cost.ratios(self._z)
+
+    @property
+    def trial(self) -> Tensor:
+        """(d,) the keep ratios of ``theta``, where the loss is differentiated."""
+        return self._cost.ratios(self._theta)
+
+    def step(self, slope: Tensor, budget: float, size: float) -> None:
+        """Take one step of theta, of z and of u.
+
+        Args:
+            slope: (d,) derivative of the loss by the keep ratios, at `trial`.
+            budget: share of the dense cost.
+            size: of the step that theta takes along the loss, on average over the variables.
+        """
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
+        worth = -self._mean / self._cost.slope(self.trial)
+        excess = worth - worth.quantile(0.5)
+        deviation = float(excess.abs().mean())
+        if deviation > 0:
+            self._theta = self._theta + size * (excess / deviation).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
+        self._theta = self._theta - self._coupling * (self._theta - self._z + self._u)
+        self._z = self._cost.project(self._theta + self._u, budget)
+        self._u = self._u + self._theta - self._z
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that later steps depend on."""
+        return {"theta": self._theta, "z": self._z, "u": self._u, "mean": self._mean}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Undo `state`."""
+        self._theta, self._z, self._u, self._mean = (state[name].clone() for name in ("theta", "z", "u", "mean"))
+
+
+class UniformRatios:
+    """One keep ratio for all variables, as large as the budget allows: `LearnedRatios` with the learning off.
+
+    Args:
+        cost: of keep ratios.
+        start: (d,) keep ratios before the first step.
+    """
+
+    def __init__(self, cost: RatioCost, start: Tensor) -> None:
+        self._cost = cost
+        self.ratios = start
+
+    def step(self, budget: float) -> None:
+        """Go to the ratio of ``budget``, a share of the dense cost."""
+        self.ratios = self._cost.uniform(budget)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that later steps depend on."""
+        return {"ratios": self.ratios}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Undo `state`."""
+        self.ratios = state["ratios"].clone()
+
+
+def rounded(space: SearchSpace, ratios: FloatArray, costs: Costs, limits: Mapping[str, int]) -> IntArray:
+    """Return the (d,) genome of (d,) keep ratios: levels next to them, as high as the limits allow.
+
+    Every variable takes the level below its ratio; then those that lost most take the level above while that fits.
+
+    Raises:
+        InfeasibleError: no genome is within the limits.
+    """
+    flat, offsets = space.width_table
+    wanted = ratios * flat[offsets + space.full_genome]
+    below = [
+        int(np.searchsorted(variable.widths, width + TOLERANCE, side="right")) - 1
+        for variable, width in zip(space.variables, wanted, strict=True)
+    ]
+    genome = space.repair(np.maximum([below], 0), costs, limits)[0]
+    lost = wanted - flat[offsets + genome]
+    share = lost / flat[offsets + space.full_genome]
+    for variable in np.argsort(-share, kind="stable"):
+        if lost[variable] <= TOLERANCE:
+            continue
+        higher = genome.copy()
+        higher[variable] += 1
+        if within_limits(costs(higher[None, :]), limits)[0]:
+            genome = higher
+    return genome
+
+
+def _smallest_shift(fits: Callable[[Tensor], bool], lowest: Tensor) -> Tensor:
+    """Return the smallest shift of at least ``lowest`` from which on ``fits`` holds, as a tensor without dimensions."""
+    if fits(lowest):
+        return lowest
+    low, step = lowest, TOLERANCE
+    while not fits(lowest + step) and step < 1 / TOLERANCE:
+        low, step = lowest + step, 2 * step
+    high = lowest + step
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if fits(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -1,0 +1,258 @@
+"""A sweep of preparations over budgets: each finds a network and its weights, then steps refine the front of all."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InfeasibleError, InvalidArgumentError
+from autoprune.pareto.dominance import non_dominated
+from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
+from autoprune.strategies._preparation import sized
+
+FloatArray = npt.NDArray[np.float64]
+
+SOFT_COSTS = ("macs", "params")
+"""Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
+
+_TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Settings of a sweep.
+
+    Attributes:
+        targets: budgets as shares of the dense model's cost; None spreads ``n_targets`` of them.
+        n_targets: how many budgets, evenly spaced in width (the root of the cost) between the smallest network and the
+            largest feasible one, both excluded; fewer where the multiply-adds suffice for fewer only.
+        warm_start: start each budget from the weights and the network of the next larger one. The searches then run
+            one after the other; without, all start from the given weights and run side by side.
+        share: of the multiply-adds that all preparations together take at most, where those are limited.
+        epochs: of one preparation at most, and exactly where nothing limits it.
+        min_epochs: below which a preparation is worth nothing.
+        step: how many variables a step from the front changes by one level, at most.
+        preparation: further settings of the recipe, JSON types.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    targets: tuple[float, ...] | None = None
+    n_targets: int = 8
+    warm_start: bool = True
+    share: float = 0.85
+    epochs: float = 10.0
+    min_epochs: float = 0.25
+    step: int = 2
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, value in (("n_targets", self.n_targets), ("step", self.step)):
+            if value < 1:
+                msg = f"expected {name} to be at least 1, got {value}"
+                raise InvalidArgumentError(msg)
+        if not 0 < self.share < 1:
+            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
+            raise InvalidArgumentError(msg)
+        if not 0 < self.min_epochs <= self.epochs:
+            msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
+            raise InvalidArgumentError(msg)
+        if self.targets is not None and (
+            not self.targets
+            or not all(0 < target <= 1 for target in self.targets)
+            or len(set(self.targets)) < len(self.targets)
+        ):
+            msg = f"expected different targets as shares of the dense model's cost in 0..1, got {self.targets}"
+            raise InvalidArgumentError(msg)
+
+
+class SweepStrategy(BaseStrategy):
+    """One preparation per budget, from large to small; every network that is found is measured with its own weights.
+
+    The largest feasible network is measured with the given weights first. When all preparations have ended, what is
+    left of the budget goes into steps from the measured front: a few variables change by one level, under the order
+    and with the weights of the point that the step starts from. A preparation that fails is left out. The search is
+    finished when no step leads to an unknown candidate, or when no preparation succeeded.
+
+    Subclasses say which recipe prepares and with what settings.
+
+    Raises:
+        BudgetError: the multiply-adds are not enough for one preparation.
+        InfeasibleError: a target is out of reach.
+    """
+
+    Settings = SweepSettings
+
+    recipe: ClassVar[str]
+    """Name of the recipe; its settings have ``target``, ``cost``, ``epochs`` and ``start``."""
+
+    def __init__(self, setup: SearchSetup, settings: SweepSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        self._cost = _soft_cost(setup)
+        top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
+        self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
+        self._known: set[Candidate] = set()
+        self._measured: dict[Candidate, FloatArray] = {}
+        targets = _spread(setup, self._cost, top, self.settings)
+        for_steps, *for_targets = child_seeds(setup.seed, 1 + len(targets))
+        self._rng = np.random.default_rng(for_steps)
+        self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
+        self._targets, self._macs = self._affordable(targets)
+        self._pending = deque(range(len(self._targets)))  # targets that no preparation was asked for
+        self._ended: dict[int, Candidate | None] = {}  # what the preparation for each target found, None: failed
+
+    @abstractmethod
+    def _recipe_settings(self) -> dict[str, Any]:
+        """Return the settings of the recipe beyond target, cost, epochs and start."""
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        jobs: list[Job] = []
+        for id_ in ids:
+            job = self._next(id_)
+            if job is None:
+                break
+            jobs.append(job)
+        return jobs
+
+    def _next(self, id_: int) -> Job | None:
+        """Return what found networks wait for, else the next preparation, else a step from the front."""
+        while self._waiting:
+            candidate = self._waiting.popleft()
+            if candidate not in self._known:
+                self._known.add(candidate)
+                return Evaluate(id_, candidate)
+        n_running = len(self._targets) - len(self._pending) - len(self._ended)
+        if self._pending and not (n_running and self.settings.warm_start):
+            return self._preparation(id_, self._pending.popleft())
+        if self._pending or n_running:
+            return None
+        step = self._step()
+        if step is None:
+            return None
+        self._known.add(step)
+        return Evaluate(id_, step)
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Evaluate):
+                values = self._values(outcome)
+                if values is not None:
+                    self._measured[outcome.job.candidate] = values
+            elif outcome.job.settings["target"] in self._targets:
+                found = None
+                if outcome.status is Status.OK and outcome.genome is not None and outcome.weight_set is not None:
+                    found = Candidate(outcome.genome, outcome.weight_set)
+                    self._waiting.append(found)
+                self._ended[self._targets.index(outcome.job.settings["target"])] = found
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        self._learn(outcomes)
+        self._known |= {outcome.job.candidate for outcome in outcomes if isinstance(outcome.job, Evaluate)}
+        self._pending = deque(i for i in range(len(self._targets)) if i not in self._ended)
+
+    def _preparation(self, id_: int, i: int) -> Prepare:
+        """Return the job for target ``i``, as long as what may be spent allows."""
+        larger = [self._ended[j] for j in range(i) if self._ended.get(j)] if self.settings.warm_start else []
+        start = larger[-1] if larger else None
+        return sized(
+            self.setup,
+            lambda epochs: self._job(id_, self._targets[i], epochs, start, self._seeds[i]),
+            self.settings.epochs,
+            macs=self._macs,
+            min_epochs=self.settings.min_epochs,
+        )
+
+    def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
+        settings = {
+            **self._recipe_settings(),
+            "target": target,
+            "cost": self._cost,
+            "epochs": epochs,
+            "start": None if start is None else list(start.genome),
+        }
+        parent: WeightSet = self.setup.weight_set if start is None else start.weight_set
+        return Prepare(id_, self.recipe, settings, parent, seed)
+
+    def _affordable(self, targets: list[float]) -> tuple[list[float], float | None]:
+        """Return as many of the targets, evenly chosen, as there are multiply-adds for, and those for each.
+
+        Raises:
+            BudgetError: not even one preparation fits.
+        """
+        if self.setup.macs is None or self.setup.estimate is None:
+            return targets, None
+        total = self.settings.share * self.setup.macs
+        shortest = sized(
+            self.setup,
+            lambda epochs: self._job(0, targets[0], epochs),
+            self.settings.min_epochs,
+            macs=total,
+            min_epochs=self.settings.min_epochs,
+        )
+        n = min(len(targets), int(total // max(1, self.setup.estimate(shortest).macs)))
+        places = np.round((np.arange(n) + 0.5) * len(targets) / n - 0.5).astype(int)
+        return [targets[i] for i in places], total / n
+
+    def _step(self) -> Candidate | None:
+        """Return an unknown candidate next to the measured front, or to what was found where nothing was measured."""
+        found = [candidate for candidate in self._ended.values() if candidate is not None]
+        prepared = {candidate.weight_set for candidate in found}
+        front = [candidate for candidate in self._measured if candidate.weight_set in prepared]
+        if front:
+            is_best = non_dominated(np.array([self._measured[candidate] for candidate in front]))
+            front = [candidate for candidate, best in zip(front, is_best, strict=True) if best]
+        origins = front or found
+        if not origins:
+            return None
+        space = self.setup.space
+        for _ in range(_TRIES):
+            origin = origins[int(self._rng.integers(len(origins)))]
+            genome = np.array(origin.genome)
+            n = int(self._rng.integers(1, self.settings.step + 1))
+            moved = self._rng.choice(space.n_variables, size=min(n, space.n_variables), replace=False)
+            genome[moved] += self._rng.choice([-1, 1], size=len(moved))
+            genome = np.clip(genome, 0, space.n_levels - 1)
+            genome = space.repair(genome[None, :], self.setup.costs, self.setup.limits)[0]
+            candidate = Candidate(tuple(genome.tolist()), origin.weight_set)
+            if candidate not in self._known:
+                return candidate
+        return None
+
+
+def _soft_cost(setup: SearchSetup) -> str:
+    """Return the cost that budgets are in."""
+    wanted = (spread_cost(setup), *setup.objectives.names, *setup.limits)
+    return next((name for name in wanted if name in SOFT_COSTS), SOFT_COSTS[0])
+
+
+def _spread(setup: SearchSetup, cost: str, top: npt.NDArray[np.int64], settings: SweepSettings) -> list[float]:
+    """Return the targets from large to small.
+
+    Raises:
+        InfeasibleError: a target that was given is below the smallest network; the message says where that lies.
+    """
+    space = setup.space
+    ends = np.concatenate([space.full_genome[None, :], top, space.min_genome[None, :]])
+    dense, largest, smallest = setup.costs(ends)[cost].tolist()
+    if settings.targets is not None:
+        low = min(settings.targets)
+        if low * dense < smallest:
+            msg = (
+                f"target {low:g} is out of reach: the smallest network of this space has {smallest / dense:.4f} of the "
+                f"dense model's {cost}; raise the target, unlock layers, or lower min_width or min_keep_ratio"
+            )
+            raise InfeasibleError(msg)
+        return sorted(settings.targets, reverse=True)
+    first, last = np.sqrt([largest / dense, smallest / dense])
+    inside = np.linspace(first, last, settings.n_targets + 2)[1:-1] ** 2
+    return list(dict.fromkeys(inside.tolist()))

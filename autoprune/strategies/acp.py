@@ -1,0 +1,315 @@
+"""ACP-style search: a particle swarm that starts from clusters of channels.
+
+Chang et al., "ACP: Automatic channel pruning via clustering and swarm intelligence optimization for CNN", 2021
+(2101.06407), after the released code: the paper's constants could not be checked. From there: a population around the
+numbers of clusters (particle 0 is the clustering itself, the others move each gene by -1, 0 or +1 times their index),
+10 particles, the swarm rule with chi 0.729, c1 = c2 = 2, largest velocity 2 and inertia from 0.6 to 0.4, steps that
+move a part of the genes, particles that move on as soon as they were measured.
+
+Bugs of the release that are not repeated:
+
+1. positions moved by the velocity of the step before: the velocity is updated first;
+2. the genes that move were drawn with replacement and never the last one: without replacement, from all;
+3. velocities were updated for the first genes instead of those that move;
+4. both pulls had one random number for the whole particle: every gene draws two;
+5. widths were clipped below the full width: every level of the space can be reached;
+6. ``int()`` rounded towards zero, so that widths drifted down: rounded to the nearest;
+7. clusters and fitness came from test images: from training and search-validation images here.
+
+Ours, since the release has no control of cost and knows one budget at a time:
+
+* positions are levels of the search space, not channels. A level is several channels as a rule, so a unit of velocity
+  moves 1 level; the release moves 2 channels (``reach``). Eight genes move there, of 13 to 54; here a share of them;
+* several clusterings, their eps bisected to costs spread over the feasible range, with an equal part of the particles
+  around each;
+* the fitness is the vector of objectives, costs among them: a particle's best position is replaced unless it dominates
+  the new one, and the leader of each move is drawn from the archive of all non-dominated candidates, of two the one in
+  the less crowded place (Coello Coello et al., MOPSO, IEEE TEC 2004; Deb's crowding distance);
+* moves are repaired into the hard limits. A move that leads to nothing new is drawn again with a fresh velocity; a
+  particle that finds nothing new in that way goes to a random genome;
+* candidates inherit weights and are not trained for three epochs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.groups import IntArray
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.protocols import SearchSetup
+from autoprune.errors import InvalidArgumentError
+from autoprune.pareto.dominance import non_dominated
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
+from autoprune.strategies._evolution import crowding
+from autoprune.strategies._preparation import sized
+from autoprune.strategies._swarm import Particle, SwarmRule, advance, fresh_velocity
+from autoprune.strategies._unseen import UnseenGenomes
+
+FloatArray = npt.NDArray[np.float64]
+
+_TRIES = 10  # moves of a particle to known genomes, each with a fresh velocity, until it is sent to a random one
+_CYCLES = 8  # of the release, where the number of evaluations is unknown
+_FEWEST_IMAGES = 50  # per clustering
+
+
+@dataclass(frozen=True)
+class SwarmSettings:
+    """Settings of the swarm.
+
+    Attributes:
+        particles: members of the swarm, each with one candidate in flight.
+        rule: constants of the moves.
+
+    Raises:
+        InvalidArgumentError: there are fewer than 2 particles.
+    """
+
+    particles: int = 10
+    rule: SwarmRule = field(default_factory=SwarmRule)
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        if self.particles < 2:
+            msg = f"expected at least 2 particles, got {self.particles}"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where particles begin: a genome, and the weights whose order goes with it."""
+
+    genome: Genome
+    weight_set: WeightSet
+
+
+class AcpUnclusteredStrategy(BaseStrategy):
+    """The swarm alone, from random genomes spread over cost, on what every other strategy inherits: the twin.
+
+    Every particle has one candidate in flight. The search ends when every feasible genome was proposed.
+    """
+
+    Settings = SwarmSettings
+
+    def __init__(self, setup: SearchSetup, settings: SwarmSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        for_unseen, for_moves, self._for_preparation = child_seeds(setup.seed, 3)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
+        self._rng = np.random.default_rng(for_moves)
+        self._cycles = max(1, (setup.evaluations or _CYCLES * self.settings.particles) // self.settings.particles)
+        self._particles: list[Particle] = []
+        self._weight_sets: list[WeightSet] = []  # of the particles
+        self._idle: deque[int] = deque()  # particles without a candidate in flight, longest idle first
+        self._sent: dict[int, int] = {}  # particle of every job in flight
+        self._archive: dict[Genome, FloatArray] = {}  # values of the non-dominated candidates
+        self._values_of: list[FloatArray | None] = []  # of every particle's best position
+
+    @property
+    def window(self) -> int:
+        """The particles: each has one candidate in flight."""
+        return int(self.settings.particles)
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if not self._particles:
+            self._populate([])
+        jobs: list[Job] = []
+        for id_ in ids:
+            if not self._idle:
+                break
+            index = self._idle.popleft()
+            genome = self._next(self._particles[index])
+            if genome is None:
+                self._idle.appendleft(index)
+                break
+            self._sent[id_] = index
+            jobs.append(Evaluate(id_, Candidate(genome, self._weight_sets[index])))
+        return jobs
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if not isinstance(outcome.job, Evaluate):
+                continue
+            values = self._values(outcome)
+            index = self._sent.pop(outcome.job.id, None)  # None in an earlier run's outcomes
+            if values is not None:
+                self._keep(outcome.job.candidate.genome, values)
+            if index is not None:
+                self._idle.append(index)
+                if values is not None:
+                    self._improve(index, values)
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        self._learn(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome.job, Evaluate):
+                self._unseen.add(outcome.job.candidate.genome)
+
+    def _populate(self, starts: Sequence[_Start]) -> None:
+        """Make the particles: in turn around each start, the rest at random."""
+        space = self.setup.space
+        n = self.settings.particles
+        positions = self._scattered(n)
+        for index in range(n):
+            if starts:
+                turn, which = divmod(index, len(starts))
+                around = np.array(starts[which].genome) + turn * self._rng.integers(-1, 2, space.n_variables)
+                positions[index] = self._repaired(np.clip(around, 0, space.n_levels - 1))
+            velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
+            self._particles.append(Particle(positions[index], velocity, positions[index]))
+            self._weight_sets.append(starts[index % len(starts)].weight_set if starts else self.setup.weight_set)
+        self._values_of = [None] * n
+        self._idle.extend(range(n))
+
+    def _scattered(self, n: int) -> IntArray:
+        """Return (n, d) random genomes within the limits, spread over cost."""
+        return self.setup.space.sample(n, self._rng, self.setup.costs, self.setup.limits)
+
+    def _next(self, particle: Particle) -> Genome | None:
+        """Return where a particle goes next, and send it there; None where no genome is left."""
+        genome: Genome | None = tuple(particle.position.tolist()) if not particle.steps else None
+        for attempt in range(_TRIES):
+            if genome is not None and genome not in self._unseen:
+                break
+            if attempt:
+                particle.velocity = fresh_velocity(self.settings.rule, len(particle.position), self._rng)
+            genome = tuple(self._moved(particle).tolist())
+        if genome is None or genome in self._unseen:
+            genome = next(iter(self._unseen.draw(1)), None)
+        if genome is not None:
+            self._unseen.add(genome)
+            particle.position = np.array(genome, dtype=np.int64)
+            particle.steps += 1
+        return genome
+
+    def _moved(self, particle: Particle) -> IntArray:
+        inertia = self.settings.rule.inertia_at(particle.steps, self._cycles)
+        leader = self._leader(particle)
+        moved = advance(particle, leader, self.setup.space.n_levels, self.settings.rule, inertia, self._rng)
+        return self._repaired(moved)
+
+    def _leader(self, particle: Particle) -> IntArray:
+        """Return the (d,) less crowded of two random members of the archive; the particle's best while it is empty."""
+        if not self._archive:
+            return particle.best
+        members = list(self._archive)
+        distances = crowding(np.array(list(self._archive.values())))
+        first, second = self._rng.integers(len(members), size=2)
+        return np.array(members[first if distances[first] >= distances[second] else second], dtype=np.int64)
+
+    def _keep(self, genome: Genome, values: FloatArray) -> None:
+        """Put a candidate into the archive, and out of it what it dominates."""
+        self._archive[genome] = values
+        stays = non_dominated(np.array(list(self._archive.values())))
+        self._archive = {g: v for (g, v), keep in zip(self._archive.items(), stays, strict=True) if keep}
+
+    def _improve(self, index: int, values: FloatArray) -> None:
+        """Make a particle's position its best one, unless the best one dominates it."""
+        best = self._values_of[index]
+        if best is None or not (np.all(best <= values) and np.any(best < values)):
+            self._values_of[index] = values
+            self._particles[index].best = self._particles[index].position
+
+    def _repaired(self, genome: IntArray) -> IntArray:
+        return self.setup.space.repair(genome[None, :], self.setup.costs, self.setup.limits)[0]
+
+
+@dataclass(frozen=True)
+class AcpSettings(SwarmSettings):
+    """Settings of `AcpStrategy`.
+
+    Attributes:
+        clusterings: how many, spread over the feasible costs; at most as many as particles are used.
+        images: calibration images of each.
+        share: of the multiply-adds of the budget that all clusterings take at most, where they are limited.
+        preparation: further settings of the recipe ``clusters``, JSON types, such as ``{"method": "dbscan"}``. With
+            ``"eps"`` there is one clustering.
+
+    Raises:
+        InvalidArgumentError: a setting is out of its range.
+    """
+
+    clusterings: int = 5
+    images: int = 500
+    share: float = 0.1
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.clusterings < 1:
+            msg = f"expected at least 1 clustering, got {self.clusterings}"
+            raise InvalidArgumentError(msg)
+        if self.images < _FEWEST_IMAGES:
+            msg = f"expected at least {_FEWEST_IMAGES} images, got {self.images}"
+            raise InvalidArgumentError(msg)
+        if not 0 < self.share < 1:
+            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
+            raise InvalidArgumentError(msg)
+
+
+class AcpStrategy(AcpUnclusteredStrategy):
+    """Clusterings first, then the swarm around them.
+
+    A clustering that fails is left out; without any the swarm starts as its twin does.
+
+    Raises:
+        BudgetError: the budget is too small to cluster by the fewest images.
+    """
+
+    Settings = AcpSettings
+
+    def __init__(self, setup: SearchSetup, settings: AcpSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        self._targets = self._spread_targets()
+        self._unasked = deque(self._targets)
+        self._starts: dict[float, _Start | None] = {}  # by target; None where clustering failed
+        self._clustering(0, self._targets[0])  # a budget that is too small for it fails here, before any work
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if not self._particles:
+            jobs = [self._clustering(id_, self._unasked.popleft()) for id_ in ids[: len(self._unasked)]]
+            if jobs or len(self._starts) < len(self._targets):
+                return jobs
+            starts = [self._starts[target] for target in self._targets]
+            self._populate([start for start in starts if start is not None])
+        return super()._propose(ids)
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome.job, Prepare):
+                start = None
+                if outcome.status is Status.OK and outcome.genome is not None and outcome.weight_set is not None:
+                    start = _Start(outcome.genome, outcome.weight_set)
+                self._starts[outcome.job.settings["target"]] = start
+        super()._learn(outcomes)
+
+    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
+        super()._absorb(outcomes)
+        self._unasked = deque(target for target in self._targets if target not in self._starts)
+
+    def _spread_targets(self) -> list[float]:
+        """Return shares of the dense cost, in the middle of equal parts of the feasible range, the largest first."""
+        space, cost = self.setup.space, spread_cost(self.setup)
+        ends = np.stack([space.min_genome, space.full_genome])
+        smallest, dense = (int(value) for value in self.setup.costs(ends)[cost])
+        low, high = smallest / dense, min(1.0, self.setup.limits.get(cost, dense) / dense)
+        n = 1 if "eps" in self.settings.preparation else min(self.settings.clusterings, self.settings.particles)
+        targets = [low + (high - low) * (n - i - 0.5) / n for i in range(n)]
+        return list(dict.fromkeys(targets))  # all the same where nothing can be chosen
+
+    def _clustering(self, id_: int, target: float) -> Prepare:
+        """Return the job that clusters at ``target``, with as many images as its share of the budget allows."""
+        settings = self.settings
+        seed = int(self._for_preparation.generate_state(1)[0])  # one for all: they cluster the same images
+
+        def job(epochs: float) -> Prepare:
+            fixed = {"images": round(epochs * settings.images), "target": target, "cost": spread_cost(self.setup)}
+            return Prepare(id_, "clusters", {**settings.preparation, **fixed}, self.setup.weight_set, seed)
+
+        macs = None if self.setup.macs is None else settings.share * self.setup.macs / len(self._targets)
+        return sized(self.setup, job, 1.0, macs=macs, min_epochs=_FEWEST_IMAGES / settings.images)

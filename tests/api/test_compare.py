@@ -1,0 +1,209 @@
+"""Strategies side by side on real digits: equal budgets, order, resumption, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import autoprune as ap
+from autoprune.api import CompareProgress
+from autoprune.core.jobs import Outcome
+from autoprune.errors import BudgetError, InvalidArgumentError, StoreError, UnknownNameError
+from autoprune.train.named_data import load_data
+
+MakeProblem = Callable[..., ap.Problem]
+
+BUDGET = ap.Budget(macs=2.5e7)
+
+
+def identities(comparison: ap.Comparison) -> dict[tuple[str, int], list[Outcome]]:
+    """Every outcome without times, and without whether the cache knew it: that depends on who came first."""
+    return {
+        key: [replace(outcome.identity(), cached=False) for outcome in run.outcomes]
+        for key, run in comparison.runs.items()
+    }
+
+
+def test_a_comparison_from_end_to_end(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Everyone spends at most the budget; the tables have a row per strategy and per run; the page is there."""
+    comparison = ap.compare(
+        make_problem(),
+        ["pymoo:nsga2"],
+        BUDGET,
+        seeds=2,
+        finetune=ap.FitSettings(steps=2, batch_size=32),
+        n_tried=4,
+        store=tmp_path,
+    )
+    table = comparison.table()
+    assert set(table.index) == {"pymoo:nsga2", "uniform", "random", "global_ranking"}
+    assert dict(table["n"]) == {"pymoo:nsga2": 2, "random": 2, "uniform": 1, "global_ranking": 1}
+    assert (table["macs_spent"] <= BUDGET.macs).all()
+    assert len(comparison.seeds_table()) == 6
+    for kind in ("", "_tuned", "_test", "_tuned_test"):
+        assert table[f"accuracy{kind}@70%"].between(0, 1).all()
+    run = comparison.runs["random", 0]
+    point = run.pick(max_macs="50%")
+    assert comparison.seeds_table().loc[("random", 0), "accuracy@50%"] == point.metrics["accuracy"]
+    assert comparison.seeds_table().loc[("random", 0), "accuracy_test@50%"] == point.test()["accuracy"]
+    assert comparison.summary.agreement is not None
+    assert len(comparison.summary.agreement.points) == 4
+    page = comparison.report()
+    assert "Attainment surfaces" in page.read_text(encoding="utf-8")
+    assert list(pd.read_csv(page.with_suffix(".csv"), index_col=0).index) == list(table.index)
+    comparison.to_csv(tmp_path / "table.csv")
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 4
+
+
+def test_the_order_of_the_runs_changes_nothing(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Runs share a cache, and a hit costs what it cost at first: whoever comes first, all figures are the same."""
+    problem = make_problem()
+    one = ap.compare(problem, ["knapsack", "pymoo:nsga2"], BUDGET, seeds=[0, 1], store=tmp_path / "one")
+    other = ap.compare(problem, ["pymoo:nsga2", "knapsack"], BUDGET, seeds=[1, 0], store=tmp_path / "other")
+    assert any(outcome.cached for run in one.runs.values() for outcome in run.outcomes)
+    mine, theirs = identities(one), identities(other)
+    random_ones = [key for key in mine if key[0] not in ("uniform", "global_ranking")]
+    assert len(random_ones) == 6
+    assert all(mine[key] == theirs[key] for key in random_ones)
+    assert mine["uniform", 0] == theirs["uniform", 1]
+    columns = ["n", "hypervolume", "evaluations", "macs_spent"]
+    assert one.table()[columns].sort_index().equals(other.table()[columns].sort_index())
+
+
+def test_without_a_cache_it_is_the_same(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Runs whose cache was deleted before each of them have the outcomes of runs that shared one."""
+    problem = make_problem()
+    shared = ap.compare(problem, ["knapsack"], BUDGET, seeds=1, store=tmp_path / "shared")
+
+    def forget(where: CompareProgress) -> None:
+        if where.search is None:
+            (tmp_path / "alone" / "evaluations.sqlite").unlink(missing_ok=True)
+
+    alone = ap.compare(problem, ["knapsack"], BUDGET, seeds=1, store=tmp_path / "alone", progress=forget)
+    assert not any(outcome.cached for run in alone.runs.values() for outcome in run.outcomes)
+    assert identities(shared) == identities(alone)
+
+
+def test_what_is_done_is_not_done_again(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """The same call measures and trains nothing; more seeds and another strategy measure only what is theirs."""
+    problem = make_problem()
+    tuning = ap.FitSettings(steps=2, batch_size=32)
+    first = ap.compare(problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_tried=3, store=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/models/*")}
+    assert kept
+    seen: list[CompareProgress] = []
+    again = ap.compare(
+        problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_tried=3, store=tmp_path, progress=seen.append
+    )
+    assert not any(where.search for where in seen)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/models/*")} == kept
+    assert again.table().equals(first.table())
+    more = ap.compare(problem, ["knapsack"], BUDGET, seeds=2, store=tmp_path, progress=seen.append)
+    searched = {(where.entry.strategy, where.entry.seed) for where in seen if where.search and where.entry}
+    assert searched == {("knapsack", 0), ("knapsack", 1), ("random", 1)}
+    assert identities(more)["random", 0] == identities(first)["random", 0]
+
+
+def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Runs are continued to the new budget; runs that have spent more than it cannot be compared at it."""
+    problem = make_problem()
+    small = identities(ap.compare(problem, [], ap.Budget(evaluations=3), seeds=1, store=tmp_path))
+    large = ap.compare(problem, [], ap.Budget(evaluations=6), seeds=1, store=tmp_path)
+    assert identities(large)["random", 0][:3] == small["random", 0]
+    assert large.runs["random", 0].evaluations == 6
+    with pytest.raises(StoreError, match="more than the budget of this comparison"):
+        ap.compare(problem, [], ap.Budget(evaluations=3), seeds=1, store=tmp_path)
+
+
+def test_who_cannot_run_is_named_and_the_others_go_on(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A budget too small for one strategy refuses that one, with its reason, in the figures and on the page."""
+    comparison = ap.compare(make_problem(), ["knapsack"], ap.Budget(evaluations=2), seeds=2, store=tmp_path)
+    assert {(item.strategy, item.seed) for item in comparison.refusals} == {("knapsack", 0), ("knapsack", 1)}
+    assert "2 evaluations" in comparison.refusals[0].reason
+    assert set(comparison.table().index) == {"uniform", "random", "global_ranking"}
+    assert "Not runnable" in comparison.report().read_text(encoding="utf-8")
+
+
+def test_data_without_test_items(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Without test items, and where they are not asked for, there is no test figure, and the page says so."""
+    untested = ap.compare(
+        make_problem(), [], BUDGET, seeds=1, test=False, finetune=ap.FitSettings(steps=1), store=tmp_path / "untested"
+    )
+    without = ap.compare(
+        make_problem(data=load_data("digits").without_test()), [], BUDGET, seeds=1, store=tmp_path / "b"
+    )
+    for comparison in (untested, without):
+        assert not any("test" in column for column in comparison.table().columns)
+        assert any("No point was measured on test images" in warning for warning in comparison.summary.warnings)
+    assert not untested.runs["random", 0].store.records("metrics")
+    assert all(record["role"] == "val" for record in untested.runs["random", 0].store.records("finetune"))
+
+
+class CtrlC:
+    """Interrupts the first search of a strategy, once."""
+
+    def __init__(self, strategy: str) -> None:
+        self.strategy = strategy
+        self.is_done = False
+
+    def __call__(self, where: CompareProgress) -> None:
+        if where.entry is not None and where.entry.strategy == self.strategy and where.search and not self.is_done:
+            self.is_done = True
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_comparison_says_so_and_goes_on(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Ctrl-C in a search leaves a comparison of what is finished; the same call ends like an undisturbed one."""
+    problem = make_problem()
+    stop = CtrlC("global_ranking")
+    broken = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "broken", progress=stop)
+    assert broken.interrupted
+    assert set(broken.table().index) == {"uniform", "random"}
+    resumed = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "broken")
+    whole = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "whole")
+    assert not resumed.interrupted
+    assert identities(resumed) == identities(whole)
+
+
+def test_interrupted_before_anything_is_finished(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Where there is nothing to show yet, the interruption passes through."""
+    with pytest.raises(KeyboardInterrupt):
+        ap.compare(make_problem(), [], BUDGET, seeds=1, store=tmp_path, progress=CtrlC("uniform"))
+
+
+WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
+    "unknown strategy among many": ({"strategies": ["random", "knapsak"]}, UnknownNameError, "did you mean 'knapsack'"),
+    "zero seeds": ({"seeds": 0}, InvalidArgumentError, "one seed or more"),
+    "a budget in seconds": ({"budget": ap.Budget(seconds=5)}, BudgetError, "seconds depend on the machine"),
+    "unknown executor": ({"executor": "spark"}, UnknownNameError, "in-process"),
+    "a share of nothing": ({"shares": [0.0]}, InvalidArgumentError, "expected shares"),
+    "settings of someone else": ({"settings": {"knapsack": None}}, InvalidArgumentError, "takes no part"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_comparison_is_refused_before_any_work(name: str, make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Every mistake has its own error, and no folder was made."""
+    changes, error, message = WRONG[name]
+    arguments: dict[str, object] = {"strategies": ["random"], "budget": BUDGET, "seeds": 1, **changes}
+    with pytest.raises(error, match=message):
+        ap.compare(make_problem(), store=tmp_path / "c", **arguments)  # type: ignore[arg-type]
+    assert not (tmp_path / "c").exists()
+
+
+def test_objectives_that_are_all_counted_cannot_be_compared(make_problem: MakeProblem) -> None:
+    """Without a measured objective there is no quality to compare."""
+    with pytest.raises(InvalidArgumentError, match="an objective that is measured"):
+        ap.compare(make_problem(objectives=("macs", "params")), ["random"], BUDGET)
+
+
+def test_the_default_budget_counts_macs(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Left out, the budget is that of a hundred evaluations of the dense model."""
+    problem = make_problem()
+    comparison = ap.compare(problem, [], seeds=1, store=tmp_path)
+    dense = tuple(problem.space.full_genome.tolist())
+    assert comparison.summary.budget == ap.Budget(macs=100 * problem.evaluator.macs(dense))

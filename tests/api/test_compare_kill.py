@@ -1,0 +1,69 @@
+"""A comparison is killed with SIGKILL and started again: nothing may show, and nothing is measured twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+import autoprune as ap
+from autoprune.core.jobs import Outcome
+from autoprune.testing.digits_network import digits_network
+
+DRIVER = Path(__file__).with_name("comparing_driver.py")
+
+
+def load_driver() -> ModuleType:
+    """Return the driver, to resume in this process."""
+    spec = importlib.util.spec_from_file_location("comparing_driver", DRIVER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measured(folder: Path) -> list[str]:
+    """Return what was measured, by whatever process; each process measures the dense model for itself."""
+    dense = load_driver().describe(digits_network())
+    lines = (folder / "measured.txt").read_text(encoding="utf-8").splitlines()
+    return sorted(line for line in lines if not line.startswith(dense))
+
+
+def outcomes(comparison: ap.Comparison) -> dict[tuple[str, int], list[Outcome]]:
+    """Return every outcome without times; a hit whose first measurement a killed process lost is no hit."""
+    return {
+        key: [replace(outcome.identity(), cached=False) for outcome in run.outcomes]
+        for key, run in comparison.runs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[ap.Comparison, list[str]]:
+    """Return a comparison that nobody killed, and what it measured."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    comparison = load_driver().drive(folder)
+    return comparison, measured(folder)
+
+
+@pytest.mark.parametrize(
+    "when", [9, 38, *(pytest.param(n, marks=pytest.mark.faults) for n in (2, 5, 14, 20, 26, 31, 35, 41, 45))]
+)
+def test_killed_and_started_again(tmp_path: Path, undisturbed: tuple[ap.Comparison, list[str]], when: int) -> None:
+    """Killed in a search, a fine-tune or a test, the comparison ends the same, and no measurement is made twice."""
+    whole, all_measured = undisturbed
+    assert len(all_measured) > 40, "the kills below are meant to hit searches, fine-tunes and tests"
+    code = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), str(when)], timeout=120, check=False).returncode
+    assert code == -signal.SIGKILL
+    resumed = load_driver().drive(tmp_path)
+    assert outcomes(resumed) == outcomes(whole)
+    pd.testing.assert_frame_equal(resumed.seeds_table(), whole.seeds_table())
+    assert resumed.summary.agreement == whole.summary.agreement
+    assert measured(tmp_path) == all_measured

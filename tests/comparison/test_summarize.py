@@ -1,0 +1,113 @@
+"""The figures of a comparison, from made-up runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+
+from autoprune.comparison.plan import Entry
+from autoprune.comparison.statistics import Difference
+from autoprune.comparison.summarize import agreement, contestants, differences
+from autoprune.comparison.summary import Tried
+from autoprune.core.budget import Budget, Spending
+from autoprune.pareto.convergence import Convergence
+from autoprune.strategies import registry
+from autoprune.strategies.registry import StrategyInfo
+from tests.report.made_up import make_rich_run, make_run
+from tests.report.made_up_comparison import make_comparison, make_trial
+
+
+def test_the_largest_mean_comes_first() -> None:
+    """Strategies are ranked by the mean over seeds, each of which is there."""
+    summary = make_comparison(n_seeds=3)
+    means = [float(np.mean(item.hypervolumes)) for item in summary.contestants]
+    assert means == sorted(means, reverse=True)
+    assert {len(item.trials) for item in summary.contestants if item.is_random} == {3}
+    assert {len(item.trials) for item in summary.contestants if not item.is_random} == {1}
+
+
+def test_preparation_is_counted_apart_and_failures_are_charged() -> None:
+    """A trial's spending holds preparations, failed jobs and what was spent before the first one."""
+    run = make_rich_run(30, limits={}, prior=Spending(macs=7))
+    trial = make_trial(Entry("random", 0), run)
+    assert trial.spent.macs == 7 + sum(outcome.spent.macs for outcome in run.ran)
+    assert trial.prepared == 7 + 4 * 10**10
+    assert trial.evaluations == 31
+    assert trial.failed == 1
+    assert trial.convergence.macs[-1] == trial.spent.macs
+
+
+def test_hypervolume_at_a_cost() -> None:
+    """Between two steps of a curve the hypervolume is that of the last one; before the first it is 0."""
+    curve = Convergence((10, 20), (1, 2), (0.25, 0.5), {})
+    assert [curve.after(macs) for macs in (9, 10, 19, 20, 1e9)] == [0.0, 0.25, 0.25, 0.5, 0.5]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Two random strategies are subtracted seed by seed; one that runs once stands beside every seed."""
+    runs = {
+        Entry(key, seed): make_trial(Entry(key, seed), make_run(20, seed=10 * i + seed, limits={}))
+        for i, key in enumerate(("knapsack", "random", "uniform"))
+        for seed in ((0, 1, 2) if key != "uniform" else (0,))
+    }
+    found = {(item.first, item.second): item for item in differences(contestants(runs))}
+    volume = {entry: trial.hypervolume for entry, trial in runs.items()}
+    assert found["knapsack", "random"].values == tuple(
+        volume[Entry("knapsack", seed)] - volume[Entry("random", seed)] for seed in range(3)
+    )
+    assert found["uniform", "random"].values == tuple(
+        volume[Entry("uniform", 0)] - volume[Entry("random", seed)] for seed in range(3)
+    )
+    assert set(found) == {("knapsack", "random"), ("uniform", "random")}
+
+
+def test_a_family_is_compared_with_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The difference is family minus twin, and the twin knows whose twin it is."""
+    info = StrategyInfo("mine:off", "mine", "autoprune.strategies.random:RandomStrategy", twin_of="knapsack")
+    monkeypatch.setattr(registry, "MINE", info, raising=False)
+    point = importlib.metadata.EntryPoint("mine:off", "autoprune.strategies.registry:MINE", registry.ENTRY_POINTS)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [point] if group == point.group else [])
+    summary = make_comparison(("knapsack", "mine:off", "random"))
+    twin = summary.contestant("mine:off")
+    assert twin is not None
+    assert twin.twin_of == "knapsack"
+    (found,) = (item for item in summary.differences if item.second == "mine:off")
+    assert found.first == "knapsack"
+
+
+def test_agreement_knows_pairs_of_equal_cost() -> None:
+    """Candidates that differ only in size agree over all pairs, and say nothing about equal sizes."""
+    sample = [Tried("random", 0, i, cost=0.2 * i, before=0.2 * i, after=0.1 * i) for i in range(5)]
+    spread = agreement(sample)
+    assert (spread.tau, spread.tau_near, spread.n_near) == (1.0, None, 0)
+    swapped = [*sample, Tried("random", 0, 9, cost=0.41, before=0.39, after=0.9)]
+    assert agreement(swapped).n_near == 1
+    assert agreement(swapped).tau_near == -1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"held_out": False}, "Not held out"),
+        ({"held_out": True}, "no difference is called significant"),
+    ],
+)
+def test_warnings_say_what_limits_the_figures(changes: dict[str, object], text: str) -> None:
+    """Weights that saw the validation images and too few seeds are said first."""
+    assert any(text in warning for warning in make_comparison(("random",), n=5, **changes).warnings)
+
+
+def test_a_budget_of_evaluations_is_said_to_leave_out_preparation() -> None:
+    """Equal evaluations are not equal cost."""
+    summary = make_comparison(("random",), n=5, budget=Budget(evaluations=5))
+    assert any("counts evaluations" in warning for warning in summary.warnings)
+
+
+def test_verdicts_need_six_seeds() -> None:
+    """With six seeds the summary dares a verdict."""
+    summary = make_comparison(("knapsack", "random"), n_seeds=6, n=10)
+    verdicts = {item.verdict for item in summary.differences}
+    assert verdicts <= {"significant", "not significant"}
+    assert all(isinstance(item, Difference) for item in summary.differences)

@@ -1,0 +1,182 @@
+"""DSA for one budget, on the digits: what the recipe laws do not say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.core.jobs import Prepare, Status
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.prepare.dsa import DsaRecipe, DsaSettings
+from autoprune.prepare.dsa_training import MaskSampler
+from autoprune.prepare.recipe import Workbench
+from autoprune.testing.digits_network import digits_setup
+from autoprune.testing.recipe_laws import MemoryBlobs, MemorySlot, StoppedError, digits_bench
+from autoprune.trace import trace
+from autoprune.weight_sets import WeightReader, put_weight_set
+
+SHORT = {"epochs": 1.2, "every": 3}
+
+
+def run(settings, bench_and_parent=None, slot=None):
+    """Return the outcome of a job on a new bench, and the bench."""
+    bench, parent = bench_and_parent or digits_bench()
+    bench = replace(bench, limits={}, checkpoints=None if slot is None else lambda _: slot)
+    return DsaRecipe(bench)(Prepare(0, "dsa", {**SHORT, **settings}, parent)), bench
+
+
+def share(outcome, bench, name="macs"):
+    """Return the cost of what was found over the dense one."""
+    costs = bench.setup.costs(np.array([outcome.genome, bench.setup.space.full_genome]))[name]
+    return costs[0] / costs[1]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_what_is_found_is_within_the_budget(learns, cost):
+    """The genome costs at most the target, and the next larger network in any direction that was meant would not."""
+    outcome, bench = run({"target": 0.5, "learns": learns, "cost": cost})
+    assert outcome.status is Status.OK
+    assert 0.25 < share(outcome, bench, cost) <= 0.5
+    assert outcome.metrics["cost_share"] == pytest.approx(share(outcome, bench, cost))
+    assert (outcome.metrics["ratio_spread"] > 1e-3) is learns
+
+
+def test_what_is_charged_is_what_runs():
+    """Every item that goes through the network is charged: once forward, twice backward."""
+    bench, parent = digits_bench()
+    items = []
+    bench.setup.model.register_forward_pre_hook(lambda _, inputs: items.append(len(inputs[0])))
+    for settings in ({}, {"learns": False}, {"warmup": 0.3, "settle": 0.0, "batch_size": 100}):
+        items.clear()
+        outcome, _ = run(settings, (bench, parent))
+        assert outcome.spent.macs == 3 * bench.setup.dense_macs * sum(items)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"importance": "taylor"}, {"learns": False, "from_scratch": True, "warmup": 0.3}, {"settle": 0.0}]
+)
+def test_every_variant_resumes(settings):
+    """Stopped after a save and started again, each variant ends where an undisturbed run does."""
+    undisturbed, _ = run(settings)
+    for stop in (1, 3):
+        slot = MemorySlot(writes_left=stop)
+        with pytest.raises(StoppedError):
+            run(settings, slot=slot)
+        slot.writes_left = None
+        resumed, _ = run(settings, slot=slot)
+        assert resumed.identity() == undisturbed.identity()
+
+
+def test_from_scratch_forgets_the_parent():
+    """Weights that are drawn anew do not depend on those given; without, they do."""
+    made = []
+    for settings in ({"from_scratch": True}, {"from_scratch": True}, {}, {}):
+        bench, parent = digits_bench()
+        if len(made) % 2:
+            reader = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
+            other = {name: tensor * 1.5 for name, tensor in reader.weights.items()}
+            parent = put_weight_set(bench.blobs.put, bench.setup.structure, other, reader.orders)
+        made.append(run({**settings, "learns": False}, (bench, parent))[0].weight_set)
+    assert made[0] == made[1]
+    assert made[2] != made[3]
+
+
+def test_training_helps():
+    """From scratch on real digits, two epochs' worth of steps halve the loss although half of the network goes."""
+    outcome, bench = run({"from_scratch": True, "epochs": 6.0, "batch_size": 64, "learning_rate": 0.1})
+    inherited = WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
+    from autoprune.evaluate.inherited import InheritedWeights
+
+    metrics = InheritedWeights(bench.setup).evaluate(outcome.genome, inherited)
+    assert metrics["accuracy"] > 0.8
+
+
+def test_warm_start_begins_where_the_last_one_ended():
+    """With a genome to start from, the network of the same budget is found again when nothing learns."""
+    setup = digits_bench()
+    genome = [1, 2]
+    costs = setup[0].setup.costs(np.array([genome, setup[0].setup.space.full_genome]))["macs"]
+    target = float(costs[0] / costs[1]) + 1e-9
+    outcome, _ = run({"start": genome, "travel": 0.0, "target": target}, setup)
+    assert outcome.genome == tuple(genome)
+
+
+def test_without_batch_norm_it_still_runs():
+    """A network without BatchNorm is pruned by the norms of its weights."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 10)
+    ).eval()
+    space = SearchSpace.build(trace(model, torch.zeros(1, 1, 8, 8)), levels=4)
+    setup = replace(digits_setup(), model=model, space=space, costs=CostModel(space.structure, space))
+    blobs = MemoryBlobs()
+    orders = tuple(np.arange(group.width) for group in space.structure.groups)
+    parent = put_weight_set(blobs.put, space.structure, model.state_dict(), orders)
+    outcome, bench = run({"target": 0.6}, (Workbench(setup, blobs), parent))
+    assert share(outcome, bench) <= 0.6
+    inherited = WeightReader(blobs, space.structure, "cpu")(outcome.weight_set)
+    assert any((order != np.arange(len(order))).any() for order in inherited.orders)
+
+
+def test_unreachable_budgets_are_refused():
+    """A target below the smallest network is an error that says how small networks get."""
+    with pytest.raises(InfeasibleError, match="the smallest has"):
+        run({"target": 0.001})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": 0.0}, "target as a share"),
+        ({"target": 1.2}, "target as a share"),
+        ({"warmup": 0.6, "settle": 0.4}, "leave steps to search"),
+        ({"ramp": -0.1}, "ramp in 0..1"),
+        ({"sharpness": (1.0, 0.0)}, "two positive sharpnesses"),
+        ({"epochs": 0.0}, "epochs to be positive"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    """A value that cannot be used is an error that names it."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        DsaSettings(**settings)
+
+
+def test_names_are_checked():
+    """Costs that have no gradient and unknown kinds of importance are refused."""
+    with pytest.raises(UnknownNameError, match="cost 'peak_bytes'"):
+        DsaSettings(cost="peak_bytes")
+    with pytest.raises(UnknownNameError, match="importance 'random'"):
+        DsaSettings(importance="random")
+
+
+@pytest.mark.parametrize("epochs", [0.05, 1.0, 7.3])
+def test_schedule_reaches_its_ends(epochs):
+    """The budget is at its target when the search ends, sharpness rises, step sizes add up to the travel."""
+    schedule = DsaSettings(epochs=epochs, warmup=0.1, settle=0.2, every=2, travel=3.0).schedule(10_000)
+    moves = [step for step in range(schedule.n_steps) if schedule.moves_ratios(step)]
+    assert len(moves) == schedule.n_ratio_steps >= 1
+    assert schedule.budget_at(moves[-1], 1.0, 0.3) == pytest.approx(0.3)
+    budgets = [schedule.budget_at(step, 1.0, 0.3) for step in moves]
+    assert (np.diff(budgets) <= 0).all()
+    assert schedule.sharpness_at(schedule.warm) == pytest.approx(schedule.sharpness[0])
+    assert schedule.sharpness_at(schedule.settled) == pytest.approx(schedule.sharpness[1])
+    if len(moves) > 10:
+        assert sum(schedule.size_at(step) for step in moves) == pytest.approx(3.0, rel=0.1)
+
+
+def test_undriven_groups_stay_open():
+    """Channels that no variable drives are kept in every draw."""
+    setup = digits_setup()
+    space = SearchSpace.build(setup.structure, levels=4, locks=["conv1"])
+    sampler = MaskSampler(space, torch.device("cpu"))
+    sampler.rank(tuple(np.arange(group.width) + 1.0 for group in space.structure.groups))
+    gates = sampler.draw(torch.tensor([1.0, 0.25], dtype=torch.float64), 50.0)
+    first, second = space.structure.groups
+    assert (gates[first.start : first.start + first.width] == 1).all()
+    assert gates[second.start : second.start + second.width].sum() < second.width / 2

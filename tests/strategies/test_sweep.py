@@ -1,0 +1,183 @@
+"""A sweep of preparations: which budgets, in what order, from which weights, and what comes after."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoprune.core.jobs import Evaluate, Prepare
+from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
+from autoprune.strategies._sweep import SweepSettings
+from autoprune.strategies.dsa import DsaStrategy, UniformDsaStrategy
+from autoprune.testing.strategy_laws import drive
+from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
+
+DENSE = 100  # dense forward passes per epoch of the toy recipe
+
+
+def preparations(jobs):
+    """Return the Prepare jobs."""
+    return [job for job in jobs if isinstance(job, Prepare)]
+
+
+def targets(jobs):
+    """Return what they aim at."""
+    return [job.settings["target"] for job in preparations(jobs)]
+
+
+def dense_macs(setup):
+    """Return the MACs of the dense toy."""
+    return int(setup.costs(setup.space.full_genome[None, :])["macs"][0])
+
+
+def test_budgets_are_spread_evenly_in_width():
+    """From below the largest feasible network down to above the smallest, in equal steps of the cost's root."""
+    setup = toy_setup(limits={"macs": "60%"})
+    roots = np.sqrt(targets(drive(DsaStrategy(setup, SweepSettings(n_targets=5)), setup, 12)))
+    assert len(roots) == 5
+    assert roots[0] < np.sqrt(0.6)
+    np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-12)
+    assert np.diff(roots)[0] < 0
+
+
+def test_warm_starts_go_down_the_sweep():
+    """Each preparation waits for the larger one and starts from its network and weights; the networks are measured."""
+    setup = toy_setup()
+    settings = SweepSettings(n_targets=3)
+    jobs = drive(DsaStrategy(setup, settings), setup, 30)
+    made = preparations(jobs)
+    assert [made[0].parent, made[0].settings["start"]] == [setup.weight_set, None]
+    for before, after in itertools.pairwise(made):
+        found = toy_outcome(setup, before)
+        assert after.parent == found.weight_set
+        assert tuple(after.settings["start"]) == found.genome
+    measured = [job.candidate for job in jobs if isinstance(job, Evaluate)]
+    for job in made:
+        found = toy_outcome(setup, job)
+        assert any((c.genome, c.weight_set) == (found.genome, found.weight_set) for c in measured)
+
+
+def test_cold_starts_run_side_by_side():
+    """Without warm starts all preparations are asked at once, from the given weights."""
+    setup = toy_setup()
+    jobs = DsaStrategy(setup, SweepSettings(n_targets=4, warm_start=False)).ask(20)
+    assert len(preparations(jobs)) == 4
+    assert {job.parent for job in preparations(jobs)} == {setup.weight_set}
+    assert {tuple(job.settings["start"] or ()) for job in preparations(jobs)} == {()}
+    assert len({job.seed for job in preparations(jobs)}) == 4
+
+
+def test_steps_stay_next_to_the_front():
+    """After the preparations, candidates differ in at most two levels from one measured with the same weights."""
+    setup = toy_setup(limits={"macs": "70%"})
+    jobs = drive(DsaStrategy(setup, SweepSettings(n_targets=2)), setup, 40)
+    known = [job.candidate for job in jobs if isinstance(job, Evaluate)][:3]
+    for job in [job for job in jobs if isinstance(job, Evaluate)][3:]:
+        near = [np.array(c.genome) for c in known if c.weight_set == job.candidate.weight_set]
+        distance = [np.abs(np.array(job.candidate.genome) - genome) for genome in near]
+        feasible = any((d > 0).sum() <= 2 and d.max() <= 1 for d in distance)
+        assert feasible or setup.costs(np.array([job.candidate.genome]))["macs"][0] > 0.5 * setup.limits["macs"]
+        known.append(job.candidate)
+
+
+def test_preparations_fill_their_share_of_the_budget():
+    """All preparations together cost at most their share, and nearly that."""
+    setup = toy_setup()
+    macs = 40 * DENSE * dense_macs(setup)
+    setup = replace(setup, macs=macs)
+    made = preparations(drive(DsaStrategy(setup, SweepSettings(n_targets=4, share=0.5)), setup, 12))
+    spent = sum(setup.estimate(job).macs for job in made)
+    assert 0.499 * macs < spent <= 0.5 * macs
+
+
+@pytest.mark.parametrize(("epochs", "n"), [(1.1, 1), (2.3, 2), (3.9, 3), (9.0, 4)])
+def test_little_budget_means_fewer_targets(epochs, n):
+    """Where not all preparations of the least length fit, fewer are made, spread over the range."""
+    setup = toy_setup()
+    setup = replace(setup, macs=2 * round(epochs * DENSE * dense_macs(setup)))
+    settings = SweepSettings(n_targets=4, share=0.5, min_epochs=1.0)
+    assert len(targets(drive(DsaStrategy(setup, settings), setup, 12))) == n
+
+
+def test_too_little_budget_is_an_error():
+    """Where not even one fits, the error says what is needed."""
+    setup = toy_setup()
+    setup = replace(setup, macs=DENSE * dense_macs(setup))
+    with pytest.raises(BudgetError, match="preparing weights by 'dsa' needs at least"):
+        DsaStrategy(setup, SweepSettings(min_epochs=1.0))
+
+
+def test_unreachable_target_is_an_error():
+    """A target below the smallest network fails at once and says where that lies."""
+    with pytest.raises(InfeasibleError, match=r"target 0\.001 is out of reach: the smallest network"):
+        DsaStrategy(toy_setup(), SweepSettings(targets=(0.5, 0.001)))
+
+
+def test_given_targets_go_from_large_to_small():
+    """Targets that were given are taken in the order that warm starts need."""
+    setup = toy_setup()
+    assert targets(drive(DsaStrategy(setup, SweepSettings(targets=(0.3, 0.7))), setup, 6)) == [0.7, 0.3]
+
+
+def test_failed_preparations_are_left_out():
+    """The next one starts from the last that succeeded."""
+    setup = toy_setup()
+    strategy = DsaStrategy(setup, SweepSettings(n_targets=3))
+
+    def run(setup, job):
+        is_second = isinstance(job, Prepare) and job.settings["target"] == strategy._targets[1]
+        return failed_outcome(job) if is_second else toy_outcome(setup, job)
+
+    made = preparations(drive(strategy, setup, 20, run=run))
+    assert len(made) == 3
+    assert made[2].parent == made[1].parent == toy_outcome(setup, made[0]).weight_set
+
+
+def test_nothing_prepared_means_finished():
+    """Where every preparation fails, nothing is left to do."""
+    setup = toy_setup()
+
+    def run(setup, job):
+        return failed_outcome(job) if isinstance(job, Prepare) else toy_outcome(setup, job)
+
+    assert len(drive(DsaStrategy(setup, SweepSettings(n_targets=3)), setup, 50, run=run)) == 4
+
+
+def test_absorbed_preparations_are_not_repeated():
+    """A sweep that takes over another prepares only what that one had not."""
+    setup = toy_setup()
+    settings = SweepSettings(n_targets=4)
+    jobs = drive(DsaStrategy(setup, settings), setup, 20)
+    last = preparations(jobs)[2]
+    heir = DsaStrategy(setup, settings)
+    heir.absorb([toy_outcome(setup, job) for job in jobs if job.id < last.id])
+    assert targets(drive(heir, setup, 20)) == targets(jobs)[2:]
+
+
+def test_the_twin_only_learns_no_ratios():
+    """Both prepare the same budgets with the same settings, but for the learning."""
+    setup = toy_setup()
+    settings = SweepSettings(n_targets=2, warm_start=False, preparation={"settle": 0.1})
+    pair = [preparations(strategy(setup, settings).ask(9)) for strategy in (DsaStrategy, UniformDsaStrategy)]
+    for learned, uniform in zip(*pair, strict=True):
+        assert learned.settings == {**uniform.settings, "learns": True}
+        assert (uniform.settings["learns"], uniform.settings["settle"]) == (False, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_targets": 0}, "n_targets to be at least 1"),
+        ({"share": 1.0}, "share to be between"),
+        ({"epochs": 0.1}, "min_epochs <= epochs"),
+        ({"targets": (0.5, 0.5)}, "different targets"),
+        ({"targets": (1.5,)}, "different targets"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    """A value that cannot be used is an error that names it."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        SweepSettings(**settings)
