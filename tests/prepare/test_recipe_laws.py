@@ -18,7 +18,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},
     "pruningnet": {"epochs": 1.0, "batch_size": 130, "hidden": 4, "rank": 2},
     "supernet": {"epochs": 1.0, "batch_size": 130},
-    "statistics": {"n_items": 100, "batch_size": 50},
 }
 """Settings with little to do, by recipe."""
 
