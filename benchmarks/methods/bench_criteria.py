@@ -1,10 +1,10 @@
 """Accuracy of one-shot cuts under every criterion: `python benchmarks/methods/bench_criteria.py --help`.
 
 A CIFAR-10 ResNet is cut to a share of its MACs once by one threshold over all channel scores ("global") and once with
-the same keep ratio in every layer ("uniform"); the weights stay as they are, the BatchNorm statistics are recomputed on
-augmented training images, and images are classified: those of the search-validation set, unless test images are asked
-for. ``--aggregations`` also tries other ways to sum up a channel over the layers of its group, and to make groups
-comparable, than the one each criterion has.
+the same keep ratio in every layer ("uniform"); the weights stay as they are, or cut consumers are re-solved in closed
+form (``--reconstruct``); the BatchNorm statistics are recomputed on augmented training images, and images are
+classified: those of the search-validation set, unless test images are asked for. ``--aggregations`` also tries other
+ways to sum up a channel over the layers of its group, and to make groups comparable, than the one each criterion has.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from autoprune.cost.model import CostModel
 from autoprune.criteria.evidence import channel_rows, member_axes, relative
 from autoprune.criteria.registry import CRITERIA
 from autoprune.criteria.scoring import order, scores
+from autoprune.reconstruct import LeastSquares, collect, find_consumers
 from autoprune.searchspaces.models.resnet_cifar import resnet20, resnet56
 from autoprune.strategies.global_ranking import threshold_widths
 from autoprune.surgery.cut import cut
-from autoprune.surgery.matching import model_tensors
+from autoprune.surgery.matching import model_tensors, model_weights
 from autoprune.trace import trace
 from autoprune.train.named_data import load_data
 from autoprune.train.recalibrate import recalibrate
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--images", type=int, default=5000, help="of the split, at most")
     parser.add_argument("--calibration", type=int, default=2000)
+    parser.add_argument("--reconstruct", action="store_true", help="re-solve the consumers by least squares")
     parser.add_argument("--aggregations", action="store_true", help="also other aggregations than the chosen ones")
     parser.add_argument("--curves", nargs="+", choices=("global", "uniform"), default=["global", "uniform"])
     options = parser.parse_args()
@@ -104,10 +106,16 @@ def main() -> None:
     split = data.validation if options.split == "validation" else data.test
     images = split.subset(options.images, 0).loader(500)
 
+    weights, solver = model_weights(model, space.structure), None
+    if options.reconstruct:
+        consumers = find_consumers(model, space.structure)
+        moments = collect(model, consumers, (inputs for inputs, _ in calibration))
+        solver = LeastSquares(weights, consumers, moments, max_bytes=2**28)
+
     @torch.inference_mode()
     def accuracy(genome: IntArray, orders: tuple[IntArray, ...]) -> float:
         kept = space.structure.kept_genes(orders, space.widths(genome[None, :])[0])
-        small = cut(model, space.structure, kept).eval()
+        small = cut(model, space.structure, kept, {**weights, **solver(kept)} if solver else weights).eval()
         recalibrate(small, calibration)
         return 100 * task.metric(small, images)["accuracy"]
 
