@@ -31,6 +31,9 @@ SHORT_SECONDS = 0.2
 MAX_BOOT_FAILURES = 3
 """So many workers in a row that could not be started are the end."""
 
+LONG_SECONDS = 300.0
+"""A preparation that ran for so long has got ahead and saved itself: deaths before that are forgotten."""
+
 _TICK = 1.0  # seconds between two looks at deadlines and at the size of the cluster
 
 _log = logging.getLogger("autoprune")
@@ -204,6 +207,8 @@ class WorkerPool:
             self._suspects.update(job.id for job in blamed)
             if len(blamed) == 1:
                 job = blamed[0]
+                if isinstance(job, Prepare) and self._clock.now() - calls[0].since > LONG_SECONDS:
+                    self._deaths[job.id] = 0
                 self._deaths[job.id] += 1
                 deaths = self._deaths[job.id]
                 if hopeless or deaths >= self._settings.max_deaths:

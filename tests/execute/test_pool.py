@@ -269,6 +269,15 @@ def test_a_preparation_whose_worker_died_runs_again() -> None:
     assert len({worker for _, worker, ids in crew.calls if ids in ((5,), (6,))}) == 3
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(100.0, Status.FAILED), (400.0, Status.OK)])
+def test_a_long_preparation_outlives_many_nodes(seconds: float, status: Status) -> None:
+    """Nodes that are lost every few minutes cost minutes; one that is lost in every first minute ends it."""
+    pool, crew = make_pool(kills=lambda _, times: times < 5, seconds=lambda _: seconds)
+    (outcome,) = submit(pool, [Prepare(0, "toy", {}, TRAINED)])
+    assert outcome.status is status
+    assert crew.n_runs[0] == (3 if status is Status.FAILED else 6)
+
+
 def test_a_preparation_that_no_node_has_room_for_is_an_error() -> None:
     """What can be done is done first; then the error says for how many preparations there is room."""
     pool, _ = make_pool(cores_to_prepare=3, settings={"preparers": True, "workers": 2, "patience": 50.0})
