@@ -235,7 +235,6 @@ def test_nodes_come_and_go(tmp_path: Path, n_rounds: int) -> None:
     rounds = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(rounds) == n_rounds, done.stderr[-2000:]
     for seen in rounds:
-        assert seen["room"][:2] == [2, 4]
-        assert seen["workers"] >= 4
+        assert seen["workers"] == 4  # two on each node
         assert seen["is_undisturbed"]
         assert seen["given_up"] >= 1
