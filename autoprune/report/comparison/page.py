@@ -80,9 +80,8 @@ def _marks(summary: ComparisonSummary) -> str:
 def _curves(summary: ComparisonSummary) -> str:
     text = (
         "Thin lines are seeds, thick ones their mean, over all that a run paid: executed multiply-adds (forward once, "
-        "backward twice), preparation and recalibration included. The leading strategies, their twins and the baselines are "
-        "shown. "
-        f"{_LEGEND}"
+        "backward twice), preparation and recalibration included. The leading strategies, their twins and the "
+        f"baselines are shown. {_LEGEND}"
     )
     finite = [item.strategy for item in summary.contestants if any(trial.ran_out for trial in item.trials)]
     if finite:
