@@ -64,7 +64,6 @@ def come_and_go(nodes: Nodes, first: Any, folder: Path, rng: np.random.Generator
     logging.getLogger("autoprune").addHandler(log)
     settings = RaySettings(address=nodes.address, cpus_per_worker=0.5, gpus_per_worker=1)
     pool = start_ray_pool(Given(ToyRunner(sleep=0.1)), BlobStore(folder / "weights"), settings)
-    room: list[int] = []
     alive = [first]
     to_do = {
         10: lambda: alive.append(nodes.add_node(**NODE)),
@@ -72,7 +71,6 @@ def come_and_go(nodes: Nodes, first: Any, folder: Path, rng: np.random.Generator
     }
 
     def act(progress: Progress) -> None:
-        room.append(pool.capacity)
         for when in [n for n in to_do if progress.evaluations >= n]:
             to_do.pop(when)()  # in the main thread: Ray starts nodes nowhere else
 
@@ -83,7 +81,6 @@ def come_and_go(nodes: Nodes, first: Any, folder: Path, rng: np.random.Generator
     logging.getLogger("autoprune").removeHandler(log)
     undisturbed = searched(folder.with_name(f"{folder.name}-here"), InProcessExecutor(ToyRunner()), 0.0)
     seen = {
-        "room": [n for n, before in zip(room, [0, *room], strict=False) if n != before],
         "workers": len({outcome.worker for outcome in outcomes}),
         "is_undisturbed": [o.identity() for o in outcomes] == [o.identity() for o in undisturbed],
         "given_up": sum("is given up" in line for line in log.lines),
