@@ -29,7 +29,10 @@ SHORT_SECONDS = 0.2
 """Workers get a second call to go on with when jobs are shorter: waiting for it would cost a percent."""
 
 MAX_BOOT_FAILURES = 3
-"""So many workers in a row that could not be started are the end."""
+"""So many workers in a row that raised an error while they started are the end."""
+
+LONG_SECONDS = 300.0
+"""A preparation that ran for so long has got ahead and saved itself: deaths before that are forgotten."""
 
 _TICK = 1.0  # seconds between two looks at deadlines and at the size of the cluster
 
@@ -158,9 +161,9 @@ class WorkerPool:
                 return list(outcomes)
             case Lost(number, reason) if member.is_ready:
                 return self._drop(number, reason)
-            case Lost(number, reason):
+            case Lost(number, reason, raised):
                 del self._staff.members[number]
-                self._boot_failures += 1
+                self._boot_failures += raised
                 _log.warning("a worker could not be started: %s", reason)
                 if self._boot_failures >= MAX_BOOT_FAILURES:
                     msg = f"{MAX_BOOT_FAILURES} workers in a row could not be started: {reason}"
@@ -204,6 +207,8 @@ class WorkerPool:
             self._suspects.update(job.id for job in blamed)
             if len(blamed) == 1:
                 job = blamed[0]
+                if isinstance(job, Prepare) and self._clock.now() - calls[0].since > LONG_SECONDS:
+                    self._deaths[job.id] = 0
                 self._deaths[job.id] += 1
                 deaths = self._deaths[job.id]
                 if hopeless or deaths >= self._settings.max_deaths:
