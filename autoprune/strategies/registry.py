@@ -158,9 +158,10 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "metapruning",
-        "one net trained for all widths, then evolution on the weights that it makes",
+        "one net trained for all widths, then evolution on the weights that it makes (metapruning:<generator>)",
         "autoprune.strategies.metapruning:MetaPruningStrategy",
         "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        argument="generator",
         recipes=("pruningnet", "supernet"),
         fidelity="generated",
     ),
