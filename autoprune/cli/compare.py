@@ -27,13 +27,25 @@ def compare(
     ] = None,
     macs: Annotated[
         float | None,
-        typer.Option(min=1, help="Budget of every run: executed multiply-adds.", show_default="100 dense evaluations"),
+        typer.Option(
+            min=1,
+            help="Budget of every run: executed multiply-adds.",
+            show_default="the problem's, or 100 dense evaluations",
+        ),
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="Budget of every run in candidates instead; leaves out preparation.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every strategy that depends on its seed.")] = 3,
-    epochs: Annotated[float, typer.Option(min=0, help="Of the same short fine-tune for all; 0 leaves it out.")] = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Runs of every strategy that depends on its seed.", show_default="the problem's, or 3"
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the same short fine-tune for all; 0: none.", show_default="the problem's, or 0"),
+    ] = None,
     test: Annotated[bool, typer.Option("--test/--no-test", help="Look at test images, at the end.")] = True,
     limit: LimitOption = None,
     weights: WeightsOption = None,
@@ -64,10 +76,13 @@ def compare(
     from autoprune.config.record import record_problem
 
     file = read_problem(problem, weights=weights, data=data, limits=limit)
-    chosen = strategy or [file.tables.search.strategy]
-    planned = entries(roster(chosen), seeds)  # an unknown name ends the command before anything is made
+    table = file.tables.compare
+    chosen = strategy or table.strategies or [file.tables.search.strategy]
+    n_seeds = table.seeds if seeds is None else seeds
+    n_epochs = table.epochs if epochs is None else epochs
+    planned = entries(roster(chosen), n_seeds)  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
-    budget = None
+    budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
         budget = ap.Budget(macs=macs, evaluations=evaluations)
     on_ray = executor == "ray" or address is not None
@@ -82,8 +97,8 @@ def compare(
                 built,
                 chosen,
                 budget,
-                seeds=seeds,
-                finetune=ap.FitSettings(epochs=epochs, device=str(built.evaluator.device)) if epochs else None,
+                seeds=n_seeds,
+                finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
                 test=test,
                 executor=hands,
                 store=folder,

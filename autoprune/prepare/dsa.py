@@ -93,7 +93,7 @@ class DsaSettings:
     warmup: float = 0.0
     settle: float = 0.4
     ramp: float = 0.5
-    every: int = 4
+    every: int = 2
     travel: float = 3.0
     coupling: float = 0.5
     sharpness: Sequence[float] = (20.0, 100.0)

@@ -136,7 +136,7 @@ class LearnedRatios:
             size: of the step that theta takes along the loss, on average over the variables.
         """
         self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
-        worth = -self._mean / self._cost.slope(self.trial)
+        worth = -self._mean / self._cost.slope(self.trial).clamp(min=TOLERANCE)  # a variable may cost nothing
         excess = worth - worth.quantile(0.5)
         deviation = float(excess.abs().mean())
         if deviation > 0:

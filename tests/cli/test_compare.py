@@ -39,8 +39,10 @@ levels = 4
 n_calibration = 32
 n_validation = 64
 
-[search]
-strategy = "knapsack"
+[compare]
+strategies = ["knapsack"]
+budget = { evaluations = 6 }
+seeds = 1
 """
 
 
@@ -55,7 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_compare_and_go_on_with_more_strategies(folder: Path) -> None:
     """The table, the page and the CSV files are there; the second call adds a strategy; points can be exported."""
-    command = ["compare", "tiny.toml", "--evaluations", "6", "--seeds", "1", "--no-test"]
+    command = ["compare", "tiny.toml", "--no-test"]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.stderr
     assert "knapsack" in first.stdout
