@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.limits import within_limits
@@ -69,6 +69,7 @@ def test_tied_groups_share_one_ratio():
 THETAS = st.lists(st.floats(-4, 6), min_size=4, max_size=4).map(lambda v: torch.tensor(v, dtype=torch.float64))
 
 
+@settings(max_examples=40, deadline=None)
 @given(THETAS, st.floats(0.05, 1.0))
 def test_projection_is_feasible_and_fills_the_budget(theta, budget):
     """The projected point is within the budget, and at it unless everything is kept already."""
@@ -88,6 +89,7 @@ def test_projection_leaves_differences_as_they_are():
     assert abs(float(cost.share(cost.ratios(projected))) - 0.2) < 1e-6
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(0.02, 1.0))
 def test_uniform_ratios_fill_the_budget(budget):
     """All variables keep the same share, but for smallest widths, and a little more would not fit."""
@@ -162,6 +164,7 @@ def test_nothing_grows_beyond_the_start():
     assert float(cost.share(uniform.ratios)) == pytest.approx(budget, abs=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0))
 def test_rounded_genome_is_next_to_the_ratios_and_within_the_limit(seed, share):
     """Every level is next to its ratio or below, the limit holds, and no level next above would fit."""
