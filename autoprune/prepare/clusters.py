@@ -2,7 +2,7 @@
 
 Calibration images, drawn from the training data and transformed as in training, run through the dense model once. The
 channels of every group are clustered; the number of clusters (noise points count as one each) is the group's width,
-and the medoids of the clusters come first in its order. Nothing is trained: the weights stay as they are.
+and one channel of every cluster comes first in its order. Nothing is trained: the weights stay as they are.
 
 The released code clusters the mean raw feature maps of 200 *test* images by DBSCAN with cosine distance, uses the
 counts alone and keeps random channels. That clustering is ``method="dbscan"``, ``"correlation"`` cuts a dendrogram

@@ -31,6 +31,9 @@ BETAS = (0.9, 0.999)
 WARMUP = 0.1
 """Share of the search in which the learning rate of the weights grows."""
 
+MAX_STEP = 0.125
+"""Longest indicator step, as a share of the starting level: the noise of a few batches must not decide."""
+
 GUARD = 0.1
 """Where the last channels of a group are held, as a share of the level at which indicators start."""
 
@@ -96,7 +99,8 @@ class DaisSearch:
         self._is_free = torch.from_numpy(budgets.is_free[gated.layout.group_of]).to(plan.device)
         self._start_cost = self.expected_cost(settings.hottest)
         n_updates = -(-plan.n_steps // settings.indicator_every)
-        self._adam = torch.optim.Adam([self.indicators], lr=settings.travel / n_updates, betas=BETAS)
+        rate = min(settings.travel / n_updates, MAX_STEP * settings.level)
+        self._adam = torch.optim.Adam([self.indicators], lr=rate, betas=BETAS)
         self._schedule = FitSettings(learning_rate=settings.learning_rate, warmup=WARMUP, final_learning_rate=1.0)
         parameters = [parameter for parameter in gated.parameters() if parameter.requires_grad]
         self._sgd = torch.optim.SGD(
@@ -140,10 +144,9 @@ class DaisSearch:
             self.indicators.copy_(state["indicators"])
 
     def expected_cost(self, at: float) -> float:
-        """Return the expected cost that has the target, with soft gates at temperature ``at``."""
+        """Return the expected cost that has the target, with the gates of temperature ``at``."""
         with torch.no_grad():
-            gates = torch.where(self._is_free, gate_values(self.indicators, at), 1.0)
-            widths = soft_widths(gates, self._gated.layout, self._structure)
+            widths = soft_widths(self._gates(at), self._gated.layout, self._structure)
             return float(self._budgets.costs(widths)[self._budgets.name])
 
     def _gates(self, at: float) -> Tensor:

@@ -31,7 +31,7 @@ class DaisSettings:
         level: where the indicators start: ``level`` for open channels, ``-level`` for closed ones.
         spread: the share of ``level`` by which the best channel of the parent's order starts above, the worst below.
         travel: the way an indicator could go over the whole search, which decides the learning rate of Adam: a short
-            search takes larger steps.
+            search takes larger steps, up to an eighth of ``level``.
         budget_weight: factor of the budget penalty (equation 10).
         budget_form: ``"hinge"`` or ``"squared"``.
         dead_zone: the budget penalty is zero for costs in ``[(1 - dead_zone) target, target]``.

@@ -54,7 +54,7 @@ class KnapsackStrategy(BaseStrategy):
     """What FastNAS does with one threshold and HALP with a latency table, solved exactly and refined by measuring.
 
     The sensitivities (`autoprune.strategies._sensitivity.Sensitivities`) take one evaluation, and one more per free
-    variable and probe: 39 for the 19 variables of a ResNet-20 with two probes. The optima that they predict for every
+    variable and probe: 21 for the 10 variables of a ResNet-20 with two probes. The optima that they predict for every
     budget are measured. Then genomes near the measured front follow.
 
     Raises:

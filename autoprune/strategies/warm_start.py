@@ -50,7 +50,7 @@ class WarmStartStrategy(BaseStrategy):
 
     What was measured reaches the other strategy as the outcomes of an earlier run do (`BaseStrategy.absorb`): a
     population begins with the best of it, a model with all of it. Sensitivities and optima are ordinary evaluations,
-    counted and charged: one, and one more per free variable, and the optima (36 for the 19 variables of a ResNet-20).
+    counted and charged: one, and one more per free variable, and the optima (27 for the 10 variables of a ResNet-20).
 
     Raises:
         InvalidArgumentError: no objective is measured, or the other strategy does not suit the setup.

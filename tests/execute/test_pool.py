@@ -34,6 +34,7 @@ class SimulatedCrew:
         rooms: how many cores there are, by the time from which on that is so; a worker takes one.
         boots: whether workers can be started.
         n_killed: so many workers are killed while they start.
+        loses_answers: who dies takes the answer to the call before along.
         cores_to_prepare: what a worker that prepares takes; it starts when they are free.
         is_scattered: the cores are on so many nodes that it starts when all of them are free.
     """
@@ -50,13 +51,14 @@ class SimulatedCrew:
         cores_to_prepare: int = 1,
         is_scattered: bool = False,
         n_killed: int = 0,
+        loses_answers: bool = False,
     ) -> None:
         self.clock = clock
         self.runner = runner or ToyRunner()
         self.seconds, self.kills, self.boots = seconds, kills, boots
         self.rooms = rooms or {0.0: 2}
         self.cores_to_prepare, self.is_scattered = cores_to_prepare, is_scattered
-        self.n_killed = n_killed
+        self.n_killed, self.loses_answers = n_killed, loses_answers
         self.cores: dict[int, int] = {}  # by worker that has started or starts
         self.waiting: dict[int, int] = {}
         self.n_hired = 0
@@ -117,8 +119,12 @@ class SimulatedCrew:
         if isinstance(news, Lost):
             self.cores.pop(news.worker)
         if isinstance(news, Done):
-            self.alive[news.worker].popleft()
-            if self.alive[news.worker]:
+            calls = self.alive[news.worker]
+            calls.popleft()
+            if calls and self.loses_answers and self.kills(calls[0][0], 0):
+                self.cores.pop(news.worker)
+                return [Lost(news.worker, "killed")]
+            if calls:
                 self._start(news.worker)
         return [news]
 
@@ -191,6 +197,20 @@ def test_a_job_that_kills_its_workers_is_given_up(seconds: float, caplog: pytest
     assert "its worker died 3 times" in outcomes[25].message
     assert max(crew.n_runs[i] for i in range(60) if i != 25) <= 2
     assert "failed jobs: [25]" in caplog.text
+
+
+@pytest.mark.parametrize("max_deaths", [1, 2, 3])
+def test_a_job_is_not_blamed_for_the_one_behind_it(max_deaths: int) -> None:
+    """Though its answer is lost whenever its worker goes on to a job that kills it at once: it runs alone then."""
+    pool, crew = make_pool(
+        kills=lambda job, _: job.id == 25,
+        seconds=lambda _: 0.1,
+        loses_answers=True,
+        settings={"workers": 2, "max_deaths": max_deaths},
+    )
+    outcomes = submit(pool, healthy_jobs(60))
+    assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
+    assert max(crew.n_runs[i] for i in range(60) if i != 25) == 2
 
 
 @pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])

@@ -57,7 +57,7 @@ def test_a_killed_driver_goes_on_in_the_middle_of_a_training(tmp_path: Path, on_
     import ray
 
     address = [ray.get_runtime_context().gcs_address] * on_ray
-    folder = tmp_path / "killed"
+    folder = tmp_path / "killed" / "run"  # with an evaluation cache of its own beside it
     with driving(folder, address) as driver:
         while reached(folder) == (0, 0):
             assert driver.poll() is None
@@ -72,6 +72,6 @@ def test_a_killed_driver_goes_on_in_the_middle_of_a_training(tmp_path: Path, on_
         assert driver.returncode == 0
     assert min(seen) == killed_at
     assert not (folder / "checkpoints").exists()
-    with driving(tmp_path / "here", []) as driver:
+    with driving(tmp_path / "here" / "run", []) as driver:
         assert driver.wait() == 0
-    assert ledger(folder) == ledger(tmp_path / "here")
+    assert ledger(folder) == ledger(tmp_path / "here" / "run")

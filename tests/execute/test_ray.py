@@ -73,7 +73,7 @@ def test_what_goes_wrong_with_a_candidate_is_its_own_outcome(
     faults = dict(zip(places.tolist(), wrong, strict=True))
     at = {fault: i for i, fault in faults.items()}
     runner = FaultyRunner(faults=faults, folder=tmp_path)
-    pool = make_pool(Given(runner), deadline=3.0, max_deaths=2, max_memory=2**30)
+    pool = make_pool(Given(runner), deadline=8.0, max_deaths=2, max_memory=2**30)
     jobs = jobs_without(UNLUCKY_LEVEL, 20)
     for job in jobs:
         pool.submit(job)
@@ -84,7 +84,7 @@ def test_what_goes_wrong_with_a_candidate_is_its_own_outcome(
         "raise": f"ArithmeticError: job {at['raise']} is broken",
         "nan": "'accuracy'",
         "greed": "MemoryError",
-        "hang": "deadline of 3 s",
+        "hang": "deadline of 8 s",
         "die": "its worker died 2 times",
         "exit": "its worker died 2 times",
     }

@@ -61,6 +61,17 @@ def test_a_finite_baseline_goes_on_flat_and_is_labelled() -> None:
     assert "finite: had proposed all it has" in page
 
 
+def test_a_twin_is_shown_beside_its_family() -> None:
+    """Of many strategies the leading ones are drawn at first, each with its twin, and the baselines."""
+    summary = make_comparison(tuple(STRATEGIES), n_seeds=1, n=3)
+    shown = {trace["legendgroup"] for trace in curves_figure(summary)["data"] if trace["visible"] is True}
+    leading = {item.strategy for item in summary.contestants[:6]}
+    assert leading <= shown
+    assert {item.strategy for item in summary.contestants if item.is_baseline} <= shown
+    assert {item.strategy for item in summary.contestants if item.twin_of in leading} <= shown
+    assert len(shown) < len(STRATEGIES)
+
+
 def test_no_two_strategies_look_alike() -> None:
     """All registered strategies side by side differ in color, dash or marker."""
     summary = make_comparison(tuple(STRATEGIES), n_seeds=1, n=3)

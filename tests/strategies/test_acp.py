@@ -29,9 +29,9 @@ def priced_setup(macs: int | None) -> SearchSetup:
     return replace(toy_setup(evaluations=40), macs=macs, estimate=estimate)
 
 
-def clustered(setup: SearchSetup, settings: AcpSettings | None = None) -> tuple[AcpStrategy, list[Outcome]]:
+def clustered(setup: SearchSetup) -> tuple[AcpStrategy, list[Outcome]]:
     """Return a strategy that was told its clusterings, and their outcomes."""
-    strategy = AcpStrategy(setup, settings)
+    strategy = AcpStrategy(setup)
     outcomes = [toy_outcome(setup, job) for job in strategy.ask(16)]
     strategy.tell(outcomes)
     return strategy, outcomes
@@ -67,12 +67,21 @@ def test_particle_0_is_the_clustering() -> None:
 def test_others_start_around_it_ever_farther() -> None:
     """Particle i moves each gene of the clustering by -i, 0 or i levels, clipped to the space."""
     setup = toy_setup(evaluations=40)
-    strategy, (outcome,) = clustered(setup, AcpSettings(particles=4, clusterings=1))
-    assert outcome.genome is not None
-    found = np.array(outcome.genome)
+    strategy = AcpStrategy(setup, AcpSettings(particles=6, clusterings=1))
+    found = np.full(setup.space.n_variables, 5)
+    strategy.tell([replace(toy_outcome(setup, job), genome=tuple(found.tolist())) for job in strategy.ask(1)])
     for i, genome in enumerate(genomes_of(strategy.ask(4))):
         allowed = np.clip(found + i * np.array([[-1], [0], [1]]), 0, setup.space.n_levels - 1)
         assert (np.array(genome) == allowed).any(axis=0).all()
+
+
+@pytest.mark.parametrize("cls", [AcpStrategy, AcpUnclusteredStrategy])
+def test_two_particles_start_at_the_ends(cls: type[AcpUnclusteredStrategy]) -> None:
+    """The largest network within the limits and the smallest of all are among the first to be measured."""
+    setup = toy_setup(limits={"macs": "60%"}, evaluations=40)
+    genomes = genomes_of(drive(cls(setup), setup, 15, window=10))[:10]
+    largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
+    assert {tuple(largest), tuple(setup.space.min_genome)} <= set(genomes)
 
 
 def test_the_swarm_keeps_the_weights_of_its_clustering() -> None:
@@ -157,7 +166,7 @@ def test_an_heir_asks_for_missing_clusterings_only() -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [(AcpSettings, {"clusterings": 0}), (AcpSettings, {"images": 3}), (AcpSettings, {"share": 1.5})]
-    + [(cls, {"particles": 1}) for cls in (SwarmSettings, AcpSettings)],
+    + [(cls, {"particles": 3}) for cls in (SwarmSettings, AcpSettings)],
 )
 def test_impossible_settings_are_refused(settings: type, wrong: dict[str, float]) -> None:
     """The message names the value."""

@@ -6,7 +6,7 @@ from autoprune.core.groups import Structure
 from autoprune.errors import InvalidArgumentError, SurgeryError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
-from autoprune.surgery.slicing import sliced_state
+from autoprune.surgery.slicing import sliced_state, written_back
 
 
 def test_slices_are_the_sorted_kept_positions(case, draw):
@@ -96,3 +96,19 @@ def test_an_emptied_group_is_named(residual):
     kept[6:] = False
     with pytest.raises(InvalidArgumentError, match="'conv1' keeps none of its 5 channels"):
         sliced_state(model_weights(residual.model, residual.structure), residual.structure, kept)
+
+
+def test_what_was_sliced_is_written_back(case, draw):
+    """A changed smaller model changes what stayed and nothing else; slicing again gives the smaller model's tensors."""
+    weights = model_weights(case.model, case.structure)
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    for seed in range(5):
+        kept = draw(case.structure, seed)
+        small = {name: tensor + 1 for name, tensor in sliced_state(weights, case.structure, kept).items()}
+        dense = written_back(weights, small, case.structure, kept)
+        again = sliced_state(dense, case.structure, kept)
+        for name, tensor in small.items():
+            assert torch.equal(again[name], tensor)
+            n_changed = int((dense[name] != weights[name]).sum())
+            assert n_changed == tensor.numel()
+    assert all(torch.equal(weights[name], before[name]) for name in before)

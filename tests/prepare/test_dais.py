@@ -1,0 +1,244 @@
+"""DAIS for one budget, on the digits: what the recipe laws do not say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.core.jobs import Prepare
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.prepare.dais import DaisRecipe
+from autoprune.prepare.dais_settings import DaisSettings
+from autoprune.prepare.recipe import Workbench
+from autoprune.surgery.cut import cut
+from autoprune.testing.digits_network import N_FIRST, digits_setup
+from autoprune.testing.recipe_laws import MemoryBlobs, MemorySlot, StoppedError, digits_bench
+from autoprune.testing.structures import TermCosts
+from autoprune.trace import trace
+from autoprune.train.job_setup import JobSetup
+from autoprune.weight_sets import WeightReader, put_weight_set
+
+SHORT = {"epochs": 1.0, "indicator_every": 1}
+
+
+def run(settings, bench_and_parent=None, slot=None):
+    """Return the outcome of a job on a new bench without limits, and the bench."""
+    bench, parent = bench_and_parent or digits_bench()
+    bench = replace(bench, limits={}, checkpoints=None if slot is None else lambda _: slot)
+    return DaisRecipe(bench)(Prepare(0, "dais", {**SHORT, **settings}, parent)), bench
+
+
+def share(outcome, bench, name="macs"):
+    """Return the cost of what was found over the dense one."""
+    costs = bench.setup.costs(np.array([outcome.genome, bench.setup.space.full_genome]))[name]
+    return costs[0] / costs[1]
+
+
+def made(outcome, bench):
+    """Return the weights and orders of an outcome."""
+    return WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
+
+
+@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_what_is_found_is_within_the_budget(learn, cost):
+    """The genome costs at most the target, whichever cost has one, and not much less."""
+    outcome, bench = run({"target": 0.5, "learn": learn, "cost": cost})
+    assert 0.2 < share(outcome, bench, cost) <= 0.5
+    assert outcome.metrics["cost"] == pytest.approx(share(outcome, bench, cost))
+
+
+@pytest.mark.parametrize("target", [0.7, 0.4])
+def test_the_expected_cost_follows_the_budget(target):
+    """With enough steps, the gates alone come to the budget: little is left for rounding and repair to do."""
+    outcome, _ = run({"target": target, "epochs": 4.0, "tune_share": 0.0})
+    assert outcome.metrics["soft_cost"] == pytest.approx(target, rel=0.15)
+
+
+def test_hard_limits_bind_beside_the_target():
+    """A limit on another cost is met, although the target alone allows more."""
+    bench, parent = digits_bench()
+    limit = int(0.3 * bench.setup.costs(bench.setup.space.full_genome[None, :])["params"][0])
+    bench = replace(bench, limits={"params": limit})
+    outcome = DaisRecipe(bench)(Prepare(0, "dais", {**SHORT, "target": 0.9}, parent))
+    assert bench.setup.costs(np.array([outcome.genome]))["params"][0] <= limit
+
+
+def test_what_is_charged_is_what_runs():
+    """Every item that goes through a network is charged with the MACs of that network: once forward, twice backward."""
+    bench, parent = digits_bench()
+    start = tuple((bench.setup.space.full_genome - 1).tolist())
+    items = []
+    bench.setup.model.register_forward_pre_hook(
+        lambda module, inputs: items.append((module.conv1.out_channels, len(inputs[0])))
+    )
+    for settings in (
+        {},
+        {"learn": False},
+        {"tune_share": 0.0, "batch_size": 100},
+        {"indicator_every": 3, "start": start},
+    ):
+        items.clear()
+        outcome, _ = run({"target": 0.4, **settings}, (bench, parent))
+        setup = bench.setup
+        first = setup.macs(settings.get("start", tuple(setup.space.full_genome.tolist())))
+        width = setup.space.widths(np.array([settings.get("start", setup.space.full_genome)]))[0, 0]
+        own = setup.space.widths(np.array([outcome.genome]))[0, 0]
+        assert own < width
+        macs = {int(width): first, int(own): setup.macs(outcome.genome)}
+        trained = [(channels, n) for channels, n in items if n > 1]  # single items count the cost of the tuned model
+        assert outcome.spent.macs == sum(3 * macs[channels] * n for channels, n in trained)
+
+
+@pytest.mark.parametrize("settings", [{"shared": False}, {"straight_through": True}, {"learn": False}])
+def test_every_variant_resumes(settings):
+    """Stopped after a save of the search or of the tuning and started again: the end of an undisturbed run."""
+    undisturbed, _ = run(settings)
+    for stop in (1, 5, 13):
+        slot = MemorySlot(writes_left=stop)
+        with pytest.raises(StoppedError):
+            run(settings, slot=slot)
+        slot.writes_left = None
+        resumed, _ = run(settings, slot=slot)
+        assert resumed.identity() == undisturbed.identity()
+
+
+def test_the_twin_keeps_order_and_proportions():
+    """Without learning, the order is the parent's and all levels shrink by one factor into the budget."""
+    bench, parent = digits_bench()
+    outcome, bench = run({"target": 0.4, "learn": False}, (bench, parent))
+    given = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
+    for ours, theirs in zip(made(outcome, bench).orders, given.orders, strict=True):
+        assert np.array_equal(ours, theirs)
+    space, costs = bench.setup.space, bench.setup.costs
+    limit = int(0.4 * costs(space.full_genome[None, :])["macs"][0])
+    assert outcome.genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
+
+
+def test_a_search_finds_channels_that_do_nothing():
+    """Channels that give zero to everything that reads them are ranked behind the others, whatever the given order."""
+    bench, parent = digits_bench()
+    given = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
+    dead = [1, 4, 6]
+    weights = {name: tensor.clone() for name, tensor in given.weights.items()}
+    for name in ("bn1.weight", "bn1.bias"):
+        weights[name][dead] = 0.0
+    worst_first = (np.array([*dead, *(c for c in range(N_FIRST) if c not in dead)]), given.orders[1])
+    parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, worst_first)
+    settings = {"target": 0.5, "epochs": 6.0, "weight_decay": 0.0, "learning_rate": 1e-6, "tune_share": 0.0}
+    trained, bench = run({**settings, "learning_rate": 0.05, "learn": True}, (bench, parent))
+    place = np.argsort(made(trained, bench).orders[0])
+    assert place[dead].mean() > 3.5
+
+
+def test_a_start_is_never_left():
+    """Channels outside of the start are not used again: they keep the parent's weights and come last."""
+    bench, parent = digits_bench()
+    setup = bench.setup
+    start = (1, int(setup.space.full_genome[1]))
+    outcome, bench = run({"target": 0.3, "start": list(start)}, (bench, parent))
+    given = WeightReader(bench.blobs, setup.structure, "cpu")(parent)
+    kept = int(setup.space.widths(np.array([start]))[0, 0])
+    found = made(outcome, bench)
+    assert outcome.genome[0] <= start[0]
+    outside = given.orders[0][kept:]
+    assert set(found.orders[0][kept:]) == set(outside)
+    assert torch.equal(found.weights["conv1.weight"][outside], given.weights["conv1.weight"][outside])
+    assert not torch.equal(found.weights["conv1.weight"], given.weights["conv1.weight"])
+
+
+class Branches(nn.Module):
+    """A residual stream that two layers and the classifier read; no BatchNorm anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.first, self.second = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 8, 1)
+        self.linear = nn.Linear(8 * 4, 10)
+
+    def forward(self, x):
+        """Return (n, 10) logits."""
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.second(torch.relu(self.first(x))))
+        return self.linear(torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+def branches_bench():
+    """Return a bench for the network without BatchNorm, and its own weights in their own order."""
+    base, blobs = digits_setup(), MemoryBlobs()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = Branches().eval()
+    structure = trace(model, torch.randn(2, 1, 8, 8))
+    space = SearchSpace.build(structure, levels=8)
+    setup = JobSetup(model, space, CostModel(structure, space), base.data, base.task)
+    orders = [np.arange(group.width) for group in structure.groups]
+    return Workbench(setup, blobs), put_weight_set(blobs.put, structure, model.state_dict(), orders)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_model_without_batchnorm_learns(shared):
+    """It is searched and trained like any other: what is found is far better than a guess."""
+    outcome, bench = run({"target": 0.5, "epochs": 4.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
+    setup, found = bench.setup, made(outcome, bench)
+    small = cut(setup.model, setup.structure, setup.kept(outcome.genome, found), found.weights).eval()
+    assert setup.task.metric(small, setup.data.validation.loader(100))["accuracy"] > 0.5
+    assert share(outcome, bench) <= 0.5
+
+
+def test_what_no_reader_keeps_is_zero_in_it():
+    """With indicators of their own, readers that closed a channel read zeros, so that the union may be kept."""
+    settings = {"target": 0.4, "epochs": 3.0, "shared": False, "tune_share": 0.0, "symmetry_weight": 0.0}
+    outcome, bench = run(settings, branches_bench())
+    weights = made(outcome, bench).weights
+    readers = [
+        weights[name].abs().sum(dim=[d for d in range(weights[name].dim()) if d != 1])
+        for name in ("first.weight", "second.weight")
+    ]
+    assert any((slices == 0).any() for slices in readers)
+    assert all((slices > 0).any() for slices in readers)
+
+
+def test_unreachable_targets_are_refused():
+    """The error names what can be reached and what blocks."""
+    with pytest.raises(InfeasibleError, match="smallest"):
+        run({"target": 0.001})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "match"),
+    [
+        ({"target": 0.0}, InvalidArgumentError, "target"),
+        ({"target": 1.5}, InvalidArgumentError, "target"),
+        ({"epochs": 0.0}, InvalidArgumentError, "epochs"),
+        ({"tune_share": 1.0}, InvalidArgumentError, "tune_share"),
+        ({"budget_weight": -1.0}, InvalidArgumentError, "budget_weight"),
+        ({"hottest": 0.1, "coldest": 0.2}, InvalidArgumentError, "fall"),
+        ({"budget_form": "hing"}, UnknownNameError, "hinge"),
+        ({"cost": "mac"}, UnknownNameError, "macs"),
+        ({"start": [0]}, InvalidArgumentError, "genomes"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, error, match):
+    """Each is an error that names the setting."""
+    with pytest.raises(error, match=match):
+        run(wrong)
+
+
+def test_costs_without_a_closed_form_are_refused():
+    """Counting by other means than the cost model gives no gradient."""
+    bench, parent = digits_bench()
+    bench = replace(bench, setup=replace(bench.setup, costs=TermCosts(bench.setup.space)))
+    with pytest.raises(InvalidArgumentError, match="closed form"):
+        run({}, (bench, parent))
+
+
+def test_lists_become_tuples():
+    """A start that went through JSON is the start that was given."""
+    assert DaisSettings(start=[1, 2]) == DaisSettings(start=(1, 2))  # type: ignore[arg-type]
