@@ -99,7 +99,7 @@ def search(
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
-        checkpoints = partial(_checkpoint, folder / CHECKPOINTS)
+        checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
             run.weights,
             fidelity=info.fidelity,

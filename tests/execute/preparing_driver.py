@@ -20,5 +20,5 @@ def search(folder: Path, executor: ap.RaySettings | None) -> ap.Run:
 
 
 if __name__ == "__main__":
-    on_ray = ap.RaySettings(address=sys.argv[2], insecure=True, workers=1) if len(sys.argv) > 2 else None
+    on_ray = ap.RaySettings(address=sys.argv[2], insecure=True, workers=1, patience=600) if len(sys.argv) > 2 else None
     search(Path(sys.argv[1]), on_ray)
