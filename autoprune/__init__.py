@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autoprune.core.budget import Budget
     from autoprune.core.space import SearchSpace
     from autoprune.evaluate.evaluator import ProxySettings
+    from autoprune.evaluate.reconstructed import ReconstructedSettings
     from autoprune.execute.ray_settings import RaySettings
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
@@ -48,6 +49,7 @@ _WHERE = {
     "Problem": "autoprune.api",
     "ProxySettings": "autoprune.evaluate.evaluator",
     "RaySettings": "autoprune.execute.ray_settings",
+    "ReconstructedSettings": "autoprune.evaluate.reconstructed",
     "Run": "autoprune.api",
     "RunFront": "autoprune.api",
     "RunPoint": "autoprune.api",
@@ -79,6 +81,7 @@ __all__ = [
     "Problem",
     "ProxySettings",
     "RaySettings",
+    "ReconstructedSettings",
     "Run",
     "RunFront",
     "RunPoint",

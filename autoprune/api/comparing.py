@@ -123,32 +123,14 @@ def compare(
         dense = tuple(problem.space.full_genome.tolist())
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.macs(dense))
     _check(problem, budget, shares, executor)
-    for key in settings or {}:
-        if key not in taking_part:
-            msg = f"{key!r} has settings but takes no part in the comparison; it compares {', '.join(taking_part)}"
-            raise InvalidArgumentError(msg)
+    strangers = [key for key in settings or {} if key not in taking_part]
+    if strangers:
+        msg = f"{strangers[0]!r} has settings but takes no part in the comparison of {', '.join(taking_part)}"
+        raise InvalidArgumentError(msg)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     tell = progress or _ignore
     make_run = ComparedRuns(problem, budget, settings or {}, executor, folder)
-    runs: dict[Entry, Run] = {}
-    refusals: list[Refusal] = []
-    interrupted = False
-    for done, entry in enumerate(plan):
-        where = CompareProgress("search", done, len(plan), entry)
-        tell(where)
-        try:
-            run = make_run(entry, partial(_tell_search, tell, where))
-        except UNSUITED as error:
-            refusals.append(Refusal(entry.strategy, entry.seed, str(error)))
-            continue
-        interrupted = run.interrupted
-        if interrupted:
-            break
-        runs[entry] = run
-    if not runs:
-        if interrupted:
-            raise KeyboardInterrupt
-        raise BudgetError("; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in refusals)))
+    runs, refusals, interrupted = _searched(make_run, plan, tell)
     tuner = None
     if finetune is not None and not interrupted:
         hands = executor if isinstance(executor, str | RaySettings) else None
@@ -172,6 +154,34 @@ def compare(
         tuned="" if tuner is None else _in_words(tuner.settings),
     )
     return Comparison(folder, runs, summary, interrupted=interrupted)
+
+
+def _searched(
+    make_run: ComparedRuns, plan: Sequence[Entry], tell: Callable[[CompareProgress], None]
+) -> tuple[dict[Entry, Run], list[Refusal], bool]:
+    """Return the finished runs, those that there are not, and whether the user interrupted the search.
+
+    Raises:
+        BudgetError: nobody could run.
+    """
+    runs: dict[Entry, Run] = {}
+    refusals: list[Refusal] = []
+    for done, entry in enumerate(plan):
+        where = CompareProgress("search", done, len(plan), entry)
+        tell(where)
+        try:
+            run = make_run(entry, partial(_tell_search, tell, where))
+        except UNSUITED as error:
+            refusals.append(Refusal(entry.strategy, entry.seed, str(error)))
+            continue
+        if run.interrupted and not runs:
+            raise KeyboardInterrupt
+        if run.interrupted:
+            return runs, refusals, True
+        runs[entry] = run
+    if not runs:
+        raise BudgetError("; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in refusals)))
+    return runs, refusals, False
 
 
 def _measured(

@@ -17,6 +17,7 @@ from autoprune.api.point import RunPoint
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
@@ -162,7 +163,8 @@ def finetune(
 ) -> Tuned:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
 
-    Every point is trained by itself and comes out: points never compete. Figures go into the run as they come; test
+    Every point is trained by itself and comes out: points never compete. Where the evaluator reconstructs, training
+    starts from polished points (see `RunPoint.build`). Figures go into the run as they come; test
     items are looked at once, when all points are trained.
 
     Args:
@@ -202,14 +204,15 @@ def finetune(
         )
     given = [settings] if isinstance(settings, FitSettings) else settings
     variants = tuple(replace(item, epochs=epochs) for item in given)
-    key = _key(variants, seed)
+    polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
+    key = _key(variants, seed, polish=polish)
     metric = next(item for item in problem.objectives.items if not item.is_cost)
     with closing(run.writable()) as store:
         kept = _Kept(store, key)
         jobs = [
             PointTraining(
-                point.id, point.build(), problem.model, problem.data.without_test(), problem.task, variants,
-                problem.evaluation, metric.name, metric.maximize, seed,
+                point.id, point.build(polish=polish), problem.model, problem.data.without_test(), problem.task,
+                variants, problem.evaluation, metric.name, metric.maximize, seed,
             )
             for point in chosen
             if not kept.has(point.id, "val")
@@ -252,9 +255,9 @@ def _check_loggers(loggers: Sequence[Any], *, on_ray: bool) -> None:
             raise unknown_name("logger", name, LOGGERS)
 
 
-def _key(variants: Sequence[FitSettings], seed: int) -> str:
+def _key(variants: Sequence[FitSettings], seed: int, *, polish: bool) -> str:
     """Name a fine-tuning by all that decides its weights but the points'."""
-    text = json.dumps([[asdict(item) for item in variants], seed], sort_keys=True)
+    text = json.dumps([[asdict(item) for item in variants], seed, *(["polish"] if polish else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -74,9 +74,9 @@ class RunPoint:
         """
         model = self.run.runner.build(self._job)
         if polish:
-            evaluator = self.run.needs_problem("polish").evaluator
+            evaluator = self.run.needs_problem("polish").evaluator_of(self.run.meta.fidelity)
             if not isinstance(evaluator, Reconstructed):
-                msg = f"polish needs a problem with evaluator='reconstructed', this one has {evaluator.name!r}"
+                msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
                 raise InvalidArgumentError(msg)
             reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
             evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
@@ -106,9 +106,9 @@ class RunPoint:
             note=f"point {self.id} of {self.run.folder}{'' if model is None else ', trained since'}",
         )
 
-    def test(self) -> dict[str, float]:
-        """Measure the point on the test items and record it in the run."""
-        return self.run.test([self])[self.id]
+    def test(self, *, polish: bool = False) -> dict[str, float]:
+        """Measure the point, polished or as it was scored, on the test items and record it in the run."""
+        return self.run.test([self], polish=polish)[self.id]
 
     @property
     def kept(self) -> BoolArray:

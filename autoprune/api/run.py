@@ -29,6 +29,9 @@ from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore
 
+POLISHED = "polished metrics"
+"""Kind of the records of test metrics of polished points."""
+
 N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""
 
@@ -141,11 +144,13 @@ class Run:
         wanted = np.linspace(cost.min(), cost.max(), n)
         return [points[i] for i in sorted({int(np.abs(cost - wish).argmin()) for wish in wanted})]
 
-    def test(self, points: Sequence[RunPoint] | None = None) -> dict[int, dict[str, float]]:
+    def test(self, points: Sequence[RunPoint] | None = None, *, polish: bool = False) -> dict[int, dict[str, float]]:
         """Measure points, and the dense model, on the test items; the figures go into the run and its reports.
 
         Args:
             points: which; by default up to five of the front, spread over cost.
+            polish: measure ``point.build(polish=True)``; these figures go into the run, but not into its reports,
+                which show what was scored.
 
         Returns:
             Metrics by job id.
@@ -154,7 +159,8 @@ class Run:
             InvalidArgumentError: the run was opened without its problem, or the data has no test items.
         """
         problem = self.needs_problem("measure")
-        known = {record["point"]: record["metrics"] for record in self.store.records("metrics")}
+        kind = POLISHED if polish else "metrics"
+        known = {record["point"]: record["metrics"] for record in self.store.records(kind)}
         found: dict[int, dict[str, float]] = {}
         with self.writable() as store:
             if "test" not in self.meta.dense.metrics:
@@ -162,8 +168,8 @@ class Run:
                 store.update_meta({"dense": {"costs": dict(self.meta.dense.costs), "metrics": dense}})
             for point in self.choose() if points is None else points:
                 if point.id not in known:
-                    known[point.id] = problem.test(point.build())
-                    store.add_record("metrics", {"point": point.id, "role": "test", "metrics": known[point.id]})
+                    known[point.id] = problem.test(point.build(polish=polish))
+                    store.add_record(kind, {"point": point.id, "role": "test", "metrics": known[point.id]})
                 found[point.id] = known[point.id]
         self.meta = RunMeta.from_json(self.store.meta)
         return found

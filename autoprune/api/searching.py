@@ -57,6 +57,7 @@ def search(
     budget: Budget | None = None,
     *,
     settings: Any = None,
+    warm_start: str = "",
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,
@@ -71,6 +72,8 @@ def search(
         strategy: who proposes, a name of ``autoprune list strategies``.
         budget: at most this much; 100 evaluations by default.
         settings: of the strategy, an instance of its ``Settings``.
+        warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
+            begins with these: the strategy ``"pymoo:nsga2+knapsack"`` in other words. They are counted.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -89,13 +92,14 @@ def search(
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = budget or Budget(evaluations=100)
+    strategy = f"{strategy}+{warm_start}" if warm_start else strategy
     info, _ = find_strategy(strategy)  # an unknown name fails here, before any work
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
-        checkpoints = partial(_checkpoint, folder / CHECKPOINTS)
+        checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
             run.weights,
             fidelity=info.fidelity,

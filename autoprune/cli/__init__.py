@@ -1,4 +1,4 @@
-"""The command line: `autoprune demo | doctor | plan | search | report | export | show | list`."""
+"""The command line: `autoprune demo | doctor | plan | search | compare | report | export | show | list`."""
 
 from autoprune.cli.app import main
 

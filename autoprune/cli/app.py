@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from autoprune.cli import demo, doctor, export, finetune, listing, plan, report, search, show
+from autoprune.cli import compare, demo, doctor, export, finetune, listing, plan, report, search, show
 from autoprune.cli.console import fail, log
 from autoprune.errors import AutopruneError
 
@@ -67,6 +67,7 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("search")(search.search)
+app.command("compare")(compare.compare)
 app.command("finetune")(finetune.finetune)
 app.command("show")(show.show)
 app.command("report")(report.report)

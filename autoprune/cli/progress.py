@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autoprune.api import CompareProgress
     from autoprune.core.budget import Budget
     from autoprune.orchestrator.progress import Progress
 
@@ -35,6 +36,34 @@ def search_progress(title: str, budget: Budget, *, quiet: bool = False) -> Itera
 
         def show(progress: Progress) -> None:
             bar.update(task, completed=_share(progress, budget), state=describe(progress, budget))
+
+        yield show
+
+
+@contextmanager
+def comparison_progress(*, quiet: bool = False) -> Iterator[Callable[[CompareProgress], None] | None]:
+    """Show a bar on stderr while strategies are compared; give None where stderr is no terminal, or on request.
+
+    Args:
+        quiet: show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Bar(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task("starting", total=None, state="")
+
+        def show(where: CompareProgress) -> None:
+            state = "" if where.entry is None else f"{where.entry.strategy}, seed {where.entry.seed}"
+            if where.search is not None:
+                state += f": {where.search.evaluations} evaluations, {where.search.rate:.1f}/s"
+            bar.update(task, description=where.stage, completed=where.done, total=where.total, state=escape(state))
 
         yield show
 

@@ -126,7 +126,7 @@ class Observer:
         """
         for name, total in self._sums.items():
             if not torch.isfinite(total).all():
-                layer = name.rpartition(".")[0].rpartition(".")[0]
+                layer = name.rsplit(".", 3)[0]  # without side, group and kind of the sum
                 msg = f"the activations of layer {layer!r} are not finite on the calibration images"
                 raise DataError(msg)
         maps: list[list[FeatureMaps]] = [[] for _ in self._structure.groups]
@@ -205,10 +205,9 @@ class Observer:
         elif before.shape == value.shape:
             self._sums[name] = before + value.to(before.device)
         else:
-            msg = (
-                f"expected images of one size, but the maps of {name.rpartition('.')[0]!r} have {before.shape[-1]} and "
-                f"{value.shape[-1]} positions"
-            )
+            layer = name.rsplit(".", 3)[0]
+            sizes = f"{before.shape[-1]} and {value.shape[-1]}"
+            msg = f"expected images of one size, but the maps of layer {layer!r} have {sizes} positions"
             raise DataError(msg)
 
 

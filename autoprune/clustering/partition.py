@@ -43,25 +43,24 @@ def dbscan_labels(distances: FloatArray, eps: float, min_samples: int) -> IntArr
 
 def medoids(distances: FloatArray, labels: IntArray) -> IntArray:
     """Return per cluster the channel with the least summed distance to the others in it; the first of equal ones."""
-    together = labels[:, None] == labels[None, :]
-    spread = np.where(together, distances, 0.0).sum(axis=1)
-    return np.array([min(np.flatnonzero(labels == k), key=lambda c: spread[c]) for k in range(int(labels.max()) + 1)])
+    spread = np.where(labels[:, None] == labels[None, :], distances, 0.0).sum(axis=1)
+    return first_of_each(labels, np.argsort(spread, kind="stable"))
 
 
-def medoids_first(distances: FloatArray, labels: IntArray, strongest: IntArray) -> IntArray:
-    """Return the (w,) order of a group's channels: the medoid of every cluster, then all others.
+def first_of_each(labels: IntArray, order: IntArray) -> IntArray:
+    """Return per cluster the channel that comes first in ``order``, a (w,) permutation of the channels."""
+    _, first = np.unique(labels[order], return_index=True)
+    return order[first]
 
-    Within both parts the channels stand as in ``strongest``. A width equal to the number of clusters keeps exactly one
-    real channel of each; smaller widths give up the weakest clusters, larger ones take the strongest of the others in.
 
-    Args:
-        distances: (w, w).
-        labels: (w,) cluster numbers.
-        strongest: (w,) permutation of the channels, strongest first.
+def representatives_first(representatives: IntArray, order: IntArray) -> IntArray:
+    """Return the (w,) order with the ``representatives`` before all others, both parts as in ``order``.
+
+    A width equal to the number of clusters keeps exactly one real channel of each. Smaller widths give up whole
+    clusters, larger ones take in what ``order`` prefers of the others; all widths are nested.
     """
-    is_medoid = np.zeros(len(labels), dtype=np.bool_)
-    is_medoid[medoids(distances, labels)] = True
-    return np.concatenate([strongest[is_medoid[strongest]], strongest[~is_medoid[strongest]]])
+    is_first = np.isin(order, representatives)
+    return np.concatenate([order[is_first], order[~is_first]])
 
 
 def _numbered(labels: npt.NDArray[np.integer]) -> IntArray:

@@ -22,6 +22,7 @@ from autoprune.config.fields import (
     Reference,
     Shape,
     StrategyKey,
+    StrategyKeys,
     Ties,
     WeightsSource,
     Widths,
@@ -101,6 +102,22 @@ class SearchTable(Table):
     strategy: StrategyKey = "pymoo:nsga2"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class CompareTable(Table):
+    """``[compare]``: who is compared by `autoprune compare`, and at which cost.
+
+    Attributes:
+        strategies: keys of the registry of strategies; that of ``[search]`` when left out.
+        budget: of every run, in ``macs`` or ``evaluations``; a hundred evaluations of the dense model when left out.
+        seeds: runs of every strategy that depends on its seed.
+        epochs: of the same short fine-tune for all; 0 leaves it out.
+    """
+
+    strategies: StrategyKeys = ()
+    budget: BudgetTable | None = None
+    seeds: Count = 3
+    epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class ReferenceTable(Table):
@@ -230,6 +247,7 @@ class ProblemTables(Table):
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
         evaluator: ``[evaluator]``.
         search: ``[search]``.
+        compare: ``[compare]``.
         reference: ``[reference]``.
     """
 
@@ -244,4 +262,5 @@ class ProblemTables(Table):
     limits: Limits = Field(default_factory=dict)
     evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()
+    compare: CompareTable = CompareTable()
     reference: ReferenceTable = ReferenceTable()

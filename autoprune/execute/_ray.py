@@ -207,7 +207,7 @@ class RayCrew:
             return [Done(worker, tuple(Outcome(job, Status.FAILED, message=text) for job in jobs))]
         except exceptions.RayError as error:
             self._calls = {other: call for other, call in self._calls.items() if call[0] != worker}
-            return [Lost(worker, _gist(error))]
+            return [Lost(worker, _gist(error), raised=_is_of_creation(error))]
         if not jobs:
             return [Ready(worker)]
         outcomes, made = found
@@ -293,4 +293,9 @@ def _room(node: Mapping[str, float], worker: Mapping[str, float]) -> int:
 def _gist(error: Exception) -> str:
     """Return one line of an error of Ray's: what a runner raised while it was made, or else how the actor ended."""
     lines = [type(error).__name__, *str(error).strip().splitlines()]
-    return lines[-1] if any("creation task" in line for line in lines) else ": ".join(lines[:2])
+    return lines[-1] if _is_of_creation(error) else ": ".join(lines[:2])
+
+
+def _is_of_creation(error: Exception) -> bool:
+    """Say whether a runner raised it while it was made."""
+    return "creation task" in str(error)

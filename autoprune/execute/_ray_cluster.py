@@ -28,7 +28,7 @@ QUIET = {
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" makes Ray bind to loopback, which its own IP setting does not
 
 CONNECT_SECONDS = 3.0
-PROBE_SECONDS = 9.0
+PROBE_SECONDS = 60.0  # what listens has 5 of them to answer; the others are for a busy machine to import Ray
 
 _SILENT = {
     "include_dashboard": None,

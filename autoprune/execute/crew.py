@@ -26,10 +26,17 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker died, or could not be started."""
+    """A worker died, or could not be started.
+
+    Attributes:
+        worker: its number.
+        reason: in words.
+        raised: it raised an error while it started, as any other would; otherwise it was killed.
+    """
 
     worker: int
     reason: str
+    raised: bool = False
 
 
 News = Ready | Done | Lost

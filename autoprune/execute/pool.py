@@ -1,9 +1,10 @@
 """Jobs on workers that come and go: queues, batches, deadlines, retries, quarantine.
 
 Where the workers are, a crew knows. A worker answers its calls in the order they were sent, so the oldest one is what
-it is busy with; when it dies or hangs, that call is to blame and the others simply run elsewhere. A blamed job runs
-alone from then on. It is tried again when its worker died, which may have been the machine's fault, and given up after
-the third time; a job that overstays its deadline is given up at once, because it would do so again.
+it is busy with; when it hangs, that call is to blame and the others simply run elsewhere. When it dies, the answer to
+that call may have died with it, and any call may be to blame. Jobs under suspicion run alone from then on, with nothing
+sent after them. Such a job is tried again when its worker died, which may have been the machine's fault, and given up
+after the third time; a job that overstays its deadline is given up at once, because it would do so again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ SHORT_SECONDS = 0.2
 """Workers get a second call to go on with when jobs are shorter: waiting for it would cost a percent."""
 
 MAX_BOOT_FAILURES = 3
-"""So many workers in a row that could not be started are the end."""
+"""So many workers in a row that raised an error while they started are the end."""
+
+LONG_SECONDS = 300.0
+"""A preparation that ran for so long has got ahead and saved itself: deaths before that are forgotten."""
 
 _TICK = 1.0  # seconds between two looks at deadlines and at the size of the cluster
 
@@ -127,19 +131,21 @@ class WorkerPool:
     def _next_jobs(self, member: Member) -> tuple[Job, ...]:
         """Return what to send a worker next: one preparation at a time, several evaluations when they are short."""
         if not member.prepares:
-            return self._next_batch() if self._queue else ()
+            if not self._queue or (member.calls and not self._may_share(self._queue[0], *member.calls[-1].jobs)):
+                return ()
+            return self._next_batch()
         return (self._preparations.popleft(),) if self._preparations and not member.calls else ()
 
     def _next_batch(self) -> tuple[Job, ...]:
         """Take jobs off the queue: several when they are short and everyone gets some."""
         size = min(self._batch, math.ceil(len(self._queue) / self._staff.n_evaluating))
         jobs = [self._queue.popleft()]
-        while len(jobs) < size and self._may_share(jobs[0]) and self._may_share(self._queue[0]):
+        while len(jobs) < size and self._may_share(jobs[0], self._queue[0]):
             jobs.append(self._queue.popleft())
         return tuple(jobs)
 
-    def _may_share(self, job: Job) -> bool:
-        return isinstance(job, Evaluate) and job.id not in self._suspects
+    def _may_share(self, *jobs: Job) -> bool:
+        return all(isinstance(job, Evaluate) and job.id not in self._suspects for job in jobs)
 
     def _take(self, news: News) -> list[Outcome]:
         member = self._staff.members.get(news.worker)
@@ -158,9 +164,9 @@ class WorkerPool:
                 return list(outcomes)
             case Lost(number, reason) if member.is_ready:
                 return self._drop(number, reason)
-            case Lost(number, reason):
+            case Lost(number, reason, raised):
                 del self._staff.members[number]
-                self._boot_failures += 1
+                self._boot_failures += raised
                 _log.warning("a worker could not be started: %s", reason)
                 if self._boot_failures >= MAX_BOOT_FAILURES:
                     msg = f"{MAX_BOOT_FAILURES} workers in a row could not be started: {reason}"
@@ -200,10 +206,12 @@ class WorkerPool:
         again = [job for call in calls for job in call.jobs]
         failed = []
         if calls:
-            blamed = calls[0].jobs
-            self._suspects.update(job.id for job in blamed)
-            if len(blamed) == 1:
-                job = blamed[0]
+            suspects = list(calls[0].jobs) if hopeless else again
+            self._suspects.update(job.id for job in suspects)
+            if len(suspects) == 1:
+                job = suspects[0]
+                if isinstance(job, Prepare) and self._clock.now() - calls[0].since > LONG_SECONDS:
+                    self._deaths[job.id] = 0
                 self._deaths[job.id] += 1
                 deaths = self._deaths[job.id]
                 if hopeless or deaths >= self._settings.max_deaths:

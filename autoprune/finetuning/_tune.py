@@ -75,7 +75,9 @@ def train_on_ray(
             try:
                 results = [_trained(job, *result) for result in ray.get(done)]
             except ray.exceptions.RayError as error:
-                failures.append(f"point {job.point}: {str(error).strip().splitlines()[-1]}")
+                lines = str(error).strip().splitlines()
+                text = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+                failures.append(f"point {job.point}: {text}")
                 continue
             yield best_of(job, results)
             shutil.rmtree(folder / str(job.point), ignore_errors=True)  # the result is kept by now

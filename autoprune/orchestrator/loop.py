@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,9 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Executor, Strategy
-from autoprune.errors import ExecutorError, InvalidArgumentError
+from autoprune.errors import AutopruneWarning, ExecutorError, InvalidArgumentError
 from autoprune.orchestrator.progress import Meter
+from autoprune.orchestrator.same_scores import SameScores
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.ledger import Ledger
@@ -65,6 +67,7 @@ class Loop:
         self._arrived: dict[int, Outcome] = {}
         self._twins: dict[str, list[Job]] = {}  # by cache key: jobs that wait for a running one with the same key
         self._doomed: frozenset[int] = frozenset()
+        self._same_scores = SameScores()
         self._last_id = -1
         self._may_ask = True
         self._has_unsaved = False
@@ -91,6 +94,7 @@ class Loop:
             self._account.reserve(job_id, outcome.spent)
             self._account.settle(job_id, outcome.spent)
             self._meter.count(outcome, self._objectives)
+            self._same_scores.hear(outcome)
         self._last_id = max([-1, *history.jobs])
         self._may_ask = not (history.decisions and history.decisions[-1].kind is EventKind.ASKED)
         self._doomed = frozenset(job_id for job_id, n in self._ledger.deaths().items() if n >= MAX_DEATHS)
@@ -232,6 +236,9 @@ class Loop:
         outcome = self._arrived.pop(self._untold.popleft())
         self._strategy.tell([outcome])
         self._ledger.told(outcome.job.id, elapsed=self._meter.elapsed)
+        if alarm := self._same_scores.hear(outcome):
+            self._ledger.warned(alarm, elapsed=self._meter.elapsed)
+            warnings.warn(alarm, AutopruneWarning, stacklevel=2)
         self._account.settle(outcome.job.id, outcome.spent)
         self._meter.count(outcome, self._objectives)
         self._meter.report(self._account)

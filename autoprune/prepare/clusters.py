@@ -2,7 +2,7 @@
 
 Calibration images, drawn from the training data and transformed as in training, run through the dense model once. The
 channels of every group are clustered; the number of clusters (noise points count as one each) is the group's width,
-and the medoids of the clusters come first in its order. Nothing is trained: the weights stay as they are.
+and one channel of every cluster comes first in its order. Nothing is trained: the weights stay as they are.
 
 The released code clusters the mean raw feature maps of 200 *test* images by DBSCAN with cosine distance, uses the
 counts alone and keeps random channels. That clustering is ``method="dbscan"``, ``"correlation"`` cuts a dendrogram
@@ -23,7 +23,14 @@ from torch import nn
 
 from autoprune.clustering.distances import contribution_distances, correlation_distances, cosine_distances
 from autoprune.clustering.observation import FloatArray, Observed, Observer
-from autoprune.clustering.partition import average_linkage, cut_tree, dbscan_labels, medoids_first
+from autoprune.clustering.partition import (
+    average_linkage,
+    cut_tree,
+    dbscan_labels,
+    first_of_each,
+    medoids,
+    representatives_first,
+)
 from autoprune.core.groups import IntArray
 from autoprune.errors import DataError, InvalidArgumentError, unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
@@ -35,6 +42,9 @@ from autoprune.weight_sets import Inherited
 
 METHODS = ("contribution", "correlation", "dbscan")
 """What the channels are clustered by."""
+
+REPRESENTATIVES = ("best", "medoid")
+"""Which channel of a cluster comes first."""
 
 MIN_IMAGES = 16
 """Calibration images below which nothing is said about channels."""
@@ -52,6 +62,7 @@ class ClusterSettings:
     Attributes:
         images: calibration images; all training images where there are fewer.
         method: ``"contribution"``, ``"correlation"`` or ``"dbscan"`` (as released).
+        representative: which channel stands for a cluster: the ``"best"`` in the parent's order, or the ``"medoid"``.
         eps: distance up to which channels are alike. One that merges nothing gives the dense network, one that merges
             everything the smallest network of the space; hard limits apply in any case. None: bisected so that the
             network costs ``target``.
@@ -66,6 +77,7 @@ class ClusterSettings:
 
     images: int = 500
     method: str = "contribution"
+    representative: str = "best"
     eps: float | None = None
     target: float = 0.5
     cost: str = "macs"
@@ -76,6 +88,8 @@ class ClusterSettings:
         """Check the values."""
         if self.method not in METHODS:
             raise unknown_name("clustering method", self.method, METHODS)
+        if self.representative not in REPRESENTATIVES:
+            raise unknown_name("representative", self.representative, REPRESENTATIVES)
         for name, least in (("images", MIN_IMAGES), ("min_samples", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 msg = f"expected {name} to be at least {least}, got {getattr(self, name)}"
@@ -120,8 +134,8 @@ class ClusterRecipe(Recipe):
         eps = self._eps_for(settings, distances, cuts) if settings.eps is None else settings.eps
         labels = [cut(eps) for cut in cuts]
         orders = tuple(
-            order if matrix is None else medoids_first(matrix, found, _strongest(group, order))
-            for matrix, found, group, order in zip(distances, labels, seen, parent.orders, strict=True)
+            order if matrix is None else _order(matrix, found, order, settings.representative)
+            for matrix, found, order in zip(distances, labels, parent.orders, strict=True)
         )
         genome = self.repaired(self._genome(labels))
         metrics = {"eps": eps, "clusters": float(sum(len(np.unique(found)) for found in labels))}
@@ -201,8 +215,7 @@ def _cut(distances: FloatArray | None, settings: ClusterSettings, width: int) ->
     return partial(cut_tree, average_linkage(distances))
 
 
-def _strongest(group: Observed, order: IntArray) -> IntArray:
-    """Return the (w,) channels by what they contribute, most first, equal ones in the parent's ``order``."""
-    if group.contributions is None:
-        return order
-    return order[np.argsort(-np.diag(group.contributions)[order], kind="stable")]
+def _order(distances: FloatArray, labels: IntArray, order: IntArray, representative: str) -> IntArray:
+    """Return the (w,) order of a group: one channel of every cluster first, the rest as in the parent's ``order``."""
+    chosen = medoids(distances, labels) if representative == "medoid" else first_of_each(labels, order)
+    return representatives_first(chosen, order)

@@ -1,4 +1,4 @@
-"""Training weights and keep ratios together, under a budget: what DSA does between its first step and its last."""
+"""Training weights and keep ratios together, under a budget: the search of DSA."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.core.groups import IntArray
-from autoprune.core.space import SearchSpace
-from autoprune.criteria.scoring import order
+from autoprune.core.groups import BoolArray, IntArray
+from autoprune.criteria.evidence import Scores
 from autoprune.prepare.importance import scale_importance
-from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios, rounded
+from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
+from autoprune.surgery.matching import named_tensors
+from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
 from autoprune.train.job_setup import JobSetup
@@ -22,7 +23,7 @@ from autoprune.train.settings import FitSettings
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.soft_masks import draw_masks, keep_probabilities, padded_log_importance
 from autoprune.train.source import Batch
-from autoprune.train.split import Split
+from autoprune.train.stepping import StepPlan
 
 MEMORY = 0.9
 """Share of the past in the mean sensitivity of the Taylor importance."""
@@ -30,13 +31,12 @@ MEMORY = 0.9
 
 @dataclass(frozen=True)
 class DsaSchedule:
-    """What happens in which step: warm-up with all channels, search with random masks, then one fixed network.
+    """What happens in which step: warm-up with all channels, then search with random masks.
 
     Attributes:
         n_steps: steps in all.
         warm: steps before the search.
-        settled: step from which on the network is fixed.
-        every: steps of the search between two steps of the ratios.
+        every: steps of the weights between two steps of the ratios.
         ramp: share of the search over which the budget falls.
         sharpness: of the masks at the first and the last step of the search.
         travel: sum of the steps that the ratios take along the loss.
@@ -44,7 +44,6 @@ class DsaSchedule:
 
     n_steps: int
     warm: int
-    settled: int
     every: int
     ramp: float
     sharpness: tuple[float, float]
@@ -53,19 +52,20 @@ class DsaSchedule:
     @property
     def n_ratio_steps(self) -> int:
         """Steps of the ratios in all."""
-        return len(range(self.warm, self.settled, self.every))
+        return len(range(self.warm, self.n_steps, self.every))
 
     def moves_ratios(self, step: int) -> bool:
         """Say whether the ratios take a step before the weights take step ``step``."""
-        return self.warm <= step < self.settled and (step - self.warm) % self.every == 0
+        return step >= self.warm and (step - self.warm) % self.every == 0
 
     def progress(self, step: int) -> float:
-        """Return how much of the search is done, in 0..1."""
-        return min(1.0, max(0.0, (step - self.warm) / max(1, self.settled - self.warm)))
+        """Return how much of the search is done when ``step`` begins, in 0..1."""
+        return max(0.0, (step - self.warm) / (self.n_steps - self.warm))
 
     def budget_at(self, step: int, start: float, target: float) -> float:
-        """Return the budget: from ``start`` to ``target``, linear over the ramp."""
-        done = 1.0 if self.ramp == 0 else min(1.0, (self.progress(step) + 1 / self.n_steps) / self.ramp)
+        """Return the budget of the ratios' step at ``step``: from ``start`` to ``target``, linear over the ramp."""
+        turn = (step - self.warm) // self.every + 1
+        done = min(1.0, turn / max(1.0, self.ramp * self.n_ratio_steps))
         return start + (target - start) * done
 
     def sharpness_at(self, step: int) -> float:
@@ -75,50 +75,55 @@ class DsaSchedule:
 
     def size_at(self, step: int) -> float:
         """Return the length of the ratios' step: falls to 0 linearly, adds up to ``travel``."""
-        return 2 * self.travel / max(1, self.n_ratio_steps) * (1 - self.progress(step))
+        return 2 * self.travel / self.n_ratio_steps * (1 - self.progress(step))
 
 
 class MaskSampler:
-    """Draws gates that are 0 or 1 for all channels of a space's driven groups; the others stay open.
+    """Draws gates that are 0 or 1 for the channels of a model; groups that no variable drives stay open.
 
     Args:
-        space: whose variables drive groups.
+        setup: space and structure.
+        kept: (n_genes,) channels that the model has.
         device: where gates are wanted.
     """
 
-    def __init__(self, space: SearchSpace, device: torch.device) -> None:
-        self._groups = np.flatnonzero(space.variable_of >= 0)
-        genes = np.concatenate([space.structure.groups[i].genes for i in self._groups])
-        self._genes = torch.from_numpy(genes).to(device)
-        self._open = torch.ones(space.structure.n_genes, dtype=torch.float64, device=device)
+    def __init__(self, setup: JobSetup, kept: BoolArray, device: torch.device) -> None:
+        structure = setup.structure
+        driven = setup.space.variable_of >= 0
+        self._groups = torch.from_numpy(np.flatnonzero(driven))
+        self._gates = torch.from_numpy(np.flatnonzero(driven[structure.group_of[kept]])).to(device)
+        present = np.bincount(structure.group_of[kept], minlength=len(structure.groups))
+        self._scale = torch.from_numpy(structure.full_widths / present)[self._groups]
+        self._open = torch.ones(int(kept.sum()), dtype=torch.float64, device=device)
         self._log_importance = torch.empty(0)
-        self._device = device
 
-    def rank(self, importance: tuple[np.ndarray, ...]) -> None:
-        """Take over the importance of every channel, per group."""
-        self._log_importance = padded_log_importance([importance[i] for i in self._groups]).to(self._device)
+    def rank(self, importance: Scores) -> None:
+        """Take over the importance of every channel, per group; negative where the model lacks it."""
+        driven = [importance[i] for i in self._groups.tolist()]
+        self._log_importance = padded_log_importance(driven).to(self._open.device)
 
     def draw(self, keep_ratios: Tensor, sharpness: float) -> Tensor:
-        """Return (n_genes,) float32 gates; gradients reach the (g,) keep ratios of the groups."""
-        driven = keep_ratios[torch.from_numpy(self._groups)].to(self._device)
-        masks = draw_masks(keep_probabilities(driven, self._log_importance, sharpness))
-        return self._open.scatter(0, self._genes, masks[self._log_importance.isfinite()]).float()
+        """Return a float32 gate per channel; gradients reach the (g,) keep ratios of the groups, of dense widths."""
+        ratios = (keep_ratios[self._groups] * self._scale).to(self._open.device)
+        masks = draw_masks(keep_probabilities(ratios, self._log_importance, sharpness))
+        return self._open.scatter(0, self._gates, masks[self._log_importance.isfinite()]).float()
 
 
-class DsaTrainee:
+class DsaSearch:
     """Weights learn from training items under random masks, ratios from search-validation items; a `Trainee`.
 
     Args:
-        gated: the model in training mode, on the device.
-        setup: space, costs, data and task.
+        gated: the model in training mode, on the device; dense or sliced.
+        setup: structure, space, data and task.
+        dense: dense tensors that the model was cut from.
+        kept: (n_genes,) channels that the model has.
         ratios: what is kept.
         cost: of keep ratios.
         schedule: what happens when.
+        budgets: share of the dense cost before the first step of the ratios, and after the ramp.
         fit: how the weights learn.
-        limits: largest allowed costs of the network that is fixed in the end.
-        budgets: share of the dense cost at the first step of the search, and after the ramp.
-        importance: ``"scale"`` or ``"taylor"``.
-        device: where to train.
+        plan: where to train.
+        uses_taylor: whether the importance is the derivative of the loss by the mask.
         seed: of the order of the search-validation items.
     """
 
@@ -126,57 +131,52 @@ class DsaTrainee:
         self,
         gated: SoftGatedModel,
         setup: JobSetup,
+        dense: Mapping[str, Tensor],
+        kept: BoolArray,
         ratios: LearnedRatios | UniformRatios,
         cost: RatioCost,
         schedule: DsaSchedule,
-        fit: FitSettings,
-        *,
-        limits: Mapping[str, int],
         budgets: tuple[float, float],
-        importance: str,
-        device: torch.device,
-        channels_last: bool,
+        fit: FitSettings,
+        plan: StepPlan,
+        *,
+        uses_taylor: bool,
         seed: int,
     ) -> None:
-        self.genome: IntArray | None = None
-        self.importance = scale_importance(gated.model, setup.structure)
         self.ratios = ratios
         self._gated = gated
         self._setup = setup
+        self._dense = dense
+        self._kept = kept
         self._cost = cost
         self._schedule = schedule
-        self._fit = fit
-        self._limits = limits
         self._budgets = budgets
-        self._uses_taylor = importance == "taylor"
-        self._device = device
-        self._channels_last = channels_last
+        self._fit = fit
+        self._plan = plan
+        self._uses_taylor = uses_taylor
         self._seed = seed
-        self._sampler = MaskSampler(setup.space, device)
-        self._sensitivity = torch.zeros(setup.structure.n_genes, device=device)
+        self._sampler = MaskSampler(setup, kept, plan.device)
+        self._sensitivity = torch.zeros(int(kept.sum()), device=plan.device)
         self._optimizer = torch.optim.SGD(
             gated.model.parameters(),
             fit.learning_rate,
             momentum=fit.momentum,
-            nesterov=fit.nesterov,
+            nesterov=fit.nesterov and fit.momentum > 0,
             weight_decay=fit.weight_decay,
         )
-
-    @property
-    def orders(self) -> tuple[IntArray, ...]:
-        """Per group, channels by importance, best first."""
-        return order(self.importance)
+        self.rank()
 
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
         """Move the ratios where it is their turn, then take one step of the weights; return their loss."""
         schedule = self._schedule
         if schedule.moves_ratios(step):
-            self._rank()
+            self.rank()
             self._move_ratios(step)
-        if step >= schedule.settled and self.genome is None:
-            self._rank()
-            self.settle()
-        gates = self._gates(step).detach().requires_grad_(self._uses_taylor)
+        if step < schedule.warm:
+            gates = torch.ones(self._gated.layout.n_gates, device=self._plan.device)
+        else:
+            gates = self._sampler.draw(self._cost.of_groups(self.ratios.ratios), schedule.sharpness_at(step))
+        gates = gates.detach().requires_grad_(self._uses_taylor)
         for group in self._optimizer.param_groups:
             group["lr"] = self._fit.learning_rate_at(step, n_steps)
         self._optimizer.zero_grad()
@@ -187,47 +187,54 @@ class DsaTrainee:
             self._sensitivity = MEMORY * self._sensitivity + (1 - MEMORY) * gates.grad.abs()
         return loss.detach()
 
-    def settle(self) -> IntArray:
-        """Fix the network: whole widths next to the ratios, within the limits."""
-        self.genome = rounded(self._setup.space, self.ratios.ratios.numpy(), self._setup.costs, self._limits)
-        return self.genome
+    def rank(self) -> None:
+        """Take the importance of the channels anew from the weights, or from the derivatives where there are any."""
+        structure = self._setup.structure
+        sensitivity = self._sensitivity.cpu().double().numpy()
+        if self._uses_taylor and sensitivity.any():
+            of_genes = np.full(structure.n_genes, -1.0)
+            of_genes[self._kept] = sensitivity
+            self._take(of_genes)
+        else:
+            found = scale_importance(self._gated.model, structure, self.weights(), self._kept)
+            self._take(np.concatenate(found))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the dense tensors, with what the model has trained."""
+        return written_back(self._dense, named_tensors(self._gated.model), self._setup.structure, self._kept)
+
+    def orders(self, parent: tuple[IntArray, ...]) -> tuple[IntArray, ...]:
+        """Return per group its channels by importance, best first; those that the model lacks as in the parent."""
+        return tuple(
+            before[np.argsort(-importance[before], kind="stable")]
+            for before, importance in zip(parent, self._importance, strict=True)
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that later steps depend on."""
-        genome = np.full(self._setup.space.n_variables, -1) if self.genome is None else self.genome
         return {
             **training_state(self._gated.model, self._optimizer),
             **{f"ratios.{name}": tensor for name, tensor in self.ratios.state().items()},
-            "importance": torch.from_numpy(np.concatenate(self.importance)),
+            "importance": torch.from_numpy(np.concatenate(self._importance)),
             "sensitivity": self._sensitivity,
-            "genome": torch.from_numpy(genome),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Undo `state`."""
         restore_training(self._gated.model, self._optimizer, state)
         self.ratios.restore(under("ratios.", state))
-        self.importance = self._per_group(state["importance"])
-        self._sampler.rank(self.importance)
-        self._sensitivity = state["sensitivity"].to(self._device)
-        genome = state["genome"].numpy()
-        self.genome = None if (genome < 0).any() else genome
+        self._take(state["importance"].numpy())
+        self._sensitivity = state["sensitivity"].to(self._plan.device)
+
+    def _take(self, of_genes: np.ndarray) -> None:
+        groups = self._setup.structure.groups
+        self._importance = tuple(of_genes[group.start : group.start + group.width] for group in groups)
+        self._sampler.rank(self._importance)
 
     def _loss(self, gates: Tensor, batch: Batch) -> Tensor:
         self._gated.gates = gates
-        with autocast(self._device, enabled=self._fit.mixed_precision):
+        with autocast(self._plan.device, enabled=self._fit.mixed_precision):
             return self._setup.task.loss(self._gated, batch)
-
-    def _gates(self, step: int) -> Tensor:
-        """Return the gates that the weights learn under."""
-        n_genes = self._setup.structure.n_genes
-        if step < self._schedule.warm:
-            return torch.ones(n_genes, device=self._device)
-        if self.genome is not None:
-            widths = self._setup.space.widths(self.genome[None, :])[0]
-            kept = self._setup.structure.kept_genes(self.orders, widths)
-            return torch.from_numpy(kept).to(self._device, torch.float32)
-        return self._sampler.draw(self._cost.of_groups(self.ratios.ratios), self._schedule.sharpness_at(step))
 
     def _move_ratios(self, step: int) -> None:
         budget = self._schedule.budget_at(step, *self._budgets)
@@ -239,27 +246,15 @@ class DsaTrainee:
         (slope,) = torch.autograd.grad(self._loss(gates, self._validation_batch(step)), ratios)
         self.ratios.step(slope, budget, self._schedule.size_at(step))
 
-    def _rank(self) -> None:
-        sensitivity = self._sensitivity.cpu().double()
-        if self._uses_taylor and bool(sensitivity.any()):
-            self.importance = self._per_group(sensitivity)
-        else:
-            self.importance = scale_importance(self._gated.model, self._setup.structure)
-        self._sampler.rank(self.importance)
-
-    def _per_group(self, of_genes: Tensor) -> tuple[np.ndarray, ...]:
-        groups = self._setup.structure.groups
-        return tuple(of_genes[group.start : group.start + group.width].numpy() for group in groups)
-
     def _validation_batch(self, step: int) -> Batch:
         """Return the search-validation items of a step of the ratios: batch after batch in an order of their own."""
-        split: Split = self._setup.data.validation
+        split, size = self._setup.data.validation, self._plan.batch_size
         turn = (step - self._schedule.warm) // self._schedule.every
-        epoch, skip = divmod(turn, max(1, len(split) // self._fit.batch_size))
+        epoch, skip = divmod(turn, max(1, len(split) // size))
         loader = split.loader(
-            self._fit.batch_size,
-            device=self._device,
-            channels_last=self._channels_last,
+            size,
+            device=self._plan.device,
+            channels_last=self._plan.channels_last,
             augment=True,
             shuffle=True,
             drop_last=True,

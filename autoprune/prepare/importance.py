@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.core.groups import Structure
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, relative
 from autoprune.criteria.magnitude import norm_scores
 from autoprune.surgery.matching import model_tensors
@@ -16,7 +18,9 @@ SMALLEST_SPREAD = 1e-6
 """Standard deviation, over the mean, of gammas that say nothing: those of a fresh BatchNorm are all 1."""
 
 
-def scale_importance(model: nn.Module, structure: Structure) -> Scores:
+def scale_importance(
+    model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor] | None = None, kept: BoolArray | None = None
+) -> Scores:
     """Return the relative importance of every channel, per group: its absolute gamma in each BatchNorm it passes.
 
     The gammas of every BatchNorm are divided by their mean, so that each has the same say in a residual stream; their
@@ -24,13 +28,16 @@ def scale_importance(model: nn.Module, structure: Structure) -> Scores:
     was not trained yet), it is the L2 norm of all weights that the channel couples.
 
     Args:
-        model: the dense model that was traced.
+        model: the dense model that was traced, or a sliced one.
         structure: what the trace found.
+        tensors: dense tensors by name, for a sliced model.
+        kept: (n_genes,) channels that a sliced model has.
 
     Returns:
-        Per group a (w,) float64 array whose mean is 1, higher stays longer.
+        Per group a (w,) float64 array, higher stays longer; -1 for channels that a sliced model lacks.
     """
-    tensors = model_tensors(model, structure)
+    tensors = model_tensors(model, structure) if tensors is None else tensors
+    kept = np.ones(structure.n_genes, dtype=np.bool_) if kept is None else kept
     axes = {axis.key: axis for axis in structure.axes}
     scales = {
         f"{path}.weight" if path else "weight"
@@ -40,15 +47,17 @@ def scale_importance(model: nn.Module, structure: Structure) -> Scores:
     norms: Scores | None = None
     found: list[npt.NDArray[np.float64]] = []
     for i, group in enumerate(structure.groups):
+        present = kept[group.start : group.start + group.width]
         gammas = [
-            relative(channel_rows(tensors[name], axes[name, dim], group).abs().mean(dim=1).numpy())
+            relative(channel_rows(tensors[name], axes[name, dim], group).abs().mean(dim=1).numpy()[present])
             for name, dim, _, _ in group.axes
             if name in scales
         ]
-        mean = np.mean(gammas, axis=0) if gammas else np.ones(group.width)
+        mean = np.mean(gammas, axis=0) if gammas else np.ones(1)
         if mean.std() <= SMALLEST_SPREAD:
             if norms is None:
-                norms = norm_scores(Evidence(model, structure, tensors, None, None, 0), 2)
-            mean = norms[i]
-        found.append(mean)
+                norms = norm_scores(Evidence(model, structure, dict(tensors), None, None, 0), 2)
+            mean = norms[i][present]
+        found.append(np.full(group.width, -1.0))
+        found[-1][present] = mean
     return tuple(found)

@@ -21,7 +21,7 @@ from autoprune.core.protocols import Costs
 from autoprune.core.space import FloatArray, SearchSpace
 
 DENSE_THETA = 5.0
-"""Where a variable that keeps everything starts: a ratio of 0.993, as in the released code."""
+"""Where every variable starts: it keeps 0.993 of its range, as in the released code."""
 
 TOLERANCE = 1e-7
 BISECTIONS = 60
@@ -35,28 +35,26 @@ LARGEST_EXCESS = 2.0
 class RatioCost:
     """The cost of keep ratios as a share of the dense model's, and the sigmoid that the ratios come from.
 
-    A variable keeps ``low + (1 - low) sigmoid(theta)`` of its channels, where ``low`` is its smallest allowed width.
+    A variable keeps ``low + (high - low) sigmoid(theta)`` of its channels, where ``low`` is its smallest allowed width
+    and ``high`` the one it starts from.
 
     Args:
         space: whose variables are driven.
         cost: differentiable cost of (g,) float64 widths.
+        start: (d,) genome above which no variable goes; the dense one by default.
     """
 
-    def __init__(self, space: SearchSpace, cost: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, space: SearchSpace, cost: Callable[[Tensor], Tensor], start: IntArray | None = None) -> None:
         self._cost = cost
         self._full = torch.from_numpy(space.structure.full_widths).double()
         self._variable_of = torch.from_numpy(space.variable_of)
         self._dense = float(cost(self._full))
-        self.low = torch.from_numpy(space.keep_ratios(space.min_genome[None, :])[0])
+        start = space.full_genome if start is None else start
+        self.low, self.high = torch.from_numpy(space.keep_ratios(np.stack([space.min_genome, start])))
 
     def ratios(self, theta: Tensor) -> Tensor:
         """Return the (d,) keep ratios of (d,) ``theta``."""
-        return self.low + (1 - self.low) * torch.sigmoid(theta)
-
-    def theta(self, ratios: Tensor) -> Tensor:
-        """Return the (d,) theta of (d,) keep ratios, at most `DENSE_THETA` from 0."""
-        inside = ((ratios - self.low) / (1 - self.low).clamp(min=TOLERANCE)).clamp(0, 1)
-        return torch.logit(inside).clamp(-DENSE_THETA, DENSE_THETA)
+        return self.low + (self.high - self.low) * torch.sigmoid(theta)
 
     def of_groups(self, ratios: Tensor) -> Tensor:
         """Return the (g,) keep ratios of the groups: 1 where no variable drives one."""
@@ -88,10 +86,13 @@ class RatioCost:
         return theta - _smallest_shift(lambda shift: float(self.share(self.ratios(theta - shift))) <= budget, highest)
 
     def uniform(self, budget: float) -> Tensor:
-        """Return the (d,) keep ratios that are equal, but for smallest widths, and within ``budget``."""
+        """Return the (d,) keep ratios within ``budget`` that are equal, but for smallest and start widths."""
         zero = torch.zeros((), dtype=torch.float64)
-        cut = _smallest_shift(lambda cut: float(self.share((1 - cut).maximum(self.low))) <= budget, zero)
-        return (1 - cut).maximum(self.low)
+        cut = _smallest_shift(lambda cut: float(self.share(self._equal(1 - cut))) <= budget, zero)
+        return self._equal(1 - cut)
+
+    def _equal(self, ratio: Tensor) -> Tensor:
+        return ratio.minimum(self.high).maximum(self.low)
 
 
 class LearnedRatios:
@@ -104,15 +105,14 @@ class LearnedRatios:
 
     Args:
         cost: of keep ratios.
-        start: (d,) keep ratios.
         coupling: how much of the way to ``z - u`` theta goes in a step, in 0..1; the paper's ``rho`` in units of the
             inverse step.
     """
 
-    def __init__(self, cost: RatioCost, start: Tensor, coupling: float) -> None:
+    def __init__(self, cost: RatioCost, coupling: float) -> None:
         self._cost = cost
         self._coupling = coupling
-        self._theta = cost.theta(start)
+        self._theta = torch.full_like(cost.low, DENSE_THETA)
         self._z = self._theta.clone()
         self._u = torch.zeros_like(self._theta)
         self._mean = torch.zeros_like(self._theta)
@@ -136,7 +136,7 @@ class LearnedRatios:
             size: of the step that theta takes along the loss, on average over the variables.
         """
         self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
-        worth = -self._mean / self._cost.slope(self.trial)
+        worth = -self._mean / self._cost.slope(self.trial).clamp(min=TOLERANCE)  # a variable may cost nothing
         excess = worth - worth.quantile(0.5)
         deviation = float(excess.abs().mean())
         if deviation > 0:
@@ -159,12 +159,11 @@ class UniformRatios:
 
     Args:
         cost: of keep ratios.
-        start: (d,) keep ratios before the first step.
     """
 
-    def __init__(self, cost: RatioCost, start: Tensor) -> None:
+    def __init__(self, cost: RatioCost) -> None:
         self._cost = cost
-        self.ratios = start
+        self.ratios = cost.high
 
     def step(self, budget: float) -> None:
         """Go to the ratio of ``budget``, a share of the dense cost."""

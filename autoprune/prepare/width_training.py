@@ -107,7 +107,8 @@ class WidthTraining(Recipe):
         structure, device = self.setup.structure, self.bench.torch_device
         own = model_weights(self.setup.model, structure)
         if settings.start == "trained":
-            return dense_tensors({**own, **parent.weights}, structure, "parent's weights"), parent.orders
+            trained = dense_tensors({**own, **parent.weights}, structure, "parent's weights")
+            return {name: tensor.to(device) for name, tensor in trained.items()}, parent.orders
         model = copy.deepcopy(self.setup.model)
         with preserved_random_state():
             seed_libraries(derive_seed(seed, "start"))

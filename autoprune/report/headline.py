@@ -62,7 +62,7 @@ def highlight(summary: RunSummary) -> Point | None:
 
 def warnings(summary: RunSummary) -> tuple[str, ...]:
     """Return what limits the meaning of the figures, most important first."""
-    found = []
+    found = [incident.text for incident in summary.incidents if incident.kind == "warning"]
     dense, quality = summary.meta.dense, summary.quality_axis.name
     if not summary.meta.held_out:
         seen, unseen = (value_of(dense, quality, role) for role in (summary.role, Role.TEST))

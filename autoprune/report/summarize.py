@@ -129,7 +129,7 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
     for start in starts[1:]:
         yield Incident("resume", datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "")
     for event in events:
-        if event.kind in (EventKind.FORK, EventKind.STOP):
+        if event.kind in (EventKind.FORK, EventKind.STOP, EventKind.WARNING):
             yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
 
 

@@ -112,10 +112,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Incident:
-    """A resume, a fork or a stop of the run.
+    """A resume, a fork, a warning or a stop of the run.
 
     Attributes:
-        kind: ``"resume"``, ``"fork"`` or ``"stop"``.
+        kind: ``"resume"``, ``"fork"``, ``"warning"`` or ``"stop"``.
         when: a date, or a time of search, in words.
         text: why; may be empty.
     """

@@ -14,6 +14,7 @@ class EventKind(StrEnum):
     COMMITTED = "committed"
     TOLD = "told"
     FORK = "fork"
+    WARNING = "warning"
     STOP = "stop"
 
 
@@ -25,7 +26,7 @@ class Event:
         kind: what happened.
         jobs: ids: the jobs that an ``ask`` returned (maybe none), or the one that started, was committed or told.
         n: ASKED: how many jobs were asked for.
-        text: FORK and STOP: the reason.
+        text: FORK and STOP: the reason; WARNING: what is wrong.
         elapsed: seconds of search when it happened.
     """
 

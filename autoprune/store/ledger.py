@@ -172,6 +172,11 @@ class Ledger:
         self._database.begin()
         self._record(Event(EventKind.TOLD, (job_id,), elapsed=elapsed))
 
+    def warned(self, text: str, *, elapsed: float) -> None:
+        """Record that something in the search looks wrong."""
+        self._database.begin()
+        self._record(Event(EventKind.WARNING, text=text, elapsed=elapsed))
+
     def forked(self, reason: str, *, elapsed: float) -> None:
         """Record that the strategy was rebuilt from the outcomes; jobs without outcome are given up."""
         self._database.begin()

@@ -15,7 +15,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SwarmRule:
-    """The constants of the standard rule; defaults as in the released ACP, but for the last two attributes.
+    """The constants of the standard rule; defaults as in the released ACP, but for the share.
 
     Attributes:
         chi: constriction factor.
@@ -23,7 +23,7 @@ class SwarmRule:
         c2: pull of the leader.
         v_max: largest velocity.
         inertia: weight of the old velocity at the start and, after the last cycle, at the end.
-        reach: levels moved per unit of velocity (2 in the released code, where a level is one channel).
+        reach: levels moved per unit of velocity (channels in the released code).
         share: share of the genes that move per step (8 of 13 to 54 in the released code).
 
     Raises:
@@ -35,7 +35,7 @@ class SwarmRule:
     c2: float = 2.0
     v_max: float = 2.0
     inertia: tuple[float, float] = (0.6, 0.4)
-    reach: float = 1.0
+    reach: float = 2.0
     share: float = 0.8
 
     def __post_init__(self) -> None:

@@ -18,10 +18,12 @@ Bugs of the release that are not repeated:
 
 Ours, since the release has no control of cost and knows one budget at a time:
 
-* positions are levels of the search space, not channels. A level is several channels as a rule, so a unit of velocity
-  moves 1 level; the release moves 2 channels (``reach``). Eight genes move there, of 13 to 54; here a share of them;
+* positions are levels of the search space, not channels: the smallest step that the space allows stays the unit of
+  the rule. With eight levels the longest step, four levels, is half the range, where four channels of 64 are a
+  sixteenth; with every width allowed (``levels=None``) it is the release's. Eight genes move per step there, of 13 to
+  54; here a share of them;
 * several clusterings, their eps bisected to costs spread over the feasible range, with an equal part of the particles
-  around each;
+  around each, and two particles at the ends of that range, which no front can do without;
 * the fitness is the vector of objectives, costs among them: a particle's best position is replaced unless it dominates
   the new one, and the leader of each move is drawn from the archive of all non-dominated candidates, of two the one in
   the less crowded place (Coello Coello et al., MOPSO, IEEE TEC 2004; Deb's crowding distance);
@@ -55,6 +57,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _TRIES = 10  # moves of a particle to known genomes, each with a fresh velocity, until it is sent to a random one
 _CYCLES = 8  # of the release, where the number of evaluations is unknown
+_ENDS = 2  # particles that begin at the largest and the smallest network
 _FEWEST_IMAGES = 50  # per clustering
 
 
@@ -67,7 +70,7 @@ class SwarmSettings:
         rule: constants of the moves.
 
     Raises:
-        InvalidArgumentError: there are fewer than 2 particles.
+        InvalidArgumentError: there are fewer than 4 particles.
     """
 
     particles: int = 10
@@ -75,8 +78,8 @@ class SwarmSettings:
 
     def __post_init__(self) -> None:
         """Check the size."""
-        if self.particles < 2:
-            msg = f"expected at least 2 particles, got {self.particles}"
+        if self.particles < _ENDS + 2:
+            msg = f"expected at least {_ENDS + 2} particles, got {self.particles}"
             raise InvalidArgumentError(msg)
 
 
@@ -150,24 +153,24 @@ class AcpUnclusteredStrategy(BaseStrategy):
                 self._unseen.add(outcome.job.candidate.genome)
 
     def _populate(self, starts: Sequence[_Start]) -> None:
-        """Make the particles: in turn around each start, the rest at random."""
-        space = self.setup.space
-        n = self.settings.particles
-        positions = self._scattered(n)
-        for index in range(n):
-            if starts:
-                turn, which = divmod(index, len(starts))
-                around = np.array(starts[which].genome) + turn * self._rng.integers(-1, 2, space.n_variables)
-                positions[index] = self._repaired(np.clip(around, 0, space.n_levels - 1))
+        """Make the particles: in turn around each start, the largest first, or else at random; two at the ends."""
+        space, setup = self.setup.space, self.setup
+        n = self.settings.particles - _ENDS
+        if starts:
+            turns, which = np.divmod(np.arange(n), len(starts))
+            around = np.array([start.genome for start in starts])[which]
+            around += turns[:, None] * self._rng.integers(-1, 2, around.shape)
+            inside = np.clip(around, 0, space.n_levels - 1)
+            self._weight_sets = [starts[i].weight_set for i in (*which.tolist(), 0, -1)]
+        else:
+            inside = space.sample(n, self._rng, setup.costs, setup.limits)
+            self._weight_sets = [setup.weight_set] * self.settings.particles
+        positions = np.concatenate([inside, space.full_genome[None, :], space.min_genome[None, :]])
+        for position in space.repair(positions, setup.costs, setup.limits):
             velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
-            self._particles.append(Particle(positions[index], velocity, positions[index]))
-            self._weight_sets.append(starts[index % len(starts)].weight_set if starts else self.setup.weight_set)
-        self._values_of = [None] * n
-        self._idle.extend(range(n))
-
-    def _scattered(self, n: int) -> IntArray:
-        """Return (n, d) random genomes within the limits, spread over cost."""
-        return self.setup.space.sample(n, self._rng, self.setup.costs, self.setup.limits)
+            self._particles.append(Particle(position, velocity, position))
+        self._values_of = [None] * len(self._particles)
+        self._idle.extend(range(len(self._particles)))
 
     def _next(self, particle: Particle) -> Genome | None:
         """Return where a particle goes next, and send it there; None where no genome is left."""
@@ -190,7 +193,7 @@ class AcpUnclusteredStrategy(BaseStrategy):
         inertia = self.settings.rule.inertia_at(particle.steps, self._cycles)
         leader = self._leader(particle)
         moved = advance(particle, leader, self.setup.space.n_levels, self.settings.rule, inertia, self._rng)
-        return self._repaired(moved)
+        return self.setup.space.repair(moved[None, :], self.setup.costs, self.setup.limits)[0]
 
     def _leader(self, particle: Particle) -> IntArray:
         """Return the (d,) less crowded of two random members of the archive; the particle's best while it is empty."""
@@ -214,16 +217,13 @@ class AcpUnclusteredStrategy(BaseStrategy):
             self._values_of[index] = values
             self._particles[index].best = self._particles[index].position
 
-    def _repaired(self, genome: IntArray) -> IntArray:
-        return self.setup.space.repair(genome[None, :], self.setup.costs, self.setup.limits)[0]
-
 
 @dataclass(frozen=True)
 class AcpSettings(SwarmSettings):
     """Settings of `AcpStrategy`.
 
     Attributes:
-        clusterings: how many, spread over the feasible costs; at most as many as particles are used.
+        clusterings: how many, spread over the feasible costs; at most one for each particle but two.
         images: calibration images of each.
         share: of the multiply-adds of the budget that all clusterings take at most, where they are limited.
         preparation: further settings of the recipe ``clusters``, JSON types, such as ``{"method": "dbscan"}``. With
@@ -298,7 +298,7 @@ class AcpStrategy(AcpUnclusteredStrategy):
         ends = np.stack([space.min_genome, space.full_genome])
         smallest, dense = (int(value) for value in self.setup.costs(ends)[cost])
         low, high = smallest / dense, min(1.0, self.setup.limits.get(cost, dense) / dense)
-        n = 1 if "eps" in self.settings.preparation else min(self.settings.clusterings, self.settings.particles)
+        n = 1 if "eps" in self.settings.preparation else min(self.settings.clusterings, self.settings.particles - _ENDS)
         targets = [low + (high - low) * (n - i - 0.5) / n for i in range(n)]
         return list(dict.fromkeys(targets))  # all the same where nothing can be chosen
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
@@ -167,7 +167,8 @@ class MetaPruningSettings(EvolutionSettings):
 class MetaPruningStrategy(MetaPruningInheritedStrategy):
     """One preparation, then evolution on the weights that it made.
 
-    A preparation that fails is tried once more with another seed; when that fails, too, the search is finished.
+    A preparation that fails is tried once more with another seed; when that fails, too, or cannot be paid any more, the
+    search is finished.
 
     Raises:
         BudgetError: the budget is too small for one epoch.
@@ -190,8 +191,12 @@ class MetaPruningStrategy(MetaPruningInheritedStrategy):
             return super()._propose(ids)
         if self._preparing or len(self._failures) == _PREPARATIONS:
             return []
+        try:
+            job = self._preparation(ids[0])
+        except BudgetError:  # a failure has left too little for another one
+            return []
         self._preparing = True
-        return [self._preparation(ids[0])]
+        return [job]
 
     def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
         weight_set = self._weight_set or self.setup.weight_set

@@ -20,6 +20,9 @@ from autoprune.strategies._base import BaseStrategy
 
 ENTRY_POINTS = "autoprune.strategies"
 
+WARM_STARTS = ("knapsack",)
+"""What may stand behind a plus sign in a key: ``"pymoo:nsga2+knapsack"``; see `autoprune.strategies.warm_start`."""
+
 
 @dataclass(frozen=True)
 class StrategyInfo:
@@ -39,6 +42,7 @@ class StrategyInfo:
         fidelity: what its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything else the name
             of an evaluator that its weights need.
         twin_of: the strategy that it is with the learning off; "" for all others.
+        takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
     """
 
     name: str
@@ -52,6 +56,7 @@ class StrategyInfo:
     recipes: tuple[str, ...] = ()
     fidelity: str = "proxy"
     twin_of: str = ""
+    takes_warm_start: bool = False
 
     def load(self) -> type[BaseStrategy]:
         """Import the class.
@@ -84,12 +89,14 @@ _BUILT_IN = (
         "autoprune.strategies.acp:AcpStrategy",
         "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
         recipes=("clusters",),
+        takes_warm_start=True,
     ),
     StrategyInfo(
         "acp:unclustered",
         "the swarm of acp from random widths, on inherited weights",
         "autoprune.strategies.acp:AcpUnclusteredStrategy",
         twin_of="acp",
+        takes_warm_start=True,
     ),
     StrategyInfo(
         "uniform",
@@ -103,6 +110,7 @@ _BUILT_IN = (
         "random widths within the limits, spread evenly over cost",
         "autoprune.strategies.random:RandomStrategy",
         is_learning=False,
+        takes_warm_start=True,
     ),
     StrategyInfo(
         "global_ranking",
@@ -150,9 +158,10 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "metapruning",
-        "one net trained for all widths, then evolution on the weights that it makes",
+        "one net trained for all widths, then evolution on the weights that it makes (metapruning:<generator>)",
         "autoprune.strategies.metapruning:MetaPruningStrategy",
         "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        argument="generator",
         recipes=("pruningnet", "supernet"),
         fidelity="generated",
     ),
@@ -161,6 +170,7 @@ _BUILT_IN = (
         "the evolution of metapruning on inherited weights",
         "autoprune.strategies.metapruning:MetaPruningInheritedStrategy",
         twin_of="metapruning",
+        takes_warm_start=True,
     ),
     StrategyInfo(
         "optuna:tpe",
@@ -168,12 +178,23 @@ _BUILT_IN = (
         "autoprune.strategies._optuna:TpeStrategy",
         "Ozaki et al., Multiobjective tree-structured Parzen estimator, JAIR 2022",
         ("optuna",),
+        takes_warm_start=True,
     ),
     StrategyInfo(
-        "optuna:nsgaii", "NSGA-II of Optuna", "autoprune.strategies._optuna:NsgaIIStrategy", _DEB_2002, ("optuna",)
+        "optuna:nsgaii",
+        "NSGA-II of Optuna",
+        "autoprune.strategies._optuna:NsgaIIStrategy",
+        _DEB_2002,
+        ("optuna",),
+        takes_warm_start=True,
     ),
     StrategyInfo(
-        "optuna:nsgaiii", "NSGA-III of Optuna", "autoprune.strategies._optuna:NsgaIIIStrategy", _DEB_2014, ("optuna",)
+        "optuna:nsgaiii",
+        "NSGA-III of Optuna",
+        "autoprune.strategies._optuna:NsgaIIIStrategy",
+        _DEB_2014,
+        ("optuna",),
+        takes_warm_start=True,
     ),
     StrategyInfo(
         "optuna:gp",
@@ -181,17 +202,31 @@ _BUILT_IN = (
         "autoprune.strategies._optuna:GpStrategy",
         "Daulton et al., Differentiable expected hypervolume improvement, NeurIPS 2020",
         ("optuna", "torch"),
+        takes_warm_start=True,
     ),
-    StrategyInfo("pymoo:nsga2", "NSGA-II of pymoo", "autoprune.strategies._pymoo:Nsga2Strategy", _DEB_2002, ("pymoo",)),
+    StrategyInfo(
+        "pymoo:nsga2",
+        "NSGA-II of pymoo",
+        "autoprune.strategies._pymoo:Nsga2Strategy",
+        _DEB_2002,
+        ("pymoo",),
+        takes_warm_start=True,
+    ),
     StrategyInfo(
         "pymoo:smsemoa",
         "SMS-EMOA of pymoo: selection by hypervolume contribution",
         "autoprune.strategies._pymoo:SmsEmoaStrategy",
         "Beume et al., SMS-EMOA: multiobjective selection based on dominated hypervolume, EJOR 2007",
         ("pymoo",),
+        takes_warm_start=True,
     ),
     StrategyInfo(
-        "pymoo:nsga3", "NSGA-III of pymoo", "autoprune.strategies._pymoo:Nsga3Strategy", _DEB_2014, ("pymoo",)
+        "pymoo:nsga3",
+        "NSGA-III of pymoo",
+        "autoprune.strategies._pymoo:Nsga3Strategy",
+        _DEB_2014,
+        ("pymoo",),
+        takes_warm_start=True,
     ),
 )
 
@@ -205,9 +240,12 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
     Built-in names win over entry points.
 
     Raises:
-        UnknownNameError: there is no such strategy.
-        InvalidArgumentError: an entry point of this name is not a `StrategyInfo`.
+        UnknownNameError: there is no such strategy, or no such warm start.
+        InvalidArgumentError: an entry point of this name is not a `StrategyInfo`, or the strategy takes no warm start.
     """
+    key, plus, start = key.partition("+")
+    if plus:
+        return _seeded(key, start)
     plugins = _plugins()
     base, _, suffix = key.partition(":")
     for name, argument in ((key, ""), (base, suffix)):
@@ -217,6 +255,18 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
         if info is not None and (not argument or info.argument):
             return info, argument
     raise unknown_name("strategy", key, [*STRATEGIES, *plugins])
+
+
+def _seeded(key: str, start: str) -> tuple[StrategyInfo, str]:
+    """Return the strategy that ``key`` names, which begins with a warm start."""
+    info, suffix = find_strategy(key)
+    if start not in WARM_STARTS:
+        raise unknown_name("warm start", start, WARM_STARTS)
+    if not info.takes_warm_start:
+        able = ", ".join(name for name, other in STRATEGIES.items() if other.takes_warm_start)
+        msg = f"{key!r} has no start to seed with weights that others inherit; warm starts are for {able}"
+        raise InvalidArgumentError(msg)
+    return info, suffix
 
 
 def twins_of(key: str) -> tuple[str, ...]:
@@ -245,7 +295,8 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
     """Build the strategy that ``key`` names.
 
     Args:
-        key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``).
+        key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``),
+            and with a warm start behind a plus sign (``"pymoo:nsga2+knapsack"``).
         setup: what the strategy may know.
         settings: an instance of the strategy's ``Settings``; defaults when left out.
 
@@ -255,6 +306,10 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
         MissingDependencyError: a package the strategy needs is not installed.
     """
     info, suffix = find_strategy(key)
+    name, plus, _ = key.partition("+")
+    if plus:
+        module = importlib.import_module("autoprune.strategies.warm_start")
+        return module.with_warm_start(name, setup, settings)
     strategy = info.load()
     if suffix:
         settings = dataclasses.replace(settings or strategy.Settings(), **{info.argument: suffix})

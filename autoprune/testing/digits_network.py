@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import Attribute, Axis, ChannelGroup, Count, IntArray, Operator, Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
+from autoprune.train.generators import make_generators
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.named_data import load_data
 from autoprune.train.tasks import Classification, Task
@@ -84,6 +85,15 @@ def digits_setup(task: Task | None = None) -> JobSetup:
     return JobSetup(
         digits_network(), space, CostModel(space.structure, space), load_data("digits"), task or Classification()
     )
+
+
+def digits_pruningnet(setup: JobSetup, seed: int = 0) -> Inherited:
+    """Return `digits_inherited` with generators that change every layer with the widths."""
+    inherited = digits_inherited(setup, seed)
+    random = torch.Generator().manual_seed(seed)
+    weights = dict(inherited.weights)
+    made = make_generators(setup.structure, weights, "low_rank", hidden=4, rank=2, spread=1.0, generator=random)
+    return Inherited(weights | made, inherited.orders)
 
 
 def digits_inherited(setup: JobSetup, seed: int = 0) -> Inherited:

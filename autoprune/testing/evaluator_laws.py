@@ -21,7 +21,7 @@ from autoprune.cost.counter import count_macs, count_params
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.evaluator import Evaluator
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
-from autoprune.testing.digits_network import digits_inherited, digits_setup
+from autoprune.testing.digits_network import digits_inherited, digits_pruningnet, digits_setup
 from autoprune.train.distill import Distillation
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.settings import FitSettings
@@ -53,7 +53,8 @@ def digits_subject(name: str, batch_size: int = 50) -> Subject:
         fit = FitSettings(steps=5, batch_size=32, learning_rate=0.02, distillation=Distillation())
         settings = dataclasses.replace(settings, fit=fit)  # type: ignore[call-arg]  # the field was just looked up
     setup = digits_setup()
-    return Subject(make_evaluator(name, setup, settings), setup, digits_inherited(setup))
+    inherited = digits_pruningnet(setup) if name == "generated" else digits_inherited(setup)
+    return Subject(make_evaluator(name, setup, settings), setup, inherited)
 
 
 def make_subject(factory: str, **settings: int) -> Subject:

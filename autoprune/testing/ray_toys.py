@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.core.jobs import Job, Outcome, Prepare, Status
+from autoprune.core.jobs import Evaluate, Job, Outcome, Status
 from autoprune.core.protocols import JobRunner
 from autoprune.testing.search_toys import ToyRunner
 
@@ -73,7 +74,7 @@ class FaultyRunner(ToyRunner):
 
 
 class WeightMaker(ToyRunner):
-    """Prepares weights for real: reads the parent's, adds a byte, keeps the result.
+    """Prepares weights for real: reads the parent's, adds a byte, keeps the result. Evaluations say what they read.
 
     Args:
         blobs: where they are.
@@ -86,8 +87,11 @@ class WeightMaker(ToyRunner):
     def __call__(self, job: Job) -> Outcome:
         """Run ``job``."""
         outcome = super().__call__(job)
-        if isinstance(job, Prepare) and outcome.weight_set is not None:
-            blobs: Blobs = self.__dict__["blobs"]
+        blobs: Blobs = self.__dict__["blobs"]
+        if isinstance(job, Evaluate):
+            digest = hashlib.sha256(blobs.get(job.candidate.weight_set.weights) or b"").hexdigest()
+            return replace(outcome, metrics={**outcome.metrics, "read": int(digest[:8], 16) / 2**32})
+        if outcome.weight_set is not None:
             made = blobs.put((blobs.get(job.parent.weights) or b"") + b"!")
             outcome = replace(outcome, weight_set=replace(outcome.weight_set, weights=made, order=job.parent.order))
         return outcome

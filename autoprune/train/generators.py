@@ -16,7 +16,7 @@ A PruningNet is nothing but named tensors: the model's own under their names, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -149,11 +149,6 @@ def generator_macs(structure: Structure, kind: str, *, hidden: int, rank: int) -
         total += hidden * len(groups)
         total += size * hidden if kind == "fc" else rank * hidden + rows * rank + rank * size
     return total
-
-
-def own_names(names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that are not of a generator."""
-    return [name for name in names if not name.startswith(_PREFIX)]
 
 
 def _part(tensor: str, part: str) -> str:

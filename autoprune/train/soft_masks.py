@@ -40,11 +40,11 @@ def keep_probabilities(keep_ratios: Tensor, log_importance: Tensor, sharpness: f
 
     Args:
         keep_ratios: (g,) float64 in 0..1, 0 excluded.
-        log_importance: (g, w) float64, minus infinity where a group is padded.
+        log_importance: (g, w) float64, minus infinity where there is no channel.
         sharpness: ``beta2``, positive.
 
     Returns:
-        (g, w) float64, 0 where a group is padded.
+        (g, w) float64, 0 where there is no channel.
 
     Raises:
         InvalidArgumentError: the sharpness is not positive.
@@ -96,17 +96,19 @@ def draw_masks(probabilities: Tensor, generator: torch.Generator | None = None) 
 
 
 def padded_log_importance(importance: Sequence[npt.NDArray[np.float64]]) -> Tensor:
-    """Return the (g, w) float64 logarithms of the importance of every channel, minus infinity in the padding.
+    """Return the (g, w) float64 logarithms of the importance of every channel, minus infinity where there is none.
 
     Args:
-        importance: per group a (w,) array of non-negative numbers, of any scale.
+        importance: per group a (w,) array of numbers of any scale, at least one of them not negative; a negative one
+            marks a channel that is not there.
     """
     widest = max(len(values) for values in importance)
     padded = np.full((len(importance), widest), -np.inf)
     for row, values in zip(padded, importance, strict=True):
-        scale = values.mean()
-        relative = values / scale if scale > 0 else np.ones_like(values)
-        row[: len(values)] = np.log(np.maximum(relative, SMALLEST_IMPORTANCE))
+        present = np.flatnonzero(values >= 0)
+        scale = values[present].mean()
+        relative = values[present] / scale if scale > 0 else np.ones(len(present))
+        row[present] = np.log(np.maximum(relative, SMALLEST_IMPORTANCE))
     return torch.from_numpy(padded)
 
 

@@ -160,9 +160,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--calibration", type=int, default=1000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells(arguments.out / "networks.jsonl", {"evaluations": arguments.evaluations})
+    cells = Cells(
+        arguments.out / "networks.jsonl", {"evaluations": arguments.evaluations, "calibration": arguments.calibration}
+    )
     data = digits()
     for name in arguments.networks:
         model = trained(name, data, arguments.out)
@@ -173,7 +176,7 @@ def main() -> None:
                 evaluator=evaluator,
                 criterion=criterion,
                 locks=NETWORKS[name][2],
-                evaluation=ap.ProxySettings(n_calibration=1000),
+                evaluation=ap.ProxySettings(n_calibration=arguments.calibration),
                 name=name,
             )
             cells(f"{name} dense", lambda problem=problem: problem.test(problem.model))

@@ -46,9 +46,8 @@ class Counting:
 
 def describe(model: nn.Module) -> str:
     """Return the number of a model's weights and their sum."""
-    return (
-        f"{sum(p.numel() for p in model.parameters())} {sum(float(p.double().sum()) for p in model.parameters()):.9f}"
-    )
+    weights = [p.detach().double() for p in model.parameters()]
+    return f"{sum(w.numel() for w in weights)} {sum(float(w.sum()) for w in weights):.9f}"
 
 
 def drive(folder: Path, when: int = 0) -> ap.Comparison:

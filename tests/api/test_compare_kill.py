@@ -54,12 +54,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[ap.Comparison
 
 
 @pytest.mark.parametrize(
-    "when", [9, 38, *(pytest.param(n, marks=pytest.mark.faults) for n in (2, 5, 14, 20, 26, 31, 35, 41, 45))]
+    "when", [9, 34, *(pytest.param(n, marks=pytest.mark.faults) for n in (2, 5, 13, 17, 20, 24, 28, 31, 36))]
 )
 def test_killed_and_started_again(tmp_path: Path, undisturbed: tuple[ap.Comparison, list[str]], when: int) -> None:
     """Killed in a search, a fine-tune or a test, the comparison ends the same, and no measurement is made twice."""
     whole, all_measured = undisturbed
-    assert len(all_measured) > 40, "the kills below are meant to hit searches, fine-tunes and tests"
+    assert len(all_measured) >= 35, "the kills below are meant to hit searches, fine-tunes and tests"
     code = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), str(when)], timeout=120, check=False).returncode
     assert code == -signal.SIGKILL
     resumed = load_driver().drive(tmp_path)

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from autoprune.core.clock import SimulatedClock
@@ -63,3 +67,21 @@ def test_an_interrupt_of_the_user_is_not_the_candidates_fault() -> None:
     executor.submit(toy_jobs()[0])
     with pytest.raises(KeyboardInterrupt):
         executor.collect()
+
+
+IN_PROCESS = """
+import sys
+import autoprune as ap
+from autoprune.testing.digits_network import digits_network
+problem = ap.Problem(digits_network(), data=ap.load_data("digits"))
+ap.search(problem, "random", ap.Budget(evaluations=2), store=sys.argv[1])
+print("ray" in sys.modules)
+"""
+
+
+def test_searching_here_never_imports_ray(tmp_path: Path) -> None:
+    """Nor could it start anything."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS, str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -33,6 +33,8 @@ class SimulatedCrew:
         kills: says of a job, and how often it ran before, whether its worker dies of it.
         rooms: how many cores there are, by the time from which on that is so; a worker takes one.
         boots: whether workers can be started.
+        n_killed: so many workers are killed while they start.
+        loses_answers: who dies takes the answer to the call before along.
         cores_to_prepare: what a worker that prepares takes; it starts when they are free.
         is_scattered: the cores are on so many nodes that it starts when all of them are free.
     """
@@ -48,12 +50,15 @@ class SimulatedCrew:
         boots: bool = True,
         cores_to_prepare: int = 1,
         is_scattered: bool = False,
+        n_killed: int = 0,
+        loses_answers: bool = False,
     ) -> None:
         self.clock = clock
         self.runner = runner or ToyRunner()
         self.seconds, self.kills, self.boots = seconds, kills, boots
         self.rooms = rooms or {0.0: 2}
         self.cores_to_prepare, self.is_scattered = cores_to_prepare, is_scattered
+        self.n_killed, self.loses_answers = n_killed, loses_answers
         self.cores: dict[int, int] = {}  # by worker that has started or starts
         self.waiting: dict[int, int] = {}
         self.n_hired = 0
@@ -85,7 +90,10 @@ class SimulatedCrew:
             if cores <= free:
                 self.cores[worker] = self.waiting.pop(worker)
                 self.alive[worker] = deque()
-                self._later(1.0, Ready(worker) if self.boots else Lost(worker, "no such module"))
+                if worker <= self.n_killed:
+                    self._later(1.0, Lost(worker, "out of memory"))
+                    continue
+                self._later(1.0, Ready(worker) if self.boots else Lost(worker, "no such module", raised=True))
 
     def send(self, worker: int, jobs: Sequence[Job]) -> None:
         self.calls.append((self.clock.now(), worker, tuple(job.id for job in jobs)))
@@ -111,8 +119,12 @@ class SimulatedCrew:
         if isinstance(news, Lost):
             self.cores.pop(news.worker)
         if isinstance(news, Done):
-            self.alive[news.worker].popleft()
-            if self.alive[news.worker]:
+            calls = self.alive[news.worker]
+            calls.popleft()
+            if calls and self.loses_answers and self.kills(calls[0][0], 0):
+                self.cores.pop(news.worker)
+                return [Lost(news.worker, "killed")]
+            if calls:
                 self._start(news.worker)
         return [news]
 
@@ -185,6 +197,20 @@ def test_a_job_that_kills_its_workers_is_given_up(seconds: float, caplog: pytest
     assert "its worker died 3 times" in outcomes[25].message
     assert max(crew.n_runs[i] for i in range(60) if i != 25) <= 2
     assert "failed jobs: [25]" in caplog.text
+
+
+@pytest.mark.parametrize("max_deaths", [1, 2, 3])
+def test_a_job_is_not_blamed_for_the_one_behind_it(max_deaths: int) -> None:
+    """Though its answer is lost whenever its worker goes on to a job that kills it at once: it runs alone then."""
+    pool, crew = make_pool(
+        kills=lambda job, _: job.id == 25,
+        seconds=lambda _: 0.1,
+        loses_answers=True,
+        settings={"workers": 2, "max_deaths": max_deaths},
+    )
+    outcomes = submit(pool, healthy_jobs(60))
+    assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
+    assert max(crew.n_runs[i] for i in range(60) if i != 25) == 2
 
 
 @pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])
@@ -269,6 +295,15 @@ def test_a_preparation_whose_worker_died_runs_again() -> None:
     assert len({worker for _, worker, ids in crew.calls if ids in ((5,), (6,))}) == 3
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(100.0, Status.FAILED), (400.0, Status.OK)])
+def test_a_long_preparation_outlives_many_nodes(seconds: float, status: Status) -> None:
+    """Nodes that are lost every few minutes cost minutes; one that is lost in every first minute ends it."""
+    pool, crew = make_pool(kills=lambda _, times: times < 5, seconds=lambda _: seconds)
+    (outcome,) = submit(pool, [Prepare(0, "toy", {}, TRAINED)])
+    assert outcome.status is status
+    assert crew.n_runs[0] == (3 if status is Status.FAILED else 6)
+
+
 def test_a_preparation_that_no_node_has_room_for_is_an_error() -> None:
     """What can be done is done first; then the error says for how many preparations there is room."""
     pool, _ = make_pool(cores_to_prepare=3, settings={"preparers": True, "workers": 2, "patience": 50.0})
@@ -306,6 +341,16 @@ def test_workers_that_cannot_be_started_end_the_search_with_the_reason() -> None
     pool, _ = make_pool(boots=False)
     pool.submit(toy_jobs()[0])
     with pytest.raises(ExecutorError, match="no such module"):
+        pool.collect()
+
+
+def test_workers_that_are_killed_while_they_start_are_started_again() -> None:
+    """As when other programs take a node's memory for a while; when it takes too long, that is an error."""
+    pool, _ = make_pool(n_killed=9)
+    assert {outcome.status for outcome in submit(pool, healthy_jobs(5))} == {Status.OK}
+    pool, _ = make_pool(n_killed=1000, settings={"patience": 50.0, "workers": 2})
+    pool.submit(toy_jobs()[0])
+    with pytest.raises(ExecutorError, match="no worker could be started for 51 s"):
         pool.collect()
 
 

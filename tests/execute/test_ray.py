@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoprune.core.budget import Budget
@@ -16,7 +18,7 @@ from autoprune.execute._ray import start_ray_pool
 from autoprune.execute._ray_worker import MakeRunner
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.ray_settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.run import RunStore
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
@@ -61,25 +63,36 @@ class TestRay(ExecutorLaws):
         return lambda runner: make_pool(Given(runner), workers=1)
 
 
-def test_what_goes_wrong_with_a_candidate_is_its_own_outcome(tmp_path: Path) -> None:
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_what_goes_wrong_with_a_candidate_is_its_own_outcome(
+    tmp_path: Path, round_: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Raising, NaN, wanting a terabyte, hanging, leaving, killing: each FAILED with its text; the others are done."""
-    faults = {2: "raise", 4: "nan", 6: "greed", 8: "hang", 10: "die", 12: "exit", 14: "die once"}
+    wrong = ("raise", "nan", "greed", "hang", "die", "exit", "die once")
+    places = np.random.default_rng(round_).permutation(20)[: len(wrong)]
+    faults = dict(zip(places.tolist(), wrong, strict=True))
+    at = {fault: i for i, fault in faults.items()}
     runner = FaultyRunner(faults=faults, folder=tmp_path)
-    pool = make_pool(Given(runner), deadline=3.0, max_deaths=2, max_memory=2**30)
+    pool = make_pool(Given(runner), deadline=8.0, max_deaths=2, max_memory=2**30)
     jobs = jobs_without(UNLUCKY_LEVEL, 20)
     for job in jobs:
         pool.submit(job)
     outcomes = by_id(drain(pool, len(jobs)))
     pool.close()
     texts = {i: outcomes[i].message for i in faults if outcomes[i].status is Status.FAILED}
-    assert "ArithmeticError: job 2 is broken" in texts[2]
-    assert "'accuracy'" in texts[4]
-    assert "MemoryError" in texts[6]
-    assert "deadline of 3 s" in texts[8]
-    assert "its worker died 2 times" in texts[10]
-    assert "its worker died 2 times" in texts[12]
-    assert sorted(texts) == [2, 4, 6, 8, 10, 12]
-    assert [outcomes[i].identity() for i in (14, 15)] == [ToyRunner()(jobs[i]) for i in (14, 15)]
+    expected = {
+        "raise": f"ArithmeticError: job {at['raise']} is broken",
+        "nan": "'accuracy'",
+        "greed": "MemoryError",
+        "hang": "deadline of 8 s",
+        "die": "its worker died 2 times",
+        "exit": "its worker died 2 times",
+    }
+    assert {faults[i] for i in texts} == set(expected)
+    assert all(text in texts[at[fault]] for fault, text in expected.items())
+    healthy = [job for job in jobs if job.id not in texts]
+    assert [outcomes[job.id].identity() for job in healthy] == [ToyRunner()(job) for job in healthy]
+    assert caplog.text.count("is given up") >= 5  # hang, die twice, exit twice
 
 
 def test_weights_travel_both_ways() -> None:
@@ -96,6 +109,34 @@ def test_weights_travel_both_ways() -> None:
     assert second.weight_set is not None
     assert blobs[second.weight_set.weights] == b"weights!!"
     pool.close()
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_full_object_store_loses_nothing(tmp_path: Path, round_: int) -> None:
+    """Three times as many bytes as the store holds, to the workers and back: the rest waits on disk, all are right."""
+    rng = np.random.default_rng(round_)
+    blobs = DictBlobs()
+    sizes = rng.integers(10 * MIB, 30 * MIB, 15)
+    sets = [WeightSet(blobs.put(rng.bytes(size)), blobs.put(b"order")) for size in sizes.tolist()]
+    evaluations = [
+        replace(job, candidate=replace(job.candidate, weight_set=sets[job.id]))
+        for job in jobs_without(UNLUCKY_LEVEL, 15)
+    ]
+    preparations = [Prepare(15 + i, "toy", {}, weight_set) for i, weight_set in enumerate(sets)]
+    pool = start_ray_pool(WeightMaker, blobs, RaySettings(workers=2))
+    for job in (*evaluations, *preparations):
+        pool.submit(job)
+    outcomes = by_id(drain(pool, 30))
+    for job in evaluations:  # again, those that were sent to disk first
+        pool.submit(replace(job, id=30 + job.id))
+    outcomes |= by_id(drain(pool, 15))
+    pool.close()
+    for i, parent in enumerate(sets):
+        digest = int(parent.weights[:8], 16) / 2**32
+        assert outcomes[i].metrics["read"] == outcomes[30 + i].metrics["read"] == digest
+        made = outcomes[15 + i].weight_set
+        assert made is not None
+        assert blobs[made.weights] == blobs[parent.weights] + b"!"
 
 
 def test_more_workers_than_there_is_room_for_is_said() -> None:
@@ -141,12 +182,12 @@ RUNNERS: dict[str, Callable[[Path], ToyRunner]] = {
 
 
 @pytest.mark.parametrize("make_runner", RUNNERS.values(), ids=RUNNERS)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_ledger_is_the_same(tmp_path: Path, make_runner: Callable[[Path], ToyRunner], workers: int) -> None:
-    """In this process, on one worker and on two: the same jobs, outcomes and decisions."""
+    """In this process, on one worker, on two and on four: the same jobs, outcomes and decisions."""
     runner = make_runner(tmp_path)
     here = searched(tmp_path / "here", InProcessExecutor(runner), runner)
-    assert searched(tmp_path / "there", make_pool(Given(runner), workers=workers), runner) == here
+    assert searched(tmp_path / "there", make_pool(Given(runner), workers=workers, cpus_per_worker=0.5), runner) == here
 
 
 @pytest.mark.parametrize("round_", ROUNDS)

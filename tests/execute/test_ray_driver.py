@@ -106,7 +106,7 @@ def test_a_local_cluster_is_private_and_leaves_nothing_behind(tmp_path: Path, ho
         assert len(addresses) > 5
         assert set(addresses) <= LOOPBACK
         os.killpg(driver.pid, signal.SIGINT)
-        out, err = driver.communicate(timeout=60)
+        out, err = driver.communicate(timeout=250)
         assert (out, err) == ("interrupted\n", "")
     for _ in range(100):
         if not members & parents().keys():
@@ -150,12 +150,12 @@ def test_a_killed_driver_resumes(tmp_path: Path, round_: int) -> None:
     delay = float(np.random.default_rng(round_).uniform(0.0, 0.8))
     folder = tmp_path / "run"
     with started(folder, address, 0.05, delay, **ENV) as driver:
-        driver.communicate(timeout=60)
+        driver.communicate(timeout=250)
         assert driver.returncode == -signal.SIGKILL
     survivors = {outcome.job.id: outcome.started for outcome in RunStore.open_readonly(folder).outcomes()}
     assert 0 < len(survivors) < 60
     with started(folder, address, 0.0, **ENV) as driver:
-        out, err = driver.communicate(timeout=60)
+        out, err = driver.communicate(timeout=250)
         assert (out, err) == ("running\nevaluations\n", "")
     assert ledger(folder) == undisturbed(tmp_path / "here")
     after = {outcome.job.id: outcome.started for outcome in RunStore.open_readonly(folder).outcomes()}
@@ -212,7 +212,7 @@ nodes.shutdown()
 def test_a_cluster_that_lets_anyone_in_is_refused() -> None:
     """Without a token on the cluster the error says how to start one; who insists may use it."""
     done = subprocess.run(
-        [sys.executable, "-c", OPEN_CLUSTER], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", OPEN_CLUSTER], capture_output=True, text=True, timeout=250, check=False
     )
     refusal, insisted = done.stdout.splitlines()
     assert "asks nobody for a token" in refusal
@@ -220,16 +220,21 @@ def test_a_cluster_that_lets_anyone_in_is_refused() -> None:
     assert insisted == "True"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_nodes_come_and_go(tmp_path: Path) -> None:
-    """Workers start on a node that joins; a node that is killed takes nothing with it; the cluster wants a token."""
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("n_rounds", [3, pytest.param(20, marks=pytest.mark.faults)])
+def test_nodes_come_and_go(tmp_path: Path, n_rounds: int) -> None:
+    """Workers start on a node that joins; a node that is killed takes nothing with it, and the log says so."""
     script = DRIVER.with_name("ray_nodes.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run")], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, str(script), str(tmp_path), str(n_rounds)],
+        capture_output=True,
+        text=True,
+        timeout=1700,
+        check=False,
     )
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen["stop"] == "evaluations"
-    assert seen["room"][:2] == [2, 4]
-    assert seen["workers"] >= 4
-    assert seen["failed"] == []
+    rounds = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(rounds) == n_rounds, done.stderr[-2000:]
+    for seen in rounds:
+        assert seen["workers"] == 4  # two on each node
+        assert seen["is_undisturbed"]
+        assert seen["given_up"] >= 1

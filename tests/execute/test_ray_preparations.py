@@ -25,7 +25,7 @@ from autoprune.train.checkpoint import Checkpoint
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
-SETTINGS: Mapping[str, Mapping[str, Any]] = {}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"dais": {"epochs": 1.5, "batch_size": 64}}
 """Settings with little to do, by recipe."""
 
 
@@ -69,7 +69,7 @@ class Bench:
         )
 
 
-@pytest.fixture(scope="module", params=["digits"])
+@pytest.fixture(scope="module")
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Return what all rounds share."""
     return Bench(tmp_path_factory.mktemp(request.param), request.param)
@@ -83,6 +83,7 @@ def pool(bench: Bench, ray_cluster: None) -> Iterator[WorkerPool]:
     pool.close()
 
 
+@pytest.mark.parametrize("bench", ["digits", "dais"], indirect=True)
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_a_preparation_goes_on_where_its_dead_worker_was(
     bench: Bench, pool: WorkerPool, round_: int, caplog: pytest.LogCaptureFixture
@@ -100,6 +101,7 @@ def test_a_preparation_goes_on_where_its_dead_worker_was(
     assert caplog.text.count(f"jobs to run again: [{round_}]") == 1
 
 
+@pytest.mark.parametrize("bench", ["digits"], indirect=True)
 def test_checkpoints_are_the_drivers(bench: Bench) -> None:
     """What a worker saved is in the driver's file, and resumes the preparation in another process without Ray."""
     seed = 100

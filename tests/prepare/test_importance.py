@@ -8,6 +8,7 @@ from torch import nn
 
 from autoprune.criteria.scoring import scores
 from autoprune.prepare.importance import scale_importance
+from autoprune.surgery.matching import model_tensors
 from autoprune.testing.digits_network import digits_network, digits_structure
 from autoprune.testing.networks import Recipe, build_network, example_input
 from autoprune.trace import trace
@@ -58,3 +59,14 @@ def test_without_batch_norm_norms_rank():
     structure = trace(model, example_input())
     for values, expected in zip(scale_importance(model, structure), scores("l2", model, structure), strict=True):
         np.testing.assert_array_equal(values, expected)
+
+
+def test_a_sliced_network_is_ranked_among_its_own():
+    """Channels that a sliced network lacks come last; the others are relative to those that are there."""
+    model, structure = digits_network(), digits_structure()
+    with torch.no_grad():
+        model.bn1.weight.copy_(torch.arange(1.0, 9.0))
+    kept = np.ones(structure.n_genes, dtype=np.bool_)
+    kept[[1, 4, 7]] = False
+    first, _ = scale_importance(model, structure, model_tensors(model, structure), kept)
+    np.testing.assert_allclose(first, np.array([1, -4.2, 3, 4, -4.2, 6, 7, -4.2]) / 4.2, rtol=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.limits import within_limits
@@ -69,6 +69,7 @@ def test_tied_groups_share_one_ratio():
 THETAS = st.lists(st.floats(-4, 6), min_size=4, max_size=4).map(lambda v: torch.tensor(v, dtype=torch.float64))
 
 
+@settings(max_examples=40, deadline=None)
 @given(THETAS, st.floats(0.05, 1.0))
 def test_projection_is_feasible_and_fills_the_budget(theta, budget):
     """The projected point is within the budget, and at it unless everything is kept already."""
@@ -88,11 +89,12 @@ def test_projection_leaves_differences_as_they_are():
     assert abs(float(cost.share(cost.ratios(projected))) - 0.2) < 1e-6
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(0.02, 1.0))
 def test_uniform_ratios_fill_the_budget(budget):
     """All variables keep the same share, but for smallest widths, and a little more would not fit."""
     _, cost = chain_cost((10, 20, 20, 40))
-    ratios = UniformRatios(cost, torch.ones(4, dtype=torch.float64))
+    ratios = UniformRatios(cost)
     ratios.step(budget)
     free = ratios.ratios > cost.low + 1e-9
     assert float(ratios.ratios[free].std(correction=0)) < 1e-9 if free.any() else True
@@ -106,7 +108,7 @@ def test_descent_finds_the_optimum_under_the_budget():
     """On a known loss the ratios end where no exchange between two variables at equal cost helps."""
     _, cost = chain_cost()
     sensitivity = torch.tensor([1.0, 0.1, 0.3, 0.03], dtype=torch.float64)
-    learned = LearnedRatios(cost, torch.ones(4, dtype=torch.float64), coupling=0.5)
+    learned = LearnedRatios(cost, coupling=0.5)
 
     def loss(ratios):
         return (sensitivity * (1 - ratios) ** 2).sum()
@@ -121,7 +123,7 @@ def test_descent_finds_the_optimum_under_the_budget():
     uniform = cost.uniform(0.4)
     assert float(found) < 0.5 * float(loss(uniform))
     generator = torch.Generator().manual_seed(0)
-    near = cost.theta(learned.ratios)
+    near = learned.state()["z"]
     others = [
         cost.project(near + 0.3 * torch.randn(4, generator=generator, dtype=torch.float64), 0.4) for _ in range(300)
     ]
@@ -132,10 +134,10 @@ def test_state_restores_the_future():
     """Ratios that were restored take the very steps of those that went on."""
     _, cost = chain_cost()
     slopes = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    one = LearnedRatios(cost, torch.ones(4, dtype=torch.float64), 0.5)
+    one = LearnedRatios(cost, 0.5)
     for slope in slopes[:4]:
         one.step(slope, 0.5, 0.1)
-    other = LearnedRatios(cost, torch.full((4,), 0.2, dtype=torch.float64), 0.5)
+    other = LearnedRatios(cost, 0.5)
     other.restore(one.state())
     for slope in slopes[4:]:
         one.step(slope, 0.4, 0.1)
@@ -143,6 +145,26 @@ def test_state_restores_the_future():
     assert torch.equal(one.ratios, other.ratios)
 
 
+def test_nothing_grows_beyond_the_start():
+    """With a genome to start from, ratios begin there, never exceed it, and uniform ones stop at it."""
+    space, _ = chain_cost()
+    soft = SoftCosts(CostModel(space.structure, space))
+    start = np.array([7, 2, 4, 3])
+    cost = RatioCost(space, lambda widths: soft(widths)["macs"], start)
+    high = torch.from_numpy(space.keep_ratios(start[None, :])[0])
+    assert torch.equal(cost.high, high)
+    learned, uniform = LearnedRatios(cost, 0.5), UniformRatios(cost)
+    torch.testing.assert_close(learned.ratios, high, rtol=0.01, atol=0)
+    budget = 0.6 * float(cost.share(high))
+    for slope in torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        learned.step(slope, budget, 1.0)
+        assert (learned.ratios <= high).all()
+    uniform.step(budget)
+    assert (uniform.ratios <= high).all()
+    assert float(cost.share(uniform.ratios)) == pytest.approx(budget, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0))
 def test_rounded_genome_is_next_to_the_ratios_and_within_the_limit(seed, share):
     """Every level is next to its ratio or below, the limit holds, and no level next above would fit."""

@@ -208,3 +208,16 @@ def test_settings_out_of_range_are_refused() -> None:
             kind(**wrong)
     with pytest.raises(InvalidArgumentError, match="expected a weight"):
         PruningNetSettings(distillation=2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", ["fc", "low_rank"])
+def test_a_pruningnet_learns_from_scratch(generator: str) -> None:
+    """As in the paper, without trained weights and without a teacher: generated networks of all sizes read digits."""
+    bench, parent = digits_bench()
+    settings = {"start": "scratch", "distillation": 0.0, "epochs": 15.0, "batch_size": 32, "learning_rate": 0.1}
+    recipe = PruningNetRecipe(replace(bench, limits={}))
+    found = made(recipe, "any", {**settings, "generator": generator, "hidden": 16}, parent)
+    evaluator = Generated(bench.setup)
+    for genome in ((1, 1), (2, 2), (3, 3)):
+        assert evaluator.evaluate(genome, found)["accuracy"] > 0.7

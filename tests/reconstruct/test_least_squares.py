@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.groups import BoolArray
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.criteria.scoring import order, scores
-from autoprune.reconstruct import LeastSquares, collect, elimination_scores, find_consumers, polish
+from autoprune.reconstruct import (
+    Consumer,
+    LeastSquares,
+    Moments,
+    collect,
+    elimination_scores,
+    find_consumers,
+    polish,
+    survey,
+)
 from autoprune.reconstruct.least_squares import damping, from_features, to_features
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
@@ -32,10 +42,28 @@ def test_nothing_removed_changes_nothing(name: str) -> None:
 def test_damped_normal_equations_hold(name: str) -> None:
     """The new weights solve ``(G_KK + damping) (V - W_K) = G_KR W_R``, checked by multiplying out, block by block."""
     model, structure, _, consumers, moments = make_case(name)
+    assert check_normal_equations(model, structure, consumers, moments) >= 1
+
+
+@pytest.mark.parametrize("name", ["conv", "grouped", "batchnorm", "concat", "residual"])
+def test_consumers_that_are_too_large_mix_channels_alike_for_all_taps(name: str) -> None:
+    """Above the limit the same equations hold for channels instead of (channel, tap) pairs."""
+    model, structure, batches, _, _ = make_case(name)
+    coarse = survey(model, structure, max_features=10).consumers
+    moments = collect(model, coarse, batches)
+    assert all(consumer.shared_taps or consumer.taps == 1 for consumer in coarse)
+    assert all(found.gram.shape[1] <= 10 for found in moments.values())
+    assert check_normal_equations(model, structure, coarse, moments) >= 1
+
+
+def check_normal_equations(
+    model: nn.Module, structure: Structure, consumers: Sequence[Consumer], moments: Mapping[str, Moments]
+) -> int:
+    """Check every cut consumer; return how many there are."""
     kept = random_kept(structure)
     weights = model_weights(model, structure)
     changed = LeastSquares(weights, consumers, moments, max_bytes=0)(kept)
-    assert changed
+    checked = 0
     for consumer in consumers:
         stays = np.repeat(
             (consumer.axis.genes < 0) | kept[consumer.axis.genes], 1 if consumer.shared_taps else consumer.taps
@@ -52,6 +80,8 @@ def test_damped_normal_equations_hold(name: str) -> None:
         left = (inner + damping(inner)) @ (new - old)[:, :, keep].transpose(1, 2)
         right = gram[:, keep][:, :, gone] @ old[:, :, gone].transpose(1, 2)
         torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
+        checked += 1
+    return checked
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -197,3 +227,17 @@ def test_polish_of_the_whole_model_changes_nothing() -> None:
     polish(model, same, structure, everything, consumers, batches, list(moments))
     for mine, theirs in zip(same.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_remembered_changes_nothing() -> None:
+    """Whatever was solved before, and however little fits, the answers are the same bit for bit."""
+    model, structure, _, consumers, moments = make_case("residual")
+    weights = model_weights(model, structure)
+    cuts = [random_kept(structure, share, seed) for share in (0.3, 0.6, 0.8) for seed in (0, 1)]
+    alone = [LeastSquares(weights, consumers, moments, max_bytes=0)(kept) for kept in cuts]
+    for max_bytes in (0, 3000, 10**9):
+        shared = LeastSquares(weights, consumers, moments, max_bytes=max_bytes)
+        for kept, expected in [*zip(cuts, alone, strict=True), *zip(cuts, alone, strict=True)]:
+            found = shared(kept)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], expected[name]) for name in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._additive import additive_front, predicted_front, total_damage
-from autoprune.strategies.knapsack import KnapsackSettings, KnapsackStrategy, damage_curve
+from autoprune.strategies._sensitivity import Sensitivities, damage_curve
+from autoprune.strategies.knapsack import KnapsackSettings, KnapsackStrategy
 from autoprune.testing.strategy_laws import dominated_share, drive, genomes_of
 from autoprune.testing.toys import failed_outcome, toy_accuracy, toy_outcome, toy_setup, toy_space
 
@@ -83,11 +85,11 @@ def test_damage_curve_by_hand():
 def test_additive_damage_is_recovered_exactly(limits):
     """Where the damage is the sum it assumes, the prediction equals the measurement for every genome."""
     setup = toy_setup(toy_space((8, 16, 8), levels=8), limits=limits)
-    strategy = KnapsackStrategy(setup)
-    drive(strategy, setup, 1 + 3 * 2)
+    sensitivities = Sensitivities(setup, n_levels=2)
+    known = {genome: -toy_accuracy(setup.space, np.array([genome])) for genome in sensitivities.plan}
     every = every_genome(setup.space.n_levels)
-    predicted = total_damage(strategy._damages(), every)
-    reference = toy_accuracy(setup.space, strategy._top[None, :])
+    predicted = total_damage(sensitivities.damages(known), every)
+    reference = toy_accuracy(setup.space, sensitivities.top[None, :])
     np.testing.assert_allclose(predicted, reference - toy_accuracy(setup.space, every), atol=1e-12)
 
 
@@ -137,16 +139,23 @@ def test_absorbed_probes_are_not_repeated():
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "error", "named"),
     [
-        ({"evaluations": 6}, "measures 6 variables and the largest network first, got 6 evaluations"),
-        ({"objectives": ("macs", "params")}, "an objective that is measured"),
+        ({"evaluations": 6}, BudgetError, r"measures 6 variables .*\(7 evaluations\), got 6 evaluations"),
+        ({"objectives": ("macs", "params")}, InvalidArgumentError, "an objective that is measured"),
     ],
 )
-def test_what_it_cannot_do_is_refused(options, named):
-    """Too few evaluations, or nothing to measure, is an error at construction."""
-    with pytest.raises(InvalidArgumentError, match=named):
+def test_what_it_cannot_do_is_refused(options, error, named):
+    """A budget too small for the sensitivities, or nothing to measure, is an error at construction."""
+    with pytest.raises(error, match=named):
         KnapsackStrategy(toy_setup(**options))
+
+
+def test_a_budget_of_macs_is_checked_too():
+    """Sensitivities that would take more multiply-adds than there are are refused, with what they need."""
+    setup = dataclasses.replace(toy_setup(), macs=1000)
+    with pytest.raises(BudgetError, match=r"\(7 evaluations, [\d,]+ MACs\), the budget leaves 1,000"):
+        KnapsackStrategy(setup)
 
 
 def test_settings_are_checked():

@@ -18,6 +18,7 @@ from autoprune.strategies.metapruning import (
     MetaPruningSettings,
     MetaPruningStrategy,
 )
+from autoprune.strategies.registry import make_strategy
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
@@ -145,6 +146,24 @@ def test_a_failed_preparation_is_tried_again_with_what_is_left() -> None:
     assert second.settings["epochs"] == pytest.approx(10 * MetaPruningSettings().share, rel=0.01)
     strategy.tell([failed_outcome(second)])
     assert strategy.ask(3) == []
+
+
+def test_a_preparation_that_cannot_be_paid_any_more_ends_the_search() -> None:
+    """A failure may leave less than an epoch: no second try, and no error in the middle of a run."""
+    setup = priced_setup(2 * EPOCH)
+    strategy = MetaPruningStrategy(setup)
+    (job,) = strategy.ask(3)
+    strategy.tell([replace(failed_outcome(job), spent=Spending(macs=EPOCH))])
+    assert strategy.ask(3) == []
+
+
+def test_the_generator_may_stand_in_the_name() -> None:
+    """``metapruning:fc`` is the paper's PruningNet; the twin keeps its own name."""
+    strategy = make_strategy("metapruning:fc", toy_setup())
+    assert strategy.settings.generator == "fc"
+    assert type(make_strategy("metapruning:inherited", toy_setup())) is MetaPruningInheritedStrategy
+    with pytest.raises(UnknownNameError, match="generator"):
+        make_strategy("metapruning:nothing", toy_setup())
 
 
 def test_an_heir_goes_on_with_the_weights_of_its_ancestor() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.errors import InvalidArgumentError
@@ -27,6 +27,7 @@ def groups(draw):
 SHARPNESS = st.floats(0.5, 100)
 
 
+@settings(max_examples=40, deadline=None)
 @given(groups(), SHARPNESS)
 def test_probabilities_average_to_the_ratio(problem, sharpness):
     """In every group the mean probability is the keep ratio, and padding is never kept."""
@@ -37,6 +38,7 @@ def test_probabilities_average_to_the_ratio(problem, sharpness):
         assert not row[len(values) :].any()
 
 
+@settings(max_examples=40, deadline=None)
 @given(groups(), SHARPNESS)
 def test_probabilities_rise_with_importance(problem, sharpness):
     """A channel that is more important is never less likely to stay; scale does not matter."""
@@ -48,6 +50,7 @@ def test_probabilities_rise_with_importance(problem, sharpness):
     torch.testing.assert_close(scaled, found, rtol=0, atol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
 @given(groups(), SHARPNESS)
 def test_gradient_weights_add_up_to_the_width(problem, sharpness):
     """The derivatives of a group's probabilities by its ratio add up to its number of channels: their mean is 1."""

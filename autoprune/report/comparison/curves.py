@@ -11,7 +11,7 @@ from autoprune.report.comparison.looks import Look, looks
 from autoprune.report.figures.layout import Figure, axis_title, layout, plain, rounded
 
 SHOWN = 6
-"""Strategies that are drawn at first, besides the baselines; the others wait in the legend."""
+"""Strategies that are drawn at first, besides their twins and the baselines; the others wait in the legend."""
 
 
 def curves_figure(summary: ComparisonSummary) -> Figure:
@@ -19,8 +19,9 @@ def curves_figure(summary: ComparisonSummary) -> Figure:
     look = looks(summary)
     end = summary.budget.macs or max(trial.spent.macs for item in summary.contestants for trial in item.trials)
     lines: list[Figure] = []
-    for rank, item in enumerate(summary.contestants):
-        visible = True if rank < SHOWN or item.is_baseline else "legendonly"
+    leading = shown_first(summary)
+    for item in summary.contestants:
+        visible = True if item.strategy in leading else "legendonly"
         for trace in _lines(item, look[item.strategy], end):
             lines.append(trace | {"visible": visible, "legendgroup": item.strategy})
     page = layout(height=440 + legend_height(summary))
@@ -28,6 +29,14 @@ def curves_figure(summary: ComparisonSummary) -> Figure:
     page["xaxis"] |= {"title": axis_title("executed MACs"), "tickformat": "~s", "range": [0, end * 1.01]}
     page["yaxis"] |= {"title": axis_title("hypervolume")}
     return {"data": lines, "layout": page}
+
+
+def shown_first(summary: ComparisonSummary) -> set[str]:
+    """Return who is drawn before the reader chooses: the leading strategies with their twins, and the baselines."""
+    leading = {item.strategy for item in summary.contestants[:SHOWN]}
+    return {
+        item.strategy for item in summary.contestants if item.is_baseline or {item.strategy, item.twin_of} & leading
+    }
 
 
 def below_legend() -> Figure:

@@ -9,7 +9,7 @@ from autoprune.core.objectives import Objective
 from autoprune.pareto.attainment import attainment_surface
 from autoprune.pareto.dominance import FloatArray
 from autoprune.report import units
-from autoprune.report.comparison.curves import SHOWN, below_legend, legend_height
+from autoprune.report.comparison.curves import below_legend, legend_height, shown_first
 from autoprune.report.comparison.looks import looks
 from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, axis_of, layout, plain, rounded
@@ -19,9 +19,10 @@ def fronts_figure(summary: ComparisonSummary) -> Figure:
     """Draw the front of every seed in the plane of cost and quality, with the dense model."""
     look = looks(summary)
     traces: list[Figure] = []
-    for rank, item in enumerate(summary.contestants):
+    leading = shown_first(summary)
+    for item in summary.contestants:
         style = look[item.strategy]
-        visible = True if rank < SHOWN or item.is_baseline else "legendonly"
+        visible = True if item.strategy in leading else "legendonly"
         for i, trial in enumerate(item.trials):
             x, y = _plane(summary, trial.front)
             seed = f", seed {trial.seed}" if item.is_random else ""

@@ -57,8 +57,8 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
 
 _LEGEND = "Click a name to show or hide it, double-click to leave it alone."
 _FRONTS = (
-    "The non-dominated candidates of every seed, as the search measured them. The leading strategies and the baselines "
-    f"are shown. {_LEGEND}"
+    "The non-dominated candidates of every seed, as the search measured them. The leading strategies, their "
+    f"twins and the baselines are shown. {_LEGEND}"
 )
 _SURFACES = (
     "The line is the median surface: half of the seeds find a model at least as good in both objectives. The band "
@@ -80,8 +80,8 @@ def _marks(summary: ComparisonSummary) -> str:
 def _curves(summary: ComparisonSummary) -> str:
     text = (
         "Thin lines are seeds, thick ones their mean, over all that a run paid: executed multiply-adds (forward once, "
-        "backward twice), preparation and recalibration included. The leading strategies and the baselines are shown. "
-        f"{_LEGEND}"
+        "backward twice), preparation and recalibration included. The leading strategies, their twins and the "
+        f"baselines are shown. {_LEGEND}"
     )
     finite = [item.strategy for item in summary.contestants if any(trial.ran_out for trial in item.trials)]
     if finite:

@@ -120,7 +120,8 @@ def _quality(name: str, values: Sequence[float]) -> str:
 def _cell(values: Sequence[float], mean: Callable[[float], str], each: Callable[[float], str]) -> str:
     if not values:
         return MISSING
-    seeds = f"<small>{escape(' '.join(map(each, values)))}</small>" if len(values) > 1 else ""
+    one_by_one = " ".join(each(value).replace(" ", "\N{NO-BREAK SPACE}") for value in values)
+    seeds = f"<small>{escape(one_by_one)}</small>" if len(values) > 1 else ""
     return f"<td>{escape(mean(float(np.mean(values))))}{seeds}</td>"
 
 

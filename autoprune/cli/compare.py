@@ -1,0 +1,169 @@
+"""`autoprune compare`: strategies from several seeds at one counted cost, and one page that says what came out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune.cli.console import escape, log, print_json, print_line, print_table
+from autoprune.cli.options import DataOption, JsonOption, LimitOption, ProblemArgument, WeightsOption, read_problem
+
+if TYPE_CHECKING:
+    from autoprune.api import Comparison
+
+
+def compare(
+    problem: ProblemArgument,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who proposes; may be repeated. Baselines, and a family's twins, always take part.",
+            show_default="the problem's",
+        ),
+    ] = None,
+    macs: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Budget of every run: executed multiply-adds.",
+            show_default="the problem's, or 100 dense evaluations",
+        ),
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Budget of every run in candidates instead; leaves out preparation.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Runs of every strategy that depends on its seed.", show_default="the problem's, or 3"
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the same short fine-tune for all; 0: none.", show_default="the problem's, or 0"),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test/--no-test", help="Look at test images, at the end.")] = True,
+    limit: LimitOption = None,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the runs are kept.", show_default="runs/NAME-compare"),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Who measures: in-process or ray.")] = "in-process",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers at most.", show_default="as many as there is room for")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare strategies at one counted cost. The same command goes on with a comparison that was interrupted."""
+    import autoprune as ap
+    from autoprune.cli.progress import comparison_progress, working
+    from autoprune.comparison.plan import entries, roster
+    from autoprune.config.problem import build_problem
+    from autoprune.config.record import record_problem
+
+    file = read_problem(problem, weights=weights, data=data, limits=limit)
+    table = file.tables.compare
+    chosen = strategy or table.strategies or [file.tables.search.strategy]
+    n_seeds = table.seeds if seeds is None else seeds
+    n_epochs = table.epochs if epochs is None else epochs
+    planned = entries(roster(chosen), n_seeds)  # an unknown name ends the command before anything is made
+    folder = store or Path("runs") / f"{file.name}-compare"
+    budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
+    if macs is not None or evaluations is not None:
+        budget = ap.Budget(macs=macs, evaluations=evaluations)
+    on_ray = executor == "ray" or address is not None
+    hands = ap.RaySettings(workers=workers, address=address, insecure=insecure) if on_ray else executor
+    try:
+        with working(f"preparing {file.name}", quiet=quiet or as_json):
+            built = build_problem(file, folder / "dense")
+        for entry in planned:
+            record_problem(folder / entry.folder, file)
+        with comparison_progress(quiet=quiet or as_json) as progress:
+            comparison = ap.compare(
+                built,
+                chosen,
+                budget,
+                seeds=n_seeds,
+                finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
+                test=test,
+                executor=hands,
+                store=folder,
+                progress=progress,
+            )
+        interrupted = comparison.interrupted
+    except KeyboardInterrupt:  # before anything was finished, or after the searches
+        interrupted = True
+    if interrupted:
+        log(f"interrupted; nothing is lost. Go on with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
+        raise typer.Exit(130)
+    page = comparison.report()
+    if as_json:
+        print_json(comparison_json(comparison, page))
+    else:
+        print_comparison(comparison)
+        print_line(f"report: {escape(page)}")
+
+
+def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
+    """Return a comparison as JSON types."""
+    import json
+
+    return {
+        "strategies": json.loads(comparison.table().reset_index().to_json(orient="records")),
+        "seeds": json.loads(comparison.seeds_table().reset_index().to_json(orient="records")),
+        "differences": [
+            {
+                "first": item.first,
+                "second": item.second,
+                "mean": item.mean,
+                "n": len(item.values),
+                "verdict": item.verdict,
+            }
+            for item in comparison.summary.differences
+        ],
+        "refusals": [
+            {"strategy": item.strategy, "seed": item.seed, "reason": item.reason} for item in comparison.refusals
+        ],
+        "warnings": list(comparison.summary.warnings),
+        "report": str(page),
+    }
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print a row per strategy, the best points of every share of the MACs, and what may be said of the differences."""
+    from autoprune.report.comparison.headline import headline
+    from autoprune.report.comparison.tables import point_columns
+    from autoprune.report.units import amount, count
+
+    summary = comparison.summary
+    quality = summary.quality_axis.name
+    measured = point_columns(summary)
+    wanted = {"test", "tuned_test"} if any(field == "test" for _, field in measured) else {"searched", "tuned"}
+    columns = [(share, field) for share, field in measured if field in wanted]  # a terminal has no room for all
+    rows = []
+    for item in summary.contestants:
+        figures = [item.at(share, field) for share, field in columns]
+        cells = [amount(quality, sum(values) / len(values)) if values else "-" for values in figures]
+        spent = sum(trial.spent.macs for trial in item.trials) / len(item.trials)
+        rows.append((item.strategy, len(item.trials), f"{item.mean:.4f}", *cells, count(spent)))
+    heads = [f">{field.replace('_', ', ')}, {100 * share:g} %" for share, field in columns]
+    print_table(("strategy", ">n", ">hypervolume", *heads, ">MACs"), rows)
+    print_line(escape(headline(summary)))
+    for refusal in comparison.refusals:
+        log(f"[yellow]not runnable: {escape(refusal.strategy)}, seed {refusal.seed}: {escape(refusal.reason)}[/yellow]")
+    for warning in summary.warnings:
+        log(f"[yellow]{escape(warning)}[/yellow]")

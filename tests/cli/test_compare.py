@@ -1,0 +1,93 @@
+"""`autoprune compare`: one command from a problem file to tables, JSON and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from autoprune.cli.app import app
+from autoprune.config import recorded_problem
+
+NETWORK = """
+from torch import nn
+
+def net(width=8):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
+    )
+"""
+
+PROBLEM = """
+[model]
+factory = "network.py:net"
+input = [1, 8, 8]
+
+[training]
+epochs = 1
+
+[data]
+name = "digits"
+
+[space]
+levels = 4
+
+[evaluator]
+n_calibration = 32
+n_validation = 64
+
+[compare]
+strategies = ["knapsack"]
+budget = { evaluations = 6 }
+seeds = 1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with a small network and a problem file."""
+    (tmp_path / "network.py").write_text(NETWORK)
+    (tmp_path / "tiny.toml").write_text(PROBLEM)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_compare_and_go_on_with_more_strategies(folder: Path) -> None:
+    """The table, the page and the CSV files are there; the second call adds a strategy; points can be exported."""
+    command = ["compare", "tiny.toml", "--no-test"]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.stderr
+    assert "knapsack" in first.stdout
+    assert "largest mean hypervolume" in first.stdout.replace("\n", " ")
+    store = folder / "runs" / "tiny-compare"
+    assert (store / "compare.html").exists()
+    assert (store / "compare.csv").exists()
+    assert (store / "compare-seeds.csv").exists()
+    second = CliRunner().invoke(app, [*command, "--strategy", "pymoo:nsga2", "--json"])
+    assert second.exit_code == 0, second.stderr
+    figures = json.loads(second.stdout)
+    assert {row["strategy"] for row in figures["strategies"]} == {"pymoo:nsga2", "uniform", "random", "global_ranking"}
+    assert figures["refusals"] == []
+    assert recorded_problem(store / "random-0").name == "tiny"
+    exported = CliRunner().invoke(app, ["export", str(store / "random-0"), "--output", "small.autoprune"])
+    assert exported.exit_code == 0, exported.stderr
+    assert (folder / "small.autoprune").exists()
+
+
+def test_who_cannot_run_is_printed(folder: Path) -> None:
+    """A strategy that the budget is too small for is named with its reason on stderr, and the others are compared."""
+    done = CliRunner().invoke(app, ["compare", "tiny.toml", "--evaluations", "1", "--seeds", "1", "--no-test"])
+    assert done.exit_code == 0, done.stderr
+    assert "not runnable: knapsack" in done.stderr
+    assert "random" in done.stdout
+
+
+def test_a_misspelt_strategy_is_one_line(folder: Path) -> None:
+    """An unknown strategy among many ends the command before anything is made."""
+    done = CliRunner().invoke(app, ["compare", "tiny.toml", "--strategy", "random", "--strategy", "knapsak"])
+    assert done.exit_code == 1
+    assert "did you mean 'knapsack'" in done.stderr.replace("\n", " ")
+    assert not (folder / "runs").exists()

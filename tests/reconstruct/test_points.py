@@ -1,0 +1,56 @@
+"""Points of a run whose evaluator reconstructs: polished figures and the start of fine-tunes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import autoprune as ap
+from autoprune.errors import InvalidArgumentError
+from autoprune.testing.digits_network import digits_network
+
+
+def searched(folder: Path, evaluator: str) -> tuple[ap.Problem, ap.Run]:
+    """Return a problem on the digits and a short search of it."""
+    problem = ap.Problem(
+        digits_network(),
+        data=ap.load_data("digits"),
+        evaluator=evaluator,
+        evaluation=ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32),
+    )
+    return problem, ap.search(problem, "random", ap.Budget(evaluations=4), store=folder / "run")
+
+
+def test_polished_figures_stand_beside_those_of_what_was_scored(tmp_path: Path) -> None:
+    """Both are measured once, on the models that `build` returns, and kept apart."""
+    problem, run = searched(tmp_path, "reconstructed")
+    point = next(point for point in run.front if point.costs["macs"] < 0.9 * run.dense["macs"])
+    plain, polished = point.test(), point.test(polish=True)
+    assert plain == problem.test(point.build())
+    assert polished == problem.test(point.build(polish=True))
+    assert (point.test(), point.test(polish=True)) == (plain, polished)
+    assert [record["metrics"] for record in run.store.records("metrics")] == [plain]
+    assert [record["metrics"] for record in run.store.records("polished metrics")] == [polished]
+
+
+def test_polish_needs_second_moments(tmp_path: Path) -> None:
+    """Points of inherited weights cannot be polished; the error says what can."""
+    _, run = searched(tmp_path, "inherited")
+    with pytest.raises(InvalidArgumentError, match="'reconstructed'"):
+        run.front.points[0].build(polish=True)
+
+
+def test_fine_tunes_start_from_polished_points(tmp_path: Path) -> None:
+    """A training that hardly moves ends where the polished point is, and not where the scored one was."""
+    _, run = searched(tmp_path, "reconstructed")
+    point = next(point for point in run.front if point.costs["macs"] < 0.9 * run.dense["macs"])
+    still = ap.FitSettings(learning_rate=1e-9, weight_decay=0.0, batch_size=64)
+    (tuned,) = ap.finetune(run, [point], epochs=0.05, settings=still)
+    trained, polished, scored = (
+        dict(model.named_parameters()) for model in (tuned.build(), point.build(polish=True), point.build())
+    )
+    for name, parameter in trained.items():
+        torch.testing.assert_close(parameter, polished[name], atol=1e-6, rtol=1e-5)
+    assert any(not torch.allclose(parameter, scored[name], atol=1e-4) for name, parameter in trained.items())

@@ -1,0 +1,146 @@
+"""The page and the tables of a comparison: what is on them; in a browser, also on a narrow screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from autoprune.comparison.summary import ComparisonSummary
+from autoprune.report.comparison.curves import curves_figure
+from autoprune.report.comparison.fronts import attainment_figure, fronts_figure
+from autoprune.report.comparison.hypervolumes import hypervolumes_figure
+from autoprune.report.comparison.looks import looks
+from autoprune.report.comparison.page import render_comparison
+from autoprune.report.comparison.ranks import ranks_figure
+from autoprune.report.comparison.tables import seeds_table, strategies_table
+from autoprune.report.comparison.write import write_comparison
+from autoprune.strategies.registry import STRATEGIES
+from tests.report.chromium import Tab
+from tests.report.made_up_comparison import make_comparison
+
+HOSTILE = "<script>alert('x')</script>&\"</script>"
+
+
+def figures_of(summary: ComparisonSummary) -> dict[str, go.Figure]:
+    """Every picture of a page, checked by plotly against its schema."""
+    assert summary.agreement is not None
+    drawn = {
+        "hypervolumes": hypervolumes_figure(summary),
+        "curves": curves_figure(summary),
+        "fronts": fronts_figure(summary),
+        "ranks": ranks_figure(summary, summary.agreement),
+        **{item.strategy: attainment_figure(summary, item) for item in summary.contestants},
+    }
+    return {name: go.Figure(figure) for name, figure in drawn.items()}
+
+
+def test_every_seed_is_shown() -> None:
+    """Each run has its mark, its curve and its front; a mean is drawn only over several seeds."""
+    figures = figures_of(make_comparison(n_seeds=4, n=20))
+    strokes = [trace for trace in figures["hypervolumes"].data if trace.marker.symbol == "line-ns"]
+    assert sorted(len(trace.x) for trace in strokes) == [1, 1, 4, 4, 4, 4]
+    assert sum("seed" in trace.hovertemplate for trace in figures["curves"].data) == 16
+    assert sum("mean of 4" in trace.hovertemplate for trace in figures["curves"].data) == 4
+    assert sum("seed" in trace.hovertemplate for trace in figures["fronts"].data) == 16
+
+
+def test_a_finite_baseline_goes_on_flat_and_is_labelled() -> None:
+    """A strategy that proposed all it has is extended to the budget, flat, under a name that says so."""
+    summary = make_comparison(n=20)
+    figure = curves_figure(summary)
+    uniform = [trace for trace in figure["data"] if trace["legendgroup"] == "uniform"]
+    (name,) = {trace["name"] for trace in uniform if "name" in trace}
+    assert name.endswith("finite")
+    (flat,) = (trace for trace in uniform if trace["line"]["dash"] == "dot" and len(trace["x"]) == 2)
+    assert flat["x"][1] == summary.budget.macs
+    assert flat["y"][0] == flat["y"][1]
+    page = render_comparison(summary)
+    assert "Finite: uniform proposed all there is" in page
+    assert "finite: had proposed all it has" in page
+
+
+def test_a_twin_is_shown_beside_its_family() -> None:
+    """Of many strategies the leading ones are drawn at first, each with its twin, and the baselines."""
+    summary = make_comparison(tuple(STRATEGIES), n_seeds=1, n=3)
+    shown = {trace["legendgroup"] for trace in curves_figure(summary)["data"] if trace["visible"] is True}
+    leading = {item.strategy for item in summary.contestants[:6]}
+    assert leading <= shown
+    assert {item.strategy for item in summary.contestants if item.is_baseline} <= shown
+    assert {item.strategy for item in summary.contestants if item.twin_of in leading} <= shown
+    assert len(shown) < len(STRATEGIES)
+
+
+def test_no_two_strategies_look_alike() -> None:
+    """All registered strategies side by side differ in color, dash or marker."""
+    summary = make_comparison(tuple(STRATEGIES), n_seeds=1, n=3)
+    found = looks(summary)
+    assert set(found) == set(STRATEGIES)
+    assert len(set(found.values())) == len(STRATEGIES)
+
+
+def test_the_page_says_what_the_figures_say() -> None:
+    """Results, differences, refusals, the reference point and the rank correlation are on the page."""
+    summary = make_comparison()
+    page = render_comparison(summary, files=["compare.csv"])
+    for item in summary.contestants:
+        assert item.strategy in page
+        assert f"{item.mean:.4f}" in page
+    assert "Not runnable" in page
+    assert "at most 20 width variables" in page
+    assert "Reference point: accuracy 0.00&nbsp;%, MACs 40.6 M." in page
+    assert summary.agreement is not None
+    assert f"{summary.agreement.tau:.2f}" in page
+    assert "too few seeds to call it significant" in page
+    assert "p</th>" in page
+
+
+def test_six_seeds_get_a_p_value() -> None:
+    """From six seeds on the table of differences shows p and a verdict."""
+    page = render_comparison(make_comparison(("knapsack", "random"), n_seeds=6, n=10))
+    assert "not significant" in page or ">significant<" in page
+    assert "too few seeds" not in page
+
+
+def test_three_objectives_have_no_surfaces() -> None:
+    """Attainment surfaces are drawn for two objectives only; everything else is there."""
+    objectives = ("max:accuracy", "min:macs", "min:params")
+    page = render_comparison(make_comparison(("random", "knapsack"), n=20, objectives=objectives))
+    assert "Attainment surfaces" not in page
+    assert "The fronts over each other" in page
+
+
+def test_tables_have_a_row_per_strategy_and_per_run() -> None:
+    """Means over seeds in one table, every run in the other; a share that nobody reaches is left out."""
+    summary = make_comparison(n_seeds=2)
+    table, seeds = strategies_table(summary), seeds_table(summary)
+    assert list(table.index) == [item.strategy for item in summary.contestants]
+    assert len(seeds) == sum(len(item.trials) for item in summary.contestants)
+    random = seeds.loc["random"]
+    assert table.loc["random", "hypervolume"] == pytest.approx(random["hypervolume"].mean())
+    assert table.loc["random", "accuracy_test@50%"] == pytest.approx(random["accuracy_test@50%"].mean())
+    assert table.loc["uniform", "ran_out"]
+    assert not table.loc["random", "ran_out"]
+
+
+def test_hostile_names_stay_text() -> None:
+    """Markup in the problem's name and in an error is shown as it is."""
+    page = render_comparison(make_comparison(("random", "knapsack"), n=5, name=HOSTILE, model=HOSTILE))
+    assert HOSTILE not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 390])
+def test_in_a_browser_without_network(browser: Tab, tmp_path: Path, width: int) -> None:
+    """Everything is drawn and nothing complains; the page is never wider than the screen."""
+    path = write_comparison(make_comparison(n=30), tmp_path / "compare.html")
+    browser.complaints.clear()
+    browser.open(path, width=width)
+    n_plots = browser.run("document.querySelectorAll('.plot').length")
+    assert n_plots == 4 + 6
+    drawn = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg .trace'))"
+    assert browser.run(f"{drawn}.length") == n_plots
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
