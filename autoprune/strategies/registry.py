@@ -37,7 +37,7 @@ class StrategyInfo:
         argument: the setting that a suffix of the key fills: ``"criterion"`` lets ``"global_ranking:taylor"`` stand
             for ``global_ranking`` with ``criterion="taylor"``. "" where the key takes no suffix.
         is_random: whether another seed gives another sequence.
-        is_learning: whether outcomes change what is proposed.
+        is_learning: whether the figures of candidates steer it; not so where a recipe does the learning.
         recipes: what its Prepare jobs run.
         fidelity: what its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything else the name
             of an evaluator that its weights need.
@@ -131,6 +131,7 @@ _BUILT_IN = (
         "channel indicators learned by gradient, with the weights, under one budget after the other",
         "autoprune.strategies.dais:DaisStrategy",
         _GUAN_2023,
+        is_learning=False,
         recipes=("dais",),
     ),
     StrategyInfo(
@@ -138,6 +139,7 @@ _BUILT_IN = (
         "dais with indicators that are not learned: the same training, one keep ratio, the given order",
         "autoprune.strategies.dais:DaisFrozenStrategy",
         _GUAN_2023,
+        is_learning=False,
         recipes=("dais",),
         twin_of="dais",
     ),
@@ -146,6 +148,7 @@ _BUILT_IN = (
         "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
         "autoprune.strategies.dsa:DsaStrategy",
         _NING_2020,
+        is_learning=False,
         recipes=("dsa",),
     ),
     StrategyInfo(
@@ -153,6 +156,7 @@ _BUILT_IN = (
         "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
         "autoprune.strategies.dsa:UniformDsaStrategy",
         _NING_2020,
+        is_learning=False,
         recipes=("dsa",),
         twin_of="dsa",
     ),
