@@ -65,7 +65,10 @@ class Bench:
     def pool(self, **settings: int) -> WorkerPool:
         """Start a pool."""
         return start_ray_pool(
-            self.plan, self.blobs, RaySettings(workers=1, **settings), partial(checkpoint, self.folder / "checkpoints")
+            self.plan,
+            self.blobs,
+            RaySettings(workers=1, patience=600, **settings),
+            partial(checkpoint, self.folder / "checkpoints"),
         )
 
 
