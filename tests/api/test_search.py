@@ -114,7 +114,7 @@ def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_pat
     loaded = ap.load(tmp_path / "polished.autoprune", digits_network())
     assert problem.evaluator.measure(loaded) == problem.evaluator.measure(polished)
     other = ap.search(make_problem(), "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
-    with pytest.raises(InvalidArgumentError, match="evaluator='reconstructed'"):
+    with pytest.raises(InvalidArgumentError, match="the evaluator 'reconstructed'"):
         other.front.points[0].build(polish=True)
 
 

@@ -154,7 +154,7 @@ def test_a_worker_that_cannot_be_made_is_an_error_with_its_text() -> None:
     """A runner that cannot be made anywhere ends the search, saying why."""
     pool = make_pool(Given(ToyRunner()).runner, workers=1)  # a job runner where a maker of one is expected
     pool.submit(toy_jobs()[0])
-    with pytest.raises(ExecutorError, match="AttributeError"):
+    with pytest.raises(ExecutorError, match="TypeError"):
         pool.collect()
     pool.close()
 

@@ -43,7 +43,7 @@ class FormulaRunner:
 
 def settings(name: str) -> dict[str, Any]:
     """Return what a search with the strategy of this name needs."""
-    suffix = ":toy" if STRATEGIES[name].argument else ""
+    suffix = ":toy" if STRATEGIES[name].argument == "criterion" else ""
     n = N_SLOW if name in SLOW else N
     setup = toy_setup(seed=4, limits={"macs": "70%"}, evaluations=n)
     return {
