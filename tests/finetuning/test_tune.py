@@ -89,8 +89,12 @@ def recorded_by_mlflow(file: Path, key: str) -> list[float]:
     return [item.value for item in client.get_metric_history(training.info.run_id, "accuracy")]
 
 
-def test_a_scheduler_compares_settings_of_one_point_only(driver: ModuleType, untuned: Path, run: ap.Run) -> None:
+def test_a_scheduler_compares_settings_of_one_point_only(
+    driver: ModuleType, untuned: Path, run: ap.Run, tmp_path: Path
+) -> None:
     """Two points with two settings each: two come out, each with the good settings; the weak point is not dropped."""
+    shutil.copytree(untuned, tmp_path / "copy")
+    run = ap.open_run(tmp_path / "copy" / "run", run.problem)
     good = driver.settings()
     hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
     points = [run.front.points[0], run.front.points[-1]]
