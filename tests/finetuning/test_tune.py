@@ -45,6 +45,7 @@ def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
     assert not list(folder.glob("finetune/*/*"))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
 @pytest.mark.parametrize(
     ("name", "written"), [("tensorboard", "tensorboard/*/events.out.tfevents.*"), ("mlflow", "mlflow.db")]
 )
