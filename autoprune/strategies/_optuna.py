@@ -19,7 +19,7 @@ from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._population import PopulationSettings, reference_partitions
+from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 
 _ATTEMPTS = 4  # samples in a row that were proposed before, until an unseen genome is drawn at random
@@ -200,7 +200,7 @@ class NsgaIIStrategy(OptunaStrategy):
     Settings = PopulationSettings
 
     def _make_sampler(self, seed: int) -> BaseSampler:
-        return NSGAIISampler(seed=seed, population_size=self.settings.size(self.setup.evaluations))
+        return NSGAIISampler(seed=seed, population_size=self.settings.size(likely_evaluations(self.setup)))
 
 
 class NsgaIIIStrategy(OptunaStrategy):
@@ -209,7 +209,7 @@ class NsgaIIIStrategy(OptunaStrategy):
     Settings = PopulationSettings
 
     def _make_sampler(self, seed: int) -> BaseSampler:
-        size = self.settings.size(self.setup.evaluations)
+        size = self.settings.size(likely_evaluations(self.setup))
         return NSGAIIISampler(
             seed=seed, population_size=size, dividing_parameter=reference_partitions(size, self.setup)
         )

@@ -22,7 +22,7 @@ class PopulationSettings:
 
     Attributes:
         population: candidates per generation; None sizes it so that the budget lasts for about twelve generations
-            (8 to 64 candidates; 32 when the budget is not counted in evaluations).
+            (8 to 64 candidates; 32 where the budget is in seconds alone).
 
     Raises:
         InvalidArgumentError: the population is smaller than 4.

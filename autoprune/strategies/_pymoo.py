@@ -31,7 +31,7 @@ from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._population import PopulationSettings, reference_partitions
+from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.uniform import uniform_start
 
@@ -93,7 +93,7 @@ class PymooStrategy(BaseStrategy):
         super().__init__(setup, settings)
         for_unseen, for_algorithm = child_seeds(setup.seed, 2)
         self._seed = int(for_algorithm.generate_state(1)[0])
-        self._size: int = self.settings.size(setup.evaluations)
+        self._size: int = self.settings.size(likely_evaluations(setup))
         start = uniform_start(setup, self._size // 2)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._problem = Problem(

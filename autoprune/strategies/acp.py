@@ -49,6 +49,7 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
 from autoprune.strategies._evolution import crowding
+from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._swarm import Particle, SwarmRule, advance, fresh_velocity
 from autoprune.strategies._unseen import UnseenGenomes
@@ -104,7 +105,7 @@ class AcpUnclusteredStrategy(BaseStrategy):
         for_unseen, for_moves, self._for_preparation = child_seeds(setup.seed, 3)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._rng = np.random.default_rng(for_moves)
-        self._cycles = max(1, (setup.evaluations or _CYCLES * self.settings.particles) // self.settings.particles)
+        self._cycles = max(1, (likely_evaluations(setup) or _CYCLES * self.settings.particles) // self.settings.particles)
         self._particles: list[Particle] = []
         self._weight_sets: list[WeightSet] = []  # of the particles
         self._idle: deque[int] = deque()  # particles without a candidate in flight, longest idle first

@@ -235,7 +235,7 @@ class StrategyLaws:
         self, info: StrategyInfo, setup: SearchSetup, length: int, failing: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Libraries fall back on the entropy of the machine where no stream is passed on: too rarely to be noticed."""
-        drive(info.load()(setup), setup, length)  # what is imported on first use may draw examples for its docstrings
+        drive(info.load()(setup), setup, length + 3)  # imports on first use may draw examples for its docstrings
         seeded = np.random.default_rng
         monkeypatch.setattr(np.random, "default_rng", lambda seed=None: Trap() if seed is None else seeded(seed))
 
