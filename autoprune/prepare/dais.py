@@ -5,13 +5,20 @@ After Guan et al., "DAIS: Automatic channel pruning via differentiable annealing
 and its code are not public. So the constants of `DaisSettings` and all that is called *ours* below were chosen here.
 
 One search is for one budget. Every channel has an indicator; gates made of them scale what consumers read. In turns,
-indicators descend on search-validation items (loss, and a penalty while the expected cost is outside a dead zone below
-the budget), weights on training items, while the temperature falls until the gates are open or closed. What is open is
-rounded to the levels of the space and repaired to the budget and the hard limits; the sliced model is then trained on.
+indicators descend on search-validation items (loss, and the regularizers; the expected cost is held in a dead zone
+below the budget), weights on training items, while the temperature falls until the gates are open or closed. What is
+open is rounded to the levels of the space within the budget and the hard limits; the sliced model is then trained on.
 
-Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the budget
-penalty is continuous and its budget sinks gradually; indicators start ranked by the parent's order; a search may start
-from a sliced model; a group never closes altogether; weights are trained on after the search.
+Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the optimizer of
+the indicators (`dais_optimizer`); the budget is met exactly at every step while it sinks (`dais_budget`); indicators
+start ranked by the parent's order; a search may start from a sliced model; a group never closes altogether; weights are
+trained on after the search. Gradients are divided by what a channel costs: then the budget moves all gates alike, like
+a common threshold, and the loss moves each by its benefit per cost. Without that, budgets close the dearest layers
+before the loss can object.
+
+What gates cannot tell: their gradients before a BatchNorm add up to nothing, as no common scale matters there. So an
+open channel that does nothing looks like any other, and only a closed one is known to be worth nothing. Widths are
+learned from that; the order within a group is mostly the parent's.
 
 A model without BatchNorm is searched in the same way. Nothing normalizes the scale then, so weights can make up for
 half-open gates until the temperature is low; give such models more epochs.
@@ -36,6 +43,7 @@ from autoprune.prepare.dais_search import Budgets, DaisSearch
 from autoprune.prepare.dais_settings import DaisSettings
 from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.prepare.rounding import rounded
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
@@ -86,8 +94,7 @@ class DaisRecipe(Recipe):
         limits = self._limits(settings)
         check_feasible(space, costs, limits)
         found = self._search(settings, parent, seed, identity, search_slot)
-        wanted = np.minimum(space.nearest_widths(found.widths[None, :]), self._start(settings))
-        genomes = space.repair(wanted, costs, limits)
+        genomes = self._genome(settings, found.widths, limits)[None, :]
         genome = tuple(genomes[0].tolist())
         kept = self.setup.structure.kept_genes(found.orders, space.widths(genomes)[0])
         weights, tune_macs = self._tune(settings, found.weights, kept, self.setup.macs(genome), seed, tune_slot)
@@ -95,6 +102,15 @@ class DaisRecipe(Recipe):
         shares = {"soft_cost": found.expected_cost / dense, "cost": costs(genomes)[settings.cost][0] / dense}
         macs = self._search_macs(settings) + tune_macs
         return Prepared(weights, found.orders, macs, genome, {name: float(share) for name, share in shares.items()})
+
+    def _genome(self, settings: DaisSettings, widths: IntArray, limits: dict[str, int]) -> IntArray:
+        """Return the (d,) genome for the open channels of every group."""
+        space, start = self.setup.space, self._start(settings)
+        if not settings.learn:
+            return cast(IntArray, space.repair(start[None, :], self.setup.costs, limits)[0])
+        shares = widths / self.setup.structure.full_widths
+        ratios = np.array([shares[list(variable.groups)].mean() for variable in space.variables])
+        return rounded(space, ratios, self.setup.costs, limits, start)
 
     def _search(
         self, settings: DaisSettings, parent: Inherited, seed: int, identity: str, slot: CheckpointSlot | None

@@ -39,12 +39,9 @@ def gate_values(indicators: Tensor, at: float, *, straight_through: bool = False
     Args:
         indicators: (n_gates,) real tensor.
         at: the temperature.
-        straight_through: give the hard gates ``1[indicators > 0]``, with the gradient of the soft ones.
+        straight_through: give the hard gates ``1[indicators > 0]``.
     """
-    soft = torch.sigmoid(indicators / at)
-    if not straight_through:
-        return soft
-    return soft + ((indicators > 0).to(soft.dtype) - soft).detach()
+    return (indicators > 0).to(indicators.dtype) if straight_through else torch.sigmoid(indicators / at)
 
 
 def initial_indicators(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import IntArray, Structure
 from autoprune.cost.soft import SoftCosts
+from autoprune.prepare.dais_budget import into_dead_zone
 from autoprune.prepare.dais_indicators import gate_values, reopen, soft_widths, temperature
-from autoprune.prepare.dais_penalties import asymmetry, budget_penalty, lasso
+from autoprune.prepare.dais_optimizer import IndicatorOptimizer
+from autoprune.prepare.dais_penalties import asymmetry, lasso
 from autoprune.prepare.dais_settings import DaisSettings
-from autoprune.train.checkpoint import optimizer_state, restore_optimizer, training_state, under
+from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
 from autoprune.train.recalibrate import batch_norms
 from autoprune.train.settings import FitSettings
@@ -25,14 +28,14 @@ from autoprune.train.split import Split
 from autoprune.train.stepping import StepPlan, batches
 from autoprune.train.tasks import Task
 
-BETAS = (0.9, 0.999)
-"""Of Adam for the indicators. The bang-bang budget penalty needs its mean over several steps."""
-
 WARMUP = 0.1
 """Share of the search in which the learning rate of the weights grows."""
 
-MAX_STEP = 0.125
+MAX_STEP = 0.15
 """Longest indicator step, as a share of the starting level: the noise of a few batches must not decide."""
+
+CHEAPEST = 1e-2
+"""Of what a channel may cost, relative to the mean: nearly free channels must not decide."""
 
 GUARD = 0.1
 """Where the last channels of a group are held, as a share of the level at which indicators start."""
@@ -95,12 +98,13 @@ class DaisSearch:
         self._plan = plan
         self._seed = seed
         self._held_out_batches: Iterator[tuple[int, Batch]] | None = None
-        self.indicators = torch.tensor(indicators, dtype=torch.float32, device=plan.device, requires_grad=True)
-        self._is_free = torch.from_numpy(budgets.is_free[gated.layout.group_of]).to(plan.device)
-        self._start_cost = self.expected_cost(settings.hottest)
+        self.indicators = torch.tensor(indicators, dtype=torch.float32, device=plan.device)
+        self._group_of = torch.from_numpy(gated.layout.group_of).to(plan.device)
+        self._is_free = torch.from_numpy(budgets.is_free).to(plan.device)[self._group_of]
+        self._start_costs = self._costs_of(self.indicators, settings.hottest)
         n_updates = -(-plan.n_steps // settings.indicator_every)
-        rate = min(settings.travel / n_updates, MAX_STEP * settings.level)
-        self._adam = torch.optim.Adam([self.indicators], lr=rate, betas=BETAS)
+        rate = settings.level * min(settings.travel / n_updates, MAX_STEP)
+        self._optimizer = IndicatorOptimizer(gated.layout, rate, plan.device)
         self._schedule = FitSettings(learning_rate=settings.learning_rate, warmup=WARMUP, final_learning_rate=1.0)
         parameters = [parameter for parameter in gated.parameters() if parameter.requires_grad]
         self._sgd = torch.optim.SGD(
@@ -117,8 +121,9 @@ class DaisSearch:
         progress = step / max(1, n_steps - 1)
         at = temperature(progress, settings.hottest, settings.coldest)
         if settings.learn and step % settings.indicator_every == 0:
-            self._learn_indicators(step // settings.indicator_every, progress, at)
-        self._gated.gates = self._gates(at).detach()
+            self._learn_indicators(step // settings.indicator_every, at)
+            self._meet_budgets(progress, at)
+        self._gated.gates = self._gates(self.indicators, at)
         for group in self._sgd.param_groups:
             group["lr"] = self._schedule.learning_rate_at(step, n_steps)
         loss = self._loss(batch)
@@ -131,55 +136,77 @@ class DaisSearch:
         """Return weights, indicators and both optimizers."""
         return {
             **training_state(self._gated.model, self._sgd),
-            **optimizer_state(self._adam, "adam."),
-            "indicators": self.indicators.detach(),
+            **{f"indicators.{name}": value for name, value in self._optimizer.state().items()},
+            "indicators": self.indicators,
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to where `state` was taken."""
-        self._gated.model.load_state_dict(under("model.", state))
-        restore_optimizer(self._sgd, state)
-        restore_optimizer(self._adam, state, "adam.")
-        with torch.no_grad():
-            self.indicators.copy_(state["indicators"])
+        restore_training(self._gated.model, self._sgd, state)
+        self._optimizer.restore(under("indicators.", state))
+        self.indicators.copy_(state["indicators"])
 
     def expected_cost(self, at: float) -> float:
         """Return the expected cost that has the target, with the gates of temperature ``at``."""
-        with torch.no_grad():
-            widths = soft_widths(self._gates(at), self._gated.layout, self._structure)
-            return float(self._budgets.costs(widths)[self._budgets.name])
+        return self._costs_of(self.indicators, at)[self._budgets.name]
 
-    def _gates(self, at: float) -> Tensor:
-        gates = gate_values(self.indicators, at, straight_through=self._settings.straight_through)
+    def _gates(self, indicators: Tensor, at: float) -> Tensor:
+        gates = gate_values(indicators, at, straight_through=self._settings.straight_through)
         return torch.where(self._is_free, gates, 1.0)
 
-    def _learn_indicators(self, update: int, progress: float, at: float) -> None:
-        """Descend on the held-out loss and the penalties, weights and BatchNorm statistics fixed."""
-        gates = self._gates(at)
+    @torch.no_grad()
+    def _costs_of(self, indicators: Tensor, at: float) -> dict[str, float]:
+        """Return the expected costs of indicators, by name."""
+        widths = soft_widths(self._gates(indicators, at), self._gated.layout, self._structure)
+        return {name: float(cost) for name, cost in self._budgets.costs(widths).items()}
+
+    def _learn_indicators(self, update: int, at: float) -> None:
+        """Descend on the held-out loss and the regularizers, weights and BatchNorm statistics fixed."""
+        settings, layout = self._settings, self._gated.layout
+        gates = self._gates(self.indicators, at).requires_grad_()
         self._gated.gates = gates
         with _untracked_statistics(self._gated):
-            loss = self._loss(self._held_out_batch(update))
-        (self.indicators.grad,) = torch.autograd.grad(loss + self._penalty(gates, progress), [self.indicators])
-        self._adam.step()
-        guard = GUARD * self._settings.level
-        with torch.no_grad():
-            reopen(self.indicators, self._gated.layout, self._budgets.least, guard)
-
-    def _penalty(self, gates: Tensor, progress: float) -> Tensor:
-        settings, budgets = self._settings, self._budgets
-        layout = self._gated.layout
-        ramp = min(1.0, progress / settings.ramp) if settings.ramp else 1.0
-        target = self._start_cost ** (1 - ramp) * budgets.target**ramp
-        costs = budgets.costs(soft_widths(gates, layout, self._structure))
-        penalty = budget_penalty(costs[budgets.name], target, settings.dead_zone, settings.budget_form)
-        for name, limit in budgets.limits.items():
-            penalty = penalty + budget_penalty(costs[name], max(limit, 1), 1.0, settings.budget_form) * ramp
-        total = settings.budget_weight * penalty
-        if settings.lasso_weight and costs[budgets.name] > target:  # inside the dead zone it would only pull down
+            total = self._loss(self._held_out_batch(update))
+        if settings.lasso_weight:
             total = total + settings.lasso_weight * lasso(gates) / layout.n_gates
         if settings.symmetry_weight and not settings.shared:
             total = total + settings.symmetry_weight * asymmetry(gates, layout, self._structure)
-        return total
+        (gradient,) = torch.autograd.grad(total, [gates])
+        gradient = torch.where(self._is_free, gradient / self._slope(self._budgets.name, at), 0.0)
+        self._optimizer.step(self.indicators, gradient)
+
+    def _meet_budgets(self, progress: float, at: float) -> None:
+        """Hold every expected cost where its budget is now: on the way from the start's cost to the target."""
+        settings, budgets = self._settings, self._budgets
+        ramp = min(1.0, progress / settings.ramp) if settings.ramp else 1.0
+        wanted = {budgets.name: (budgets.target, settings.dead_zone)}
+        wanted |= {name: (float(max(limit, 1)), 1.0) for name, limit in budgets.limits.items()}
+        for name, (target, dead_zone) in wanted.items():
+            self.indicators = into_dead_zone(
+                self.indicators,
+                self._slope(name, at) / self._slope(budgets.name, at),
+                partial(self._held_cost, name, at),
+                target=min(target, self._start_costs[name] ** (1 - ramp) * target**ramp),
+                dead_zone=dead_zone,
+                unit=MAX_STEP * settings.level,
+            )
+        self.indicators = self._reopened(self.indicators)
+
+    def _held_cost(self, name: str, at: float, indicators: Tensor) -> float:
+        return self._costs_of(self._reopened(indicators), at)[name]
+
+    def _reopened(self, indicators: Tensor) -> Tensor:
+        """Return the indicators with the last channels of every group held open."""
+        held = indicators.clone()
+        reopen(held, self._gated.layout, self._budgets.least, GUARD * self._settings.level)
+        return held
+
+    def _slope(self, name: str, at: float) -> Tensor:
+        """Return how fast a cost grows with the soft width that each gate is part of, relative to their mean."""
+        widths = soft_widths(self._gates(self.indicators, at), self._gated.layout, self._structure).requires_grad_()
+        (slopes,) = torch.autograd.grad(self._budgets.costs(widths)[name].log(), [widths])
+        found = slopes.to(self.indicators.dtype)[self._group_of]
+        return torch.where(self._is_free, found / found[self._is_free].mean(), 1.0).clamp(min=CHEAPEST)
 
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._plan.device, enabled=True):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autoprune.errors import InvalidArgumentError, unknown_name
-from autoprune.prepare.dais_penalties import BUDGET_FORMS
+from autoprune.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,11 @@ class DaisSettings:
         coldest: temperature at the end.
         level: where the indicators start: ``level`` for open channels, ``-level`` for closed ones.
         spread: the share of ``level`` by which the best channel of the parent's order starts above, the worst below.
-        travel: the way an indicator could go over the whole search, which decides the learning rate of Adam: a short
-            search takes larger steps, up to an eighth of ``level``.
-        budget_weight: factor of the budget penalty (equation 10).
-        budget_form: ``"hinge"`` or ``"squared"``.
-        dead_zone: the budget penalty is zero for costs in ``[(1 - dead_zone) target, target]``.
+        travel: the way along the loss that an indicator could go over the whole search, in units of ``level``: a short
+            search takes larger steps, up to 0.15 of ``level``.
+        dead_zone: the budget regularizer is zero for costs in ``[(1 - dead_zone) target, target]``.
         ramp: share of the search in which the budget sinks from the start's cost to the target.
-        lasso_weight: factor of the sum of all gates (equation 8) over their number; only above the budget.
+        lasso_weight: factor of the sum of all gates (equation 8) over their number.
         symmetry_weight: factor of the symmetry penalty (equation 11).
         learning_rate: of the weights in the search (SGD, constant after a warm-up) and the largest one in the tuning
             (a cosine down to 0).
@@ -44,7 +41,7 @@ class DaisSettings:
         weight_decay: of SGD.
 
     Raises:
-        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such form.
+        InvalidArgumentError: a value cannot be used.
     """
 
     cost: str = "macs"
@@ -54,18 +51,16 @@ class DaisSettings:
     epochs: float = 4.0
     tune_share: float = 0.5
     batch_size: int = 64
-    indicator_every: int = 2
+    indicator_every: int = 1
     shared: bool = True
     straight_through: bool = False
     hottest: float = 0.5
     coldest: float = 0.01
     level: float = 2.0
-    spread: float = 0.5
-    travel: float = 8.0
-    budget_weight: float = 30.0
-    budget_form: str = "squared"
+    spread: float = 0.9
+    travel: float = 3.0
     dead_zone: float = 0.02
-    ramp: float = 0.5
+    ramp: float = 0.8
     lasso_weight: float = 0.0
     symmetry_weight: float = 0.1
     learning_rate: float = 0.02
@@ -76,15 +71,13 @@ class DaisSettings:
         """Check the values; a list of levels, as JSON brings it, becomes a tuple."""
         if self.start is not None:
             object.__setattr__(self, "start", tuple(self.start))
-        if self.budget_form not in BUDGET_FORMS:
-            raise unknown_name("form of the budget penalty", self.budget_form, BUDGET_FORMS)
         positive = ("epochs", "batch_size", "indicator_every", "hottest", "coldest", "level", "travel", "learning_rate")
         for name in positive:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 msg = f"expected {name} to be positive and finite, got {value!r}"
                 raise InvalidArgumentError(msg)
-        for name in ("budget_weight", "lasso_weight", "symmetry_weight", "momentum", "weight_decay"):
+        for name in ("lasso_weight", "symmetry_weight", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 msg = f"expected {name} to be finite and not negative, got {value!r}"

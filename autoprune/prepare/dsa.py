@@ -29,9 +29,10 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.prepare.dsa_training import DsaSchedule, DsaSearch
-from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios, rounded
+from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.prepare.rounding import rounded
 from autoprune.surgery.cut import copy_with, cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
@@ -184,7 +185,7 @@ class DsaRecipe(Recipe):
         limits = {**self.bench.limits, settings.cost: min(budget, self.bench.limits.get(settings.cost, budget))}
         check_feasible(space, setup.costs, limits)
         found = self._search(settings, parent, limits[settings.cost] / dense, seed, identity, search_slot)
-        genome = rounded(space, found.ratios.numpy(), setup.costs, limits)
+        genome = rounded(space, found.ratios.numpy(), setup.costs, limits, self._start(settings))
         kept = setup.structure.kept_genes(found.orders, space.widths(genome[None, :])[0])
         macs = setup.macs(tuple(genome.tolist()))
         weights, settle_macs = self._settle(settings, found.weights, kept, macs, seed, settle_slot)

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from autoprune.core.groups import IntArray
-from autoprune.core.limits import within_limits
-from autoprune.core.protocols import Costs
-from autoprune.core.space import FloatArray, SearchSpace
+from autoprune.core.space import SearchSpace
 
 DENSE_THETA = 5.0
 """Where every variable starts: it keeps 0.993 of its range, as in the released code."""
@@ -176,33 +174,6 @@ class UniformRatios:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Undo `state`."""
         self.ratios = state["ratios"].clone()
-
-
-def rounded(space: SearchSpace, ratios: FloatArray, costs: Costs, limits: Mapping[str, int]) -> IntArray:
-    """Return the (d,) genome of (d,) keep ratios: levels next to them, as high as the limits allow.
-
-    Every variable takes the level below its ratio; then those that lost most take the level above while that fits.
-
-    Raises:
-        InfeasibleError: no genome is within the limits.
-    """
-    flat, offsets = space.width_table
-    wanted = ratios * flat[offsets + space.full_genome]
-    below = [
-        int(np.searchsorted(variable.widths, width + TOLERANCE, side="right")) - 1
-        for variable, width in zip(space.variables, wanted, strict=True)
-    ]
-    genome = space.repair(np.maximum([below], 0), costs, limits)[0]
-    lost = wanted - flat[offsets + genome]
-    share = lost / flat[offsets + space.full_genome]
-    for variable in np.argsort(-share, kind="stable"):
-        if lost[variable] <= TOLERANCE:
-            continue
-        higher = genome.copy()
-        higher[variable] += 1
-        if within_limits(costs(higher[None, :]), limits)[0]:
-            genome = higher
-    return genome
 
 
 def _smallest_shift(fits: Callable[[Tensor], bool], lowest: Tensor) -> Tensor:

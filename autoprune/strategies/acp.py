@@ -105,7 +105,9 @@ class AcpUnclusteredStrategy(BaseStrategy):
         for_unseen, for_moves, self._for_preparation = child_seeds(setup.seed, 3)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._rng = np.random.default_rng(for_moves)
-        self._cycles = max(1, (likely_evaluations(setup) or _CYCLES * self.settings.particles) // self.settings.particles)
+        self._cycles = max(
+            1, (likely_evaluations(setup) or _CYCLES * self.settings.particles) // self.settings.particles
+        )
         self._particles: list[Particle] = []
         self._weight_sets: list[WeightSet] = []  # of the particles
         self._idle: deque[int] = deque()  # particles without a candidate in flight, longest idle first

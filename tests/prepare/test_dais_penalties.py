@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoprune.errors import UnknownNameError
-from autoprune.prepare.dais_penalties import BUDGET_FORMS, asymmetry, budget_penalty, lasso
+from autoprune.prepare.dais_penalties import asymmetry, lasso
 from autoprune.trace.tracer import trace
 from autoprune.train.soft_gates import GateLayout
 
@@ -36,43 +35,6 @@ class Residual(nn.Module):
 def structure():
     """The trace of the residual network: a stream with three readers, two inner groups with one each."""
     return trace(Residual().eval(), torch.randn(2, 3, 6, 6), validate=False)
-
-
-def gradient(cost, **options):
-    """The penalty at ``cost`` for a target of 100, and its slope."""
-    at = torch.tensor(cost, dtype=torch.float64, requires_grad=True)
-    penalty = budget_penalty(at, 100.0, 0.05, **options)
-    penalty.backward()
-    return penalty.item(), at.grad.item()
-
-
-@pytest.mark.parametrize("form", BUDGET_FORMS)
-def test_the_dead_zone(form):
-    """Zero with zero slope inside, positive outside; it pushes down above the budget and up below the zone."""
-    for cost in (95.01, 97.0, 99.99):
-        assert gradient(cost, form=form) == (0.0, 0.0)
-    above, below = gradient(120.0, form=form), gradient(80.0, form=form)
-    assert above[0] > 0 < above[1]
-    assert below[0] > 0 > below[1]
-
-
-def test_the_hinge_has_the_slope_of_the_paper():
-    """Equation 10 has the slope of + log E above and of - log E below; the squared form vanishes at the edge."""
-    assert gradient(120.0)[1] == pytest.approx(1 / 120)
-    assert gradient(80.0)[1] == pytest.approx(-1 / 80)
-    assert abs(gradient(100.001, form="squared")[1]) < 1e-6
-
-
-def test_an_upper_bound_alone():
-    """With a dead zone of 1, no cost is too small."""
-    assert budget_penalty(torch.tensor(1e-3), 100.0, 1.0).item() == 0.0
-    assert budget_penalty(torch.tensor(200.0), 100.0, 1.0).item() > 0.0
-
-
-def test_unknown_forms_are_refused():
-    """A misspelt form is an error that lists what there is."""
-    with pytest.raises(UnknownNameError, match="squared"):
-        budget_penalty(torch.tensor(1.0), 1.0, 0.1, "square")
 
 
 def test_the_lasso_is_the_sum_of_the_gates():

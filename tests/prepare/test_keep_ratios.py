@@ -8,12 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.core.limits import within_limits
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_macs
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
-from autoprune.prepare.keep_ratios import DENSE_THETA, LearnedRatios, RatioCost, UniformRatios, rounded
+from autoprune.prepare.keep_ratios import DENSE_THETA, LearnedRatios, RatioCost, UniformRatios
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
@@ -162,25 +161,3 @@ def test_nothing_grows_beyond_the_start():
     uniform.step(budget)
     assert (uniform.ratios <= high).all()
     assert float(cost.share(uniform.ratios)) == pytest.approx(budget, abs=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0))
-def test_rounded_genome_is_next_to_the_ratios_and_within_the_limit(seed, share):
-    """Every level is next to its ratio or below, the limit holds, and no level next above would fit."""
-    space, cost = chain_cost((10, 16, 24, 40))
-    costs = CostModel(space.structure, space)
-    ratios = cost.project(torch.randn(4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), share)
-    limit = {"macs": int(share * costs(space.full_genome[None, :])["macs"][0])}
-    wanted = cost.ratios(ratios).numpy()
-    genome = rounded(space, wanted, costs, limit)
-    assert within_limits(costs(genome[None, :]), limit)[0]
-    kept = space.keep_ratios(genome[None, :])[0]
-    for v in range(4):
-        higher = genome.copy()
-        higher[v] += 1
-        if kept[v] < wanted[v] - 1e-6:
-            assert not within_limits(costs(higher[None, :]), limit)[0]
-        elif genome[v]:
-            higher[v] -= 2
-            assert space.keep_ratios(higher[None, :])[0, v] < wanted[v] + 1e-6
