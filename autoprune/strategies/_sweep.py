@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InfeasibleError, InvalidArgumentError
+from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
 from autoprune.strategies._preparation import sized
@@ -23,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 SOFT_COSTS = ("macs", "params")
 """Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
 
+_FEWEST = 3  # preparations that make a front, unless fewer targets are wanted
 _TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
 
 
@@ -87,7 +89,7 @@ class SweepStrategy(BaseStrategy):
     Subclasses say which recipe prepares and with what settings.
 
     Raises:
-        BudgetError: the multiply-adds are not enough for one preparation.
+        BudgetError: the multiply-adds are not enough for three preparations, or for all of fewer targets.
         InfeasibleError: a target is out of reach.
     """
 
@@ -186,22 +188,44 @@ class SweepStrategy(BaseStrategy):
     def _affordable(self, targets: list[float]) -> tuple[list[float], float | None]:
         """Return as many of the targets, evenly chosen, as there are multiply-adds for, and those for each.
 
+        What is found must be measured, too: that is set aside.
+
         Raises:
-            BudgetError: not even one preparation fits.
+            BudgetError: fewer than `_FEWEST` preparations fit.
         """
         if self.setup.macs is None or self.setup.estimate is None:
             return targets, None
-        total = self.settings.share * self.setup.macs
-        shortest = sized(
-            self.setup,
-            lambda epochs: self._job(0, targets[0], epochs),
-            self.settings.min_epochs,
-            macs=total,
-            min_epochs=self.settings.min_epochs,
+        needed = max(1, self.setup.estimate(self._job(0, targets[0], self.settings.min_epochs)).macs)
+        fewest = min(_FEWEST, len(targets))
+        for n in range(len(targets), fewest - 1, -1):
+            places = np.round((np.arange(n) + 0.5) * len(targets) / n - 0.5).astype(int)
+            chosen = [targets[i] for i in places]
+            measuring = self._measuring(chosen)
+            total = min(self.settings.share * self.setup.macs, self.setup.macs - measuring)
+            if total >= n * needed:
+                return chosen, total / n
+        enough = max(fewest * needed + measuring, ceil(fewest * needed / self.settings.share) + 1)
+        msg = (
+            f"a sweep by {self.recipe!r} needs at least {fewest} preparations of {needed:,} MACs "
+            f"({self.settings.min_epochs:g} epochs) each, the budget leaves {max(0, int(total)):,} for them; a budget "
+            f"of {enough:,} MACs would do"
         )
-        n = min(len(targets), int(total // max(1, self.setup.estimate(shortest).macs)))
-        places = np.round((np.arange(n) + 0.5) * len(targets) / n - 0.5).astype(int)
-        return [targets[i] for i in places], total / n
+        raise BudgetError(msg)
+
+    def _measuring(self, targets: Sequence[float]) -> int:
+        """Return the multiply-adds that measuring the given network and one per target is likely to take."""
+        setup = self.setup
+        if setup.estimate is None:
+            return 0
+        space = setup.space
+        dense = int(setup.costs(space.full_genome[None, :])[self._cost][0])
+        limits = [setup.limits]
+        for target in targets:
+            limit = int(target * dense)
+            limits.append({**setup.limits, self._cost: min(limit, setup.limits.get(self._cost, limit))})
+        genomes = [space.repair(space.full_genome[None, :], setup.costs, limit)[0].tolist() for limit in limits]
+        jobs = [Evaluate(0, Candidate(tuple(genome), setup.weight_set)) for genome in genomes]
+        return sum(setup.estimate(job).macs for job in jobs)
 
     def _step(self) -> Candidate | None:
         """Return an unknown candidate next to the measured front, or to what was found where nothing was measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_preparations_fill_their_share_of_the_budget():
     assert 0.499 * macs < spent <= 0.5 * macs
 
 
-@pytest.mark.parametrize(("epochs", "n"), [(1.1, 1), (2.3, 2), (3.9, 3), (9.0, 4)])
+@pytest.mark.parametrize(("epochs", "n"), [(3.1, 3), (3.9, 3), (9.0, 4)])
 def test_little_budget_means_fewer_targets(epochs, n):
     """Where not all preparations of the least length fit, fewer are made, spread over the range."""
     setup = toy_setup()
@@ -103,11 +104,26 @@ def test_little_budget_means_fewer_targets(epochs, n):
 
 
 def test_too_little_budget_is_an_error():
-    """Where not even one fits, the error says what is needed."""
+    """Where not even three fit, or those that were asked for, the error says what would do, and that does."""
+    setup = replace(toy_setup(), macs=DENSE * dense_macs(toy_setup()))
+    for settings in (SweepSettings(min_epochs=1.0), SweepSettings(min_epochs=1.0, targets=(0.5,))):
+        with pytest.raises(BudgetError, match="a sweep by 'dsa' needs at least") as error:
+            DsaStrategy(setup, settings)
+        enough = re.search(r"a budget of ([\d,]+) MACs", str(error.value))
+        DsaStrategy(replace(setup, macs=int(enough[1].replace(",", ""))), settings)
+
+
+def test_what_is_found_can_be_measured():
+    """However much preparations may take, enough is left to measure what every one of them found."""
     setup = toy_setup()
-    setup = replace(setup, macs=DENSE * dense_macs(setup))
-    with pytest.raises(BudgetError, match="preparing weights by 'dsa' needs at least"):
-        DsaStrategy(setup, SweepSettings(min_epochs=1.0))
+    for macs in (8 * DENSE * dense_macs(setup), 30 * DENSE * dense_macs(setup)):
+        setup = replace(setup, macs=macs)
+        jobs = drive(DsaStrategy(setup, SweepSettings(share=0.99, min_epochs=0.5)), setup, 20)
+        made = [job for job in jobs if isinstance(job, Prepare)]
+        measured = [job for job in jobs if isinstance(job, Evaluate)][: len(made) + 1]
+        assert len(made) >= 3
+        assert len(measured) == len(made) + 1
+        assert sum(setup.estimate(job).macs for job in [*made, *measured]) <= macs
 
 
 def test_unreachable_target_is_an_error():
