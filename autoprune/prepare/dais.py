@@ -26,95 +26,47 @@ half-open gates until the temperature is low; give such models more epochs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.core.groups import BoolArray, IntArray
-from autoprune.core.limits import check_feasible
+from autoprune.core.groups import IntArray
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import InvalidArgumentError
+from autoprune.prepare.budgeted import BudgetedRecipe, Found
 from autoprune.prepare.dais_indicators import initial_indicators, ranked
 from autoprune.prepare.dais_search import Budgets, DaisSearch
 from autoprune.prepare.dais_settings import DaisSettings
-from autoprune.prepare.phases import PhaseSlot
-from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.rounding import rounded
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.devices import placed, prefers_channels_last
-from autoprune.train.loop import fit
 from autoprune.train.randomness import derive_seed
-from autoprune.train.settings import FitSettings
 from autoprune.train.soft_gates import SoftGatedModel
-from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
+from autoprune.train.stepping import StepPlan, train_steps
 from autoprune.weight_sets import Inherited
 
-PASSES = 3
-"""A training step counts the forward pass once and the backward pass twice."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What a search came to: dense weights, the order and number of open channels, the expected cost at the end."""
-
-    weights: dict[str, Tensor]
-    orders: tuple[IntArray, ...]
-    widths: IntArray
-    expected_cost: float
-
-
-class DaisRecipe(Recipe):
+class DaisRecipe(BudgetedRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
 
-    def estimate_macs(self, settings: DaisSettings) -> int:
-        """Return the multiply-adds of search and tuning."""
-        return int(self._search_macs(settings) / (1 - settings.tune_share))
-
-    def prepare(
-        self, settings: DaisSettings, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
-    ) -> Prepared:
-        """Search, repair, slice, train on.
-
-        Raises:
-            InfeasibleError: the target is below the smallest network of the space.
-            InvalidArgumentError: the start is not a genome of the space, or the costs have no closed form.
-            UnknownNameError: there is no such cost.
-        """
-        search_slot, tune_slot = (None if slot is None else PhaseSlot(slot, phase) for phase in range(2))
-        space, costs = self.setup.space, self.setup.costs
-        limits = self._limits(settings)
-        check_feasible(space, costs, limits)
-        found = self._search(settings, parent, seed, identity, search_slot)
-        genomes = self._genome(settings, found.widths, limits)[None, :]
-        genome = tuple(genomes[0].tolist())
-        kept = self.setup.structure.kept_genes(found.orders, space.widths(genomes)[0])
-        weights, tune_macs = self._tune(settings, found.weights, kept, self.setup.macs(genome), seed, tune_slot)
-        dense = costs(space.full_genome[None, :])[settings.cost][0]
-        shares = {"soft_cost": found.expected_cost / dense, "cost": costs(genomes)[settings.cost][0] / dense}
-        macs = self._search_macs(settings) + tune_macs
-        return Prepared(weights, found.orders, macs, genome, {name: float(share) for name, share in shares.items()})
-
-    def _genome(self, settings: DaisSettings, widths: IntArray, limits: dict[str, int]) -> IntArray:
-        """Return the (d,) genome for the open channels of every group."""
-        space, start = self.setup.space, self._start(settings)
-        if not settings.learn:
-            return cast(IntArray, space.repair(start[None, :], self.setup.costs, limits)[0])
-        shares = widths / self.setup.structure.full_widths
-        ratios = np.array([shares[list(variable.groups)].mean() for variable in space.variables])
-        return rounded(space, ratios, self.setup.costs, limits, start)
-
     def _search(
-        self, settings: DaisSettings, parent: Inherited, seed: int, identity: str, slot: CheckpointSlot | None
-    ) -> _Found:
+        self,
+        settings: DaisSettings,
+        parent: Inherited,
+        limits: Mapping[str, int],
+        seed: int,
+        *,
+        identity: str,
+        slot: CheckpointSlot | None,
+    ) -> Found:
         setup, device = self.setup, self.bench.torch_device
         structure = setup.structure
         start = self._start(settings)[None, :]
@@ -122,10 +74,10 @@ class DaisRecipe(Recipe):
         model = cut(setup.model, structure, kept, parent.weights)
         gated = SoftGatedModel(model, structure, kept=kept, shared=settings.shared)
         layout = gated.layout
-        frozen = setup.space.repair(start, setup.costs, self._limits(settings))
-        widths = setup.space.widths(start if settings.learn else frozen)[0]
+        frozen = setup.space.repair(start, setup.costs, limits)
+        widths = setup.space.widths(start if settings.learns else frozen)[0]
         channels_last = prefers_channels_last(model)
-        n_steps = self._n_steps(settings)
+        n_steps = settings.n_steps(len(setup.data.train))
         plan = StepPlan(n_steps, settings.batch_size, device, channels_last, self.bench.threads)
         with placed(gated, device, training=True, channels_last=channels_last):
             search = DaisSearch(
@@ -136,7 +88,7 @@ class DaisRecipe(Recipe):
                 initial_indicators(
                     layout, structure, parent.orders, widths, level=settings.level, spread=settings.spread
                 ),
-                self._budgets(settings, device),
+                self._budgets(settings, limits, device),
                 settings,
                 plan,
                 derive_seed(seed, "held out"),
@@ -148,42 +100,23 @@ class DaisRecipe(Recipe):
             indicators = search.indicators.detach().double().cpu().numpy()
             expected = search.expected_cost(settings.coldest)
         weights = written_back(parent.weights, named_tensors(model), structure, kept)
-        return _Found(weights, *ranked(indicators, layout, structure, parent.orders), expected)
+        orders, widths = ranked(indicators, layout, structure, parent.orders)
+        dense = setup.costs(setup.space.full_genome[None, :])[settings.cost][0]
+        genome = self._genome(widths, limits, start[0]) if settings.learns else frozen[0]
+        return Found(weights, orders, genome, {"soft_cost": float(expected / dense)})
 
-    def _tune(
-        self,
-        settings: DaisSettings,
-        weights: dict[str, Tensor],
-        kept: BoolArray,
-        macs: int,
-        seed: int,
-        slot: CheckpointSlot | None,
-    ) -> tuple[dict[str, Tensor], int]:
-        """Train the sliced model for what is left of the estimate; returns dense weights and the multiply-adds."""
-        setup = self.setup
-        per_step = PASSES * macs * self._items_per_step(settings)
-        n_steps = (self.estimate_macs(settings) - self._search_macs(settings)) // per_step
-        if n_steps < 1:
-            return weights, 0
-        model = cut(setup.model, setup.structure, kept, weights)
-        fit_settings = FitSettings(
-            steps=n_steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            device=str(self.bench.torch_device),
-            threads=self.bench.threads,
-        )
-        fit(model, setup.data, setup.task, fit_settings, checkpoint=slot, seed=derive_seed(seed, "tune"))
-        return written_back(weights, named_tensors(model), setup.structure, kept), n_steps * per_step
+    def _genome(self, widths: IntArray, limits: Mapping[str, int], start: IntArray) -> IntArray:
+        """Return the (d,) genome for the (g,) numbers of open channels."""
+        space = self.setup.space
+        shares = widths / self.setup.structure.full_widths
+        ratios = np.array([shares[list(variable.groups)].mean() for variable in space.variables])
+        return rounded(space, ratios, self.setup.costs, limits, start)
 
-    def _budgets(self, settings: DaisSettings, device: torch.device) -> Budgets:
+    def _budgets(self, settings: DaisSettings, limits: Mapping[str, int], device: torch.device) -> Budgets:
         setup = self.setup
         if not isinstance(setup.costs, CostModel):
             msg = f"DAIS needs the closed form of the costs, a CostModel, got {type(setup.costs).__name__}"
             raise InvalidArgumentError(msg)
-        limits = self._limits(settings)
         return Budgets(
             costs=SoftCosts(setup.costs, device),
             name=settings.cost,
@@ -193,36 +126,13 @@ class DaisRecipe(Recipe):
             is_free=setup.space.variable_of >= 0,
         )
 
-    def _limits(self, settings: DaisSettings) -> dict[str, int]:
-        """Return the hard limits with the budget of this search among them."""
-        costs = self.setup.costs
-        if settings.cost not in costs.names:
-            raise unknown_name("cost", settings.cost, costs.names)
-        dense = int(costs(self.setup.space.full_genome[None, :])[settings.cost][0])
-        target = int(settings.target * dense)
-        return {**self.bench.limits, settings.cost: min(target, self.bench.limits.get(settings.cost, target))}
-
-    def _start(self, settings: DaisSettings) -> IntArray:
-        space = self.setup.space
-        if settings.start is None:
-            return space.full_genome
-        start = np.array([settings.start], dtype=np.int64)
-        space.check(start)
-        return cast(IntArray, start[0])
-
-    def _n_steps(self, settings: DaisSettings) -> int:
-        return max(1, round(settings.epochs * steps_per_epoch(len(self.setup.data.train), settings.batch_size)))
-
-    def _items_per_step(self, settings: DaisSettings) -> int:
-        return min(settings.batch_size, len(self.setup.data.train))
-
-    def _search_macs(self, settings: DaisSettings) -> int:
-        n_steps = self._n_steps(settings)
-        items = n_steps * self._items_per_step(settings)
-        if settings.learn:
-            n_updates = -(-n_steps // settings.indicator_every)
-            items += n_updates * min(settings.batch_size, len(self.setup.data.validation))
-        return items * PASSES * self.setup.macs(tuple(self._start(settings).tolist()))
+    def _items(self, settings: DaisSettings) -> int:
+        train, validation = self.setup.data.train, self.setup.data.validation
+        n_steps = settings.n_steps(len(train))
+        items = n_steps * min(settings.batch_size, len(train))
+        if settings.learns:
+            items += -(-n_steps // settings.indicator_every) * min(settings.batch_size, len(validation))
+        return items
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ class DaisSearch:
         settings = self._settings
         progress = step / max(1, n_steps - 1)
         at = temperature(progress, settings.hottest, settings.coldest)
-        if settings.learn and step % settings.indicator_every == 0:
+        if settings.learns and step % settings.indicator_every == 0:
             self._learn_indicators(step // settings.indicator_every, at)
             self._meet_budgets(progress, at)
         self._gated.gates = self._gates(self.indicators, at)

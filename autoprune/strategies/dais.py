@@ -17,7 +17,7 @@ class DaisStrategy(SweepStrategy):
     learns: ClassVar[bool] = True
 
     def _recipe_settings(self) -> dict[str, Any]:
-        return {**self.settings.preparation, "learn": self.learns}
+        return {**self.settings.preparation, "learns": self.learns}
 
 
 class DaisFrozenStrategy(DaisStrategy):

@@ -27,7 +27,7 @@ LAYERS = (
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
     ("config", "cli"),
-    ("testing",),
+    ("testing", "__main__"),
 )
 """A unit may import itself and what stands in a line above its own; what stands beside it only where listed below."""
 

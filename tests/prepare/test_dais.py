@@ -47,13 +47,13 @@ def made(outcome, bench):
     return WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
 
 
-@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("cost", ["macs", "params"])
-def test_what_is_found_is_within_the_budget(learn, cost):
+def test_what_is_found_is_within_the_budget(learns, cost):
     """The genome costs at most the target, whichever cost has one, and not much less."""
-    outcome, bench = run({"target": 0.5, "learn": learn, "cost": cost})
+    outcome, bench = run({"target": 0.5, "learns": learns, "cost": cost})
     assert 0.2 < share(outcome, bench, cost) <= 0.5
-    assert outcome.metrics["cost"] == pytest.approx(share(outcome, bench, cost))
+    assert outcome.metrics["cost_share"] == pytest.approx(share(outcome, bench, cost))
 
 
 @pytest.mark.parametrize("target", [0.7, 0.4])
@@ -82,7 +82,7 @@ def test_what_is_charged_is_what_runs():
     )
     for settings in (
         {},
-        {"learn": False},
+        {"learns": False},
         {"tune_share": 0.0, "batch_size": 100},
         {"indicator_every": 3, "start": start},
     ):
@@ -98,7 +98,7 @@ def test_what_is_charged_is_what_runs():
         assert outcome.spent.macs == sum(3 * macs[channels] * n for channels, n in trained)
 
 
-@pytest.mark.parametrize("settings", [{"shared": False}, {"straight_through": True}, {"learn": False}])
+@pytest.mark.parametrize("settings", [{"shared": False}, {"straight_through": True}, {"learns": False}])
 def test_every_variant_resumes(settings):
     """Stopped after a save of the search or of the tuning and started again: the end of an undisturbed run."""
     undisturbed, _ = run(settings)
@@ -114,7 +114,7 @@ def test_every_variant_resumes(settings):
 def test_the_twin_keeps_order_and_proportions():
     """Without learning, the order is the parent's and all levels shrink by one factor into the budget."""
     bench, parent = digits_bench()
-    outcome, bench = run({"target": 0.4, "learn": False}, (bench, parent))
+    outcome, bench = run({"target": 0.4, "learns": False}, (bench, parent))
     given = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
     for ours, theirs in zip(made(outcome, bench).orders, given.orders, strict=True):
         assert np.array_equal(ours, theirs)

@@ -48,7 +48,7 @@ def test_what_is_found_is_within_the_budget(learns, cost):
     assert (outcome.metrics["ratio_spread"] > 1e-3) is learns
 
 
-@pytest.mark.parametrize("settings", [{}, {"learns": False, "start": [2, 1]}, {"warmup": 0.3, "settle": 0.0}])
+@pytest.mark.parametrize("settings", [{}, {"learns": False, "start": [2, 1]}, {"warmup": 0.3, "tune_share": 0.0}])
 def test_what_is_charged_is_what_runs(settings):
     """Every item that goes through a network is charged what that network costs: once forward, twice backward."""
     bench, parent = digits_bench()
@@ -67,7 +67,7 @@ def test_what_is_charged_is_what_runs(settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"importance": "taylor"}, {"learns": False, "from_scratch": True, "warmup": 0.3}, {"settle": 0.0}]
+    "settings", [{"importance": "taylor"}, {"learns": False, "from_scratch": True, "warmup": 0.3}, {"tune_share": 0.0}]
 )
 def test_every_variant_resumes(settings):
     """Stopped after a save and started again, each variant ends where an undisturbed run does."""

@@ -176,11 +176,11 @@ def test_absorbed_preparations_are_not_repeated():
 def test_the_twin_only_learns_no_ratios():
     """Both prepare the same budgets with the same settings, but for the learning."""
     setup = toy_setup()
-    settings = SweepSettings(n_targets=2, warm_start=False, preparation={"settle": 0.1})
+    settings = SweepSettings(n_targets=2, warm_start=False, preparation={"tune_share": 0.1})
     pair = [preparations(strategy(setup, settings).ask(9)) for strategy in (DsaStrategy, UniformDsaStrategy)]
     for learned, uniform in zip(*pair, strict=True):
         assert learned.settings == {**uniform.settings, "learns": True}
-        assert (uniform.settings["learns"], uniform.settings["settle"]) == (False, 0.1)
+        assert (uniform.settings["learns"], uniform.settings["tune_share"]) == (False, 0.1)
 
 
 @pytest.mark.parametrize(

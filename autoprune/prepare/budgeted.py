@@ -1,0 +1,209 @@
+"""What the searches for one budget share: their limits, where they start, and the training of what they found."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.limits import check_feasible
+from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.prepare.phases import PhaseSlot
+from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.surgery.cut import cut
+from autoprune.surgery.matching import named_tensors
+from autoprune.surgery.slicing import written_back
+from autoprune.train.checkpoint import CheckpointSlot
+from autoprune.train.loop import fit
+from autoprune.train.randomness import derive_seed
+from autoprune.train.settings import FitSettings
+from autoprune.train.stepping import steps_per_epoch
+from autoprune.weight_sets import Inherited
+
+PASSES = 3
+"""A training step counts the forward pass once and the backward pass twice."""
+
+
+@dataclass(frozen=True)
+class BudgetedSettings:
+    """Settings of a search for one budget.
+
+    Attributes:
+        target: the budget, as a share of the dense model's cost.
+        cost: the cost that has a budget.
+        start: genome that the search starts from, such as the one that the parent's weights were trained for; channels
+            outside of it are gone for good. None: all channels.
+        learns: whether the search follows the loss; False trains the weights all the same, with one factor on all
+            widths: the twin.
+        epochs: passes of the weights over the training items during the search; may be a fraction.
+        tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
+        batch_size: items per step, of training items and of search-validation items alike.
+        learning_rate: of the weights: in the search constant after a warm-up, in the tuning a cosine down to 0 (SGD).
+        momentum: of SGD.
+        weight_decay: of SGD.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    target: float = 0.5
+    cost: str = "macs"
+    start: Sequence[int] | None = None
+    learns: bool = True
+    epochs: float = 4.0
+    tune_share: float = 0.5
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        """Check the values; a list of levels, as JSON brings it, becomes a tuple."""
+        if self.start is not None:
+            object.__setattr__(self, "start", tuple(self.start))
+        if not 0 < self.target <= 1:
+            msg = f"expected target as a share of the dense model's cost, above 0 and up to 1, got {self.target!r}"
+            raise InvalidArgumentError(msg)
+        if not 0 <= self.tune_share < 1:
+            msg = f"expected tune_share to be a share in 0..1, 1 excluded, got {self.tune_share!r}"
+            raise InvalidArgumentError(msg)
+        if not (self.epochs > 0 and math.isfinite(self.epochs)):
+            msg = f"expected epochs to be positive and finite, got {self.epochs!r}"
+            raise InvalidArgumentError(msg)
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                msg = f"expected {name} to be finite and not negative, got {value!r}"
+                raise InvalidArgumentError(msg)
+        self.fit(1)
+
+    def fit(self, n_steps: int) -> FitSettings:
+        """Return how the weights learn for so many steps."""
+        return FitSettings(
+            steps=n_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+    def n_steps(self, n_items: int) -> int:
+        """Return the steps of the weights in the search, with ``n_items`` training items; at least one."""
+        return max(1, round(self.epochs * steps_per_epoch(n_items, self.batch_size)))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        weights: dense tensors by name.
+        orders: per group, (w,) channels, best first.
+        genome: (d,) levels, within all limits.
+        metrics: finite figures for the record.
+    """
+
+    weights: dict[str, Tensor]
+    orders: tuple[IntArray, ...]
+    genome: IntArray
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class BudgetedRecipe(Recipe):
+    """Searches for one budget, slices what was found and trains it on for the rest of the multiply-adds.
+
+    Subclasses say how they search and what that costs; their ``Settings`` are `BudgetedSettings` with more.
+    """
+
+    @abstractmethod
+    def _search(
+        self,
+        settings: Any,
+        parent: Inherited,
+        limits: Mapping[str, int],
+        seed: int,
+        *,
+        identity: str,
+        slot: CheckpointSlot | None,
+    ) -> Found:
+        """Search within ``limits``, the budget among them; the other arguments are those of `prepare`."""
+
+    @abstractmethod
+    def _items(self, settings: Any) -> int:
+        """Return how many items go forward and backward through the start during the search."""
+
+    def estimate_macs(self, settings: BudgetedSettings) -> int:
+        """Return the multiply-adds of search and tuning."""
+        return int(self._search_macs(settings) / (1 - settings.tune_share))
+
+    def prepare(
+        self, settings: BudgetedSettings, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
+    ) -> Prepared:
+        """Search, slice, train on.
+
+        Raises:
+            InfeasibleError: the target is below the smallest network of the space.
+            InvalidArgumentError: the start is not a genome of the space, or the search cannot follow these costs.
+            MetricError: the loss is not one finite number.
+            UnknownNameError: there is no such cost.
+        """
+        search_slot, tune_slot = (None if slot is None else PhaseSlot(slot, phase) for phase in range(2))
+        setup = self.setup
+        limits = self._limits(settings)
+        check_feasible(setup.space, setup.costs, limits)
+        found = self._search(settings, parent, limits, seed, identity=identity, slot=search_slot)
+        genome = tuple(found.genome.tolist())
+        kept = setup.structure.kept_genes(found.orders, setup.space.widths(found.genome[None, :])[0])
+        weights, tune_macs = self._tune(settings, found.weights, kept, setup.macs(genome), seed, tune_slot)
+        dense = setup.costs(setup.space.full_genome[None, :])[settings.cost][0]
+        share = float(setup.costs(found.genome[None, :])[settings.cost][0] / dense)
+        metrics = {"cost_share": share, **found.metrics}
+        return Prepared(weights, found.orders, self._search_macs(settings) + tune_macs, genome, metrics)
+
+    def _tune(
+        self,
+        settings: BudgetedSettings,
+        weights: dict[str, Tensor],
+        kept: BoolArray,
+        macs: int,
+        seed: int,
+        slot: CheckpointSlot | None,
+    ) -> tuple[dict[str, Tensor], int]:
+        """Train the sliced model for what is left of the estimate; returns dense weights and the multiply-adds."""
+        setup = self.setup
+        per_step = PASSES * macs * min(settings.batch_size, len(setup.data.train))
+        n_steps = (self.estimate_macs(settings) - self._search_macs(settings)) // per_step
+        if n_steps < 1:
+            return weights, 0
+        model = cut(setup.model, setup.structure, kept, weights)
+        fit_settings = replace(settings.fit(n_steps), device=str(self.bench.torch_device), threads=self.bench.threads)
+        fit(model, setup.data, setup.task, fit_settings, checkpoint=slot, seed=derive_seed(seed, "tune"))
+        return written_back(weights, named_tensors(model), setup.structure, kept), n_steps * per_step
+
+    def _limits(self, settings: BudgetedSettings) -> dict[str, int]:
+        """Return the hard limits with the budget of this search among them."""
+        costs = self.setup.costs
+        if settings.cost not in costs.names:
+            raise unknown_name("cost", settings.cost, costs.names)
+        dense = int(costs(self.setup.space.full_genome[None, :])[settings.cost][0])
+        target = int(settings.target * dense)
+        return {**self.bench.limits, settings.cost: min(target, self.bench.limits.get(settings.cost, target))}
+
+    def _start(self, settings: BudgetedSettings) -> IntArray:
+        """Return the (d,) genome to start from."""
+        space = self.setup.space
+        if settings.start is None:
+            return space.full_genome
+        start = np.array(settings.start, dtype=np.int64)
+        space.check(start[None, :])
+        return start
+
+    def _search_macs(self, settings: BudgetedSettings) -> int:
+        """Return the multiply-adds of the search: gates only scale weights, so a step costs what the start costs."""
+        return PASSES * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
