@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
-from autoprune.cli.options import DataOption, JsonOption, LimitOption, ProblemArgument, WeightsOption, read_problem
+from autoprune.cli.options import (
+    AddressOption,
+    DataOption,
+    ExecutorOption,
+    InsecureOption,
+    JsonOption,
+    LimitOption,
+    ProblemArgument,
+    QuietOption,
+    WeightsOption,
+    WorkersOption,
+    chosen_executor,
+    read_problem,
+)
 
 if TYPE_CHECKING:
     from autoprune.api import Comparison
@@ -54,18 +67,11 @@ def compare(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the runs are kept.", show_default="runs/NAME-compare"),
     ] = None,
-    executor: Annotated[str, typer.Option(help="Who measures: in-process or ray.")] = "in-process",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers at most.", show_default="as many as there is room for")
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    executor: ExecutorOption = "in-process",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    insecure: InsecureOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare strategies at one counted cost. The same command goes on with a comparison that was interrupted."""
@@ -85,8 +91,7 @@ def compare(
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
         budget = ap.Budget(macs=macs, evaluations=evaluations)
-    on_ray = executor == "ray" or address is not None
-    hands = ap.RaySettings(workers=workers, address=address, insecure=insecure) if on_ray else executor
+    hands = chosen_executor(executor, address, insecure, workers)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
             built = build_problem(file, folder / "dense")

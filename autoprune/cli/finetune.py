@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.console import escape, print_json, print_line
-from autoprune.cli.options import JsonOption, RunArgument, RunProblemOption, problem_of_run
+from autoprune.cli.options import (
+    AddressOption,
+    ExecutorOption,
+    InsecureOption,
+    JsonOption,
+    RunArgument,
+    RunProblemOption,
+    chosen_executor,
+    problem_of_run,
+)
 from autoprune.cli.progress import working
 
 
@@ -16,14 +25,9 @@ def finetune(
     points: Annotated[int, typer.Option(min=1, help="How many points of the front, spread over cost.")] = 5,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the training images.")] = 40,
     seed: Annotated[int, typer.Option(help="Of order, augmentation and dropout.")] = 0,
-    executor: Annotated[str, typer.Option(help="Who trains: in-process or ray.")] = "in-process",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
-        ),
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
+    executor: ExecutorOption = "in-process",
+    address: AddressOption = None,
+    insecure: InsecureOption = False,
     log: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Record trainings on Ray: tensorboard, mlflow. Repeatable.")
     ] = None,
@@ -34,8 +38,7 @@ def finetune(
     import autoprune as ap
     from autoprune.config.problem import build_problem
 
-    on_ray = executor == "ray" or address is not None
-    hands = ap.RaySettings(address=address, insecure=insecure) if on_ray else executor
+    hands = chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):
         opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
     with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from autoprune import RaySettings
     from autoprune.config import ProblemFile
 
 ProblemArgument = Annotated[
@@ -25,10 +26,37 @@ LimitOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="Who does the work: in-process or ray.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster to join, or auto.",
+        show_default="a cluster of this machine alone",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Ray workers at most.", show_default="as many as there is room for"),
+]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 RunProblemOption = Annotated[
     str | None, typer.Option("--problem", metavar="PROBLEM", help="The problem file.", show_default="the run's own")
 ]
+
+
+def chosen_executor(
+    executor: str, address: str | None, insecure: bool, workers: int | None = None
+) -> str | RaySettings:
+    """Return who does the work; an address alone means Ray."""
+    import autoprune as ap
+
+    if executor != "ray" and address is None:
+        return executor
+    return ap.RaySettings(workers=workers, address=address, insecure=insecure)
 
 
 def problem_of_run(run: Path, problem: str | None) -> ProblemFile:

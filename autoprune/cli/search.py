@@ -11,12 +11,18 @@ import typer
 
 from autoprune.cli.console import escape, log, print_json
 from autoprune.cli.options import (
+    AddressOption,
     DataOption,
+    ExecutorOption,
+    InsecureOption,
     JsonOption,
     LimitOption,
     ProblemArgument,
+    QuietOption,
     SeedOption,
     WeightsOption,
+    WorkersOption,
+    chosen_executor,
     read_problem,
 )
 
@@ -37,18 +43,11 @@ def search(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
     ] = None,
-    executor: Annotated[str, typer.Option(help="Who measures: in-process or ray.")] = "in-process",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Ray cluster to join, or auto.", show_default="a cluster of this machine alone"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers at most.", show_default="as many as there is room for")
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    executor: ExecutorOption = "in-process",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    insecure: InsecureOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search for smaller models. The same command resumes a run that was interrupted."""
@@ -66,8 +65,7 @@ def search(
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
-    on_ray = executor == "ray" or address is not None
-    hands = ap.RaySettings(workers=workers, address=address, insecure=insecure) if on_ray else executor
+    hands = chosen_executor(executor, address, insecure, workers)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
             built = build_problem(file, folder)
