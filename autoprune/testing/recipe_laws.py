@@ -75,6 +75,24 @@ def digits_bench() -> tuple[Workbench, WeightSet]:
     return Workbench(setup, blobs, resolve_limits({"macs": "70%"}, setup.space, setup.costs)), parent
 
 
+def run_recipe(
+    recipe: type[Recipe],
+    settings: Mapping[str, Any],
+    bench_and_parent: tuple[Workbench, WeightSet] | None = None,
+    slot: MemorySlot | None = None,
+) -> tuple[Outcome, Workbench]:
+    """Return the outcome of a job on a bench without limits, and that bench; by default a new one on the digits."""
+    bench, parent = bench_and_parent or digits_bench()
+    bench = replace(bench, limits={}, checkpoints=None if slot is None else lambda _: slot)
+    return recipe(bench)(Prepare(0, recipe.__name__, settings, parent)), bench
+
+
+def cost_share(outcome: Outcome, bench: Workbench, name: str = "macs") -> float:
+    """Return the cost of the genome that was found over the dense one."""
+    costs = bench.setup.costs(np.array([outcome.genome, bench.setup.space.full_genome]))[name]
+    return float(costs[0] / costs[1])
+
+
 class RecipeLaws:
     """The laws; subclasses give the fixtures ``info`` and ``settings``."""
 

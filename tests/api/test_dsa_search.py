@@ -58,5 +58,5 @@ def test_a_point_is_built_with_its_own_weights(problem: ap.Problem, tmp_path: Pa
 @pytest.mark.slow
 def test_a_budget_too_small_to_prepare_is_an_error(problem: ap.Problem) -> None:
     """The error comes before any work and says what one preparation needs."""
-    with pytest.raises(BudgetError, match="preparing weights by 'dsa' needs at least"):
+    with pytest.raises(BudgetError, match="a sweep by 'dsa' needs at least"):
         ap.search(problem, "dsa", ap.Budget(macs=1e8))
