@@ -12,8 +12,11 @@ from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameE
 from autoprune.prepare.budgeted import BudgetedSettings
 from autoprune.prepare.dais import DaisRecipe
 from autoprune.prepare.dsa import DsaRecipe
+from autoprune.testing.digits_network import digits_network
 from autoprune.testing.recipe_laws import MemorySlot, StoppedError, cost_share, digits_bench, run_recipe
-from autoprune.weight_sets import WeightReader
+from autoprune.train.loop import fit
+from autoprune.train.settings import FitSettings
+from autoprune.weight_sets import WeightReader, put_weight_set
 
 SHORT = {DaisRecipe: {"epochs": 1.0}, DsaRecipe: {"epochs": 1.2, "every": 3}}
 VARIANTS = {
@@ -102,6 +105,36 @@ def test_a_start_is_never_left(recipe):
     outside, name = before.orders[0][widths[0] :], "conv1.weight"
     assert after.weights[name][outside].equal(before.weights[name][outside])
     assert not after.weights[name].equal(before.weights[name])
+
+
+@pytest.fixture(scope="module")
+def trained_digits():
+    """Tensors of a digits network that has learned."""
+    setup, model = digits_bench()[0].setup, digits_network()
+    fit(model, setup.data, setup.task, FitSettings(epochs=6, batch_size=64, learning_rate=0.1, device="cpu"), seed=0)
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("group", [0, 1])
+@pytest.mark.parametrize(
+    ("recipe", "settings"), [(DaisRecipe, {}), (DaisRecipe, {"straight_through": True}), (DsaRecipe, {})]
+)
+def test_widths_follow_the_channels_that_work(trained_digits, group, recipe, settings):
+    """Where the worse half of one group does nothing, that half goes and most of the other group stays.
+
+    A search can tell because opening a closed channel that does nothing gains nothing.
+    """
+    bench, _ = digits_bench()
+    orders = [np.arange(other.width) for other in bench.setup.structure.groups]
+    weights = {name: tensor.clone() for name, tensor in trained_digits.items()}
+    for name in (f"bn{group + 1}.weight", f"bn{group + 1}.bias"):
+        weights[name][len(weights[name]) // 2 :] = 0.0
+    parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, orders)
+    # Weights that hardly learn: else, the channels would begin to work.
+    frozen = {"target": 0.6, "epochs": 4.0, "weight_decay": 0.0, "learning_rate": 1e-6, "tune_share": 0.0}
+    outcome, _ = run_recipe(recipe, {**frozen, **settings}, (bench, parent))
+    ratios = bench.setup.space.keep_ratios(np.array([outcome.genome]))[0]
+    assert ratios[group] <= 0.5 < ratios[1 - group]
 
 
 def test_unreachable_targets_are_refused(recipe):

@@ -17,13 +17,11 @@ from autoprune.prepare.dais import DaisRecipe
 from autoprune.prepare.dais_settings import DaisSettings
 from autoprune.prepare.recipe import Workbench
 from autoprune.surgery.cut import cut
-from autoprune.testing.digits_network import digits_network, digits_setup
+from autoprune.testing.digits_network import digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, cost_share, digits_bench, run_recipe
 from autoprune.testing.structures import TermCosts
 from autoprune.trace import trace
 from autoprune.train.job_setup import JobSetup
-from autoprune.train.loop import fit
-from autoprune.train.settings import FitSettings
 from autoprune.weight_sets import WeightReader, put_weight_set
 
 
@@ -63,34 +61,6 @@ def test_the_twin_keeps_order_and_proportions():
     space, costs = bench.setup.space, bench.setup.costs
     limit = int(0.4 * costs(space.full_genome[None, :])["macs"][0])
     assert outcome.genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
-
-
-@pytest.fixture(scope="module")
-def trained_digits():
-    """Tensors of a digits network that has learned."""
-    setup, model = digits_bench()[0].setup, digits_network()
-    fit(model, setup.data, setup.task, FitSettings(epochs=6, batch_size=64, learning_rate=0.1, device="cpu"), seed=0)
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-
-
-@pytest.mark.parametrize("straight_through", [False, True])
-@pytest.mark.parametrize("group", [0, 1])
-def test_widths_follow_the_channels_that_work(trained_digits, group, straight_through):
-    """Where the worse half of one group does nothing, that half goes and most of the other group stays.
-
-    The indicators can tell because opening a closed channel that does nothing gains nothing.
-    """
-    bench, _ = digits_bench()
-    orders = [np.arange(other.width) for other in bench.setup.structure.groups]
-    weights = {name: tensor.clone() for name, tensor in trained_digits.items()}
-    for name in (f"bn{group + 1}.weight", f"bn{group + 1}.bias"):
-        weights[name][len(weights[name]) // 2 :] = 0.0
-    parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, orders)
-    # Weights that hardly learn: else, the channels would begin to work.
-    settings = {"target": 0.6, "epochs": 4.0, "weight_decay": 0.0, "learning_rate": 1e-6, "tune_share": 0.0}
-    outcome, _ = run({**settings, "straight_through": straight_through}, (bench, parent))
-    ratios = bench.setup.space.keep_ratios(np.array([outcome.genome]))[0]
-    assert ratios[group] <= 0.5 < ratios[1 - group]
 
 
 class Branches(nn.Module):
