@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import nn
 
 import autoprune as ap
+from autoprune.searchspaces.models.resnet_digits import DigitsResNet
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.named_data import load_data
+from autoprune.train.tasks import Classification
 
 MakeProblem = Callable[..., ap.Problem]
 
@@ -28,3 +31,14 @@ def make_problem() -> MakeProblem:
         return ap.Problem(digits_network() if model is None else model, **given)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_resnet() -> nn.Module:
+    """A ResNet that has learned the digits; nobody changes it."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = DigitsResNet()
+    settings = ap.FitSettings(epochs=8, learning_rate=0.1, batch_size=64)
+    ap.fit(model, load_data("digits"), Classification(), settings)
+    return model.eval()

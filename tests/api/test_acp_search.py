@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from torch import nn
 
 import autoprune as ap
 from autoprune.core.jobs import Evaluate, Prepare
 from autoprune.errors import BudgetError
-from autoprune.searchspaces.models.resnet_digits import DigitsResNet
 from autoprune.strategies.acp import AcpSettings
 from autoprune.train.named_data import load_data
-from autoprune.train.tasks import Classification
 
 MACS = 8e9
 """About eighty evaluations."""
@@ -23,15 +21,10 @@ MACS = 8e9
 N_SEEDS = 3
 
 
-@pytest.fixture(scope="module")
-def problem() -> ap.Problem:
+@pytest.fixture
+def problem(trained_resnet: nn.Module) -> ap.Problem:
     """Return a trained ResNet on the digits."""
-    data = load_data("digits")
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        model = DigitsResNet()
-    ap.fit(model, data, Classification(), ap.FitSettings(epochs=8, learning_rate=0.1, batch_size=64))
-    return ap.Problem(model.eval(), data=data, evaluation=ap.ProxySettings(n_calibration=300))
+    return ap.Problem(trained_resnet, data=load_data("digits"), evaluation=ap.ProxySettings(n_calibration=300))
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""DAIS and DSA from a problem to a front, on real digits, beside their twins and random search at one counted cost.
+
+Against the twins, digits decide nothing: half of the channels are enough, whichever they are. Which widths are learned
+is a law of its own, in `tests/prepare/test_budgeted.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import autoprune as ap
+from autoprune.errors import BudgetError
+from autoprune.searchspaces.models.resnet_digits import DigitsResNet
+from autoprune.strategies._sweep import SweepSettings
+from autoprune.train.named_data import load_data
+
+MACS = 5e10
+"""About eight epochs of dense training."""
+
+SWEEPS = ("dais", "dsa")
+
+
+@pytest.fixture
+def problem(trained_resnet: nn.Module) -> ap.Problem:
+    """Return a trained ResNet on the digits, with a limit."""
+    evaluation = ap.ProxySettings(n_calibration=300)
+    return ap.Problem(trained_resnet, data=load_data("digits"), evaluation=evaluation, limits={"macs": "80%"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sweeps_beat_random_search(problem: ap.Problem, tmp_path: Path) -> None:
+    """At equal MACs their fronts, and the twins', dominate more than that of random search, within the limits."""
+    found = {}
+    sweep = SweepSettings(n_targets=4, preparation={"batch_size": 32})
+    for strategy in (*SWEEPS, "dais:frozen", "dsa:uniform", "random"):
+        settings = None if strategy == "random" else sweep
+        run = ap.search(problem, strategy, ap.Budget(macs=MACS), settings=settings, store=tmp_path / strategy)
+        assert run.spent.macs <= MACS
+        found[strategy] = run.front.hypervolume
+        for point in run.front.points:
+            assert point.costs["macs"] <= 0.8 * run.dense["macs"]
+    assert found.pop("random") < min(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SWEEPS)
+def test_a_point_is_built_with_its_own_weights(problem: ap.Problem, strategy: str, tmp_path: Path) -> None:
+    """A point answers as many correctly when saved and loaded as the ledger says."""
+    settings = SweepSettings(n_targets=1, epochs=0.5, preparation={"batch_size": 32})
+    run = ap.search(problem, strategy, ap.Budget(evaluations=3), settings=settings, store=tmp_path / "run")
+    assert len(run.front.points) > 1
+    for i, point in enumerate(run.front.points):
+        point.save(tmp_path / f"{i}.autoprune")
+        loaded = ap.load(tmp_path / f"{i}.autoprune", DigitsResNet())
+        assert problem.evaluator.measure(loaded) == dict(point.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SWEEPS)
+def test_a_budget_too_small_to_prepare_is_an_error(problem: ap.Problem, strategy: str) -> None:
+    """The error comes before any work and says what would do."""
+    with pytest.raises(BudgetError, match=rf"a sweep by '{strategy}' needs at least .* would do"):
+        ap.search(problem, strategy, ap.Budget(macs=1e8))
