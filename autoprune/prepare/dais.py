@@ -56,6 +56,7 @@ class DaisRecipe(BudgetedRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
+    version = 2
 
     def _search(
         self,

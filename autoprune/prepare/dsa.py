@@ -109,6 +109,7 @@ class DsaRecipe(BudgetedRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
+    version = 2
 
     def _search(
         self,
