@@ -52,7 +52,7 @@ def test_a_point_is_built_with_its_own_weights(problem: ap.Problem, strategy: st
     """A point answers as many correctly when saved and loaded as the ledger says."""
     settings = SweepSettings(n_targets=1, epochs=0.5, preparation={"batch_size": 32})
     run = ap.search(problem, strategy, ap.Budget(evaluations=3), settings=settings, store=tmp_path / "run")
-    assert len(run.front.points) > 1
+    assert any(point.id > 0 for point in run.front.points)  # not the given network alone
     for i, point in enumerate(run.front.points):
         point.save(tmp_path / f"{i}.autoprune")
         loaded = ap.load(tmp_path / f"{i}.autoprune", DigitsResNet())
