@@ -106,8 +106,9 @@ def padded_log_importance(importance: Sequence[npt.NDArray[np.float64]]) -> Tens
     padded = np.full((len(importance), widest), -np.inf)
     for row, values in zip(padded, importance, strict=True):
         present = np.flatnonzero(values >= 0)
-        scale = values[present].mean()
-        relative = values[present] / scale if scale > 0 else np.ones(len(present))
+        largest = values[present].max()
+        relative = values[present] / largest if largest > 0 else np.ones(len(present))
+        relative /= relative.mean()  # of numbers up to 1: the mean of the smallest ones there are would round to 0
         row[present] = np.log(np.maximum(relative, SMALLEST_IMPORTANCE))
     return torch.from_numpy(padded)
 

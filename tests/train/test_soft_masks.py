@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoprune.errors import InvalidArgumentError
@@ -40,6 +40,7 @@ def test_probabilities_average_to_the_ratio(problem, sharpness):
 
 @settings(max_examples=40, deadline=None)
 @given(groups(), SHARPNESS)
+@example(([np.array([5e-324, 0.0])], torch.tensor([0.5], dtype=torch.float64)), 1.0)
 def test_probabilities_rise_with_importance(problem, sharpness):
     """A channel that is more important is never less likely to stay; scale does not matter."""
     importance, ratios = problem
