@@ -17,6 +17,7 @@ from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, res
 from autoprune.train.devices import autocast, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import batch_norms, recalibrate
+from autoprune.train.split import Loader
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
 
@@ -113,16 +114,7 @@ class Proxy:
             validation = validation.subset(settings.n_validation, settings.proxy_seed)
         self._validation = validation.loader(settings.batch_size, device=self.device, channels_last=self._channels_last)
         self._calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
-        calibration = setup.data.train.subset(max(1, settings.n_calibration), settings.proxy_seed)
-        self._calibration = calibration.loader(
-            settings.batch_size,
-            device=self.device,
-            channels_last=self._channels_last,
-            augment=True,
-            shuffle=True,
-            drop_last=True,
-            seed=settings.proxy_seed,
-        )
+        self._calibration = self._training(settings.n_calibration)
 
     @property
     def n_items(self) -> int:
@@ -139,6 +131,10 @@ class Proxy:
         """Training batches, augmented once."""
         return resident(self._calibration, self._setup.data.memory_limit)
 
+    def training_items(self, n: int) -> Batches:
+        """Return batches of ``n`` training items, all that there are at most, augmented once."""
+        return resident(self._training(n), self._setup.data.memory_limit)
+
     def recalibrate(self, model: nn.Module) -> None:
         """Recompute the BatchNorm statistics of a model on the device, where it has any."""
         if not self._calibrates:
@@ -149,6 +145,17 @@ class Proxy:
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return the task's metrics of a model that is on the device and in evaluation mode."""
         return metrics_of(model, self.validation, self._setup.task, self.device, self._settings)
+
+    def _training(self, n: int) -> Loader:
+        return self._setup.data.train.subset(max(1, n), self._settings.proxy_seed).loader(
+            self._settings.batch_size,
+            device=self.device,
+            channels_last=self._channels_last,
+            augment=True,
+            shuffle=True,
+            drop_last=True,
+            seed=self._settings.proxy_seed,
+        )
 
 
 def fingerprint_of(name: str, settings: MeasureSettings, task: Task) -> str:

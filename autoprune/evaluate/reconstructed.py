@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
+from autoprune.evaluate.measure import Batches
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
 from autoprune.reconstruct import MAX_BYTES, LeastSquares, polish, survey, unpack_moments
 from autoprune.train.devices import placed, reproducible
@@ -20,6 +22,9 @@ from autoprune.weight_sets import N_WEIGHTS, Inherited
 
 ANSWER_BYTES = 512 * 2**20
 """Memory for re-solved weights, per set of inherited ones: candidates of one order need the same ones again."""
+
+POLISH_ITEMS = 4
+"""Training items that a point is polished on, per item that a candidate is calibrated on: few points are polished."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +96,20 @@ class Reconstructed(InheritedWeights):
         )
         return LeastSquares(weights, self._consumers, moments, max_bytes=ANSWER_BYTES)
 
+    @cached_property
+    def _polish_items(self) -> Batches:
+        return self._proxy.training_items(POLISH_ITEMS * self._statistics.n_items)
+
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm."""
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
-            moments = self._solver(inherited.weights).moments
             polish(
                 dense_model(self.setup, inherited.weights, self.device),
                 model,
                 self.setup.structure,
                 self.setup.kept(genome, inherited),
                 self._consumers,
-                [batch[0] for batch in self._proxy.calibration],
-                {name for name, found in moments.items() if found.absorbs_constant},
+                self._polish_items,
                 seed=self.settings.proxy_seed,
             )
             self._proxy.recalibrate(model)

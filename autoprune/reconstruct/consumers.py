@@ -48,6 +48,11 @@ class Consumer:
         return int(self.axis.genes.size) * (1 if self.shared_taps else self.taps)
 
     @property
+    def takes_constant(self) -> bool:
+        """Whether its bias can take what its inputs contribute on average."""
+        return self.has_bias and not self.shared_taps
+
+    @property
     def why(self) -> str:
         """Why taps are shared, "" where they are not."""
         if not self.shared_taps:

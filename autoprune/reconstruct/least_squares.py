@@ -138,7 +138,7 @@ class LeastSquares:
         updated = rows.double().clone()
         updated[:, :, positions] = solved
         answer = {consumer.weight: from_features(updated.reshape(layout.shape), dense, consumer)}
-        if consumer.has_bias and not consumer.shared_taps:
+        if consumer.takes_constant:
             bias = self._weights[consumer.weight.removesuffix("weight") + "bias"]
             mean = moments.mean.double()
             shift = torch.einsum("bof,bf->bo", rows.double(), mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import DataError
 from autoprune.reconstruct.consumers import Consumer
+from autoprune.reconstruct.following import OutputFollower
 from autoprune.surgery.forward import forward
 
 ROWS_PER_BATCH = 4096
@@ -83,6 +84,7 @@ class FeatureReader:
         self._consumer = consumer
         self._module = module
         self._generator = torch.Generator().manual_seed(seed)
+        self._positions = torch.zeros(0, dtype=torch.int64)  # of the latest rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (blocks, rows, f + 1) float32 features of an input activation, the constant 1 last."""
@@ -97,6 +99,11 @@ class FeatureReader:
             rows = self._patches(x)
         features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
         return torch.cat([features, features.new_ones(features.shape[0], features.shape[1], 1)], dim=2)
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """Return (rows, o) float32 values, at the positions read last, of what is shaped like the module's output."""
+        rows = y if isinstance(self._module, nn.Linear) else y.movedim(1, -1)
+        return rows.reshape(-1, rows.shape[-1])[self._positions].float()
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return (rows, channels * taps) patches of a convolution's input at sampled output positions."""
@@ -119,8 +126,10 @@ class FeatureReader:
 
     def _sample(self, rows: int, device: torch.device) -> Tensor:
         if rows <= ROWS_PER_BATCH:
-            return torch.arange(rows, device=device)
-        return torch.randint(rows, (ROWS_PER_BATCH,), generator=self._generator).to(device)
+            self._positions = torch.arange(rows, device=device)
+        else:
+            self._positions = torch.randint(rows, (ROWS_PER_BATCH,), generator=self._generator).to(device)
+        return self._positions
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
@@ -132,14 +141,12 @@ def products(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _Accumulator:
-    """Sums of one consumer; inputs arrive through a forward hook."""
+    """Sums of one consumer."""
 
     def __init__(self, consumer: Consumer, module: nn.Module, seed: int) -> None:
         self.consumer = consumer
-        self.module = module
         self.total: Tensor | None = None
         self.rows = 0
-        self.norm_reads_output = False
         self._read = FeatureReader(consumer, module, seed)
 
     def add(self, x: Tensor) -> None:
@@ -169,9 +176,10 @@ def collect(
         DataError: there is no batch, or an input is not finite.
     """
     modules = dict(model.named_modules())
-    sums = [_Accumulator(consumer, modules[consumer.module], seed) for consumer in consumers]
+    sums = {consumer.module: _Accumulator(consumer, modules[consumer.module], seed) for consumer in consumers}
     seen = 0
-    with _observed(model, sums), _evaluating(model):
+    follower = OutputFollower(model, sums, lambda name, x, _: sums[name].add(x))
+    with follower, _evaluating(model):
         for batch in batches:
             forward(model, batch)
             seen += 1
@@ -179,47 +187,16 @@ def collect(
         msg = "expected at least one calibration batch, got none"
         raise DataError(msg)
     moments = {}
-    for total in sums:
+    for total in sums.values():
         if total.total is None:
             continue
         gram = total.total / total.rows
         if not torch.isfinite(gram).all():
             msg = f"the inputs of {total.consumer.module!r} are not finite on the calibration data"
             raise DataError(msg)
-        takes_constant = total.consumer.has_bias and not total.consumer.shared_taps
-        absorbs = takes_constant or total.norm_reads_output
+        absorbs = total.consumer.takes_constant or total.consumer.module in follower.norms
         moments[total.consumer.weight] = Moments.of(gram, absorbs_constant=absorbs)
     return moments
-
-
-@contextmanager
-def _observed(model: nn.Module, sums: Sequence[_Accumulator]) -> Iterator[None]:
-    """Hook the consumers' inputs, and see which outputs a batch norm takes as they are."""
-    made_by: dict[int, tuple[Tensor, list[_Accumulator]]] = {}
-    by_module: dict[nn.Module, list[_Accumulator]] = {}
-    for total in sums:
-        by_module.setdefault(total.module, []).append(total)
-
-    def on_consumer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for total in by_module[module]:
-            total.add(args[0])
-        made_by[id(output)] = (output, by_module[module])
-
-    def on_norm(_: nn.Module, args: tuple[Any, ...]) -> None:
-        for total in made_by[id(args[0])][1] if id(args[0]) in made_by else ():
-            total.norm_reads_output = True
-
-    def on_end(_: nn.Module, __: tuple[Any, ...], ___: object) -> None:
-        made_by.clear()
-
-    with ExitStack() as stack:
-        for reader in by_module:
-            stack.callback(reader.register_forward_hook(on_consumer).remove)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                stack.callback(module.register_forward_pre_hook(on_norm).remove)
-        stack.callback(model.register_forward_hook(on_end).remove)
-        yield
 
 
 @contextmanager

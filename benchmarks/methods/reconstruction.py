@@ -4,9 +4,10 @@ r"""Closed-form reconstruction on CIFAR-10: what it is worth before and after tr
         --evaluations 150 300
     python benchmarks/methods/reconstruction.py tau --model resnet20 --data npz:FOLDER --weights FILE --out runs/rec
 
-``table``: searches by pymoo:nsga2 once with inherited weights and once with reconstructed ones (the longer search goes
-on from the shorter), picks the best point within 70, 50 and 30 % of the MACs by search-validation accuracy and gives
-the test accuracy before any training, after the polish, and after the same fine-tunes. ``tau``: structures of mixed and
+``table``: searches (by pymoo:nsga2 unless told otherwise) once with inherited weights and once with reconstructed ones
+(the longer search goes on from the shorter), picks the best point within 70, 50 and 30 % of the MACs by
+search-validation accuracy and gives the test accuracy before any training, after the polish, and after the same
+fine-tunes. ``tau``: structures of mixed and
 similar cost, and of the fronts of those searches, scored by both evaluators and fine-tuned alike from the same plain
 weights; Kendall's tau between the two, on search-validation images that no score has seen. Both go on where they were
 interrupted; ``--show`` measures nothing.
@@ -69,7 +70,7 @@ def picked(
         cell = f"{variant} {evaluations} picks"
         if cells.get(cell) is None:
             run = ap.search(
-                problem, "pymoo:nsga2", ap.Budget(evaluations=evaluations), store=folder, seed=arguments.seed
+                problem, arguments.strategy, ap.Budget(evaluations=evaluations), store=folder, seed=arguments.seed
             )
             cells(cell, lambda run=run: {share: _best(run, share) for share in SHARES})
         for share, id in cells(cell, dict).items():
@@ -84,6 +85,15 @@ def _best(run: ap.Run, share: str) -> int | None:
         return None
 
 
+def polished(point: ap.RunPoint, arguments: argparse.Namespace) -> nn.Module:
+    """Polish a point once for all of its fine-tunes."""
+    file = arguments.out / "polished" / f"{point.run.folder.name}-{point.id}.autoprune"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        point.save(file, point.build(polish=True))
+    return ap.load(file, getattr(resnet_cifar, arguments.model)())
+
+
 def table(cells: Cells, arguments: argparse.Namespace) -> None:
     """Measure the cells: first everything before training, then every fine-tune, the shorter ones first."""
     points = []
@@ -93,7 +103,7 @@ def table(cells: Cells, arguments: argparse.Namespace) -> None:
         folder = arguments.out / f"{arguments.model}-{evaluator}-{criterion}-{arguments.seed}"
         picks = list(picked(cells, problem, folder, variant, arguments))
         run = ap.open_run(folder, problem)
-        for polish in (False, True) if evaluator == "reconstructed" else (False,):
+        for polish in (True, False) if evaluator == "reconstructed" else (False,):
             name = f"{variant}{'+polish' if polish else ''}"
             points += [(evaluations, name, share, run.point(id), polish) for evaluations, share, id in picks]
     cells("dense", lambda: points[0][3].run.problem.test(points[0][3].run.problem.model))
@@ -107,7 +117,7 @@ def table(cells: Cells, arguments: argparse.Namespace) -> None:
                 polish: bool = polish,
             ) -> dict[str, Any]:
                 problem = point.run.needs_problem("measure")
-                model = point.build(polish=polish)
+                model = polished(point, arguments) if polish else point.build()
                 if epochs:
                     model = fine_tuned(model, problem, epochs, arguments, name)
                 share_of_macs = point.costs["macs"] / point.run.dense["macs"]
@@ -121,7 +131,8 @@ def table(cells: Cells, arguments: argparse.Namespace) -> None:
 def show_table(cells: Cells, arguments: argparse.Namespace) -> None:
     """Print the table of what has been measured."""
     print(
-        f"{arguments.model}, pymoo:nsga2, seed {arguments.seed}; an epoch is {arguments.train_images} images, batch 128"
+        f"{arguments.model}, {arguments.strategy}, seed {arguments.seed}; "
+        f"an epoch is {arguments.train_images} images, batch 128"
     )
     print(f"test accuracy in %, dense: {100 * (cells.get('dense') or {}).get('accuracy', float('nan')):.2f}")
     names = list(arguments.variants)
@@ -151,6 +162,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print what has been measured, measure nothing")
     parser.add_argument("--evaluations", nargs="+", type=int, default=[150, 300], help="table: sizes of the searches")
+    parser.add_argument("--strategy", default="pymoo:nsga2", help="table: of the searches; one folder holds one")
     parser.add_argument("--epochs", nargs="*", type=float, default=[1.0, 5.0], help="table: lengths of the fine-tunes")
     parser.add_argument("--variants", nargs="+", default=["inherited:l2", "reconstructed:obs"], help="table")
     parser.add_argument("--structures", type=int, default=16, help="tau: of mixed cost, and as many of similar cost")
@@ -163,6 +175,7 @@ def main() -> None:
         settings |= {"structures": arguments.structures, "criterion": arguments.criterion}
         name = f"{arguments.model}-tau-{arguments.criterion}.jsonl"
     else:
+        settings |= {"strategy": arguments.strategy}
         name = f"{arguments.model}-table.jsonl"
     cells = Cells(arguments.out / name, settings)
     if arguments.what == "tau":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,14 +18,12 @@ from autoprune.reconstruct import (
     collect,
     elimination_scores,
     find_consumers,
-    polish,
     survey,
 )
 from autoprune.reconstruct.least_squares import damping, from_features, to_features
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace
-from autoprune.train.recalibrate import recalibrate
 from tests.reconstruct.consumer_kinds import NETWORKS, make_case, random_kept
 
 
@@ -196,37 +193,6 @@ def test_features_turn_back_into_the_weight(name: str) -> None:
         torch.testing.assert_close(
             from_features(to_features(weight, consumer), weight, consumer), weight, rtol=0, atol=0
         )
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_polish_never_moves_the_output_away_from_the_dense_model(name: str) -> None:
-    """After the polish the cut model's outputs on the calibration data are at least as near to the dense ones.
-
-    Exact where a single consumer stands before the output; deeper networks are allowed rounding.
-    """
-    model, structure, batches, consumers, moments = make_case(name)
-    kept = random_kept(structure)
-    weights = model_weights(model, structure)
-    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
-    polished = copy.deepcopy(solved)
-    absorbing = [weight for weight, found in moments.items() if found.absorbs_constant]
-    polish(model, polished, structure, kept, consumers, batches, absorbing)
-    with torch.no_grad():
-        for cut_model in (solved, polished):
-            recalibrate(cut_model, [(x, None) for x in batches])
-        target = torch.cat([model(x) for x in batches])
-        errors = [float((torch.cat([m(x) for x in batches]) - target).square().mean()) for m in (solved, polished)]
-    assert errors[1] <= errors[0] * 1.02
-
-
-def test_polish_of_the_whole_model_changes_nothing() -> None:
-    """With nothing removed the cut model already computes what the dense one does."""
-    model, structure, batches, consumers, moments = make_case("linear")
-    everything = np.ones(structure.n_genes, dtype=bool)
-    same = cut(model, structure, everything)
-    polish(model, same, structure, everything, consumers, batches, list(moments))
-    for mine, theirs in zip(same.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_remembered_changes_nothing() -> None:

@@ -1,0 +1,138 @@
+"""Where the output of a module goes: into a batch norm that takes it directly, and from there into a sum."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+_ADDITIONS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
+
+
+class OutputFollower(TorchFunctionMode):
+    """Follows the outputs of modules for as long as it is entered.
+
+    A batch norm that is given such an output as it is takes its place, so that what is added to a residual stream is
+    known by the layer that computed it.
+
+    Args:
+        model: what is run meanwhile.
+        names: dotted names of the modules to follow.
+        on_call: called with a name, the input and the output, whenever the module has run.
+        on_sum: called with a name and the other term, before the output is added to a tensor of its shape.
+
+    Attributes:
+        norms: dotted name of the batch norm by the name of the module whose output it takes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Collection[str],
+        on_call: Callable[[str, Tensor, Tensor], None],
+        on_sum: Callable[[str, Tensor], None] = lambda name, other: None,  # noqa: ARG005  nothing to do
+    ) -> None:
+        super().__init__()
+        self.norms: dict[str, str] = {}
+        self._on_call = on_call
+        self._on_sum = on_sum
+        self._followed = {model.get_submodule(name): name for name in names}
+        self._norms: dict[nn.Module, str] = {
+            module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+        }
+        self._made_by: Any = WeakIdKeyDictionary()  # names by tensors, which are no keys of a dict
+        self._taken: dict[nn.Module, str] = {}  # whose output a batch norm is working on
+        self._is_aside = False  # while a callback works on what it was given
+        self._hooks = ExitStack()
+        self._n_calls: Counter[str] = Counter()
+        self._n_sums: Counter[str] = Counter()
+        self._n_uses: Counter[str] = Counter()
+
+    def joining(self) -> frozenset[str]:
+        """Return the modules whose outputs were terms of a sum every time they ran, and nothing else."""
+        return frozenset(name for name, n in self._n_calls.items() if n == self._n_sums[name] == self._n_uses[name])
+
+    def __enter__(self) -> Self:
+        """Hook the modules."""
+        for module in self._followed:
+            self._hooks.callback(module.register_forward_hook(self._after_call).remove)
+        for norm in self._norms:
+            self._hooks.callback(norm.register_forward_pre_hook(self._before_norm).remove)
+            self._hooks.callback(norm.register_forward_hook(self._after_norm).remove)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unhook them."""
+        super().__exit__(kind, error, trace)
+        self._hooks.close()
+        self._made_by.clear()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``, and see which followed tensors it reads."""
+        kwargs = kwargs or {}
+        if self._is_aside:
+            return func(*args, **kwargs)
+        read = [self._made_by[tensor] for tensor in _tensors((args, kwargs)) if tensor in self._made_by]
+        if read and getattr(func, "__name__", "") in _ADDITIONS and not kwargs:
+            for term, other in (args, args[::-1]):
+                if isinstance(term, Tensor) and isinstance(other, Tensor) and term.shape == other.shape:
+                    self._meet(term, other)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            self._n_uses.update(read)
+            if result in self._made_by and read:
+                del self._made_by[result]  # changed in place
+        return result
+
+    def _meet(self, term: Tensor, other: Tensor) -> None:
+        name = self._made_by.get(term)
+        if name is not None:
+            self._n_sums[name] += 1
+            self._on_sum(name, other)
+
+    def _after_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        name = self._followed[module]
+        self._n_calls[name] += 1
+        self._is_aside = True
+        try:
+            self._on_call(name, args[0], output)
+        finally:
+            self._is_aside = False
+        self._made_by[output] = name
+
+    def _before_norm(self, norm: nn.Module, args: tuple[Any, ...]) -> None:
+        name = self._made_by.pop(args[0], None) if args else None
+        if name is not None:
+            self._taken[norm] = name
+
+    def _after_norm(self, norm: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+        name = self._taken.pop(norm, None)
+        if name is not None:
+            self.norms[name] = self._norms[norm]
+            self._made_by[output] = name
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
