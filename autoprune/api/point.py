@@ -15,7 +15,6 @@ from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.orders import decode_orders
 from autoprune.errors import InvalidArgumentError
-from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.weight_sets import WeightReader
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ class RunPoint:
         """
         model = self.run.runner.build(self._job)
         if polish:
-            evaluator = self.run.needs_problem("polish").evaluator_of(self.run.meta.fidelity)
-            if not isinstance(evaluator, Reconstructed):
-                msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
-                raise InvalidArgumentError(msg)
+            evaluator = self.run.polisher()
             reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
             evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
         return model
@@ -87,7 +83,8 @@ class RunPoint:
 
         Args:
             path: where to write.
-            model: what `build` returned, trained since; by default the model that was scored, with its metrics.
+            model: what `build` returned, polished or trained since; by default the model that was scored, with its
+                metrics.
 
         Raises:
             InvalidArgumentError: the run was opened without its problem.
@@ -103,7 +100,7 @@ class RunPoint:
             genome=self.genome,
             costs=self.costs,
             metrics=self.metrics if model is None else None,
-            note=f"point {self.id} of {self.run.folder}{'' if model is None else ', trained since'}",
+            note=f"point {self.id} of {self.run.folder}{'' if model is None else ', changed since it was scored'}",
         )
 
     def test(self, *, polish: bool = False) -> dict[str, float]:

@@ -18,6 +18,7 @@ from autoprune.core.limits import parse_limit
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
@@ -26,11 +27,8 @@ from autoprune.report.headline import highlight
 from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report
 from autoprune.store.events import EventKind
-from autoprune.store.meta import RunMeta
+from autoprune.store.meta import Role, RunMeta
 from autoprune.store.run import RunStore
-
-POLISHED = "polished metrics"
-"""Kind of the records of test metrics of polished points."""
 
 N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""
@@ -149,18 +147,21 @@ class Run:
 
         Args:
             points: which; by default up to five of the front, spread over cost.
-            polish: measure ``point.build(polish=True)``; these figures go into the run, but not into its reports,
-                which show what was scored.
+            polish: measure ``point.build(polish=True)``; reports show these figures beside those of what was scored.
 
         Returns:
             Metrics by job id.
 
         Raises:
-            InvalidArgumentError: the run was opened without its problem, or the data has no test items.
+            InvalidArgumentError: the run was opened without its problem, the data has no test items, or the run's
+                evaluator cannot polish.
         """
         problem = self.needs_problem("measure")
-        kind = POLISHED if polish else "metrics"
-        known = {record["point"]: record["metrics"] for record in self.store.records(kind)}
+        if polish:
+            self.polisher()
+        role = Role.POLISHED if polish else Role.TEST
+        records = self.store.records("metrics")
+        known = {record["point"]: record["metrics"] for record in records if record["role"] == role}
         found: dict[int, dict[str, float]] = {}
         with self.writable() as store:
             if "test" not in self.meta.dense.metrics:
@@ -169,7 +170,7 @@ class Run:
             for point in self.choose() if points is None else points:
                 if point.id not in known:
                     known[point.id] = problem.test(point.build(polish=polish))
-                    store.add_record(kind, {"point": point.id, "role": "test", "metrics": known[point.id]})
+                    store.add_record("metrics", {"point": point.id, "role": role.value, "metrics": known[point.id]})
                 found[point.id] = known[point.id]
         self.meta = RunMeta.from_json(self.store.meta)
         return found
@@ -215,17 +216,28 @@ class Run:
         with self.writable() as store:
             store.add_record("latency", {"setting": setting, "rows": rows})
 
-    def report(self, path: str | Path | None = None, *, points: int = N_REPORTED, measure: bool = True) -> ReportPaths:
+    def report(
+        self,
+        path: str | Path | None = None,
+        *,
+        points: int = N_REPORTED,
+        measure: bool = True,
+        polish: bool = False,
+    ) -> ReportPaths:
         """Write the report: one HTML file without network access, CSV and JSON beside it.
 
         Args:
             path: the HTML file; ``report.html`` in the run's folder by default.
             points: how many points of the front to measure on the test items and to time.
             measure: measure what is missing; needs the problem.
+            polish: also measure these points polished, see `RunPoint.build`.
 
         Raises:
             StoreError: the report cannot be written.
+            InvalidArgumentError: ``polish``, and the run's evaluator cannot.
         """
+        if polish:
+            self.polisher()
         if measure and self.problem is not None and len(self.front):
             chosen = self.choose(points)
             told = highlight(summarize(self.store))  # the point that the report's first sentence is about
@@ -233,6 +245,8 @@ class Run:
                 chosen.append(self.point(told.id))
             if self.problem.data.test is not None:
                 self.test(chosen)
+                if polish:
+                    self.test(chosen, polish=True)
             self.measure_latency(chosen)
         return write_report(self.folder, path)
 
@@ -250,6 +264,18 @@ class Run:
         """
         problem = self.needs_problem("write to")
         return RunStore(self.folder, problem=problem.fingerprint)
+
+    def polisher(self) -> Reconstructed:
+        """Return the evaluator that scored the run and polishes its points.
+
+        Raises:
+            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
+        """
+        evaluator = self.needs_problem("polish").evaluator_of(self.meta.fidelity)
+        if not isinstance(evaluator, Reconstructed):
+            msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
+            raise InvalidArgumentError(msg)
+        return evaluator
 
     def needs_problem(self, what: str) -> Problem:
         """Return the problem.

@@ -12,7 +12,9 @@ import typer
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
 from autoprune.cli.options import (
     AddressOption,
+    CriterionOption,
     DataOption,
+    EvaluatorOption,
     ExecutorOption,
     InsecureOption,
     JsonOption,
@@ -61,6 +63,8 @@ def compare(
     ] = None,
     test: Annotated[bool, typer.Option("--test/--no-test", help="Look at test images, at the end.")] = True,
     limit: LimitOption = None,
+    evaluator: EvaluatorOption = None,
+    criterion: CriterionOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     store: Annotated[
@@ -81,7 +85,7 @@ def compare(
     from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 
-    file = read_problem(problem, weights=weights, data=data, limits=limit)
+    file = read_problem(problem, weights=weights, data=data, limits=limit, evaluator=evaluator, criterion=criterion)
     table = file.tables.compare
     chosen = strategy or table.strategies or [file.tables.search.strategy]
     n_seeds = table.seeds if seeds is None else seeds

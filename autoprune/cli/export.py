@@ -39,6 +39,9 @@ def export(
     form: Annotated[
         Form, typer.Option("--format", help="A pruned-model file, ONNX, a torch.export program, or plain weights.")
     ] = Form.AUTOPRUNE,
+    polish: Annotated[
+        bool, typer.Option("--polish", help="Re-solve its layers first (points of the evaluator `reconstructed`).")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
     problem: RunProblemOption = None,
 ) -> None:
@@ -50,6 +53,9 @@ def export(
     from autoprune.export import export as export_model
 
     if source.is_file():
+        if polish:
+            msg = f"{source.name} is a pruned-model file; points of runs can be polished"
+            raise typer.BadParameter(msg, param_hint="--polish")
         if form is Form.AUTOPRUNE:
             msg = f"{source.name} is a pruned-model file already; name another format"
             raise typer.BadParameter(msg, param_hint="--format")
@@ -67,10 +73,10 @@ def export(
         target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"
         if form is Form.AUTOPRUNE:
             target.parent.mkdir(parents=True, exist_ok=True)
-            chosen.save(target)
+            chosen.save(target, chosen.build(polish=True) if polish else None)
             print_line(escape(target))
             return
-        model = chosen.build()
+        model = chosen.build(polish=polish)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_model(model, build_example(file), target, form=form.value)
     print_line(escape(target))

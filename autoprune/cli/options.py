@@ -24,6 +24,20 @@ LimitOption = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="COST=VALUE", help="Hard limit such as macs=60% or params=500k; may be repeated."),
 ]
+EvaluatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluator",
+        help="How candidates are measured; see `autoprune list evaluators`.",
+        show_default="the problem's",
+    ),
+]
+CriterionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--criterion", help="Which channels stay; see `autoprune list criteria`.", show_default="the problem's"
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
@@ -76,6 +90,8 @@ def read_problem(
     weights: Path | None = None,
     data: str | None = None,
     limits: list[str] | None = None,
+    evaluator: str | None = None,
+    criterion: str | None = None,
     strategy: str | None = None,
     budget: dict[str, float | None] | None = None,
     seed: int | None = None,
@@ -104,7 +120,11 @@ def read_problem(
     given = {name: amount for name, amount in (budget or {}).items() if amount is not None}
     if given:
         overrides["search", "budget"] = given
-    for name, setting in (("strategy", strategy), ("seed", seed)):
-        if setting is not None:
-            overrides["search", name] = setting
+    settings = {
+        ("evaluator", "name"): evaluator,
+        ("evaluator", "criterion"): criterion,
+        ("search", "strategy"): strategy,
+        ("search", "seed"): seed,
+    }
+    overrides |= {key: setting for key, setting in settings.items() if setting is not None}
     return read_problem_file(name_or_path, overrides)

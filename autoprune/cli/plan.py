@@ -10,7 +10,9 @@ import typer
 
 from autoprune.cli.console import escape, print_json, print_line, print_table
 from autoprune.cli.options import (
+    CriterionOption,
     DataOption,
+    EvaluatorOption,
     JsonOption,
     LimitOption,
     ProblemArgument,
@@ -32,6 +34,8 @@ def plan(
     weights: WeightsOption = None,
     data: DataOption = None,
     limit: LimitOption = None,
+    evaluator: EvaluatorOption = None,
+    criterion: CriterionOption = None,
     seed: SeedOption = None,
     pilot: Annotated[bool, typer.Option(help="Time two evaluations to estimate the search.")] = True,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the pinned ones.")] = False,
@@ -41,7 +45,9 @@ def plan(
     from autoprune.config.building import build_model, build_space
     from autoprune.plan import make_plan, plan_reconstruction
 
-    file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed)
+    file = read_problem(
+        problem, weights=weights, data=data, limits=limit, evaluator=evaluator, criterion=criterion, seed=seed
+    )
     with working(f"tracing {file.name}"):
         model = build_model(file, with_weights=False)
         space, costs, limits = build_space(file, model)

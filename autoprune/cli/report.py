@@ -20,6 +20,9 @@ def report(
         typer.Option("--output", "-o", metavar="FILE", help="The HTML file.", show_default="RUN/report.html"),
     ] = None,
     measure: Annotated[bool, typer.Option(help="Measure test figures and latency of the shown points.")] = True,
+    polish: Annotated[
+        bool, typer.Option(help="Also test these points polished (runs of the evaluator `reconstructed`).")
+    ] = False,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
     problem: RunProblemOption = None,
 ) -> None:
@@ -27,6 +30,9 @@ def report(
     import autoprune as ap
     from autoprune.config.problem import build_problem
 
+    if polish and not measure:
+        msg = "polished points have to be measured; leave out --no-measure"
+        raise typer.BadParameter(msg, param_hint="--polish")
     opened = ap.open_run(run)
     if measure and len(opened.front):
         try:
@@ -35,5 +41,5 @@ def report(
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
     with working("writing the report"):
-        paths = opened.report(output, points=points, measure=measure)
+        paths = opened.report(output, points=points, measure=measure, polish=polish)
     print_line(escape(paths.html))

@@ -12,7 +12,9 @@ import typer
 from autoprune.cli.console import escape, log, print_json
 from autoprune.cli.options import (
     AddressOption,
+    CriterionOption,
     DataOption,
+    EvaluatorOption,
     ExecutorOption,
     InsecureOption,
     JsonOption,
@@ -36,6 +38,8 @@ def search(
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Budget: wall time.")] = None,
     macs: Annotated[float | None, typer.Option(min=1, help="Budget: executed multiply-adds.")] = None,
     limit: LimitOption = None,
+    evaluator: EvaluatorOption = None,
+    criterion: CriterionOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
@@ -59,7 +63,15 @@ def search(
 
     budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}
     file = read_problem(
-        problem, weights=weights, data=data, limits=limit, strategy=strategy, budget=budget_given, seed=seed
+        problem,
+        weights=weights,
+        data=data,
+        limits=limit,
+        evaluator=evaluator,
+        criterion=criterion,
+        strategy=strategy,
+        budget=budget_given,
+        seed=seed,
     )
     settings = file.tables.search
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"

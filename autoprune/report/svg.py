@@ -143,12 +143,12 @@ def _marker(role: Role, x: float, y: float) -> str:
     color = palette.ROLE_COLORS[role]
     if role is Role.PROXY:
         return f'<circle cx="{x}" cy="{y}" r="5" fill="{color}"/>'
-    corners = 4 if role is Role.VALIDATION else 3
+    corners = {Role.VALIDATION: 4, Role.TEST: 3, Role.POLISHED: 6}[role]
     return f'<path d="{_polygon(x, y, corners, 6.4, 1.0)}" stroke="{color}" stroke-width="1.6"/>'
 
 
 def _star(role: Role, x: float, y: float) -> str:
-    spikes = {Role.PROXY: 5, Role.VALIDATION: 4, Role.TEST: 3}[role]
+    spikes = {Role.PROXY: 5, Role.VALIDATION: 4, Role.TEST: 3, Role.POLISHED: 6}[role]
     path = _polygon(x, y, spikes, 10.5, 0.45)
     return f'<path d="{path}" fill="{palette.ROLE_COLORS[role]}" stroke="{palette.INK}"/>'
 

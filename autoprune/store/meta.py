@@ -16,16 +16,17 @@ SCHEMA_VERSION = 1
 
 
 class Role(StrEnum):
-    """On which images a metric was measured."""
+    """On which images a metric was measured; of polished points these figures stand beside those of what was scored."""
 
     PROXY = "proxy"
     VALIDATION = "val"
     TEST = "test"
+    POLISHED = "polished"
 
     @property
     def label(self) -> str:
         """The role in words."""
-        return "search-validation" if self is Role.VALIDATION else self.value
+        return {Role.VALIDATION: "search-validation", Role.POLISHED: "test (polished)"}.get(self, self.value)
 
 
 @dataclass(frozen=True)

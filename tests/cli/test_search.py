@@ -155,6 +155,29 @@ def test_a_pruned_model_file_can_be_shown_and_exported() -> None:
     assert Path("small.safetensors").exists()
 
 
+def test_points_are_polished_where_that_is_asked_for(folder: Path) -> None:
+    """`export` and `report` take the polished model; what cannot be polished is refused before anything is written."""
+    (folder / "problem.toml").write_text(f"{PROBLEM}\n[evaluator]\nn_calibration = 200\n")
+    run_cli("search", "problem.toml", "--store", "run", "--evaluator", "reconstructed", "--criterion", "obs")
+    half = ["export", "run", "--max-macs", "60%", "--output"]
+    run_cli(*half, "plain.autoprune")
+    run_cli(*half, "polished.autoprune", "--polish")
+    dense = build_model(read_problem_file("problem.toml"), with_weights=False)
+    plain, polished = (dict(ap.load(f"{name}.autoprune", dense).named_parameters()) for name in ("plain", "polished"))
+    assert {name: tensor.shape for name, tensor in plain.items()} == {n: t.shape for n, t in polished.items()}
+    assert any(not torch.equal(tensor, polished[name]) for name, tensor in plain.items())
+    run_cli("report", "run", "--points", "1", "--polish")
+    assert {record["role"] for record in ap.open_run("run").store.records("metrics")} == {"test", "polished"}
+    for arguments in (
+        ["export", "plain.autoprune", "--format", "onnx", "--polish"],
+        ["report", "run", "--no-measure", "--polish"],
+    ):
+        refused = CliRunner().invoke(app, arguments)
+        assert refused.exit_code == 2
+        assert "--polish" in refused.stderr
+    assert not Path("plain.onnx").exists()
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_plan_times_a_pilot() -> None:
     """The estimate is the budget's evaluations times the mean of two timed ones."""

@@ -9,6 +9,7 @@ import torch
 
 import autoprune as ap
 from autoprune.errors import InvalidArgumentError
+from autoprune.report.summarize import summarize
 from autoprune.testing.digits_network import digits_network
 
 
@@ -31,15 +32,35 @@ def test_polished_figures_stand_beside_those_of_what_was_scored(tmp_path: Path) 
     assert plain == problem.test(point.build())
     assert polished == problem.test(point.build(polish=True))
     assert (point.test(), point.test(polish=True)) == (plain, polished)
-    assert [record["metrics"] for record in run.store.records("metrics")] == [plain]
-    assert [record["metrics"] for record in run.store.records("polished metrics")] == [polished]
+    recorded = [(record["role"], record["metrics"]) for record in run.store.records("metrics")]
+    assert recorded == [("test", plain), ("polished", polished)]
+
+
+def test_the_report_shows_polished_figures_beside_the_others(tmp_path: Path) -> None:
+    """Every measured point has both in the table and in the picture; the headline stays with what was scored."""
+    _, run = searched(tmp_path, "reconstructed")
+    plain = summarize(run.store).headline
+    paths = run.report(points=2, polish=True)
+    summary = summarize(run.store)
+    tested = [point for point in summary.front if "test" in point.metrics]
+    assert tested
+    for point in tested:
+        assert point.metrics["polished"] == run.point(point.id).test(polish=True)
+    assert [role.value for role in summary.roles] == ["proxy", "test", "polished"]
+    assert plain.split(" at ")[0] == summary.headline.split(" at ")[0]
+    html = paths.html.read_text(encoding="utf-8")
+    assert "accuracy, test (polished)" in html
+    assert "front, test (polished)" in html
+    assert "polished_accuracy" in paths.front_csv.read_text(encoding="utf-8")
 
 
 def test_polish_needs_second_moments(tmp_path: Path) -> None:
     """Points of inherited weights cannot be polished; the error says what can."""
     _, run = searched(tmp_path, "inherited")
-    with pytest.raises(InvalidArgumentError, match="'reconstructed'"):
-        run.front.points[0].build(polish=True)
+    for polished in (run.front.points[0].build, run.test, run.report):
+        with pytest.raises(InvalidArgumentError, match="'reconstructed'"):
+            polished(polish=True)
+    assert not run.store.records("metrics")
 
 
 def test_fine_tunes_start_from_polished_points(tmp_path: Path) -> None:

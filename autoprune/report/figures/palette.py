@@ -16,9 +16,19 @@ MUTED = "#59636e"
 FAINT = "#8c959f"
 GRID = "#e8ebee"
 
-ROLE_COLORS = {Role.PROXY: BLUE, Role.VALIDATION: GREEN, Role.TEST: VERMILLION}
-ROLE_SYMBOLS = {Role.PROXY: "circle", Role.VALIDATION: "square-open", Role.TEST: "triangle-up-open"}
-DENSE_SYMBOLS = {Role.PROXY: "star", Role.VALIDATION: "star-square", Role.TEST: "star-triangle-up"}
+ROLE_COLORS = {Role.PROXY: BLUE, Role.VALIDATION: GREEN, Role.TEST: VERMILLION, Role.POLISHED: ORANGE}
+ROLE_SYMBOLS = {
+    Role.PROXY: "circle",
+    Role.VALIDATION: "square-open",
+    Role.TEST: "triangle-up-open",
+    Role.POLISHED: "hexagon-open",
+}
+DENSE_SYMBOLS = {
+    Role.PROXY: "star",
+    Role.VALIDATION: "star-square",
+    Role.TEST: "star-triangle-up",
+    Role.POLISHED: "hexagram",
+}
 
 CIVIDIS = ("#00224e", "#1a386f", "#434e6c", "#61656f", "#7d7c78", "#9b9476", "#bbae6c", "#ddc958", "#fee838")
 """Nine steps of the cividis map, dark to light; safe for every common color deficiency and in gray print."""
