@@ -65,7 +65,7 @@ class RunPoint:
 
         Args:
             polish: re-solve its layers once more, in execution order, on what really arrives at each: better accuracy
-                before any training, for two calibration passes per layer. The scores of the run are of the model
+                before any training, for a calibration pass per layer. The scores of the run are of the model
                 without it. Needs the evaluator ``reconstructed``.
 
         Raises:
