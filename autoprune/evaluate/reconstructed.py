@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.measure import Batches
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
-from autoprune.reconstruct import MAX_BYTES, LeastSquares, polish, survey, unpack_moments
+from autoprune.reconstruct import MAX_BYTES, LeastSquares, distance, polish, survey, unpack_moments
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.weight_sets import N_WEIGHTS, Inherited
@@ -101,15 +102,34 @@ class Reconstructed(InheritedWeights):
         return self._proxy.training_items(POLISH_ITEMS * self._statistics.n_items)
 
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
-        """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm."""
+        """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm.
+
+        Where that does not bring its outputs on the search-validation items nearer to those of the dense model, the
+        candidate stays what it was, and a warning says so.
+        """
+        kept = self.setup.kept(genome, inherited)
+        if kept.all():
+            return
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
+            dense = dense_model(self.setup, inherited.weights, self.device)
+            scored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            before = distance(dense, model, self._proxy.validation)
             polish(
-                dense_model(self.setup, inherited.weights, self.device),
+                dense,
                 model,
                 self.setup.structure,
-                self.setup.kept(genome, inherited),
+                kept,
                 self._consumers,
                 self._polish_items,
                 seed=self.settings.proxy_seed,
             )
             self._proxy.recalibrate(model)
+            after = distance(dense, model, self._proxy.validation)
+            if before is not None and after is not None and not after <= before:  # nor where it is no number
+                model.load_state_dict(scored)
+                msg = (
+                    f"the polish of {genome} was not taken: the mean squared difference of its outputs from those of "
+                    f"the dense model would go from {before:.3g} to {after:.3g}; more calibration items "
+                    "(n_calibration) may help"
+                )
+                warnings.warn(msg, AutopruneWarning, stacklevel=2)

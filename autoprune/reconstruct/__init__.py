@@ -8,7 +8,7 @@ elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.
 from autoprune.reconstruct.consumers import MAX_BYTES, Consumer, Survey, find_consumers, survey
 from autoprune.reconstruct.elimination import elimination_scores
 from autoprune.reconstruct.least_squares import LeastSquares
-from autoprune.reconstruct.polish import polish
+from autoprune.reconstruct.polish import distance, polish
 from autoprune.reconstruct.statistics import Moments, collect, pack_moments, unpack_moments
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Moments",
     "Survey",
     "collect",
+    "distance",
     "elimination_scores",
     "find_consumers",
     "pack_moments",

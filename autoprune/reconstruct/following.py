@@ -88,7 +88,7 @@ class OutputFollower(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._is_aside:
             return func(*args, **kwargs)
-        read = [self._made_by[tensor] for tensor in _tensors((args, kwargs)) if tensor in self._made_by]
+        read = [self._made_by[tensor] for tensor in tensors_in((args, kwargs)) if tensor in self._made_by]
         if read and getattr(func, "__name__", "") in _ADDITIONS and not kwargs:
             for term, other in (args, args[::-1]):
                 if isinstance(term, Tensor) and isinstance(other, Tensor) and term.shape == other.shape:
@@ -128,11 +128,12 @@ class OutputFollower(TorchFunctionMode):
             self._made_by[output] = name
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))

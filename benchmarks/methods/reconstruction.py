@@ -124,7 +124,13 @@ def table(cells: Cells, arguments: argparse.Namespace) -> None:
                 test = problem.test(model)["accuracy"]
                 return {"point": point.id, "macs": share_of_macs, "proxy": point.metrics["accuracy"], "test": test}
 
-            row = cells(f"{name} {evaluations} {share} {epochs:g}", measured)
+            same = [
+                row for cell, row in cells.items() if cell.startswith(f"{name} ") and cell.endswith(f"% {epochs:g}")
+            ]
+            known = next((row for row in same if row["point"] == point.id), None)  # of another search
+            row = cells(
+                f"{name} {evaluations} {share} {epochs:g}", measured if known is None else lambda row=known: row
+            )
             print(f"{name} {evaluations} {share} {epochs:g} epochs: {row}", flush=True)
 
 

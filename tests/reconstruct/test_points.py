@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch import nn
 
 import autoprune as ap
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.report.summarize import summarize
 from autoprune.testing.digits_network import digits_network
 
@@ -61,6 +64,28 @@ def test_polish_needs_second_moments(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match="'reconstructed'"):
             polished(polish=True)
     assert not run.store.records("metrics")
+
+
+def test_a_polish_that_leads_away_from_the_dense_model_is_not_taken(tmp_path: Path) -> None:
+    """Calibrated on underexposed images, the smallest point stays bit for bit what was scored, and a warning says so."""
+    digits = load_digits()
+    images, labels = (digits.images[:, None] / 16).astype(np.float32), digits.target
+    torch.manual_seed(0)
+    problem = ap.Problem(
+        nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(1024, 10)),
+        ),
+        data=ap.Data((0.02 * images[:800], labels[:800]), val=(images[800:1200], labels[800:1200])),
+        evaluator="reconstructed",
+        evaluation=ap.ProxySettings(n_calibration=16, n_validation=64, batch_size=16),
+    )
+    run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
+    point = min(run.front, key=lambda point: point.costs["macs"])
+    with pytest.warns(AutopruneWarning, match="was not taken"):
+        polished = point.build(polish=True)
+    for mine, theirs in zip(polished.state_dict().values(), point.build().state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_fine_tunes_start_from_polished_points(tmp_path: Path) -> None:
