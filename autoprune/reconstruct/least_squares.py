@@ -90,7 +90,7 @@ class LeastSquares:
     ) -> None:
         self._weights = weights
         self._consumers = [consumer for consumer in consumers if consumer.weight in moments]
-        self.moments = moments
+        self._moments = moments
         self._answers: OrderedDict[tuple[str, bytes], dict[str, Tensor]] = OrderedDict()  # the latest used last
         self._room = max_bytes
 
@@ -128,7 +128,7 @@ class LeastSquares:
     @torch.no_grad()
     def _solved(self, consumer: Consumer, stays: BoolArray) -> dict[str, Tensor]:
         """Return the weight, and the bias that takes the constant, for the inputs that stay."""
-        dense, moments = self._weights[consumer.weight], self.moments[consumer.weight]
+        dense, moments = self._weights[consumer.weight], self._moments[consumer.weight]
         rows = layout = to_features(dense, consumer)
         if consumer.shared_taps:  # every tap of every output is one more row to solve for
             rows = layout.flatten(1, 2)

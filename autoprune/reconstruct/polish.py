@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.following import OutputFollower, tensors_in
+from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.least_squares import damping, from_features, to_features
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, FeatureReader, products
 from autoprune.surgery.forward import forward
@@ -143,19 +143,6 @@ def polish(
                 if goal.rows:
                     cross, own = _moments(pruned, consumer, goal, batches, seed)
                     _solve(pruned, consumer, goal, cross, own)
-
-
-@torch.no_grad()
-def distance(dense: nn.Module, other: nn.Module, batches: Batches) -> float | None:
-    """Return the mean squared difference of two models' outputs; None where their shapes differ."""
-    total, n = 0.0, 0
-    for inputs, _ in batches:
-        for x, y in zip(*(tensors_in(forward(model, inputs)) for model in (dense, other)), strict=False):
-            if x.shape != y.shape:
-                return None
-            total += float((x.double() - y.double()).square().sum())
-            n += x.numel()
-    return total / max(1, n)
 
 
 def _goals(

@@ -67,7 +67,7 @@ def test_polish_needs_second_moments(tmp_path: Path) -> None:
 
 
 def test_a_polish_that_leads_away_from_the_dense_model_is_not_taken(tmp_path: Path) -> None:
-    """Calibrated on underexposed images, the smallest point stays bit for bit what was scored, and a warning says so."""
+    """Calibrated on underexposed images, the smallest point stays what was scored, bit for bit, with a warning."""
     digits = load_digits()
     images, labels = (digits.images[:, None] / 16).astype(np.float32), digits.target
     torch.manual_seed(0)
