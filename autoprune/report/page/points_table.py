@@ -23,6 +23,8 @@ def points(summary: RunSummary) -> str:
         "Costs are exact; percentages are of the dense model. The command writes the model of its point to a file; the "
         "line of Python builds it, given the problem that was searched."
     )
+    if Role.POLISHED in summary.roles:
+        text += " Polished figures are of the model that the command writes with --polish."
     columns = _columns(summary)
     heads = [units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns]
     times = {row.point: row for timing in summary.timings[:1] for row in timing.rows}
