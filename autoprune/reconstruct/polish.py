@@ -82,7 +82,7 @@ class _Sum:
         return stream * torch.where(small, 0.0, 1 / self.scale)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Goal:
     """What a consumer is to compute.
 
@@ -91,8 +91,8 @@ class _Goal:
         bias: (o,) of the same outputs, zeros without one.
         absorbs_constant: see `Moments`.
         sum: of equation (2), None for equation (1) alone.
-        rows: (blocks, rows, o) of every call, in their order: ``t``, but for the cut stream's part. None when it never
-            runs.
+        rows: (blocks, rows, o) of every call, in their order: ``t``, but for the cut stream's part. Filled while the
+            dense model runs, used up while the cut one does; empty for a consumer that never runs.
     """
 
     weight: Tensor
