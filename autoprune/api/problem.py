@@ -103,7 +103,7 @@ class Problem:
             msg = f"expected data=ap.Data(train, ...) or ap.load_data(name), got {type(data).__name__}"
             raise InvalidArgumentError(msg)
         self.model = unwrap(model)
-        self.data = data
+        self.data = data.for_model(self.model)
         self.task: Task = task or Classification()
         self.objectives = Objectives.parse(objectives)
         self.criterion = find_criterion(criterion).name
@@ -111,6 +111,10 @@ class Problem:
         self.name = name or type(self.model).__name__
         self.example_input = data.example_batch(1)[0] if example_input is None else example_input
         _check_objectives(self.objectives, self.task)
+        if isinstance(self.task, Classification):
+            for split in (data.train, data.validation, data.test):
+                if split is not None:
+                    self.task.check(split)
 
         structure = trace(self.model, self.example_input, seed=seed)
         self.space = SearchSpace.build(

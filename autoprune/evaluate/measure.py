@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import InvalidArgumentError
-from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
+from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Task
@@ -77,6 +77,7 @@ def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSetting
     """
     settings = settings or MeasureSettings()
     device = resolve_device(settings.device)
+    split = replace(split, dtype=compute_dtype(model))
     loader = split.loader(settings.batch_size, device=device, channels_last=settings.layout(model))
     with reproducible(settings.threads), placed(model, device, training=False, channels_last=False):
         return metrics_of(model, loader, task, device, settings)

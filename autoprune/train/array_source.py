@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import DataError
-from autoprune.train.content import digest
-from autoprune.train.source import MEMORY_LIMIT, Batch
+from autoprune.train.content import content_of, digest
+from autoprune.train.source import MEMORY_LIMIT, Batch, to_device
 
 CHANNELS = (1, 3, 4)
 """Sizes of a last dimension that make a uint8 array a batch of images in (height, width, channel) order."""
@@ -24,30 +25,33 @@ class ArraySource:
     """Inputs and targets as tensors, kept where memory allows on the device that reads them.
 
     Args:
-        inputs: (n, ...) array or tensor. uint8 arrays of shape (n, h, w), (n, h, w, c) or (n, c, h, w) are images.
+        inputs: (n, ...) array or tensor, or a tuple, list or dict of them for a model of several inputs. A lone uint8
+            array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) holds images.
         targets: (n, ...) array or tensor.
         memory_limit: arrays of at most this many bytes are copied to an accelerator once; larger ones batch by batch.
 
     Raises:
-        DataError: the lengths differ, or a dtype cannot be used.
+        DataError: the lengths differ, a dtype cannot be used, or an input is not a number.
     """
 
     whole = True
 
-    def __init__(
-        self, inputs: npt.ArrayLike | Tensor, targets: npt.ArrayLike | Tensor, *, memory_limit: int = MEMORY_LIMIT
-    ) -> None:
-        self.inputs = _image_layout(_tensor(inputs, "inputs"))
+    def __init__(self, inputs: Any, targets: npt.ArrayLike | Tensor, *, memory_limit: int = MEMORY_LIMIT) -> None:
+        self.inputs = _inputs(inputs)
         self.targets = _tensor(targets, "targets")
         if self.targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
             self.targets = self.targets.long()  # what cross entropy takes
-        if self.inputs.dim() == 0 or self.targets.dim() == 0 or len(self.inputs) != len(self.targets):
+        arrays = [*pytree.tree_leaves(self.inputs), self.targets]
+        if any(array.dim() == 0 or len(array) != len(self.targets) for array in arrays):
+            shapes = [str(tuple(array.shape)) for array in arrays]
             msg = (
                 "expected as many targets as inputs, along the first dimension, got shapes "
-                f"{tuple(self.inputs.shape)} and {tuple(self.targets.shape)}"
+                f"{', '.join(shapes[:-1])} and {shapes[-1]}"
             )
             raise DataError(msg)
-        self._fits = self.inputs.nbytes + self.targets.nbytes <= memory_limit
+        for array in arrays[:-1]:
+            _check_numbers(array)
+        self._fits = sum(array.nbytes for array in arrays) <= memory_limit
         self._resident: dict[torch.device, Batch] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,7 +60,7 @@ class ArraySource:
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return len(self.inputs)
+        return len(self.targets)
 
     @property
     def labels(self) -> IntArray | None:
@@ -68,7 +72,11 @@ class ArraySource:
     @cached_property
     def _hashes(self) -> list[bytes]:
         """One content hash per item, a few thousand rows at a time: a transposed view is copied to be hashed."""
-        return [digest(row.tobytes()) for part in self.inputs.split(4096) for row in part.contiguous().numpy()]
+        if not isinstance(self.inputs, Tensor):
+            rows = range(len(self))
+            return [digest(content_of(pytree.tree_map(lambda array, i=i: array[i], self.inputs))) for i in rows]
+        parts = (part.contiguous().flatten(1).view(torch.uint8).numpy() for part in _as_rows(self.inputs).split(4096))
+        return [digest(row.tobytes()) for part in parts for row in part]
 
     def digests(self, positions: IntArray) -> list[bytes]:
         """Return one content hash per item."""
@@ -82,24 +90,59 @@ class ArraySource:
     ) -> Iterator[Batch]:
         """Yield one batch on ``device`` per array of positions."""
         if self._fits and device not in self._resident:
-            self._resident[device] = (self.inputs.to(device), self.targets.to(device))
+            self._resident[device] = (to_device(self.inputs, device), self.targets.to(device))
         inputs, targets = self._resident.get(device, (self.inputs, self.targets))
         for positions in plan:
-            chosen = torch.from_numpy(positions).to(inputs.device)
-            yield inputs[chosen].to(device), targets[chosen].to(device)
+            chosen = torch.from_numpy(positions).to(targets.device)
+            taken = pytree.tree_map(lambda array, chosen=chosen: array[chosen], inputs)
+            yield to_device(taken, device), targets[chosen].to(device)
+
+
+def _inputs(values: Any) -> Any:
+    """Turn arrays into tensors, in whatever tuples, lists and dicts they come."""
+    if isinstance(values, dict):
+        return {str(key): _tensor(value, f"input {key!r}") for key, value in values.items()}
+    if isinstance(values, tuple) or (isinstance(values, list) and values and all(map(is_array, values))):
+        return tuple(_tensor(value, f"input {number}") for number, value in enumerate(values))
+    return _image_layout(_tensor(values, "inputs"))
+
+
+def is_array(value: Any) -> bool:
+    """Say whether a value is a numpy array or a tensor."""
+    return isinstance(value, np.ndarray | Tensor)
+
+
+def _as_rows(inputs: Tensor) -> Tensor:
+    """Give (n,) inputs a second dimension; others have one."""
+    return inputs[:, None] if inputs.dim() == 1 else inputs
+
+
+def _check_numbers(inputs: Tensor) -> None:
+    """Refuse inputs that are not numbers: whatever is computed from them is not one either."""
+    if not inputs.is_floating_point():
+        return
+    bad = [part.isnan().flatten(1).any(dim=1) for part in _as_rows(inputs).split(4096)]
+    positions = torch.cat(bad).nonzero()[:, 0].tolist() if bad else []
+    if positions:
+        msg = (
+            f"{len(positions)} of {len(inputs)} inputs hold NaN (first at position {positions[0]}); remove or repair "
+            "these items"
+        )
+        raise DataError(msg)
 
 
 def _tensor(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return values.float() if values.dtype == torch.float64 else values  # what models compute in
-    array = np.asarray(values)
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        msg = f"expected {name} of one shape, got items that differ ({error}); give a Dataset and a collate_fn"
+        raise DataError(msg) from error
     if array.dtype.kind not in "biuf":
         msg = f"expected numbers as {name}, got an array of {array.dtype}"
         raise DataError(msg)
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    elif array.dtype in (np.uint16, np.uint32, np.uint64):
+    if array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, order="C"))
 

@@ -11,14 +11,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.errors import DataError, InvalidArgumentError
 from autoprune.train.dataset_source import DatasetSource
+from autoprune.train.devices import compute_dtype
 from autoprune.train.given import as_source
 from autoprune.train.overlap import check_classes, check_disjoint, sample_digests
-from autoprune.train.source import MEMORY_LIMIT, Batch, Source
+from autoprune.train.source import MEMORY_LIMIT, Batch, Source, Unpack
 from autoprune.train.split import Split, draw
 from autoprune.train.transforms import ImageTransform
 
@@ -28,7 +30,9 @@ class Data:
 
     ``train`` trains and calibrates, ``validation`` is what a search measures candidates on, ``test`` is only looked at
     for the report. Each is given as ``(inputs, targets)`` arrays or tensors, as a torch Dataset of such items, or as a
-    DataLoader around one (its order and batch size are not used: the loop draws its own, reproducibly).
+    DataLoader around one (its order and batch size are not used: the loop draws its own, reproducibly). Models of
+    several inputs take ``(input, input, ..., targets)``, or a mapping whose targets are under ``"labels"``,
+    ``"label"``, ``"targets"``, ``"target"`` or ``"y"`` and whose other members become keyword arguments.
 
     Without ``val``, a share of ``train`` is held back, by class where classes are known. When this same data trained
     the given weights, the search then sees images the network knows: `held_out` is False and reports say so.
@@ -44,6 +48,8 @@ class Data:
         val_size: how much of ``train`` to hold back: a share below 1 or a number of items.
         held_out: whether the given weights were trained without the search-validation items; by default only when
             ``val`` is given.
+        unpack: takes a batch as the dataset's collation made it and returns ``(inputs, targets)``, where it is neither
+            of these forms.
         seed: decides which items are held back.
         memory_limit: bytes of arrays that are kept on the device; larger ones are copied batch by batch.
 
@@ -68,6 +74,7 @@ class Data:
         plain_train: Any = None,
         val_size: float = 0.1,
         held_out: bool | None = None,
+        unpack: Unpack | None = None,
         seed: int = 0,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
@@ -75,13 +82,13 @@ class Data:
         self.transform = transform or ImageTransform()
         self.memory_limit = memory_limit
         self.held_out = (val is not None) if held_out is None else held_out
-        source = as_source(train, "train", memory_limit)
+        source = as_source(train, "train", memory_limit, unpack)
         self.train = self._split("train", source)
-        self.test = None if test is None else self._split("test", as_source(test, "test", memory_limit))
+        self.test = None if test is None else self._split("test", as_source(test, "test", memory_limit, unpack))
         if val is not None:
-            self.validation = self._split("validation", as_source(val, "validation", memory_limit))
+            self.validation = self._split("validation", as_source(val, "validation", memory_limit, unpack))
         else:
-            plain = source if plain_train is None else as_source(plain_train, "plain train", memory_limit)
+            plain = source if plain_train is None else as_source(plain_train, "plain train", memory_limit, unpack)
             if len(plain) != len(source):
                 msg = f"expected plain_train to hold the {len(source)} items of train, got {len(plain)}"
                 raise DataError(msg)
@@ -122,6 +129,16 @@ class Data:
         found = copy.copy(self)
         found.__dict__["fingerprint"] = self.fingerprint
         found.test = None
+        return found
+
+    def for_model(self, model: nn.Module) -> Data:
+        """Return the same data with floating inputs in the precision that ``model`` computes in."""
+        dtype = compute_dtype(model)
+        if dtype == self.train.dtype:
+            return self
+        found = copy.copy(self)
+        found.train, found.validation = (replace(split, dtype=dtype) for split in (self.train, self.validation))
+        found.test = None if self.test is None else replace(self.test, dtype=dtype)
         return found
 
     def example_batch(self, n: int = 1) -> Batch:

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from autoprune.core.groups import IntArray
-from autoprune.errors import DataError
-from autoprune.train.content import content_of, item_digest
+from autoprune.errors import AutopruneError, DataError
+from autoprune.train.content import content_of, digest, stored_digest
 from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
-from autoprune.train.source import Batch, to_device
+from autoprune.train.source import Batch, Unpack, to_device, unpack_batch, unpacked
 
 
 class DatasetSource:
-    """A map-style torch Dataset of ``(inputs, targets)`` items.
+    """A map-style torch Dataset of items with inputs and targets.
 
     Whatever the dataset draws at random is seeded per item, so that the same seed gives the same batches with any
     number of worker processes.
@@ -27,6 +27,9 @@ class DatasetSource:
         dataset: with ``__len__`` and ``__getitem__``.
         collate: joins items into a batch.
         n_workers: processes that read items; 0 reads in this one.
+        worker_init_fn: called in each of these processes with its number.
+        unpack: tells the inputs and the targets of a batch apart; `unpack_batch` by default.
+        role: for messages.
     """
 
     whole = False
@@ -37,10 +40,16 @@ class DatasetSource:
         *,
         collate: Callable[[list[Any]], Any] = default_collate,
         n_workers: int = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        unpack: Unpack | None = None,
+        role: str = "",
     ) -> None:
         self.dataset = dataset
         self.collate = collate
         self.n_workers = n_workers
+        self._worker_init = worker_init_fn
+        self._unpack = unpack
+        self._role = role
         self._labels = _labels(dataset)
 
     def __len__(self) -> int:
@@ -55,7 +64,7 @@ class DatasetSource:
     def digests(self, positions: IntArray) -> list[bytes]:
         """Return one content hash per item."""
         with preserved_random_state():
-            return [item_digest(self.dataset, int(position)) for position in positions]
+            return [self._digest(int(position)) for position in positions]
 
     def repeats(self, position: int) -> bool:
         """Say whether an item reads the same under two states of the random generators."""
@@ -63,37 +72,78 @@ class DatasetSource:
             found = []
             for read in range(2):
                 seed_libraries(derive_seed(0, position, read))
-                found.append(content_of(self.dataset[position][0]))
+                found.append(content_of(self._inputs(position)))
         return found[0] == found[1]
+
+    def _digest(self, position: int) -> bytes:
+        stored = stored_digest(self.dataset, position)
+        if stored is not None:
+            return stored
+        seed_libraries(0)
+        return digest(content_of(self._inputs(position)))
+
+    def _inputs(self, position: int) -> Any:
+        """Read the inputs of one item."""
+        item = _read(self.dataset, position, self._role)
+        return unpack_batch(item)[0] if self._unpack is None else unpacked(self._collated([item]), self._unpack)[0]
+
+    def _collated(self, items: list[Any]) -> Any:
+        try:
+            return self.collate(items)
+        except Exception as error:
+            msg = (
+                f"the items of the {self._role} dataset cannot be joined into a batch ({type(error).__name__}: "
+                f"{_shortened(error)}); give items of equal shape, or a DataLoader with a collate_fn that joins them"
+            )
+            raise DataError(msg) from error
 
     def batches(self, plan: Sequence[IntArray], seed: int, device: torch.device) -> Iterator[Batch]:
         """Yield one batch on ``device`` per array of positions; ``seed`` decides the items' own random transforms."""
         seeded = [[(int(p), derive_seed(seed, int(p))) for p in chunk] for chunk in plan]
         loader = DataLoader(
-            _SeededItems(self.dataset),
+            _SeededItems(self.dataset, self._role),
             batch_sampler=seeded,
-            collate_fn=self.collate,
+            collate_fn=self._collated,
             num_workers=self.n_workers,
+            worker_init_fn=self._worker_init,
             generator=torch.Generator(),  # the loader draws a seed when iterated: not from the global generator
         )
         for batch in loader:
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                msg = f"expected the dataset to give (inputs, targets) items, got a batch of {type(batch).__name__}"
-                raise DataError(msg)
-            yield to_device(batch[0], device), to_device(batch[1], device)
+            inputs, targets = unpacked(batch, self._unpack)
+            yield to_device(inputs, device), to_device(targets, device)
 
 
 class _SeededItems(Dataset[Any]):
     """Reads ``(position, seed)`` keys: every item draws from generators seeded for it alone."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Dataset[Any], role: str) -> None:
         self._dataset = dataset
+        self._role = role
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         position, seed = key
         with preserved_random_state():
             seed_libraries(seed)
-            return self._dataset[position]
+            return _read(self._dataset, position, self._role)
+
+
+def _read(dataset: Dataset[Any], position: int, role: str) -> Any:
+    """Read one item; what a user's dataset raises says which item of which data it was."""
+    try:
+        return dataset[position]
+    except AutopruneError:
+        raise
+    except Exception as error:
+        msg = (
+            f"item {position} of the {role} dataset ({type(dataset).__name__}) cannot be read: "
+            f"{type(error).__name__}: {_shortened(error)}"
+        )
+        raise DataError(msg) from error
+
+
+def _shortened(error: Exception, limit: int = 300) -> str:
+    text = str(error)
+    return text if len(text) <= limit else text[:limit] + " ..."
 
 
 def _labels(dataset: Any) -> IntArray | None:

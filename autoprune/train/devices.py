@@ -39,6 +39,12 @@ def prefers_channels_last(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """Return the precision that a model computes in: that of its first floating parameter, float32 without any."""
+    found = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    return next(found, torch.float32)
+
+
 def autocast(device: torch.device, *, enabled: bool) -> torch.autocast | nullcontext[None]:
     """Return the mixed-precision context: bfloat16 on GPUs, nothing elsewhere."""
     return torch.autocast("cuda", torch.bfloat16) if enabled and device.type == "cuda" else nullcontext()

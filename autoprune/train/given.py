@@ -8,29 +8,37 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
     TensorDataset,
     default_collate,
 )
 
 from autoprune.errors import DataError
-from autoprune.train.array_source import ArraySource
+from autoprune.train.array_source import ArraySource, is_array
 from autoprune.train.dataset_source import DatasetSource
-from autoprune.train.source import Batch, Source
+from autoprune.train.source import Batch, Source, Unpack, unpacked
 
 
-def as_source(data: Any, role: str, memory_limit: int) -> Source:
+def as_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None = None) -> Source:
     """Make a source of whatever a user gives for ``role``.
 
     Args:
-        data: a source, ``(inputs, targets)`` arrays or tensors, a torch Dataset, or a DataLoader. The loop sets the
+        data: a source, ``(inputs, targets)`` or ``(input, input, ..., targets)`` arrays or tensors, a mapping of
+            arrays with the targets under ``"labels"`` or the like, a torch Dataset, or a DataLoader. The loop sets the
             batch size and the order itself; of a DataLoader it takes the items, the collation and the workers.
         role: for messages.
         memory_limit: an iterable dataset, which cannot be read by position, is read into memory up to this many bytes.
+        unpack: tells the inputs and the targets of a batch apart, where `unpack_batch` does not.
 
     Raises:
         DataError: it is none of these, is empty, or a DataLoader orders its items in a way of its own.
@@ -39,15 +47,15 @@ def as_source(data: Any, role: str, memory_limit: int) -> Source:
     if isinstance(data, ArraySource | DatasetSource):
         source = data
     elif isinstance(data, DataLoader):
-        source = _loader_source(data, role, memory_limit)
-    elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        source = ArraySource(*data.tensors, memory_limit=memory_limit)
+        source = _loader_source(data, role, memory_limit, unpack)
+    elif isinstance(data, TensorDataset) and len(data.tensors) > 1:
+        source = _array_source(data.tensors, role, memory_limit, unpack)
     elif isinstance(data, IterableDataset):
-        source = _read(data, default_collate, role, memory_limit)
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        source = ArraySource(*data, memory_limit=memory_limit)
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping | str):
-        source = DatasetSource(data)
+        source = _read(data, default_collate, role, memory_limit, unpack)
+    elif _holds_arrays(data):
+        source = _array_source(data, role, memory_limit, unpack)
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping | str | tuple):
+        source = DatasetSource(data, unpack=unpack, role=role)
     else:
         msg = (
             f"expected {role} data as (inputs, targets) arrays, a torch Dataset or a DataLoader, "
@@ -60,31 +68,89 @@ def as_source(data: Any, role: str, memory_limit: int) -> Source:
     return source
 
 
-def _loader_source(loader: DataLoader[Any], role: str, memory_limit: int) -> Source:
-    collate: Callable[[list[Any]], Any] = loader.collate_fn
-    if isinstance(loader.dataset, IterableDataset):
-        return _read(loader.dataset, collate, role, memory_limit)
-    if not isinstance(loader.sampler, RandomSampler | SequentialSampler):
+def _holds_arrays(data: Any) -> bool:
+    """Tell arrays apart from items: a tuple or a mapping holds arrays; a list does where its two members are some."""
+    if isinstance(data, list):
+        return len(data) == 2 and not any(isinstance(part, tuple | Mapping) for part in data)
+    if isinstance(data, Mapping):
+        return all(is_array(part) for part in pytree.tree_leaves(dict(data)))
+    return isinstance(data, tuple) and len(data) > 1
+
+
+def _array_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None) -> Source:
+    try:
+        return ArraySource(*unpacked(data, unpack), memory_limit=memory_limit)
+    except DataError as error:
+        msg = f"the {role} data cannot be used: {error}"
+        raise DataError(msg) from error
+
+
+def _loader_source(loader: DataLoader[Any], role: str, memory_limit: int, unpack: Unpack | None) -> Source:
+    if type(loader).__iter__ is not DataLoader.__iter__:
         msg = (
-            f"the {role} DataLoader orders its items with {type(loader.sampler).__name__}, which cannot be resumed "
-            "and split reproducibly; give the dataset instead (repeat items in it to weight classes)"
+            f"the {role} data loader is a {type(loader).__name__} with an iteration of its own, which cannot be "
+            "resumed and split reproducibly; give its dataset, and do what it does in the dataset or in a collate_fn"
         )
         raise DataError(msg)
-    return DatasetSource(loader.dataset, collate=collate, n_workers=loader.num_workers)
+    collate: Callable[[list[Any]], Any] = loader.collate_fn
+    if loader.batch_size is None and loader.batch_sampler is None:
+        msg = (
+            f"the {role} DataLoader has batch_size=None: its dataset gives whole batches, which cannot be ordered and "
+            "split item by item; give a dataset of single items"
+        )
+        raise DataError(msg)
+    if isinstance(loader.dataset, IterableDataset):
+        return _read(loader.dataset, collate, role, memory_limit, unpack)
+    sampler: Any = loader.sampler
+    if loader.batch_size is None:  # the user gave a batch sampler; the loader's own sampler is then never asked
+        given: Any = loader.batch_sampler
+        sampler = given.sampler if type(given) is BatchSampler else given
+    return DatasetSource(
+        _sampled(loader.dataset, sampler, role),
+        collate=collate,
+        n_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        unpack=unpack,
+        role=role,
+    )
 
 
-def _read(dataset: IterableDataset[Any], collate: Callable[[list[Any]], Any], role: str, limit: int) -> Source:
+def _sampled(dataset: Dataset[Any], sampler: Sampler[Any], role: str) -> Dataset[Any]:
+    """Return the items that a sampler draws, where it draws each of them once per epoch.
+
+    Raises:
+        DataError: it draws some more often than others, or in a way that is not known.
+    """
+    if type(sampler) is SubsetRandomSampler:
+        return Subset(dataset, [int(position) for position in sampler.indices])
+    even = type(sampler) is RandomSampler and sampler.num_samples == len(dataset)  # type: ignore[arg-type]
+    if type(sampler) is SequentialSampler or even:
+        return dataset
+    msg = (
+        f"the {role} DataLoader orders its items with {type(sampler).__name__}, which cannot be resumed and split "
+        "reproducibly; give the dataset instead (repeat items in it to weight classes)"
+    )
+    raise DataError(msg)
+
+
+def _read(
+    dataset: IterableDataset[Any],
+    collate: Callable[[list[Any]], Any],
+    role: str,
+    limit: int,
+    unpack: Unpack | None,
+) -> Source:
     """Read an iterable dataset into memory, 256 items at a time."""
     parts: list[Batch] = []
     size, items = 0, iter(dataset)
     while chunk := list(itertools.islice(items, 256)):
-        batch = collate(chunk)
-        tensors = isinstance(batch, tuple | list) and all(isinstance(part, Tensor) for part in batch)
-        if not tensors or len(batch) != 2:
-            msg = f"expected the iterable {role} dataset to give (tensor, target) items; make it a map-style dataset"
+        batch = unpacked(collate(chunk), unpack)
+        leaves = pytree.tree_leaves(batch)
+        if not all(isinstance(leaf, Tensor) for leaf in leaves) or not isinstance(batch[1], Tensor):
+            msg = f"expected the iterable {role} dataset to give items of tensors; make it a map-style dataset"
             raise DataError(msg)
-        parts.append((batch[0], batch[1]))
-        size += batch[0].nbytes + batch[1].nbytes
+        parts.append(batch)
+        size += sum(leaf.nbytes for leaf in leaves)
         if size > limit:
             msg = (
                 f"the iterable {role} dataset does not fit into the memory limit of {limit} bytes; make it a map-style "
@@ -94,5 +160,5 @@ def _read(dataset: IterableDataset[Any], collate: Callable[[list[Any]], Any], ro
     if not parts:
         msg = f"the {role} data is empty; give at least one item"
         raise DataError(msg)
-    inputs, targets = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    return ArraySource(inputs, targets, memory_limit=limit)
+    joined = pytree.tree_map(lambda *columns: torch.cat(columns), *parts)
+    return _array_source(joined, role, limit, None)

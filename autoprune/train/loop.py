@@ -96,6 +96,7 @@ def fit(
         StoreError: the checkpoint is damaged or of another run.
         InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
     """
+    data = data.for_model(model)
     objective = _Objective(model, task, teacher, _distillation(settings, teacher))
     device = resolve_device(settings.device)
     channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from autoprune.core.groups import IntArray
+from autoprune.errors import DataError
 
 Batch = tuple[Any, Any]
 """Inputs (a tensor, or a tuple, list or dict of them) and targets, first dimension: items."""
+
+Unpack = Callable[[Any], Batch]
+"""Takes a batch as it was collated, returns the inputs of the model and the targets of the task."""
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+"""Keys under which a batch that is a mapping keeps its targets."""
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of data that may be held in memory, or on an accelerator, unless the user says otherwise."""
@@ -41,6 +48,55 @@ class Source(Protocol):
     def batches(self, plan: Sequence[IntArray], seed: int, device: torch.device) -> Iterator[Batch]:
         """Yield one batch on ``device`` per array of positions; ``seed`` decides what the items draw at random."""
         ...
+
+
+def unpack_batch(batch: Any) -> Batch:
+    """Tell the inputs of the model and the targets of the task apart, as most data sets mean them.
+
+    Args:
+        batch: ``(inputs, targets)``; ``(input, input, ..., targets)``, whose inputs become positional arguments; or a
+            mapping with its targets under one of `LABEL_KEYS`, whose other items become keyword arguments.
+
+    Raises:
+        DataError: it is neither.
+
+    >>> unpack_batch({"pixels": 1, "mask": 2, "labels": 3})
+    ({'pixels': 1, 'mask': 2}, 3)
+    >>> unpack_batch(("image", "table", 7))
+    (('image', 'table'), 7)
+    """
+    if isinstance(batch, Mapping):
+        keys = [key for key in LABEL_KEYS if key in batch]
+        if len(keys) == 1 and len(batch) > 1:
+            return {key: value for key, value in batch.items() if key != keys[0]}, batch[keys[0]]
+        got = f"a mapping with the keys {', '.join(map(repr, list(batch)[:8]))}"
+    elif isinstance(batch, tuple | list) and len(batch) > 1:
+        *inputs, targets = batch
+        return (inputs[0] if len(inputs) == 1 else tuple(inputs)), targets
+    else:
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        got = f"a {type(batch).__name__}{size}"
+    msg = (
+        "expected (inputs, targets), (input, input, ..., targets), or a mapping with its targets under one of "
+        f"{', '.join(LABEL_KEYS)}, got {got}; say which is which by "
+        "ap.Data(..., unpack=lambda batch: (inputs, targets))"
+    )
+    raise DataError(msg)
+
+
+def unpacked(batch: Any, unpack: Unpack | None) -> Batch:
+    """Apply the user's ``unpack``, or `unpack_batch` where there is none.
+
+    Raises:
+        DataError: the batch cannot be told apart, or ``unpack`` does not return a pair.
+    """
+    if unpack is None:
+        return unpack_batch(batch)
+    found: Any = unpack(batch)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        msg = f"expected unpack= to return (inputs, targets), got {type(found).__name__}"
+        raise DataError(msg)
+    return found[0], found[1]
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
@@ -28,12 +29,14 @@ class Split:
         source: where the items are.
         positions: (n,) integer array, which of them.
         transform: what happens to every batch; the random part only where asked for.
+        dtype: what floating inputs arrive in: what the model computes in.
     """
 
     role: str
     source: Source
     positions: IntArray
     transform: ImageTransform
+    dtype: torch.dtype = torch.float32
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -130,7 +133,17 @@ class Loader:
         for number, (inputs, targets) in enumerate(batches, start=self.skip):
             if self.augment:
                 generator.manual_seed(derive_seed(self.seed, "augment", number))
-            yield self._transformed(inputs, generator), targets
+            inputs = pytree.tree_map(self._cast, self._transformed(inputs, generator))
+            yield inputs, pytree.tree_map(self._shortened, targets)
+
+    def _cast(self, value: Any) -> Any:
+        """Give floating inputs the dtype that the model computes in."""
+        return value.to(self.split.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def _shortened(self, target: Any) -> Any:
+        """Give double targets single precision, which losses compute in unless the model itself is double."""
+        doubled = isinstance(target, Tensor) and target.dtype == torch.float64
+        return target.float() if doubled and self.split.dtype != torch.float64 else target
 
     def _transformed(self, inputs: Any, generator: torch.Generator) -> Any:
         if not isinstance(inputs, Tensor):

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import InvalidArgumentError, MetricError
+from autoprune.errors import DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
 from autoprune.train.distill import logits_of
 from autoprune.train.source import Batch
+from autoprune.train.split import Split
 
 Loss = Callable[[Any, Any], Tensor]
 """``(outputs, targets) -> scalar``."""
@@ -77,6 +78,24 @@ class Classification:
     def fingerprint(self) -> str:
         """Name and settings."""
         return repr(self)
+
+    def check(self, split: Split) -> None:
+        """Refuse items without a class, which many data sets mark by -1 or -100; asked before anything is measured.
+
+        Raises:
+            DataError: a known class is negative.
+        """
+        labels = split.labels
+        if labels is None or labels.min() >= 0:
+            return
+        negative = np.flatnonzero(labels < 0)
+        first = split.positions[negative[0]]
+        msg = (
+            f"{len(negative)} of {len(split)} {split.role} items have a negative class (item {first} has "
+            f"{labels[negative[0]]}), and classes count from 0; leave out items without a class, or number the others "
+            "from 0"
+        )
+        raise DataError(msg)
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the mean cross entropy of one batch."""
@@ -249,9 +268,13 @@ def _cross_entropy(logits: Tensor, targets: Any, *, reduction: str = "mean", lab
         msg = f"expected (n,) integer classes and logits for two or more, got {_shown(targets)} and {_shown(logits)}"
         raise MetricError(msg)
     try:
-        return F.cross_entropy(logits.float(), targets, reduction=reduction, label_smoothing=label_smoothing)
+        # No class is ignored: accuracy counts every item, so a loss that left out some (-100) would not be of the same.
+        return F.cross_entropy(
+            logits.float(), targets, ignore_index=-(2**62), reduction=reduction, label_smoothing=label_smoothing
+        )
     except IndexError as error:  # on the CPU; a GPU only stops
-        msg = f"the model answers with {logits.shape[1]} classes, but the data has class {int(targets.max())}"
+        wrong = targets[(targets < 0) | (targets >= logits.shape[1])]
+        msg = f"the model answers with {logits.shape[1]} classes, but the data has class {int(wrong[0])}"
         raise MetricError(msg) from error
 
 
