@@ -15,7 +15,7 @@ from torch import nn
 from autoprune.core.budget import Spending
 from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
-from autoprune.core.objectives import Objectives
+from autoprune.core.objectives import COSTS, Objectives, objective_names
 from autoprune.core.protocols import Ranking
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
@@ -34,7 +34,7 @@ from autoprune.trace import trace, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.job_setup import JobSetup
-from autoprune.train.tasks import Classification, Task
+from autoprune.train.tasks import Classification, Task, directions_of
 from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
 
 FIDELITY = "proxy"
@@ -56,7 +56,8 @@ class Problem:
             sample. Default: the first search-validation item.
         data: training, search-validation and test items (`Data`).
         task: loss and metrics; classification by default.
-        objectives: one to four names, such as ``("accuracy", "macs")`` or ``("max:iou", "params", "peak_bytes")``.
+        objectives: one to four names, such as ``("accuracy", "macs")`` or ``("max:iou", "params", "peak_bytes")``;
+            ``min:`` or ``max:`` is needed where neither the task nor common use says what is better.
         limits: hard upper limits by cost name, as a share of the dense model (``"60%"``) or absolute (``2.1e9``).
         levels: at most this many widths per variable, None for all; see `SearchSpace.build` for this and the next six.
         widths: explicit widths or keep ratios by layer pattern.
@@ -105,12 +106,12 @@ class Problem:
         self.model = unwrap(model)
         self.data = data.for_model(self.model)
         self.task: Task = task or Classification()
-        self.objectives = Objectives.parse(objectives)
+        _check_objectives(objective_names(objectives), self.task)
+        self.objectives = Objectives.parse(objectives, directions_of(self.task))
         self.criterion = find_criterion(criterion).name
         self.seed = seed
         self.name = name or type(self.model).__name__
         self.example_input = data.example_batch(1)[0] if example_input is None else example_input
-        _check_objectives(self.objectives, self.task)
         if isinstance(self.task, Classification):
             for split in (data.train, data.validation, data.test):
                 if split is not None:
@@ -286,19 +287,19 @@ class Problem:
         )
 
 
-def _check_objectives(objectives: Objectives, task: Task) -> None:
+def _check_objectives(names: Sequence[str], task: Task) -> None:
     """Refuse an objective that nothing measures."""
-    for item in objectives.items:
-        if item.name == "latency":
+    for name in names:
+        if name == "latency":
             msg = (
                 "latency is measured in reports, with intervals, and cannot be an objective; use 'macs' or 'peak_bytes'"
             )
             raise InvalidArgumentError(msg)
-        if not item.is_cost and item.name not in task.metrics:
-            known = (*task.metrics, "macs", "params", "peak_bytes")
+        known = (*task.metrics, *COSTS)
+        if name not in known:
             msg = (
-                f"objective {item.name!r} is neither a metric of the task nor a cost"
-                f"{did_you_mean(item.name, known)}; known: {', '.join(known)}"
+                f"objective {name!r} is neither a metric of the task nor a cost"
+                f"{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
             raise InvalidArgumentError(msg)
 

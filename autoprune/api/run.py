@@ -312,4 +312,26 @@ def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
             f"the run in {folder} searched another problem: model, weights, data, space, objectives or settings differ"
         )
         raise StoreError(msg)
-    return Run(store, problem)
+    run = Run(store, problem)
+    if problem is not None:
+        try:
+            check_same_objectives(run.meta, problem, folder)
+        except StoreError:
+            store.close()
+            raise
+    return run
+
+
+def check_same_objectives(recorded: RunMeta, problem: Problem, folder: str | Path) -> None:
+    """Refuse a problem that takes a metric the other way round than a run did.
+
+    Raises:
+        StoreError: it does.
+    """
+    wanted = tuple(map(str, problem.objectives.items))
+    if recorded.objectives != wanted:
+        msg = (
+            f"the run in {folder} optimised {', '.join(recorded.objectives)}, and the problem asks for "
+            f"{', '.join(wanted)}; write the objectives as recorded, or search in another folder"
+        )
+        raise StoreError(msg)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from autoprune.api.problem import Problem
-from autoprune.api.run import Run
+from autoprune.api.run import Run, check_same_objectives
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
@@ -99,6 +99,7 @@ def search(
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
+        check_same_objectives(recorded, problem, folder)
         checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
             run.weights,
@@ -181,7 +182,7 @@ def _has_unfinished_preparation(run: RunStore) -> bool:
 
 
 def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
-    objectives = tuple(f"{'max' if item.maximize else 'min'}:{item.name}" for item in problem.objectives.items)
+    objectives = tuple(map(str, problem.objectives.items))
     images = {"train": len(problem.data.train), "proxy": len(problem.data.validation)}
     if problem.data.test is not None:
         images["test"] = len(problem.data.test)

@@ -13,7 +13,7 @@ from autoprune.config.reading import ProblemFile
 from autoprune.config.references import resolve_reference
 from autoprune.config.weights import load_weights
 from autoprune.core.limits import resolve_limits
-from autoprune.core.objectives import Objectives
+from autoprune.core.objectives import objective_names
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
@@ -151,7 +151,7 @@ def _peak_profile(file: ProblemFile, model: nn.Module, space: SearchSpace, examp
     try:
         return profile_peak(model, space.structure, example, space=space)
     except TraceError:
-        if "peak_bytes" in (*file.tables.limits, *Objectives.parse(file.tables.objectives).names):
+        if "peak_bytes" in (*file.tables.limits, *objective_names(file.tables.objectives)):
             raise
         return None
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, Strict, ValidationInfo
 
 from autoprune.config.references import check_reference
 from autoprune.core.limits import parse_limit
-from autoprune.core.objectives import COSTS, Objectives
+from autoprune.core.objectives import COSTS, Objective, objective_names, split_direction
 from autoprune.errors import AutopruneError, unknown_name
 
 TORCHVISION = "torchvision:"
@@ -44,7 +44,10 @@ def _cost(name: str) -> str:
 
 
 def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
-    Objectives.parse(names)
+    objective_names(names)
+    for text in names:
+        if split_direction(text)[1] in COSTS:
+            Objective.parse(text)
     return names
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError
 
 COSTS = ("macs", "params", "peak_bytes")
 """Names that are counted on the cut model; all are minimised."""
 
-MINIMIZED_METRICS = ("loss", "error", "perplexity", "mae", "mse", "rmse")
-"""Metric names that are minimised unless the user says otherwise."""
+AGREED = dict.fromkeys(("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc"), "max") | dict.fromkeys(
+    ("loss", "error", "perplexity", "mae", "mse", "rmse"), "min"
+)
+"""Metric names whose direction everybody agrees on; that of any other name is said by the task or by the user."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,53 @@ class Objective:
         return self.name in COSTS
 
     @classmethod
-    def parse(cls, text: str) -> Objective:
-        """Read ``"accuracy"``, ``"macs"``, or with a direction ``"max:iou"``, ``"min:lpips"``.
+    def parse(cls, text: str, directions: Mapping[str, str] | None = None) -> Objective:
+        """Read ``"accuracy"``, ``"macs"``, or with a direction ``"max:iou"``, ``"min:wer"``.
+
+        What is written counts; where it contradicts ``directions``, a warning says so.
+
+        Args:
+            text: a name, with or without a direction.
+            directions: ``"max"`` or ``"min"`` by metric name, as the task says.
 
         Raises:
-            InvalidArgumentError: the direction is neither ``max`` nor ``min``, or a cost is to be maximised.
+            InvalidArgumentError: the direction is neither ``max`` nor ``min``, a cost is to be maximised, or nobody
+                says what is better.
         """
-        direction, _, name = text.rpartition(":")
-        if direction not in ("", "max", "min") or not name:
-            msg = f"expected an objective such as 'accuracy', 'max:iou' or 'min:loss', got {text!r}"
-            raise InvalidArgumentError(msg)
+        direction, name = split_direction(text)
+        said = "min" if name in COSTS else (directions or {}).get(name)
         if name in COSTS and direction == "max":
             msg = f"cost {name!r} can only be minimised; write {name!r}"
             raise InvalidArgumentError(msg)
-        if direction:
-            return cls(name, maximize=direction == "max")
-        return cls(name, maximize=name not in COSTS + MINIMIZED_METRICS)
+        if direction and said is not None and direction != said:
+            msg = f"objective {text!r} is taken as it is written, though the task says that {name!r} is better at its "
+            msg += "largest" if said == "max" else "smallest"
+            warnings.warn(msg, AutopruneWarning, stacklevel=2)
+        direction = direction or said or AGREED.get(name, "")
+        if not direction:
+            msg = f"nothing says whether a large or a small {name!r} is better; write 'min:{name}' or 'max:{name}'"
+            raise InvalidArgumentError(msg)
+        return cls(name, maximize=direction == "max")
+
+    def __str__(self) -> str:
+        """Write it with its direction, as `parse` reads it."""
+        return f"{'max' if self.maximize else 'min'}:{self.name}"
+
+
+def split_direction(text: str) -> tuple[str, str]:
+    """Return direction and name of a metric or cost; the direction is empty where none is written.
+
+    >>> split_direction("min:wer"), split_direction("accuracy")
+    (('min', 'wer'), ('', 'accuracy'))
+
+    Raises:
+        InvalidArgumentError: the direction is neither ``max`` nor ``min``, or there is no name.
+    """
+    direction, _, name = text.rpartition(":")
+    if direction not in ("", "max", "min") or not name:
+        msg = f"expected a name such as 'accuracy', 'max:iou' or 'min:loss', got {text!r}"
+        raise InvalidArgumentError(msg)
+    return direction, name
 
 
 @dataclass(frozen=True)
@@ -64,20 +98,14 @@ class Objectives:
     items: tuple[Objective, ...]
 
     @classmethod
-    def parse(cls, names: Sequence[str]) -> Objectives:
+    def parse(cls, names: Sequence[str], directions: Mapping[str, str] | None = None) -> Objectives:
         """Read names as `Objective.parse` does.
 
         Raises:
-            InvalidArgumentError: fewer than one or more than four, or a name given twice.
+            InvalidArgumentError: fewer than one or more than four, a name given twice, or a direction that is unknown.
         """
-        if isinstance(names, str) or not 1 <= len(names) <= 4:
-            msg = f"expected one to four objectives, such as ('accuracy', 'macs'), got {names!r}"
-            raise InvalidArgumentError(msg)
-        items = tuple(Objective.parse(name) for name in names)
-        if len({item.name for item in items}) != len(items):
-            msg = f"expected different objectives, got {tuple(names)}"
-            raise InvalidArgumentError(msg)
-        return cls(items)
+        objective_names(names)
+        return cls(tuple(Objective.parse(name, directions) for name in names))
 
     def __len__(self) -> int:
         """Return the number of objectives."""
@@ -101,3 +129,19 @@ class Objectives:
             raise InvalidArgumentError(msg)
         signs = np.array([-1.0 if item.maximize else 1.0 for item in self.items])
         return signs * np.array([float(figures[name]) for name in self.names])
+
+
+def objective_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of written objectives, whoever knows their directions.
+
+    Raises:
+        InvalidArgumentError: fewer than one or more than four, a name given twice, or no name.
+    """
+    if isinstance(texts, str) or not 1 <= len(texts) <= 4:
+        msg = f"expected one to four objectives, such as ('accuracy', 'macs'), got {texts!r}"
+        raise InvalidArgumentError(msg)
+    names = tuple(split_direction(text)[1] for text in texts)
+    if len(set(names)) != len(names):
+        msg = f"expected different objectives, got {tuple(texts)}"
+        raise InvalidArgumentError(msg)
+    return names

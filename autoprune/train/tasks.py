@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import DataError, InvalidArgumentError, MetricError
+from autoprune.core.objectives import split_direction
+from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
 from autoprune.train.distill import logits_of
 from autoprune.train.source import Batch
@@ -25,7 +27,10 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class Task(Protocol):
-    """Everything that trains or measures a model uses nothing else."""
+    """Everything that trains or measures a model uses nothing else.
+
+    A task may also have ``directions``: ``"max"`` or ``"min"`` by the name of a metric, for objectives without one.
+    """
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -131,7 +136,8 @@ class TorchMetrics:
 
     Args:
         loss: ``(outputs, targets) -> scalar``.
-        metrics: torchmetrics by name, each fed with ``(outputs, targets)``; the first one is primary.
+        metrics: torchmetrics by name, each fed with ``(outputs, targets)``; the first one is primary. What is better is
+            what its ``higher_is_better`` says, or the name: ``{"min:wer": ...}`` is called ``wer`` and minimised.
 
     Raises:
         InvalidArgumentError: a metric has no ``update`` and ``compute``.
@@ -146,7 +152,16 @@ class TorchMetrics:
                 msg = f"expected metric {name!r} to be a torchmetrics.Metric, got {type(metric).__name__}"
                 raise InvalidArgumentError(msg)
         self._loss = loss
-        self._metrics = dict(metrics)
+        self._metrics, written = _split(metrics)
+        said = {name: getattr(metric, "higher_is_better", None) for name, metric in self._metrics.items()}
+        self.directions = {name: "max" if up else "min" for name, up in said.items() if up is not None} | written
+        for name, direction in written.items():
+            if said[name] is not None and (direction == "max") != said[name]:
+                kind = type(self._metrics[name]).__name__
+                msg = (
+                    f"metric '{direction}:{name}' is taken as written, though {kind} says higher_is_better={said[name]}"
+                )
+                warnings.warn(msg, AutopruneWarning, stacklevel=2)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -187,7 +202,8 @@ class FunctionTask:
 
     Args:
         loss: ``(outputs, targets) -> scalar``.
-        metrics: functions of the model by name, each returning one number; the first one is primary.
+        metrics: functions of the model by name, each returning one number; the first one is primary. A name may say
+            what is better: ``{"min:wer": ...}`` is called ``wer`` and minimised.
     """
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Callable[[nn.Module], Any]]) -> None:
@@ -195,7 +211,7 @@ class FunctionTask:
             msg = "expected at least one metric, got none"
             raise InvalidArgumentError(msg)
         self._loss = loss
-        self._metrics = dict(metrics)
+        self._metrics, self.directions = _split(metrics)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -227,6 +243,38 @@ class FunctionTask:
                 msg = f"metric {name!r} raised {type(error).__name__}: {error}"
                 raise MetricError(msg) from error
         return check_metrics(figures, self.metrics)
+
+
+def directions_of(task: Task) -> dict[str, str]:
+    """Return ``"max"`` or ``"min"`` by the name of each metric whose direction the task says.
+
+    Raises:
+        InvalidArgumentError: what it says is neither.
+    """
+    said = dict(getattr(task, "directions", None) or {})
+    for name, direction in said.items():
+        if name not in task.metrics or direction not in ("max", "min"):
+            msg = (
+                "expected the task's directions to be 'max' or 'min' by the name of a metric "
+                f"({', '.join(task.metrics)}), got {direction!r} for {name!r}"
+            )
+            raise InvalidArgumentError(msg)
+    return said
+
+
+def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return metrics by their bare names, and the directions that were written with them."""
+    bare: dict[str, Any] = {}
+    directions: dict[str, str] = {}
+    for text, metric in metrics.items():
+        direction, name = split_direction(text)
+        if name in bare:
+            msg = f"expected different metrics, got {name!r} twice"
+            raise InvalidArgumentError(msg)
+        bare[name] = metric
+        if direction:
+            directions[name] = direction
+    return bare, directions
 
 
 def check_metrics(figures: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

@@ -7,8 +7,8 @@ import torch
 import torchmetrics
 from torch import nn
 
-from autoprune.errors import InvalidArgumentError, MetricError
-from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, check_metrics
+from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError
+from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, check_metrics, directions_of
 
 
 class Answers(nn.Module):
@@ -183,3 +183,35 @@ def test_fingerprints_follow_the_code() -> None:
 
     tasks = [FunctionTask(nn.functional.cross_entropy, {"score": function}) for function in (low, low, high)]
     assert tasks[0].fingerprint == tasks[1].fingerprint != tasks[2].fingerprint
+
+
+def test_directions_come_with_the_metrics() -> None:
+    """A torchmetric says what is better; a name may say it, too; a name alone says nothing."""
+    metrics = {
+        "wer": torchmetrics.text.WordErrorRate(),
+        "r": torchmetrics.R2Score(),
+        "span": torchmetrics.MinMaxMetric(torchmetrics.R2Score()),
+        "min:mean": torchmetrics.MeanMetric(),
+    }
+    task = TorchMetrics(nn.functional.mse_loss, metrics)
+    assert task.metrics == ("wer", "r", "span", "mean")
+    assert directions_of(task) == {"wer": "min", "r": "max", "mean": "min"}
+    functions = FunctionTask(nn.functional.mse_loss, {"min:fehler": lambda _: 1.0, "score": lambda _: 2.0})
+    assert functions.metric(Answers(), []) == {"fehler": 1.0, "score": 2.0}
+    assert directions_of(functions) == {"fehler": "min"}
+    assert directions_of(Classification()) == {}
+
+
+def test_contradicting_and_malformed_directions() -> None:
+    """The opposite of higher_is_better is a warning; doubles and unknown words are errors."""
+    with pytest.warns(AutopruneWarning, match="WordErrorRate says higher_is_better=False"):
+        task = TorchMetrics(nn.functional.mse_loss, {"max:wer": torchmetrics.text.WordErrorRate()})
+    assert directions_of(task) == {"wer": "max"}
+    with pytest.raises(InvalidArgumentError, match="'a' twice"):
+        FunctionTask(nn.functional.mse_loss, {"min:a": len, "a": len})  # type: ignore[dict-item]
+
+    class Odd(Classification):
+        directions = {"accuracy": "up"}  # noqa: RUF012
+
+    with pytest.raises(InvalidArgumentError, match="'max' or 'min' by the name of a metric"):
+        directions_of(Odd())
