@@ -18,6 +18,10 @@ class SystemClock:
         """Seconds since 1970."""
         return time.time()
 
+    def busy(self) -> float:
+        """Seconds that this process has computed, whatever else the machine does."""
+        return time.process_time()
+
 
 class SimulatedClock:
     """A clock that stands still until it is moved.
@@ -37,6 +41,10 @@ class SimulatedClock:
     def unix(self) -> float:
         """Simulated seconds since 1970."""
         return self._origin + self._now
+
+    def busy(self) -> float:
+        """Simulated seconds: nobody ever sleeps."""
+        return self._now
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,15 @@ class Strategy(Protocol):
         ...
 
 
+@runtime_checkable
+class Repeating(Protocol):
+    """A strategy that need not think again where its answer is known, because its state does not depend on that."""
+
+    def repeat(self, n: int, jobs: Sequence[Job]) -> list[Job]:
+        """Do what ``ask(n)`` does, given the ``jobs`` that it returned before."""
+        ...
+
+
 class JobRunner(Protocol):
     """Runs one job where it stands; never raises for a bad candidate but returns a FAILED outcome."""
 
@@ -134,4 +143,8 @@ class Clock(Protocol):
 
     def unix(self) -> float:
         """Seconds since 1970, for the record only."""
+        ...
+
+    def busy(self) -> float:
+        """Seconds that this process has computed, whatever else the machine does."""
         ...

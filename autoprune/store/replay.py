@@ -1,4 +1,8 @@
-"""Rebuilding a strategy from the ledger: the same asks and tells in the recorded order, genomes compared."""
+"""Rebuilding a strategy from the ledger: the same asks and tells in the recorded order, genomes compared.
+
+A strategy whose state does not depend on how it came to an answer is handed the answer (`Repeating`): thinking all of
+a search over again takes longer than the evaluations that it saves.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoprune.core.jobs import Job, Outcome, job_to_json
-from autoprune.core.protocols import Clock, Strategy
+from autoprune.core.protocols import Clock, Repeating, Strategy
 from autoprune.store.events import Event, EventKind
 from autoprune.store.ledger import Ledger
 
@@ -66,22 +70,25 @@ def replay(
         history: what happened.
         make_strategy: builds the strategy as it was at the start.
         clock: measures how long the replay takes.
-        max_seconds: give up after that long.
+        max_seconds: give up after so much of this process's own time; a busy machine changes nothing.
 
     Returns:
         The strategy, and why it is *not* in the recorded state ("" when it is).
     """
     strategy = make_strategy()
-    deadline = clock.now() + max_seconds
+    deadline = clock.busy() + max_seconds
     try:
         if history.is_forked:
             strategy.absorb(history.absorbed)
         for done, event in enumerate(history.decisions):
-            if clock.now() > deadline:
+            if clock.busy() > deadline:
                 return strategy, f"replay took more than {max_seconds:g} s ({done} of {len(history.decisions)} steps)"
             if event.kind is EventKind.TOLD:
                 strategy.tell([history.outcomes[event.jobs[0]]])
-            elif difference := _difference(strategy.ask(event.n), [history.jobs[job_id] for job_id in event.jobs]):
+                continue
+            recorded = [history.jobs[job_id] for job_id in event.jobs]
+            came = strategy.repeat(event.n, recorded) if isinstance(strategy, Repeating) else strategy.ask(event.n)
+            if difference := _difference(came, recorded):
                 return strategy, difference
     except Exception as error:  # noqa: BLE001 - a changed library may raise anything; a resume never refuses
         return strategy, f"replay failed: {type(error).__name__}: {error}"

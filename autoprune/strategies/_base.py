@@ -66,13 +66,18 @@ class BaseStrategy(ABC):
         if n < 0:
             msg = f"expected to be asked for 0 jobs or more, got n={n}"
             raise InvalidArgumentError(msg)
-        jobs = list(self._propose(range(self._next_id, self._next_id + n))) if n else []
-        genomes = [job.candidate.genome for job in jobs if isinstance(job, Evaluate)]
-        if genomes:
-            self.setup.space.check(np.array(genomes, dtype=np.int64))
-        self._next_id += len(jobs)
-        self._in_flight.update((job.id, job) for job in jobs)
-        return jobs
+        return self._asked(self._propose(self._ids(n)) if n else [])
+
+    @final
+    def repeat(self, n: int, jobs: Sequence[Job]) -> list[Job]:
+        """Ask again for ``n`` jobs, where an equal strategy in this state has answered ``jobs``.
+
+        Leaves the strategy in the state in which `ask` does, but need not think again where that takes long.
+
+        Returns:
+            What `ask` returns; where the strategy did not think, ``jobs``.
+        """
+        return self._asked(self._propose_again(self._ids(n), jobs) if n else [])
 
     @final
     def tell(self, outcomes: Sequence[Outcome]) -> None:
@@ -120,12 +125,28 @@ class BaseStrategy(ABC):
     def _propose(self, ids: range) -> Sequence[Job]:
         """Return jobs whose ids are the first of ``ids``; fewer than offered is allowed."""
 
+    def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:  # noqa: ARG002
+        """Propose where the answer is known; worth its own code only where proposing takes long."""
+        return self._propose(ids)
+
     def _learn(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027  (learning is optional)
         """Learn from outcomes of jobs this object proposed, ids increasing."""
 
     def _absorb(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from outcomes of an earlier run, ids increasing."""
         self._learn(outcomes)
+
+    def _ids(self, n: int) -> range:
+        return range(self._next_id, self._next_id + n)
+
+    def _asked(self, proposed: Sequence[Job]) -> list[Job]:
+        jobs = list(proposed)
+        genomes = [job.candidate.genome for job in jobs if isinstance(job, Evaluate)]
+        if genomes:
+            self.setup.space.check(np.array(genomes, dtype=np.int64))
+        self._next_id += len(jobs)
+        self._in_flight.update((job.id, job) for job in jobs)
+        return jobs
 
     def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
         """Return the job that measures ``genome`` with the weights of the setup."""
@@ -140,9 +161,12 @@ class BaseStrategy(ABC):
 
 def child_seeds(seed: np.random.SeedSequence, n: int) -> list[np.random.SeedSequence]:
     """Return ``n`` independent children of ``seed``; unlike `SeedSequence.spawn` this leaves ``seed`` as it is."""
-    return [
-        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i), pool_size=seed.pool_size) for i in range(n)
-    ]
+    return [child_seed(seed, i) for i in range(n)]
+
+
+def child_seed(seed: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
+    """Return the child number ``i`` of ``seed``."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i), pool_size=seed.pool_size)
 
 
 def spread_cost(setup: SearchSetup) -> str:

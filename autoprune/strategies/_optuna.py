@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
-from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._base import BaseStrategy, Genome, child_seed, child_seeds
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 
@@ -31,10 +31,29 @@ class FeasibleSampler(BaseSampler):
     So the trial holds the genome that runs: nothing has to be declared infeasible, and the sampler learns from what
     was measured. Where the sampler has no model yet (start-up trials, first generation) the genomes are feasible by
     construction and spread over cost.
+
+    Args:
+        make_sampler: makes a sampler of Optuna from a seed.
+        seed: of its choices.
+        setup: space, costs and limits.
+        unseen: what was proposed before.
+        renew: make a new sampler for every trial, seeded by the trial's number, so that a choice depends on nothing
+            but the trials before it, however their parameters were come by.
     """
 
-    def __init__(self, sampler: BaseSampler, setup: SearchSetup, unseen: UnseenGenomes) -> None:
-        self._sampler = sampler
+    def __init__(
+        self,
+        make_sampler: Callable[[int], BaseSampler],
+        seed: np.random.SeedSequence,
+        setup: SearchSetup,
+        unseen: UnseenGenomes,
+        *,
+        renew: bool,
+    ) -> None:
+        self._make_sampler = make_sampler
+        self._seed = seed
+        self._renew = renew
+        self._sampler = self._made(seed)
         self._setup = setup
         self._unseen = unseen
         free = np.flatnonzero(setup.space.n_levels > 1)
@@ -52,6 +71,8 @@ class FeasibleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the level of every free variable of a genome that was not proposed before."""
+        if self._renew:
+            self._sampler = self._made(child_seed(self._seed, trial.number))
         for _ in range(_ATTEMPTS):
             chosen = self._sampler.sample_relative(study, trial, search_space)
             if not chosen:
@@ -97,6 +118,11 @@ class FeasibleSampler(BaseSampler):
             levels[int(name[1:])] = level
         return tuple(levels.tolist())
 
+    def _made(self, seed: np.random.SeedSequence) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return self._make_sampler(int(seed.generate_state(1)[0]))
+
     def _repaired(self, params: dict[str, int]) -> Genome:
         genome = np.array([self.genome(params)], dtype=np.int64)
         repaired: Genome = tuple(self._setup.space.repair(genome, self._setup.costs, self._setup.limits)[0].tolist())
@@ -109,14 +135,14 @@ class OptunaStrategy(BaseStrategy):
     Candidates that fail are told as failed trials, which no sampler learns from.
     """
 
+    RENEWED: ClassVar[bool] = False
+    """A new sampler for every trial: for those that think long, so that a resumed search need not think again."""
+
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
         for_unseen, for_sampler = child_seeds(setup.seed, 2)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler = self._make_sampler(int(for_sampler.generate_state(1)[0]))
-        self._sampler = FeasibleSampler(sampler, setup, self._unseen)
+        self._sampler = FeasibleSampler(self._make_sampler, for_sampler, setup, self._unseen, renew=self.RENEWED)
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is announced at INFO
         try:
@@ -130,16 +156,22 @@ class OptunaStrategy(BaseStrategy):
         """Return a fresh sampler of Optuna."""
 
     def _propose(self, ids: range) -> Sequence[Job]:
-        jobs = []
-        for id_ in ids:
+        return self._propose_again(ids, ())
+
+    def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
+        proposed = []
+        known = [job.candidate.genome for job in jobs if isinstance(job, Evaluate)] if self.RENEWED else []
+        for place, id_ in enumerate(ids):
             if self._unseen.exhausted:
                 break
+            if place < len(known):
+                self._study.enqueue_trial(self._sampler.params(known[place]))
             trial = self._study.ask(self._sampler.distributions)
             self._trials[id_] = trial
             genome = self._sampler.genome(trial.params)
             self._unseen.add(genome)
-            jobs.append(self._evaluate(id_, genome))
-        return jobs
+            proposed.append(self._evaluate(id_, genome))
+        return proposed
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -182,6 +214,7 @@ class TpeStrategy(OptunaStrategy):
     """Multi-objective, multivariate tree-structured Parzen estimator."""
 
     Settings = TpeSettings
+    RENEWED = True
 
     def _make_sampler(self, seed: int) -> BaseSampler:
         # With several objectives Optuna's default is univariate: four times slower and blind to interactions.
@@ -237,6 +270,7 @@ class GpStrategy(OptunaStrategy):
     """
 
     Settings = GpSettings
+    RENEWED = True
     MAX_VARIABLES: ClassVar[int] = 20
     MAX_EVALUATIONS: ClassVar[int] = 200
 
@@ -252,5 +286,5 @@ class GpStrategy(OptunaStrategy):
             raise InvalidArgumentError(msg)
         return GPSampler(seed=seed, n_startup_trials=self.settings.n_startup, warn_independent_sampling=False)
 
-    def _propose(self, ids: range) -> Sequence[Job]:
-        return super()._propose(range(ids.start, min(ids.stop, self.MAX_EVALUATIONS)))
+    def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
+        return super()._propose_again(range(ids.start, min(ids.stop, self.MAX_EVALUATIONS)), jobs)

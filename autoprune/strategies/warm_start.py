@@ -78,15 +78,18 @@ class WarmStartStrategy(BaseStrategy):
         return self._window
 
     def _propose(self, ids: range) -> Sequence[Job]:
+        return self._propose_again(ids, ())
+
+    def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
         if self._heir is None:
             waiting = self._waiting()
             if waiting or self._pending:
-                jobs = [self._evaluate(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
-                self._pending.update(job.candidate.genome for job in jobs)
-                return jobs
+                proposed = [self._evaluate(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
+                self._pending.update(job.candidate.genome for job in proposed)
+                return proposed
             self._heir = self._make(self.setup)
             self._heir.absorb(self._told)
-        return self._heir.ask(len(ids))
+        return self._heir.repeat(len(ids), jobs) if jobs else self._heir.ask(len(ids))
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         if self._heir is not None:
