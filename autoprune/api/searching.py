@@ -183,9 +183,11 @@ def _has_unfinished_preparation(run: RunStore) -> bool:
 
 def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
     objectives = tuple(map(str, problem.objectives.items))
-    images = {"train": len(problem.data.train), "proxy": len(problem.data.validation)}
-    if problem.data.test is not None:
-        images["test"] = len(problem.data.test)
+    data = problem.data
+    measured = min(problem.evaluation.n_validation or len(data.score), len(data.score))
+    images = {"train": len(data.train), "steer": len(data.steer), "proxy": measured}
+    if data.test is not None:
+        images["test"] = len(data.test)
     return RunMeta(
         name=problem.name,
         model=f"{type(problem.model).__module__}.{type(problem.model).__qualname__}",

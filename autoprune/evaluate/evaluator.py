@@ -77,7 +77,7 @@ class ProxySettings(MeasureSettings):
 
     Attributes:
         n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
-        n_validation: search-validation items to measure on; None for all of them.
+        n_validation: search-validation items to measure on, of those that score (`Data.score`); None for all of them.
         proxy_seed: decides which items, and how the calibration items are augmented.
     """
 
@@ -109,7 +109,7 @@ class Proxy:
         self._settings = settings
         self.device = resolve_device(settings.device)
         self._channels_last = settings.layout(setup.model)
-        validation = setup.data.validation
+        validation = setup.data.score
         if settings.n_validation is not None:
             validation = validation.subset(settings.n_validation, settings.proxy_seed)
         self._validation = validation.loader(settings.batch_size, device=self.device, channels_last=self._channels_last)

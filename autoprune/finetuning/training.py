@@ -26,7 +26,7 @@ class PointTraining:
         point: its id in the run.
         student: the pruned model.
         teacher: the dense model.
-        data: training items, and search-validation items to measure on.
+        data: training items, and those that score to measure on.
         task: loss and metrics.
         settings: one training each; the best result counts.
         measuring: how a trained model is run to be measured.
@@ -52,8 +52,8 @@ class PointTraining:
         return Checkpoint(folder / f"{self.point}-{variant}.checkpoint", every=steps_per_epoch)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """Return a model's metrics on all search-validation items."""
-        return measure(model, self.data.validation, self.task, self.measuring)
+        """Return a model's metrics on all search-validation items that score."""
+        return measure(model, self.data.score, self.task, self.measuring)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Trained:
         point: its id in the run.
         variant: the number of its settings.
         state: the trained model's tensors by name.
-        metrics: on all search-validation items.
+        metrics: on all search-validation items that score.
         spent: multiply-adds and seconds, of trainings with other settings, too.
     """
 

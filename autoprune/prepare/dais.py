@@ -5,9 +5,10 @@ After Guan et al., "DAIS: Automatic channel pruning via differentiable annealing
 and its code are not public. So the constants of `DaisSettings` and all that is called *ours* below were chosen here.
 
 One search is for one budget. Every channel has an indicator; gates made of them scale what consumers read. In turns,
-indicators descend on search-validation items (loss, and the regularizers; the expected cost is held in a dead zone
-below the budget), weights on training items, while the temperature falls until the gates are open or closed. What is
-open is rounded to the levels of the space within the budget and the hard limits; the sliced model is then trained on.
+indicators descend on the search-validation items that steer (loss, and the regularizers; the expected cost is held in a
+dead zone below the budget), weights on training items, while the temperature falls until the gates are open or closed.
+What is open is rounded to the levels of the space within the budget and the hard limits; the sliced model is then
+trained on.
 
 Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the optimizer of
 the indicators (`dais_optimizer`); the budget is met exactly at every step while it sinks (`dais_budget`); indicators
@@ -56,7 +57,7 @@ class DaisRecipe(BudgetedRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 2
+    version = 3
 
     def _search(
         self,
@@ -85,7 +86,7 @@ class DaisRecipe(BudgetedRecipe):
                 gated,
                 structure,
                 setup.task,
-                setup.data.validation,
+                setup.data.steer,
                 initial_indicators(
                     layout, structure, parent.orders, widths, level=settings.level, spread=settings.spread
                 ),
@@ -128,11 +129,11 @@ class DaisRecipe(BudgetedRecipe):
         )
 
     def _items(self, settings: DaisSettings) -> int:
-        train, validation = self.setup.data.train, self.setup.data.validation
+        train, steer = self.setup.data.train, self.setup.data.steer
         n_steps = settings.n_steps(len(train))
         items = n_steps * min(settings.batch_size, len(train))
         if settings.learns:
-            items += -(-n_steps // settings.indicator_every) * min(settings.batch_size, len(validation))
+            items += -(-n_steps // settings.indicator_every) * min(settings.batch_size, len(steer))
         return items
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoprune.core.groups import IntArray, Structure
 from autoprune.cost.soft import SoftCosts
@@ -20,7 +19,7 @@ from autoprune.prepare.dais_penalties import asymmetry, lasso
 from autoprune.prepare.dais_settings import DaisSettings
 from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
-from autoprune.train.recalibrate import batch_norms
+from autoprune.train.recalibrate import fixed_buffers
 from autoprune.train.settings import FitSettings
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.source import Batch
@@ -165,13 +164,13 @@ class DaisSearch:
         settings, layout = self._settings, self._gated.layout
         gates = self._gates(self.indicators, at).requires_grad_()
         self._gated.gates = gates
-        with _untracked_statistics(self._gated):
+        with fixed_buffers(self._gated.model):
             total = self._loss(self._held_out_batch(update))
-        if settings.lasso_weight:
-            total = total + settings.lasso_weight * lasso(gates) / layout.n_gates
-        if settings.symmetry_weight and not settings.shared:
-            total = total + settings.symmetry_weight * asymmetry(gates, layout, self._structure)
-        (gradient,) = torch.autograd.grad(total, [gates])
+            if settings.lasso_weight:
+                total = total + settings.lasso_weight * lasso(gates) / layout.n_gates
+            if settings.symmetry_weight and not settings.shared:
+                total = total + settings.symmetry_weight * asymmetry(gates, layout, self._structure)
+            (gradient,) = torch.autograd.grad(total, [gates])
         gradient = torch.where(self._is_free, gradient / self._slope(self._budgets.name, at), 0.0)
         self._optimizer.step(self.indicators, gradient)
 
@@ -218,16 +217,3 @@ class DaisSearch:
             updates = range(update, self._plan.n_steps)
             self._held_out_batches = batches(self._held_out, self._plan, updates, self._seed)
         return next(self._held_out_batches)[1]
-
-
-@contextmanager
-def _untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use batch statistics, as in training, without remembering those of held-out items."""
-    layers = batch_norms(model)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True

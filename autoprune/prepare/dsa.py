@@ -2,9 +2,9 @@
 
 What is searched is one keep ratio per width variable; which channels stay follows from their importance. Masks are
 drawn with probabilities that rise with the importance and average to the ratio, which makes the ratio differentiable
-(`autoprune.train.soft_masks`). Weights descend on training items under such masks, ratios on search-validation items,
-and a split in the manner of the alternating direction method of multipliers keeps the ratios within a budget
-(`autoprune.prepare.keep_ratios`). It starts from trained weights or from scratch.
+(`autoprune.train.soft_masks`). Weights descend on training items under such masks, ratios on the search-validation
+items that steer, and a split in the manner of the alternating direction method of multipliers keeps the ratios within a
+budget (`autoprune.prepare.keep_ratios`). It starts from trained weights or from scratch.
 
 The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
 constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance,
@@ -109,7 +109,7 @@ class DsaRecipe(BudgetedRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 2
+    version = 3
 
     def _search(
         self,
@@ -158,11 +158,11 @@ class DsaRecipe(BudgetedRecipe):
             return Found(search.weights(), search.orders(parent.orders), genome, {"ratio_spread": float(ratios.std())})
 
     def _items(self, settings: DsaSettings) -> int:
-        train, validation = self.setup.data.train, self.setup.data.validation
+        train, steer = self.setup.data.train, self.setup.data.steer
         schedule = settings.schedule(len(train))
         items = schedule.n_steps * min(settings.batch_size, len(train))
         if settings.learns:
-            items += schedule.n_ratio_steps * min(settings.batch_size, len(validation))
+            items += schedule.n_ratio_steps * min(settings.batch_size, len(steer))
         return items
 
 

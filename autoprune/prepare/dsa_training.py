@@ -19,6 +19,7 @@ from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.randomness import derive_seed
+from autoprune.train.recalibrate import fixed_buffers
 from autoprune.train.settings import FitSettings
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.soft_masks import draw_masks, keep_probabilities, padded_log_importance
@@ -110,7 +111,7 @@ class MaskSampler:
 
 
 class DsaSearch:
-    """Weights learn from training items under random masks, ratios from search-validation items; a `Trainee`.
+    """Weights learn from training items under random masks, ratios from the items that steer; a `Trainee`.
 
     Args:
         gated: the model in training mode, on the device; dense or sliced.
@@ -124,7 +125,7 @@ class DsaSearch:
         fit: how the weights learn.
         plan: where to train.
         uses_taylor: whether the importance is the derivative of the loss by the mask.
-        seed: of the order of the search-validation items.
+        seed: of the order of the items that steer.
     """
 
     def __init__(
@@ -243,12 +244,13 @@ class DsaSearch:
             return
         ratios = self.ratios.trial.requires_grad_()
         gates = self._sampler.draw(self._cost.of_groups(ratios), self._schedule.sharpness_at(step))
-        (slope,) = torch.autograd.grad(self._loss(gates, self._validation_batch(step)), ratios)
+        with fixed_buffers(self._gated.model):
+            (slope,) = torch.autograd.grad(self._loss(gates, self._steering_batch(step)), ratios)
         self.ratios.step(slope, budget, self._schedule.size_at(step))
 
-    def _validation_batch(self, step: int) -> Batch:
-        """Return the search-validation items of a step of the ratios: batch after batch in an order of their own."""
-        split, size = self._setup.data.validation, self._plan.batch_size
+    def _steering_batch(self, step: int) -> Batch:
+        """Return the items that steer a step of the ratios: batch after batch in an order of their own."""
+        split, size = self._setup.data.steer, self._plan.batch_size
         turn = (step - self._schedule.warm) // self._schedule.every
         epoch, skip = divmod(turn, max(1, len(split) // size))
         loader = split.loader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 RATES = frozenset({"accuracy", "top1", "top5", "error", "iou", "miou", "map", "f1", "auroc"})
 """Metrics that lie in 0..1 and are read in percent."""
@@ -110,3 +111,10 @@ def standard_error(rate: float, n: int) -> str:
     '0.67 points'
     """
     return f"{100 * math.sqrt(rate * (1 - rate) / n):.2f} points"
+
+
+def image_counts(images: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the number of images by use, in words; says which search-validation images are meant where it was kept."""
+    halves = {"steer": "search-validation images that steer", "proxy": "search-validation images that score"}
+    names = halves if "steer" in images else {}
+    return [(names.get(use, f"{use} images"), f"{n:,}") for use, n in images.items()]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Outcome, Prepare, WeightSet, job_from_json, job_to_json
 from autoprune.core.limits import resolve_limits
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.recipe import Recipe, Workbench
 from autoprune.prepare.registry import RecipeInfo
 from autoprune.testing.digits_network import digits_inherited, digits_setup
+from autoprune.train.job_setup import JobSetup
+from autoprune.train.source import Batch
 from autoprune.weight_sets import WeightReader, put_weight_set
 
 N_INTERRUPTIONS = 4
@@ -35,6 +40,44 @@ class MemoryBlobs(dict[str, bytes]):
         name = hashlib.sha256(data).hexdigest()
         self[name] = data
         return name
+
+
+class SteeringWatch:
+    """A task and items that steer, which remember what training steps on such items leave in a model's buffers.
+
+    Attributes:
+        steps: passes on items that steer.
+        moved: names of buffers that such a step changed.
+    """
+
+    def __init__(self, setup: JobSetup) -> None:
+        self.steps = 0
+        self.moved: set[str] = set()
+        self._given: list[Any] = []
+        self._before: dict[str, Tensor] | None = None
+        self._task, self._source = setup.task, setup.data.steer.source
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the source in everything but `batches`, and the task in everything but `loss`."""
+        return getattr(self._task if hasattr(self._task, name) else self._source, name)
+
+    def batches(self, plan: Sequence[IntArray], seed: int, device: torch.device) -> Iterator[Batch]:
+        """Yield the source's batches, and know them again."""
+        for inputs, targets in self._source.batches(plan, seed, device):
+            self._given.append(targets)
+            yield inputs, targets
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the task's loss; compare the buffers with those before the last pass on items that steer."""
+        buffers = {}
+        if isinstance(model, nn.Module):  # a supernet's crops have no statistics of their own
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        if self._before is not None:
+            self.moved |= {name for name, tensor in self._before.items() if not torch.equal(tensor, buffers[name])}
+        steers = any(batch[1] is targets for targets in self._given)
+        self.steps += steers
+        self._before = buffers if steers else None
+        return self._task.loss(model, batch)
 
 
 @dataclass
@@ -184,6 +227,27 @@ class RecipeLaws:
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert not any(module.training for module in bench.setup.model.modules())
         assert all(parameter.grad is None for parameter in bench.setup.model.parameters())
+
+    def test_what_scores_is_not_looked_at(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """A recipe trains and steers; the items that it is measured on, and test items, might as well not exist."""
+        bench, parent = digits_bench()
+        data = bench.setup.data.without_test()  # what a worker gets, under the same fingerprint
+        data.validation = replace(
+            data.validation, positions=data.validation.positions[:1]
+        )  # shows what inputs are like
+        del data.score
+        recipe = info.load()(replace(bench, setup=replace(bench.setup, data=data)))
+        recipe.estimate(Prepare(3, info.name, settings, parent))
+        recipe(Prepare(3, info.name, settings, parent))
+
+    def test_steps_on_items_that_steer_move_no_buffer(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """BatchNorm statistics are those of training items; what steers the widths leaves no trace in them."""
+        bench, parent = digits_bench()
+        watch, data = SteeringWatch(bench.setup), copy.copy(bench.setup.data)
+        data.steer = replace(data.steer, source=watch)
+        recipe = info.load()(replace(bench, setup=replace(bench.setup, data=data, task=watch)))
+        recipe(Prepare(3, info.name, settings, parent))
+        assert watch.moved == set()
 
     def test_jobs_survive_json(self, info: RecipeInfo) -> None:
         """The default settings go through the ledger and come back equal."""

@@ -24,12 +24,19 @@ from autoprune.train.source import MEMORY_LIMIT, Batch, Source, Unpack
 from autoprune.train.split import Split, draw
 from autoprune.train.transforms import ImageTransform
 
+FEWEST_HALVED = 40
+"""Search-validation items below which they are not halved: a figure on less than 20 of them says nothing."""
+
 
 class Data:
     """Data for training, for search and for the final word.
 
-    ``train`` trains and calibrates, ``validation`` is what a search measures candidates on, ``test`` is only looked at
-    for the report. Each is given as ``(inputs, targets)`` arrays or tensors, as a torch Dataset of such items, or as a
+    ``train`` trains and calibrates, ``validation`` is what a search looks at, ``test`` is for the report alone.
+    The search-validation items fall into two halves, by class, decided once by ``seed``: what a search descends on is
+    `steer`, and everything that is compared is measured on `score`, so that nobody is marked on items that it could
+    learn. Fewer than 40 search-validation items are not halved: all of them score, and training items steer.
+
+    Each role is given as ``(inputs, targets)`` arrays or tensors, as a torch Dataset of such items, or as a
     DataLoader around one (its order and batch size are not used: the loop draws its own, reproducibly). Models of
     several inputs take ``(input, input, ..., targets)``, or a mapping whose targets are under ``"labels"``,
     ``"label"``, ``"targets"``, ``"target"`` or ``"y"`` and whose other members become keyword arguments.
@@ -50,7 +57,7 @@ class Data:
             ``val`` is given.
         unpack: takes a batch as the dataset's collation made it and returns ``(inputs, targets)``, where it is neither
             of these forms.
-        seed: decides which items are held back.
+        seed: decides which items are held back, and which of the search-validation items score.
         memory_limit: bytes of arrays that are kept on the device; larger ones are copied batch by batch.
 
     Raises:
@@ -61,6 +68,9 @@ class Data:
     >>> data = Data((rng.normal(size=(100, 3)), np.arange(100) % 2), name="toy")
     >>> len(data.train), len(data.validation), data.test is None, data.held_out
     (90, 10, True, False)
+    >>> halves = Data((rng.normal(size=(400, 3)), np.arange(400) % 2), val_size=100)
+    >>> len(halves.validation), len(halves.steer), len(halves.score)
+    (100, 50, 50)
     """
 
     def __init__(
@@ -104,13 +114,14 @@ class Data:
             if plain_train is None or val is not None or pair != (self.train, self.validation):
                 check_disjoint(*pair, *(self._digests[split.role] for split in pair))
             # else they are disjoint by position, which two sources of the same items cannot show
+        self.steer, self.score = _halves(self.validation, self.train, seed)
 
     def _split(self, role: str, source: Source) -> Split:
         return Split(role, source, np.arange(len(source), dtype=np.int64), self.transform)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the items of every role, their order, their targets and the transform.
+        """SHA-256 over the items of every role, their order, their targets, which of them score, and the transform.
 
         Datasets that are read item by item count with their sizes, sampled items and known classes.
         """
@@ -122,6 +133,7 @@ class Data:
             for item in self._digests[split.role]:
                 digest.update(item)
             digest.update(_target_bytes(split))
+        digest.update(self.score.positions.tobytes())
         return digest.hexdigest()
 
     def without_test(self) -> Data:
@@ -177,6 +189,23 @@ def _hold_back(source: Source, size: float, seed: int) -> IntArray:
     labels = source.labels
     chosen = draw(len(positions), None if labels is None else labels[positions], count, stream(seed, "validation"))
     return positions[chosen]
+
+
+def _halves(validation: Split, train: Split, seed: int) -> tuple[Split, Split]:
+    """Return the items that a search descends on and those that it is measured on; no item is in both."""
+    n = len(validation)
+    if n < FEWEST_HALVED:
+        return replace(train, role="steer"), replace(validation, role="score")
+    scores = np.zeros(n, dtype=np.bool_)
+    scores[draw(n, validation.labels, n - n // 2, stream(seed, "score"))] = True
+    if validation.source.whole:  # copies of an item that scores must not steer
+        items = validation.source.digests(validation.positions)
+        scoring = {item for item, is_there in zip(items, scores, strict=True) if is_there}
+        scores = np.array([item in scoring for item in items])
+    steer, score = (validation.positions[chosen] for chosen in (~scores, scores))
+    if not len(steer):  # nothing but copies
+        return replace(train, role="steer"), replace(validation, role="score")
+    return replace(validation, role="steer", positions=steer), replace(validation, role="score", positions=score)
 
 
 def _check_repeatable(source: Source) -> None:

@@ -6,7 +6,8 @@ recomputed, not tracked, and every item weighs the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -58,3 +59,25 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> int:
         for module, flag in training.items():
             module.training = flag
     return items
+
+
+@contextmanager
+def fixed_buffers(model: nn.Module) -> Iterator[None]:
+    """Let a model run in training mode, gradients included, without remembering anything of what it saw.
+
+    BatchNorm uses the statistics of the batch, as in training, and does not track them; whatever else layers write into
+    their buffers is taken back at the end.
+    """
+    layers = [layer for layer in batch_norms(model) if layer.track_running_stats]
+    own = {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
+    others = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in own]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+        with torch.no_grad():
+            for buffer, before in others:
+                buffer.copy_(before)

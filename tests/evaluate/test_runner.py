@@ -61,7 +61,7 @@ def test_an_outcome_has_figures_costs_and_its_estimated_charge() -> None:
     expected = InheritedWeights(setup, SETTINGS).evaluate((1, 2), digits_inherited(setup))
     assert (outcome.status, dict(outcome.metrics), outcome.worker) == (Status.OK, expected, "w3")
     assert dict(outcome.costs) == {k: v[0] for k, v in setup.costs(np.array([[1, 2]])).items()}
-    assert outcome.spent.macs == estimate.macs == outcome.costs["macs"] * 200
+    assert outcome.spent.macs == estimate.macs == outcome.costs["macs"] * (100 + len(setup.data.score))
     assert outcome.spent.evaluations == estimate.evaluations == 1
     assert outcome.spent.seconds > 0
     assert all(isinstance(value, int) for value in outcome.costs.values())

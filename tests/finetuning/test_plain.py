@@ -44,7 +44,7 @@ def test_a_point_is_a_model(tuned: ap.Tuned, tmp_path: Path) -> None:
     point.save(tmp_path / "small.autoprune")
     loaded = ap.load(tmp_path / "small.autoprune", problem.model)
     for model in (point.build(), loaded):
-        assert measure(model, problem.data.validation, problem.task, problem.evaluation) == point.metrics
+        assert measure(model, problem.data.score, problem.task, problem.evaluation) == point.metrics
         assert problem.test(model) == point.test
 
 

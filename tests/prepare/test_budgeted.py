@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from autoprune.prepare.dsa import DsaRecipe
 from autoprune.testing.digits_network import digits_network
 from autoprune.testing.recipe_laws import MemorySlot, StoppedError, cost_share, digits_bench, run_recipe
 from autoprune.train.loop import fit
+from autoprune.train.named_data import load_data
 from autoprune.train.settings import FitSettings
 from autoprune.weight_sets import WeightReader, put_weight_set
 
@@ -125,6 +127,7 @@ def test_widths_follow_the_channels_that_work(trained_digits, group, recipe, set
     A search can tell because opening a closed channel that does nothing gains nothing.
     """
     bench, _ = digits_bench()
+    bench = replace(bench, setup=replace(bench.setup, data=load_data("digits", val_size=0.4)))  # 288 items steer
     orders = [np.arange(other.width) for other in bench.setup.structure.groups]
     weights = {name: tensor.clone() for name, tensor in trained_digits.items()}
     for name in (f"bn{group + 1}.weight", f"bn{group + 1}.bias"):

@@ -98,7 +98,7 @@ def test_a_model_without_batchnorm_learns(shared):
     outcome, bench = run({"target": 0.5, "epochs": 4.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
     setup, found = bench.setup, made(outcome, bench)
     small = cut(setup.model, setup.structure, setup.kept(outcome.genome, found), found.weights).eval()
-    assert setup.task.metric(small, setup.data.validation.loader(100))["accuracy"] > 0.5
+    assert setup.task.metric(small, setup.data.score.loader(100))["accuracy"] > 0.5
     assert cost_share(outcome, bench) <= 0.5
 
 

@@ -64,6 +64,39 @@ def test_the_split_depends_on_the_seed_alone() -> None:
     assert not np.array_equal(first.validation.positions, other.validation.positions)
 
 
+def test_what_steers_never_scores() -> None:
+    """The search-validation items fall into two halves with the classes' shares, decided by the seed alone."""
+    first, again = (Data(arrays(1000), val_size=200) for _ in range(2))
+    assert (len(first.steer), len(first.score)) == (100, 100)
+    both = np.concatenate([first.steer.positions, first.score.positions])
+    assert sorted(both.tolist()) == first.validation.positions.tolist()
+    for half in (first.steer, first.score):
+        assert np.abs(np.bincount(half.labels) - np.bincount(first.validation.labels) / 2).max() < 1
+    assert np.array_equal(first.score.positions, again.score.positions)
+    given = [Data(arrays(100), val=arrays(100, seed=1), seed=seed) for seed in (0, 1)]
+    assert not np.array_equal(given[0].score.positions, given[1].score.positions)
+    assert given[0].fingerprint != given[1].fingerprint
+    assert first.fingerprint == again.fingerprint
+
+
+def test_copies_of_items_that_score_do_not_steer() -> None:
+    """The halves are disjoint by content, not only by position."""
+    x, y = arrays(60, seed=1)
+    data = Data(arrays(100), val=(np.concatenate([x, x]), np.concatenate([y, y])))
+    steer, score = (set(half.source.digests(half.positions)) for half in (data.steer, data.score))
+    assert steer
+    assert not steer & score
+
+
+@pytest.mark.parametrize("validation", [39, 40])
+def test_few_items_all_score(validation: int) -> None:
+    """Below 40 search-validation items all of them score, and training items steer: still not the same ones."""
+    data = Data(arrays(200), val_size=validation)
+    assert len(data.score) == (39 if validation == 39 else 20)
+    assert set(data.steer.positions) <= set((data.train if validation == 39 else data.validation).positions)
+    assert not np.intersect1d(data.steer.positions, data.score.positions).size
+
+
 def test_twins_are_never_held_back() -> None:
     """An item whose copy would stay in training cannot become a search-validation item."""
     x, y = arrays(100)

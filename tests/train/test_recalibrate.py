@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autoprune.testing.digits_network import digits_network
-from autoprune.train.recalibrate import recalibrate
+from autoprune.train.recalibrate import fixed_buffers, recalibrate
 
 
 def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -75,3 +75,32 @@ def test_models_without_statistics_are_not_called() -> None:
             raise AssertionError
 
     assert recalibrate(Silent(), batches(5)) == 0
+
+
+class Counting(nn.Module):
+    """A norm of somebody's own, which counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input."""
+        self.calls += 1
+        return x
+
+
+def test_fixed_buffers_forget_what_was_seen() -> None:
+    """Training-mode passes with gradients leave every buffer as it was, and the next pass tracks again."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Counting(), nn.BatchNorm2d(4, track_running_stats=False)
+    )
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    (x, _), *_ = batches(5)
+    with fixed_buffers(model):
+        own = model(x)
+        own.square().sum().backward()
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    torch.testing.assert_close(model(x), own)
+    assert model[1].num_batches_tracked == 1
+    assert not model[3].track_running_stats

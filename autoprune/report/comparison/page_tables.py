@@ -40,7 +40,7 @@ def results(summary: ComparisonSummary) -> str:
         "is that small. Search: as the search measured it. Test: on test images."
     )
     if summary.tuned:
-        text += f" Tuned: after the same short training for all, {summary.tuned}, on all search-validation images."
+        text += f" Tuned: after the same short training for all, {summary.tuned}, as the search measured it."
     return section("Results", note(text) + table(heads, rows))
 
 
@@ -85,7 +85,7 @@ def settings(summary: ComparisonSummary) -> str:
         ("objectives", ", ".join(directions)),
         *((f"limit on {units.title(name)}", f"at most {units.amount(name, at)}") for name, at in meta.limits.items()),
         ("short fine-tune", summary.tuned or "none"),
-        *((f"{use} images", f"{n:,}") for use, n in meta.images.items()),
+        *units.image_counts(meta.images),
         *((name, str(meta.settings[name])) for name in ("criterion", "evaluator") if name in meta.settings),
     ]
     parts = [("Terms", pairs(terms)), ("Environment", pairs(meta.environment))]

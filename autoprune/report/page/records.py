@@ -26,7 +26,7 @@ def settings(summary: RunSummary) -> str:
         ("strategy", f"{meta.strategy}, seed {meta.seed}"),
         *((f"limit on {units.title(name)}", _limit(summary, name, limit)) for name, limit in meta.limits.items()),
         ("fidelity of the front", meta.fidelity),
-        *((f"{use} images", f"{n:,}") for use, n in meta.images.items()),
+        *units.image_counts(meta.images),
         ("search-validation images", "held out" if meta.held_out else "not held out from the training of the weights"),
         *((name, _text(value)) for name, value in meta.settings.items()),
     ]
