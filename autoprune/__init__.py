@@ -6,9 +6,11 @@ The public names are resolved on first use: importing the package loads neither 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from autoprune.api import (
         Comparison,
         Problem,
@@ -89,6 +91,7 @@ __all__ = [
     "TorchMetrics",
     "Tuned",
     "TunedPoint",
+    "__version__",
     "compare",
     "cut",
     "describe",
@@ -104,6 +107,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("autoprune")
     if name not in _WHERE:
         msg = f"module 'autoprune' has no attribute {name!r}"
         raise AttributeError(msg)

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import autoprune
 from autoprune.execute.ray_settings import MIB, RaySettings
+
+
+def pytest_report_header() -> str:
+    """Say which autoprune the tests are about."""
+    return f"autoprune from {Path(autoprune.__file__).parent}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test another autoprune than the one whose tests these are: an edit would only seem to pass."""
+    source = config.rootpath / "autoprune"
+    found = Path(autoprune.__file__).parent
+    if source.is_dir() and not source.samefile(found):
+        msg = f"expected to test {source}, but `import autoprune` gives {found}; run `make dev` first"
+        raise pytest.UsageError(msg)
 
 
 @pytest.fixture(scope="session")
