@@ -29,6 +29,7 @@ from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
 from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import distillation_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +206,8 @@ def finetune(
     given = [settings] if isinstance(settings, FitSettings) else settings
     variants = tuple(replace(item, epochs=epochs) for item in given)
     polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
-    key = _key(variants, seed, polish=polish)
+    how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
+    key = _key(variants, seed, polish=polish, how=how)
     metric = next(item for item in problem.objectives.items if not item.is_cost)
     with closing(run.writable()) as store:
         kept = _Kept(store, key)
@@ -255,9 +257,11 @@ def _check_loggers(loggers: Sequence[Any], *, on_ray: bool) -> None:
             raise unknown_name("logger", name, LOGGERS)
 
 
-def _key(variants: Sequence[FitSettings], seed: int, *, polish: bool) -> str:
+def _key(variants: Sequence[FitSettings], seed: int, *, polish: bool, how: Sequence[Any]) -> str:
     """Name a fine-tuning by all that decides its weights but the points'."""
-    text = json.dumps([[asdict(item) for item in variants], seed, *(["polish"] if polish else [])], sort_keys=True)
+    text = json.dumps(
+        [[asdict(item) for item in variants], seed, *(["polish"] if polish else []), *how], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import distillation_identity
 from autoprune.weight_sets import Inherited
 
 
@@ -56,7 +58,8 @@ class ShortTraining:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""
-        return fingerprint_of(self.name, self.settings, self.setup.task)
+        how = [] if self._fit.distillation is None else distillation_identity(self.setup.task)
+        return fingerprint_of(self.name if not how else json.dumps([self.name, how]), self.settings, self.setup.task)
 
     def macs(self, genome: Genome) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""

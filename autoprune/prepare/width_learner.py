@@ -16,11 +16,12 @@ from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.forward import forward
 from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
 from autoprune.train.devices import autocast
-from autoprune.train.distill import Distillation, Recorder, logits_of
+from autoprune.train.distill import Distillation, Recorder, answers_of
 from autoprune.train.generators import PruningNet
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import Batch
 from autoprune.train.stepping import steps_per_epoch
+from autoprune.train.tasks import distilled_loss
 
 STARTS = ("trained", "scratch")
 
@@ -40,7 +41,7 @@ class WidthTrainingSettings:
         clip_norm: largest norm of all gradients together.
         start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
             leading channels first.
-        distillation: share of the loss that is the divergence from a teacher's answers; 0 for labels only.
+        distillation: share of the loss that is the distance from a teacher's answers; 0 for labels only.
         temperature: of the distillation.
         structures_seed: of the structures; a setting, and not drawn from the job's seed, so that the multiply-adds of
             a job are known exactly before it starts.
@@ -147,8 +148,7 @@ class WidthLearner:
             loss.backward()
             total += loss.detach()
             if self._in_place and answers is None:
-                outputs = logits_of(recorder.output)
-                answers = outputs.detach() if isinstance(outputs, Tensor) else outputs
+                answers = {name: answer.detach() for name, answer in answers_of(recorder.output).items()}
         nn.utils.clip_grad_norm_(self._trained.values(), self._settings.clip_norm)
         self._optimizer.step()
         return total / self._structures.shape[1]
@@ -167,8 +167,6 @@ class WidthLearner:
         restore_optimizer(self._optimizer, state)
 
     def _loss(self, model: Recorder, batch: Batch, answers: Any) -> Tensor:
-        own = self._setup.task.loss(model, batch)
         if answers is None:
-            return own
-        weight = self._distillation.weight
-        return (1 - weight) * own + weight * self._distillation.loss(model.output, answers)
+            return self._setup.task.loss(model, batch)
+        return distilled_loss(self._setup.task, model, batch, lambda: answers, self._distillation)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,9 +19,10 @@ class Distillation:
     """How much a student listens to its teacher.
 
     Attributes:
-        weight: share of the distillation term in the loss; the task's own loss has the rest.
-        temperature: softens both answers; the term is scaled by its square (section 2 of the paper), so that the
-            gradients keep their size.
+        weight: share of the distillation term in the loss; the task's own loss has the rest. At 1 no label is looked
+            at.
+        temperature: softens the probabilities of classes; the term is scaled by its square (section 2 of the paper), so
+            that the gradients keep their size. Answers that are no classes know no temperature.
     """
 
     weight: float = 0.5
@@ -34,24 +37,99 @@ class Distillation:
             )
             raise InvalidArgumentError(msg)
 
-    def loss(self, student: Any, teacher: Any) -> Tensor:
-        """Return the scaled Kullback-Leibler divergence of two (n, classes, ...) logits, averaged over items.
+    def loss(self, student: Any, teacher: Any, class_axis: int | None = 1) -> Tensor:
+        """Return how far the student's answers are from the teacher's; 0 for equal ones, whatever their number.
+
+        Args:
+            student: what the student returned: any nesting of tensors.
+            teacher: what the teacher returned to the same inputs.
+            class_axis: the axis of logits that belongs to the classes: the divergence of the softened probabilities,
+                averaged over items and positions. None for any other outputs: their `output_error`.
 
         Raises:
-            InvalidArgumentError: the outputs are not two tensors of one shape.
+            InvalidArgumentError: the two cannot be compared; the message names the way out.
         """
-        student, teacher = logits_of(student), logits_of(teacher)
-        if not isinstance(student, Tensor) or not isinstance(teacher, Tensor) or student.shape != teacher.shape:
-            msg = "expected logits of one shape from student and teacher; train models of other outputs without one"
+        found, wanted = answers_of(student), answers_of(teacher)
+        if class_axis is None:
+            return output_error(found, wanted)
+        if len(found) != 1 or len(wanted) != 1:
+            msg = (
+                "expected logits, one tensor or under the name 'logits', to distil along a class axis, got the outputs "
+                f"{_shown(found)} and {_shown(wanted)}; give the task class_axis=None to learn from all outputs by "
+                f"their squared error, or {_WITHOUT}"
+            )
             raise InvalidArgumentError(msg)
-        t = self.temperature
-        divergence = F.kl_div(
-            F.log_softmax(student.float() / t, dim=1),
-            F.log_softmax(teacher.float() / t, dim=1),
-            reduction="sum",
-            log_target=True,
+        (logits,), (answers,) = found.values(), wanted.values()
+        if logits.shape != answers.shape or not -logits.dim() <= class_axis < logits.dim():
+            msg = (
+                f"expected logits of one shape with an axis {class_axis} of classes from student and teacher, got "
+                f"{tuple(logits.shape)} and {tuple(answers.shape)}; give the task another class_axis, or {_WITHOUT}"
+            )
+            raise InvalidArgumentError(msg)
+        return divergence(logits, answers, class_axis, self.temperature)
+
+
+_WITHOUT = "train without a teacher (settings without a distillation)"
+
+
+def divergence(student: Tensor, teacher: Tensor, class_axis: int, temperature: float) -> Tensor:
+    """Return the squared temperature times the mean Kullback-Leibler divergence of two softened answers.
+
+    Args:
+        student: logits of any shape.
+        teacher: logits of the same shape.
+        class_axis: the axis over which probabilities sum to one; the mean is over everything else.
+        temperature: softens both.
+    """
+    summed = F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=class_axis),
+        F.log_softmax(teacher.float() / temperature, dim=class_axis),
+        reduction="sum",
+        log_target=True,
+    )
+    return summed * (temperature * temperature / (student.numel() // student.shape[class_axis]))
+
+
+def output_error(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared error of each of the teacher's answers, averaged over them; no label or class enters.
+
+    An answer with a variance above 1 is divided by it, so that no unit is so large that a step of the size that suits
+    standardised outputs goes too far; a smaller one keeps its unit, as it does in a regression's own loss.
+
+    Args:
+        student: answers by name, as `answers_of` gives them; those that the teacher lacks (heads that exist in training
+            only) are not compared.
+        teacher: answers by name.
+
+    Raises:
+        InvalidArgumentError: they have no answer in common, or one of other shapes.
+    """
+    names = [name for name in teacher if name in student]
+    if not names or any(student[name].shape != teacher[name].shape for name in names):
+        msg = (
+            f"expected the same outputs from student and teacher, got {_shown(student)} and {_shown(teacher)}; "
+            f"{_WITHOUT}"
         )
-        return divergence * (t * t / len(student))
+        raise InvalidArgumentError(msg)
+    errors = []
+    for name in names:
+        wanted = teacher[name].float()
+        errors.append(F.mse_loss(student[name].float(), wanted) / wanted.var(correction=0).clamp(min=1.0))
+    return torch.stack(errors).mean()
+
+
+def answers_of(outputs: Any) -> dict[str, Tensor]:
+    """Return what a model answers by name: its ``logits`` where it has some, else all floating-point tensors.
+
+    Args:
+        outputs: a tensor, or any nesting of mappings, tuples, lists and dataclasses; tensors without dimensions, such
+            as a loss, and whatever is no tensor are left out.
+
+    >>> import torch
+    >>> list(answers_of({"boxes": torch.zeros(2, 4), "levels": [torch.zeros(2, 3), torch.zeros(2, 5)]}))
+    ['boxes', 'levels.0', 'levels.1']
+    """
+    return dict(_leaves(logits_of(outputs), ""))
 
 
 class Recorder:
@@ -76,3 +154,24 @@ def logits_of(outputs: Any) -> Any:
     if isinstance(outputs, Mapping):
         return outputs.get("logits", outputs)
     return getattr(outputs, "logits", outputs)
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.dim():
+            yield name, value
+        return
+    parts: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        parts = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    elif isinstance(value, tuple | list):
+        parts = dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+    for key, part in parts.items():
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))
+
+
+def _shown(answers: Mapping[str, Tensor]) -> str:
+    shapes = [f"{name or 'output'} {tuple(tensor.shape)}" for name, tensor in answers.items()]
+    return ", ".join(shapes[:6]) + (", ..." if shapes[6:] else "") or "no floating-point tensor"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
-from autoprune.train.tasks import Task
+from autoprune.train.tasks import Task, distilled_loss
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,11 @@ class _Objective:
     def __call__(self, batch: Batch) -> Tensor:
         if self.teacher is None or self.distillation is None:
             return self.task.loss(self.model, batch)
-        recorder = Recorder(self.model)
-        own = self.task.loss(recorder, batch)
-        with torch.no_grad():
-            wanted = forward(self.teacher, batch[0])
-        weight = self.distillation.weight
-        return (1 - weight) * own + weight * self.distillation.loss(recorder.output, wanted)
+        return distilled_loss(self.task, Recorder(self.model), batch, lambda: self._answers(batch), self.distillation)
+
+    @torch.no_grad()
+    def _answers(self, batch: Batch) -> Any:
+        return None if self.teacher is None else forward(self.teacher, batch[0])
 
 
 class _Student:

@@ -8,6 +8,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from autoprune.core.objectives import split_direction
 from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
-from autoprune.train.distill import logits_of
+from autoprune.train.distill import Distillation, Recorder, logits_of
 from autoprune.train.source import Batch
 from autoprune.train.split import Split
 
@@ -29,7 +30,9 @@ Loss = Callable[[Any, Any], Tensor]
 class Task(Protocol):
     """Everything that trains or measures a model uses nothing else.
 
-    A task may also have ``directions``: ``"max"`` or ``"min"`` by the name of a metric, for objectives without one.
+    A task may also have ``directions``: ``"max"`` or ``"min"`` by the name of a metric, for objectives without one. And
+    ``class_axis``: which axis of the model's logits belongs to the classes, for distillation; without it, or where it
+    is None, a student learns the dense model's outputs, whatever they are, by their squared error.
     """
 
     @property
@@ -78,6 +81,11 @@ class Classification:
     def metrics(self) -> tuple[str, ...]:
         """The names of the metrics."""
         return ("accuracy", "top5", "loss")
+
+    @property
+    def class_axis(self) -> int:
+        """The axis of the logits that belongs to the classes."""
+        return 1
 
     @property
     def fingerprint(self) -> str:
@@ -138,12 +146,15 @@ class TorchMetrics:
         loss: ``(outputs, targets) -> scalar``.
         metrics: torchmetrics by name, each fed with ``(outputs, targets)``; the first one is primary. What is better is
             what its ``higher_is_better`` says, or the name: ``{"min:wer": ...}`` is called ``wer`` and minimised.
+        class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
+            (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
+            their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
 
     Raises:
         InvalidArgumentError: a metric has no ``update`` and ``compute``.
     """
 
-    def __init__(self, loss: Loss, metrics: Mapping[str, Any]) -> None:
+    def __init__(self, loss: Loss, metrics: Mapping[str, Any], class_axis: int | None = None) -> None:
         if not metrics:
             msg = "expected at least one metric, got none"
             raise InvalidArgumentError(msg)
@@ -152,6 +163,7 @@ class TorchMetrics:
                 msg = f"expected metric {name!r} to be a torchmetrics.Metric, got {type(metric).__name__}"
                 raise InvalidArgumentError(msg)
         self._loss = loss
+        self.class_axis = _axis_of(loss) if class_axis is None else class_axis
         self._metrics, written = _split(metrics)
         said = {name: getattr(metric, "higher_is_better", None) for name, metric in self._metrics.items()}
         self.directions = {name: "max" if up else "min" for name, up in said.items() if up is not None} | written
@@ -204,13 +216,19 @@ class FunctionTask:
         loss: ``(outputs, targets) -> scalar``.
         metrics: functions of the model by name, each returning one number; the first one is primary. A name may say
             what is better: ``{"min:wer": ...}`` is called ``wer`` and minimised.
+        class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
+            (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
+            their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
     """
 
-    def __init__(self, loss: Loss, metrics: Mapping[str, Callable[[nn.Module], Any]]) -> None:
+    def __init__(
+        self, loss: Loss, metrics: Mapping[str, Callable[[nn.Module], Any]], class_axis: int | None = None
+    ) -> None:
         if not metrics:
             msg = "expected at least one metric, got none"
             raise InvalidArgumentError(msg)
         self._loss = loss
+        self.class_axis = _axis_of(loss) if class_axis is None else class_axis
         self._metrics, self.directions = _split(metrics)
 
     @property
@@ -260,6 +278,50 @@ def directions_of(task: Task) -> dict[str, str]:
             )
             raise InvalidArgumentError(msg)
     return said
+
+
+def class_axis_of(task: Task) -> int | None:
+    """Return the axis of the model's logits that belongs to the classes; None where the task knows of none.
+
+    Raises:
+        InvalidArgumentError: it is no integer.
+    """
+    axis = getattr(task, "class_axis", None)
+    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
+        msg = f"expected the task's class_axis to be an integer or None, got {axis!r}"
+        raise InvalidArgumentError(msg)
+    return axis
+
+
+def distilled_loss(
+    task: Task, student: Recorder, batch: Batch, teacher: Callable[[], Any], distillation: Distillation
+) -> Tensor:
+    """Return the task's loss of one batch, mixed with how far the student's answers are from its teacher's.
+
+    Args:
+        task: says what the outputs are.
+        student: called once.
+        batch: where only the teacher counts, its targets are not looked at.
+        teacher: returns the teacher's answers; called after the student.
+        distillation: how much they count.
+    """
+    weight = distillation.weight
+    if weight == 1:
+        forward(cast(nn.Module, student), batch[0])
+        return distillation.loss(student.output, teacher(), class_axis_of(task))
+    own = task.loss(student, batch)
+    return (1 - weight) * own + weight * distillation.loss(student.output, teacher(), class_axis_of(task))
+
+
+def distillation_identity(task: Task) -> list[Any]:
+    """Return JSON that names how the outputs of ``task`` are distilled; nothing for classification."""
+    return [] if type(task) is Classification else ["class axis", class_axis_of(task)]
+
+
+def _axis_of(loss: Loss) -> int | None:
+    """Return the axis of classes of torch's own losses, which is fixed; None for any other loss."""
+    inner = loss.func if isinstance(loss, partial) else loss
+    return 1 if inner is F.cross_entropy or isinstance(inner, nn.CrossEntropyLoss) else None
 
 
 def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchmetrics import MeanMetric
 
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.limits import within_limits
@@ -27,7 +26,7 @@ from autoprune.testing.recipe_laws import MemoryBlobs, digits_bench
 from autoprune.trace.tracer import trace
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.named_data import load_data
-from autoprune.train.tasks import Classification, TorchMetrics
+from autoprune.train.tasks import Classification
 from autoprune.weight_sets import Inherited, WeightReader, put_weight_set
 
 BOTH = ((PruningNetRecipe, PruningNetSettings), (SupernetRecipe, SupernetSettings))
@@ -148,32 +147,6 @@ def test_a_sandwich_teaches_itself() -> None:
     weights = [made(recipe, "any", chosen, parent).weights["conv1.weight"] for chosen in (labels, taught)]
     assert not torch.equal(*weights)
     assert recipe.estimate_macs(SupernetSettings(**labels)) == recipe.estimate_macs(SupernetSettings(**taught))
-
-
-class Boxes(nn.Module):
-    """A model whose output is no tensor of logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, 16)
-        self.second = nn.Linear(16, 10)
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"boxes": self.second(self.first(x.flatten(1)).relu())}
-
-
-def test_other_outputs_learn_without_distillation() -> None:
-    """Distillation needs logits: a model of other outputs is told so, and trains when it is turned off."""
-    setup = setup_of(Boxes())
-    task = TorchMetrics(lambda outputs, _: outputs["boxes"].square().mean(), {"mean": MeanMetric()})
-    blobs = MemoryBlobs()
-    recipe = SupernetRecipe(Workbench(replace(setup, task=task), blobs))
-    parent = stored(setup, blobs)
-    with pytest.raises(InvalidArgumentError, match="train models of other outputs without"):
-        made(recipe, "any", FEW, parent)
-    with pytest.raises(InvalidArgumentError, match="train models of other outputs without"):
-        made(recipe, "any", {**FEW, "sandwich": True}, parent)
-    assert made(recipe, "any", {**FEW, "distillation": 0.0}, parent)
 
 
 def test_models_without_batch_norm_are_trained_as_they_are() -> None:
