@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from reprlib import Repr
+
+LONGEST = 2_000
+"""Characters that a message may have: whatever a user gave, its error stays readable."""
+
+_LONGEST_NAME = 200
+"""No name that is known is longer, and similarity takes time."""
 
 
 class AutopruneError(Exception):
     """Root of every error that autoprune raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shortened(part) if isinstance(part, str) else part for part in args))
 
 
 class InvalidArgumentError(AutopruneError, ValueError):
@@ -75,13 +85,60 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("pymoo:nsga", ["random", "pymoo:nsga2"])
     " (did you mean 'pymoo:nsga2'?)"
+    >>> did_you_mean("gp", ["random", "optuna:gp"])
+    " (did you mean 'optuna:gp'?)"
     """
-    close = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    if len(name) > _LONGEST_NAME:
+        return ""
+    close = [other for other in names if name and other.endswith(f":{name}")]
+    close += difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a ``kind`` called ``name`` that is not among ``known``."""
     names = sorted(known)
-    hint = did_you_mean(name, names)
-    return UnknownNameError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names) or 'none'}")
+    hint = did_you_mean(name, names) if isinstance(name, str) else ""
+    return UnknownNameError(f"unknown {kind} {shown(name)}{hint}; known: {', '.join(names) or 'none'}")
+
+
+class _Shown(Repr):
+    """As `reprlib`, which never makes the text of what it leaves out, and integers that Python refuses to print."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+        self.maxdict = self.maxlist = self.maxtuple = 8
+
+    def repr_int(self, value: int, level: int) -> str:
+        if value.bit_length() > 256:
+            return f"an integer of about {value.bit_length() * 3 // 10:,} digits"
+        return super().repr_int(value, level)
+
+
+_SHOWN = _Shown()
+
+
+def shown(value: object) -> str:
+    """Return ``repr(value)``, short enough for a message whatever it is.
+
+    >>> shown(list(range(5_000_000)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, ...]'
+    >>> shown(10**5000)
+    'an integer of about 4,983 digits'
+    """
+    return _SHOWN.repr(value)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return ``text`` with its middle left out where it has more than ``longest`` characters.
+
+    >>> shortened("a" * 50 + "z" * 50, 60)
+    'aaaaaaaaaaaaaaaaa [67 characters left out] zzzzzzzzzzzzzzzz'
+    """
+    if len(text) <= longest:
+        return text
+    room = longest - len(f" [{len(text):,} characters left out] ")
+    head, tail = (room + 1) // 2, room // 2
+    return f"{text[:head]} [{len(text) - head - tail:,} characters left out] {text[-tail:]}"

@@ -32,10 +32,11 @@ from autoprune.errors import (
     InfeasibleError,
     InvalidArgumentError,
     MissingDependencyError,
-    unknown_name,
 )
+from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress
+from autoprune.strategies.registry import strategy_settings
 from autoprune.train.settings import FitSettings
 
 SHARES = (0.7, 0.5, 0.3)
@@ -43,8 +44,6 @@ SHARES = (0.7, 0.5, 0.3)
 
 DENSE_EVALUATIONS = 100
 """The default budget, as evaluations of the dense model."""
-
-EXECUTORS = ("in-process", "ray")
 
 UNSUITED = (BudgetError, InfeasibleError, InvalidArgumentError, MissingDependencyError)
 """What a strategy raises that cannot run with this budget, on this problem or on this machine."""
@@ -72,7 +71,7 @@ class CompareProgress:
 def compare(
     problem: Problem,
     strategies: Sequence[str],
-    budget: Budget | None = None,
+    budget: Budget | int | Mapping[str, float] | None = None,
     *,
     seeds: int | Sequence[int] = 3,
     settings: Mapping[str, Any] | None = None,
@@ -94,8 +93,8 @@ def compare(
     Args:
         problem: what is searched.
         strategies: names of ``autoprune list strategies``.
-        budget: of every single run, in MACs (``Budget(macs=...)``) or in evaluations; by default as many MACs as a
-            hundred evaluations of the dense model.
+        budget: of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a number alone); by default as
+            many MACs as a hundred evaluations of the dense model.
         seeds: how many, from 0, or which ones; a strategy that does not depend on its seed runs once.
         settings: of strategies, by name.
         shares: of the dense model's MACs; the best point of every run within each is shown, and tested.
@@ -122,14 +121,12 @@ def compare(
     if budget is None:
         dense = tuple(problem.space.full_genome.tolist())
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.macs(dense))
+    budget = Budget.of(budget)
     _check(problem, budget, shares, executor)
-    strangers = [key for key in settings or {} if key not in taking_part]
-    if strangers:
-        msg = f"{strangers[0]!r} has settings but takes no part in the comparison of {', '.join(taking_part)}"
-        raise InvalidArgumentError(msg)
+    settings = _checked_settings(settings or {}, taking_part)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     tell = progress or _ignore
-    make_run = ComparedRuns(problem, budget, settings or {}, executor, folder)
+    make_run = ComparedRuns(problem, budget, settings, executor, folder)
     runs, refusals, interrupted = _searched(make_run, plan, tell)
     tuner = None
     if finetune is not None and not interrupted:
@@ -219,8 +216,7 @@ def _measured(
 
 def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: object) -> None:
     """Refuse what cannot be compared, before anything runs."""
-    if isinstance(executor, str) and executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS)
+    check_executor(executor)
     if budget.seconds is not None:
         msg = (
             "expected a budget in macs= or evaluations=, got seconds=: seconds depend on the machine and on which run "
@@ -233,6 +229,15 @@ def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: 
     if not shares or not all(0 < share <= 1 for share in shares):
         msg = f"expected shares of the dense model's MACs, such as (0.7, 0.5, 0.3), got {tuple(shares)!r}"
         raise InvalidArgumentError(msg)
+
+
+def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of strategies as instances of their classes, before anything runs."""
+    strangers = [key for key in settings if key not in taking_part]
+    if strangers:
+        msg = f"{strangers[0]!r} has settings but takes no part in the comparison of {', '.join(taking_part)}"
+        raise InvalidArgumentError(msg)
+    return {key: strategy_settings(key, given) for key, given in settings.items()}
 
 
 def _in_words(settings: FitSettings) -> str:

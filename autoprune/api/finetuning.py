@@ -18,6 +18,7 @@ from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.evaluate.reconstructed import Reconstructed
+from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
@@ -189,8 +190,7 @@ def finetune(
         UnknownNameError: there is no such executor or logger.
         StoreError: another process drives the run.
     """
-    if executor not in (None, "in-process", "ray") and not isinstance(executor, RaySettings):
-        raise unknown_name("executor", str(executor), ("in-process", "ray"))
+    check_executor(executor, custom=False)
     _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
     problem = run.needs_problem("train")
     chosen = run.choose(points) if isinstance(points, int) else list(points)

@@ -17,15 +17,16 @@ from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import COSTS, Objectives, objective_names
 from autoprune.core.protocols import Ranking
+from autoprune.core.settings import as_integer, shared_settings
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import find_criterion
 from autoprune.criteria.scoring import order, scores
-from autoprune.errors import InvalidArgumentError, did_you_mean
+from autoprune.errors import InvalidArgumentError, did_you_mean, shown
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
-from autoprune.evaluate.registry import make_evaluator
+from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
 from autoprune.prepare.recipe import Checkpoints
@@ -68,7 +69,8 @@ class Problem:
         ties: layers that keep equally many channels.
         criterion: ranks the channels of every group; the best ones stay.
         evaluator: how candidates are measured, a name of ``autoprune list evaluators``.
-        evaluation: settings of the evaluator: which items, how many, device, batch size.
+        evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
+            class or a mapping of the fields.
         name: for reports.
         seed: decides whatever ranking and evaluation draw.
 
@@ -96,7 +98,7 @@ class Problem:
         ties: Sequence[str | Sequence[str]] = (),
         criterion: str = "l2",
         evaluator: str = "inherited",
-        evaluation: ProxySettings | None = None,
+        evaluation: ProxySettings | Mapping[str, Any] | None = None,
         name: str = "",
         seed: int = 0,
     ) -> None:
@@ -105,18 +107,18 @@ class Problem:
             raise InvalidArgumentError(msg)
         self.model = unwrap(model)
         self.data = data.for_model(self.model)
-        self.task: Task = task or Classification()
+        self.task: Task = Classification() if task is None else _checked_task(task)
         _check_objectives(objective_names(objectives), self.task)
         self.objectives = Objectives.parse(objectives, directions_of(self.task))
         self.criterion = find_criterion(criterion).name
-        self.seed = seed
+        self.seed = _checked_seed(seed)
         self.name = name or type(self.model).__name__
         self.example_input = data.example_batch(1)[0] if example_input is None else example_input
         if isinstance(self.task, Classification):
             for split in (data.train, data.validation, data.test):
                 if split is not None:
                     self.task.check(split)
-
+        self.evaluation = evaluator_settings(evaluator, evaluation)
         structure = trace(self.model, self.example_input, seed=seed)
         self.space = SearchSpace.build(
             structure,
@@ -136,9 +138,7 @@ class Problem:
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
         self._setup = JobSetup(self.model, self.space, self.costs, data, self.task)
-        self.evaluation = evaluation or ProxySettings()
-        self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, evaluation)
-        self._evaluation_given = evaluation
+        self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, self.evaluation)
         self._evaluators = {FIDELITY: self.evaluator}
 
     @property
@@ -242,8 +242,14 @@ class Problem:
             UnknownNameError: there is no such evaluator.
         """
         if fidelity not in self._evaluators:
-            self._evaluators[fidelity] = make_evaluator(fidelity, self._setup, self._evaluation_given)
+            self._evaluators[fidelity] = make_evaluator(fidelity, self._setup, self._evaluation_of(fidelity))
         return self._evaluators[fidelity]
+
+    def _evaluation_of(self, fidelity: str) -> ProxySettings:
+        """Return the settings of who measures jobs of this fidelity: what it shares with those of the problem."""
+        if fidelity == FIDELITY:
+            return self.evaluation
+        return shared_settings(type(evaluator_settings(fidelity)), self.evaluation)
 
     def runner(
         self,
@@ -270,7 +276,7 @@ class Problem:
         """Return what a worker in another process needs to run jobs as `runner` does here."""
         name = self.evaluator_of(fidelity).name
         return RunnerPlan.of(
-            self._setup, name, self._evaluation_given, fidelity=fidelity, recipes=recipes, limits=self.limits
+            self._setup, name, self._evaluation_of(fidelity), fidelity=fidelity, recipes=recipes, limits=self.limits
         )
 
     def validate(self) -> ValidationReport:
@@ -285,6 +291,26 @@ class Problem:
             f"Problem({self.name!r}: {self.space.n_variables} width variables, {macs:,} MACs, "
             f"objectives {self.objectives.names}, limits {self.limits}, {self.data!r})"
         )
+
+
+def _checked_task(task: Any) -> Task:
+    lacking = [verb for verb in ("loss", "metric", "metrics", "fingerprint") if not hasattr(task, verb)]
+    if lacking or isinstance(task, type):
+        msg = (
+            "expected task=ap.Classification(), ap.TorchMetrics(...), ap.FunctionTask(...) or an object like these, "
+            f"got {shown(task)}{'' if isinstance(task, type) else f', which has no {lacking[0]}'}"
+        )
+        raise InvalidArgumentError(msg)
+    checked: Task = task
+    return checked
+
+
+def _checked_seed(seed: Any) -> int:
+    whole = as_integer(seed)
+    if whole is None or whole < 0:
+        msg = f"expected seed to be an integer of 0 or more, got {shown(seed)}"
+        raise InvalidArgumentError(msg)
+    return whole
 
 
 def _check_objectives(names: Sequence[str], task: Task) -> None:

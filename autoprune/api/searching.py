@@ -7,7 +7,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -23,10 +24,12 @@ from autoprune.api.run import Run, check_same_objectives
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
+from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import AutopruneWarning, BudgetError, InvalidArgumentError, shown
 from autoprune.evaluate.runner import Runner
 from autoprune.execute._ray import start_ray_pool
+from autoprune.execute.choice import check_executor
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress, run_search
@@ -35,7 +38,7 @@ from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
-from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy
+from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy, strategy_settings
 from autoprune.train.checkpoint import Checkpoint
 
 WINDOW = 16
@@ -54,7 +57,7 @@ GPUS_PER_WORKER = 0.25
 def search(
     problem: Problem,
     strategy: str = "pymoo:nsga2",
-    budget: Budget | None = None,
+    budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
     warm_start: str = "",
@@ -70,8 +73,8 @@ def search(
     Args:
         problem: what is searched.
         strategy: who proposes, a name of ``autoprune list strategies``.
-        budget: at most this much; 100 evaluations by default.
-        settings: of the strategy, an instance of its ``Settings``.
+        budget: at most this much, a number alone counts evaluations; 100 evaluations by default.
+        settings: of the strategy, an instance of its ``Settings`` or a mapping of their fields.
         warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
             begins with these: the strategy ``"pymoo:nsga2+knapsack"`` in other words. They are counted.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
@@ -91,9 +94,13 @@ def search(
         BudgetError: the budget is too small for the strategy.
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
-    budget = budget or Budget(evaluations=100)
+    budget = Budget.of(100 if budget is None else budget)  # whatever is wrong fails here, before any work
     strategy = f"{strategy}+{warm_start}" if warm_start else strategy
-    info, _ = find_strategy(strategy)  # an unknown name fails here, before any work
+    info, _ = find_strategy(strategy)
+    settings = strategy_settings(strategy, settings)
+    check_executor(executor)
+    _check_numbers(seed, window)
+    _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
     with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
@@ -130,7 +137,11 @@ def search(
             )
         if not _has_unfinished_preparation(run):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return Run(RunStore.open_readonly(folder), problem)
+    found = Run(RunStore.open_readonly(folder), problem)
+    if not found.evaluations and not found.interrupted:
+        msg = f"the search ended ({found.stop}) before anything was evaluated, within {budget}; raise the budget"
+        warnings.warn(msg, AutopruneWarning, stacklevel=2)
+    return found
 
 
 def _setup(
@@ -224,6 +235,24 @@ def _environment(problem: Problem) -> dict[str, str]:
     return found
 
 
+def _check_numbers(seed: Any, window: Any) -> None:
+    for name, value, least in (("seed", seed, 0), ("window", 1 if window is None else window, 1)):
+        whole = as_integer(value)
+        if whole is None or whole < least:
+            msg = f"expected {name} to be an integer of at least {least}, got {shown(value)}"
+            raise InvalidArgumentError(msg)
+
+
+def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:
+    smallest = problem.evaluator_of(fidelity).macs(tuple(problem.space.min_genome.tolist()))
+    if budget.macs is not None and budget.macs < smallest:
+        msg = (
+            f"a budget of {budget.macs:,.0f} MACs allows no evaluation: measuring the smallest model of the space "
+            f"takes {smallest:,}; for a number of evaluations write budget={budget.macs:.0f}"
+        )
+        raise BudgetError(msg)
+
+
 def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path) -> None:
     if (recorded.strategy, recorded.seed) != (strategy, seed):
         msg = (
@@ -255,12 +284,10 @@ def _make_executor(
     info: StrategyInfo,
     checkpoints: Checkpoints,
 ) -> Executor:
-    if executor is None or executor == "in-process":
+    if executor is None or (isinstance(executor, str) and executor == "in-process"):
         return InProcessExecutor(runner)
-    if executor == "ray":
-        executor = RaySettings()
     if isinstance(executor, str):
-        raise unknown_name("executor", executor, ("in-process", "ray"))
+        executor = RaySettings()
     if not isinstance(executor, RaySettings):
         return executor
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from autoprune.errors import BudgetError
+from autoprune.core.settings import as_integer, settings_of
+from autoprune.errors import BudgetError, shown
+
+MOST_EVALUATIONS = 10**9
+"""Nobody measures more candidates; whoever asks for more means another unit."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +41,58 @@ class Spending:
 class Budget:
     """At most this much; a limit left out is not a limit, but one must be given.
 
+    A number without a name counts evaluations, here and wherever a budget is taken: ``Budget(20)``, ``budget=20``.
+
     Attributes:
-        macs: executed multiply-adds, preparation and BatchNorm recalibration included.
         evaluations: candidates measured.
+        macs: executed multiply-adds, preparation and BatchNorm recalibration included.
         seconds: wall time of the search.
 
     Raises:
-        BudgetError: nothing is limited, or a limit is not positive.
+        BudgetError: nothing is limited, a limit is not positive, or evaluations are no integer.
     """
 
-    macs: float | None = None
     evaluations: int | None = None
-    seconds: float | None = None
+    macs: float | None = field(default=None, kw_only=True)
+    seconds: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        limits = {"macs": self.macs, "evaluations": self.evaluations, "seconds": self.seconds}
+        limits: dict[str, Any] = {"macs": self.macs, "evaluations": self.evaluations, "seconds": self.seconds}
         if all(limit is None for limit in limits.values()):
             msg = "expected at least one of macs=, evaluations=, seconds=, got none"
             raise BudgetError(msg)
         for name, limit in limits.items():
-            if limit is not None and not (limit > 0 and math.isfinite(limit)):
-                msg = f"expected {name} to be a positive finite number, got {limit!r}"
+            if limit is None:
+                continue
+            if not _is_positive(limit):
+                msg = f"expected {name} to be a positive finite number, got {shown(limit)}"
                 raise BudgetError(msg)
+            whole = as_integer(limit)
+            if name == "evaluations" and (whole is None or whole > MOST_EVALUATIONS):
+                msg = (
+                    f"expected evaluations as an integer of at most {MOST_EVALUATIONS:,}, got {shown(limit)}; for "
+                    "multiply-adds write Budget(macs=...), for wall time Budget(seconds=...)"
+                )
+                raise BudgetError(msg)
+            object.__setattr__(self, name, float(limit) if whole is None else whole)  # numbers of numpy are no JSON
+
+    @classmethod
+    def of(cls, given: Budget | int | Mapping[str, float]) -> Budget:
+        """Return what a user gave as a budget: one, a number of evaluations, or a mapping of its fields.
+
+        Raises:
+            BudgetError: it is something else, or a limit cannot be used.
+        """
+        if isinstance(given, Budget):
+            return given
+        if isinstance(given, Mapping):
+            return settings_of(cls, given, "a budget")
+        number: Any = given
+        if isinstance(number, float) or as_integer(number) is not None:
+            return cls(number)
+        msg = f"expected a budget such as ap.Budget(evaluations=100), or a number of evaluations, got {shown(given)}"
+        raise BudgetError(msg)
 
     def allows(self, spent: Spending, extra: Spending) -> bool:
         """Say whether ``extra`` still fits after ``spent``."""
@@ -67,3 +102,11 @@ class Budget:
             and (self.evaluations is None or total.evaluations <= self.evaluations)
             and (self.seconds is None or total.seconds <= self.seconds)
         )
+
+
+def _is_positive(limit: Any) -> bool:
+    """Say whether a limit is a finite number above 0; ``True`` is none."""
+    try:
+        return not isinstance(limit, bool) and bool(limit > 0) and math.isfinite(limit)
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.objectives import COSTS
 from autoprune.core.terms import cost_terms
-from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
+from autoprune.errors import InfeasibleError, InvalidArgumentError, shown, unknown_name
 
 if TYPE_CHECKING:
     from autoprune.core.protocols import Costs
@@ -44,9 +45,16 @@ def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs:
         InvalidArgumentError: a limit cannot be read.
         InfeasibleError: not even the smallest network of the space is within the limits.
     """
+    given: object = limits
+    if not isinstance(given, Mapping):
+        msg = f"expected limits by cost name, such as {{'macs': '60%', 'params': 5e5}}, got {shown(given)}"
+        raise InvalidArgumentError(msg)
     for name in limits:
+        if name == "latency":
+            msg = "latency is measured in reports, with intervals, and cannot be limited; limit 'macs' or 'peak_bytes'"
+            raise InvalidArgumentError(msg)
         if name not in costs.names:
-            raise unknown_name("cost limit", name, costs.names)
+            raise unknown_name("cost limit", name, dict.fromkeys((*costs.names, *COSTS)))
     dense = costs(space.full_genome[None, :])
     resolved = {name: parse_limit(name, limit, int(dense[name][0])) for name, limit in limits.items()}
     check_feasible(space, costs, resolved)
@@ -76,7 +84,7 @@ def parse_limit(name: str, limit: str | float, dense: int) -> int:
     if value is None or value <= 0 or (share and value > 1):
         msg = (
             f"expected the limit on {name} as a percentage of the dense model such as '60%' or an absolute value such "
-            f"as 2.1e9 or '2.1G', got {limit!r}"
+            f"as 2.1e9 or '2.1G', got {shown(limit)}"
         )
         raise InvalidArgumentError(msg)
     if share:
@@ -114,9 +122,14 @@ def check_feasible(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) 
             msg = (
                 f"no network of this space has {name} <= {limit:,}: the smallest has {reachable:,} "
                 f"({100 * reachable / dense:.1f}% of the dense model's {dense:,}){_blockers(space, name)}. "
-                "Raise the limit, unlock layers, or lower min_width or min_keep_ratio"
+                f"{_as_share(name, limit)}Raise the limit, unlock layers, or lower min_width or min_keep_ratio"
             )
             raise InfeasibleError(msg)
+
+
+def _as_share(name: str, limit: int) -> str:
+    """Return a question where a number looks like a forgotten percent sign."""
+    return f"Did you mean '{limit}%' of the dense model's {name}? " if limit <= 100 else ""
 
 
 def _blockers(space: SearchSpace, name: str) -> str:

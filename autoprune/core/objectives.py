@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.errors import AutopruneWarning, InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 
 COSTS = ("macs", "params", "peak_bytes")
 """Names that are counted on the cut model; all are minimised."""
@@ -137,8 +137,9 @@ def objective_names(texts: Sequence[str]) -> tuple[str, ...]:
     Raises:
         InvalidArgumentError: fewer than one or more than four, a name given twice, or no name.
     """
-    if isinstance(texts, str) or not 1 <= len(texts) <= 4:
-        msg = f"expected one to four objectives, such as ('accuracy', 'macs'), got {texts!r}"
+    is_some = isinstance(texts, Sequence) and not isinstance(texts, str) and 1 <= len(texts) <= 4
+    if not is_some or not all(isinstance(text, str) for text in texts):
+        msg = f"expected one to four objectives, such as ('accuracy', 'macs'), got {shown(texts)}"
         raise InvalidArgumentError(msg)
     names = tuple(split_direction(text)[1] for text in texts)
     if len(set(names)) != len(names):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
 
+from autoprune.core.settings import settings_of
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.train.job_setup import JobSetup
@@ -74,20 +75,37 @@ EVALUATORS = {
 """Every evaluator that `make_evaluator` knows, by name."""
 
 
-def make_evaluator(name: str, setup: JobSetup, settings: ProxySettings | None = None) -> Evaluator:
+def make_evaluator(name: str, setup: JobSetup, settings: object = None) -> Evaluator:
     """Make the evaluator called ``name``.
 
     Args:
         name: a name of `EVALUATORS`.
         setup: model, space, costs, data and task.
-        settings: of the class that the registry names; None for the defaults.
+        settings: as for `evaluator_settings`.
 
     Raises:
         UnknownNameError: there is no such evaluator.
+        InvalidArgumentError: the settings are of another evaluator, or cannot be used.
+    """
+    given = evaluator_settings(name, settings)
+    return EVALUATORS[name].load()(setup, given)
+
+
+def evaluator_settings(name: str, settings: object = None) -> ProxySettings:
+    """Return the settings of the evaluator called ``name``.
+
+    Args:
+        name: a name of `EVALUATORS`.
+        settings: of the class that the registry names, or of one that it extends; a mapping of its fields; None for the
+            defaults.
+
+    Raises:
+        UnknownNameError: there is no such evaluator.
+        InvalidArgumentError: they are of another class, or cannot be used.
     """
     if name not in EVALUATORS:
         raise unknown_name("evaluator", name, EVALUATORS)
-    return EVALUATORS[name].load()(setup, settings)
+    return settings_of(EVALUATORS[name].load_settings(), settings, f"the evaluator {name!r}")
 
 
 def _load(path: str) -> object:

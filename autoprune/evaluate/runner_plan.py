@@ -9,7 +9,7 @@ from typing import Any
 from autoprune.core.jobs import WeightSet
 from autoprune.errors import ExecutorError
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
-from autoprune.evaluate.registry import EVALUATORS, make_evaluator
+from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.prepare.recipe import Checkpoints, Workbench
 from autoprune.prepare.registry import make_recipe
@@ -51,7 +51,7 @@ class RunnerPlan:
         limits: Mapping[str, int] | None = None,
     ) -> RunnerPlan:
         """Plan the runner whose figures are those that ``make_evaluator(evaluator, setup, settings)`` gives here."""
-        settings = settings or EVALUATORS[evaluator].load_settings()()
+        settings = evaluator_settings(evaluator, settings)
         setup = replace(setup, data=setup.data.without_test())
         return cls(setup, evaluator, settings, fidelity, tuple(recipes), limits or {}, tuple(settings.identity()))
 

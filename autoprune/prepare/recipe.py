@@ -18,7 +18,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Outcome, Prepare, Status
 from autoprune.core.limits import within_limits
-from autoprune.errors import InvalidArgumentError
+from autoprune.core.settings import settings_of
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.devices import resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
@@ -144,9 +144,4 @@ class Recipe(ABC):
         return tuple(np.asarray(genome, dtype=np.int64).tolist())
 
     def _settings(self, job: Prepare) -> Any:
-        try:
-            return self.Settings(**job.settings)
-        except TypeError as error:
-            known = ", ".join(item.name for item in dataclasses.fields(self.Settings))
-            msg = f"expected settings of the recipe {job.recipe!r} ({known}), got {dict(job.settings)}"
-            raise InvalidArgumentError(msg) from error
+        return settings_of(self.Settings, job.settings, f"the recipe {job.recipe!r}")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status
 from autoprune.core.limits import within_limits
 from autoprune.core.protocols import SearchSetup
+from autoprune.core.settings import settings_of
 from autoprune.errors import InvalidArgumentError
 
 Genome = tuple[int, ...]
@@ -31,7 +32,7 @@ class BaseStrategy(ABC):
 
     Args:
         setup: everything the strategy may know.
-        settings: a frozen dataclass of type ``Settings``; defaults when left out.
+        settings: a frozen dataclass of type ``Settings`` or a mapping of its fields; defaults when left out.
 
     Raises:
         InvalidArgumentError: ``settings`` is of another type.
@@ -42,10 +43,7 @@ class BaseStrategy(ABC):
 
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         self.setup = setup
-        self.settings = self.Settings() if settings is None else settings
-        if not isinstance(self.settings, self.Settings):
-            msg = f"{type(self).__name__} expects settings of type {self.Settings.__name__}, got {settings!r}"
-            raise InvalidArgumentError(msg)
+        self.settings = settings_of(self.Settings, settings, type(self).__name__)
         self._next_id = 0
         self._in_flight: dict[int, Job] = {}
 

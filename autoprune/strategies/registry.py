@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InvalidArgumentError, MissingDependencyError, unknown_name
+from autoprune.core.settings import settings_of
+from autoprune.errors import InvalidArgumentError, MissingDependencyError, shown, unknown_name
 from autoprune.strategies._base import BaseStrategy
 
 ENTRY_POINTS = "autoprune.strategies"
@@ -245,8 +246,13 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
 
     Raises:
         UnknownNameError: there is no such strategy, or no such warm start.
-        InvalidArgumentError: an entry point of this name is not a `StrategyInfo`, or the strategy takes no warm start.
+        InvalidArgumentError: the key is no text, an entry point of this name is not a `StrategyInfo`, or the strategy
+            takes no warm start.
     """
+    given: object = key
+    if not isinstance(given, str):
+        msg = f"expected the name of a strategy such as 'pymoo:nsga2', got {shown(given)}"
+        raise InvalidArgumentError(msg)
     key, plus, start = key.partition("+")
     if plus:
         return _seeded(key, start)
@@ -302,19 +308,34 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
         key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``),
             and with a warm start behind a plus sign (``"pymoo:nsga2+knapsack"``).
         setup: what the strategy may know.
-        settings: an instance of the strategy's ``Settings``; defaults when left out.
+        settings: an instance of the strategy's ``Settings``, or a mapping of its fields; defaults when left out.
 
     Raises:
         UnknownNameError: there is no such strategy.
         InvalidArgumentError: the settings are of another strategy, or the setup does not suit this one.
         MissingDependencyError: a package the strategy needs is not installed.
     """
-    info, suffix = find_strategy(key)
+    given = strategy_settings(key, settings)
+    info, _ = find_strategy(key)
     name, plus, _ = key.partition("+")
     if plus:
         module = importlib.import_module("autoprune.strategies.warm_start")
-        return module.with_warm_start(name, setup, settings)
-    strategy = info.load()
-    if suffix:
-        settings = dataclasses.replace(settings or strategy.Settings(), **{info.argument: suffix})
-    return strategy(setup, settings)
+        return module.with_warm_start(name, setup, given)
+    return info.load()(setup, given)
+
+
+def strategy_settings(key: str, settings: Any = None) -> Any:
+    """Return the settings of the strategy that ``key`` names, with the suffix of the key among them.
+
+    Args:
+        key: as for `make_strategy`; behind a warm start the settings are those of the strategy that goes on.
+        settings: an instance of the strategy's ``Settings``, a mapping of its fields, or None for the defaults.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+        InvalidArgumentError: the settings are of another strategy, or cannot be used.
+        MissingDependencyError: a package the strategy needs is not installed.
+    """
+    info, suffix = find_strategy(key)
+    given = settings_of(info.load().Settings, settings, f"the strategy {info.name!r}")
+    return dataclasses.replace(given, **{info.argument: suffix}) if suffix else given

@@ -10,7 +10,7 @@ import pytest
 
 from autoprune.core.jobs import Job, Outcome
 from autoprune.errors import InvalidArgumentError
-from autoprune.strategies._base import BaseStrategy, child_seeds, feasible, spread_cost
+from autoprune.strategies._base import BaseStrategy, NoSettings, child_seeds, feasible, spread_cost
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
 
@@ -36,9 +36,14 @@ class FixedStrategy(BaseStrategy):
 
 
 def test_settings_of_another_type_are_refused():
-    """Settings must be the strategy's own dataclass; the error names it."""
-    with pytest.raises(InvalidArgumentError, match="FixedStrategy expects settings of type FixedSettings"):
-        FixedStrategy(toy_setup(), {"genome": (0,)})
+    """Settings must be the strategy's own dataclass, or a mapping of its fields; the error names it and them."""
+    assert FixedStrategy(toy_setup(), {"genome": (0,)}).settings == FixedSettings((0,))
+    with pytest.raises(
+        InvalidArgumentError, match=r"settings of FixedStrategy as FixedSettings\(genome\) or a mapping"
+    ):
+        FixedStrategy(toy_setup(), NoSettings())
+    with pytest.raises(InvalidArgumentError, match=r"unknown setting 'genom' .*did you mean 'genome'"):
+        FixedStrategy(toy_setup(), {"genom": (0,)})
 
 
 def test_genome_outside_the_space_is_caught_at_the_door():
