@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from autoprune.cli.console import print_json, print_table
+from autoprune.core.registry import imported
 
 
 class Kind(StrEnum):
@@ -18,30 +20,19 @@ class Kind(StrEnum):
     SPACES = "spaces"
     EVALUATORS = "evaluators"
     RECIPES = "recipes"
+    DATA = "data"
 
 
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List strategies, criteria, search spaces, evaluators or recipes: name, one line, paper."""
+    """List strategies, criteria, search spaces, evaluators, recipes or data: name, one line, paper."""
     entries = _ENTRIES[kind]()
     if as_json:
         print_json([{"name": name, "summary": summary, "paper": paper} for name, summary, paper in entries])
     else:
         print_table(("name", "what it is", "paper"), entries)
-
-
-def _strategies() -> list[tuple[str, str, str]]:
-    from autoprune.strategies.registry import STRATEGIES
-
-    return [(info.name, info.summary, info.paper) for info in STRATEGIES.values()]
-
-
-def _criteria() -> list[tuple[str, str, str]]:
-    from autoprune.criteria.registry import CRITERIA
-
-    return [(info.name, info.summary, info.paper) for info in CRITERIA.values()]
 
 
 def _spaces() -> list[tuple[str, str, str]]:
@@ -50,22 +41,20 @@ def _spaces() -> list[tuple[str, str, str]]:
     return describe_spaces()
 
 
-def _evaluators() -> list[tuple[str, str, str]]:
-    from autoprune.evaluate.registry import EVALUATORS
+def _registered(registry: str) -> Callable[[], list[tuple[str, str, str]]]:
+    """Return what lists a registry, given as ``"module:name"``, once it is asked for."""
 
-    return [(info.name, info.summary, info.paper) for info in EVALUATORS.values()]
+    def entries() -> list[tuple[str, str, str]]:
+        return [(info.name, info.summary, info.paper) for info in imported(registry).values()]
 
-
-def _recipes() -> list[tuple[str, str, str]]:
-    from autoprune.prepare.registry import RECIPES
-
-    return [(info.name, info.summary, info.paper) for info in RECIPES.values()]
+    return entries
 
 
 _ENTRIES = {
-    Kind.STRATEGIES: _strategies,
-    Kind.CRITERIA: _criteria,
+    Kind.STRATEGIES: _registered("autoprune.strategies.registry:STRATEGIES"),
+    Kind.CRITERIA: _registered("autoprune.criteria.registry:CRITERIA"),
     Kind.SPACES: _spaces,
-    Kind.EVALUATORS: _evaluators,
-    Kind.RECIPES: _recipes,
+    Kind.EVALUATORS: _registered("autoprune.evaluate.registry:EVALUATORS"),
+    Kind.RECIPES: _registered("autoprune.prepare.registry:RECIPES"),
+    Kind.DATA: _registered("autoprune.train.named_data:NAMED_DATA"),
 }

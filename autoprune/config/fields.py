@@ -83,7 +83,7 @@ def _data_name(name: str) -> str:
     from autoprune.train.named_data import NAMED_DATA
 
     kind, _, path = name.partition(":")
-    forms = {key: f"{key}:PATH" if info.takes_path else key for key, info in NAMED_DATA.items()}
+    forms = {key: info.form for key, info in NAMED_DATA.items()}
     if kind not in forms:
         raise ValueError(str(unknown_name("data", name, forms.values())))
     if NAMED_DATA[kind].takes_path != bool(path):

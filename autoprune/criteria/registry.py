@@ -6,14 +6,10 @@ its value a `CriterionInfo`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.core.registry import Info, Registry
 
 if TYPE_CHECKING:
     from autoprune.criteria.evidence import Evidence, Scores
@@ -30,7 +26,7 @@ class Criterion(Protocol):
 
 
 @dataclass(frozen=True)
-class CriterionInfo:
+class CriterionInfo(Info):
     """What is known about a criterion without importing it.
 
     Attributes:
@@ -41,17 +37,11 @@ class CriterionInfo:
         needs: what it needs besides the weights: ``"batches"``, ``"loss"``.
     """
 
-    name: str
-    summary: str
-    factory: str
-    paper: str = ""
     needs: tuple[str, ...] = ()
 
-    def load(self) -> Criterion:
-        """Import the criterion."""
-        module, _, function = self.factory.partition(":")
-        criterion: Criterion = getattr(importlib.import_module(module), function)
-        return criterion
+    if TYPE_CHECKING:
+
+        def load(self) -> Criterion: ...  # noqa: D102
 
 
 _BUILT_IN = (
@@ -83,8 +73,8 @@ _BUILT_IN = (
     CriterionInfo("random", "no information, for comparison", "autoprune.criteria.random:score"),
 )
 
-CRITERIA: Mapping[str, CriterionInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
-"""The built-in criteria by name."""
+CRITERIA = Registry("criterion", ENTRY_POINTS, CriterionInfo, _BUILT_IN)
+"""Every criterion by name."""
 
 
 def find_criterion(name: str) -> CriterionInfo:
@@ -94,13 +84,4 @@ def find_criterion(name: str) -> CriterionInfo:
         UnknownNameError: there is no such criterion.
         InvalidArgumentError: an entry point of this name is not a `CriterionInfo`.
     """
-    if name in CRITERIA:
-        return CRITERIA[name]
-    plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if name not in plugins:
-        raise unknown_name("criterion", name, [*CRITERIA, *plugins])
-    info = plugins[name].load()
-    if not isinstance(info, CriterionInfo):
-        msg = f"entry point {name!r} of group {ENTRY_POINTS!r} must be a CriterionInfo, got {info!r}"
-        raise InvalidArgumentError(msg)
-    return info
+    return CRITERIA.find(name)

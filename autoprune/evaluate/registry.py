@@ -1,78 +1,76 @@
-"""The evaluators by name."""
+"""Every evaluator by name, as data; nothing is imported before it is used.
+
+Third parties add theirs through the entry point group ``autoprune.evaluators``: the entry's name is the evaluator's
+name, its value an `EvaluatorInfo`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from autoprune.core.registry import Info, Registry, imported
 from autoprune.core.settings import settings_of
-from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.train.job_setup import JobSetup
 
+ENTRY_POINTS = "autoprune.evaluators"
+
 
 @dataclass(frozen=True)
-class EvaluatorInfo:
+class EvaluatorInfo(Info):
     """What is known about an evaluator without importing it.
 
     Attributes:
         name: registry key.
         summary: one line.
         factory: ``module:Class``, called with a setup and settings.
-        settings: ``module:Class`` of its frozen settings.
         paper: where it comes from, "" when it is folklore.
+        settings: ``module:Class`` of its frozen settings.
     """
 
-    name: str
-    summary: str
-    factory: str
-    settings: str
-    paper: str = ""
+    settings: str = "autoprune.evaluate.evaluator:ProxySettings"
 
-    def load(self) -> Callable[[JobSetup, Any], Evaluator]:
-        """Import the evaluator."""
-        return cast(Callable[[JobSetup, Any], Evaluator], _load(self.factory))
+    if TYPE_CHECKING:
+
+        def load(self) -> Callable[[JobSetup, Any], Evaluator]: ...  # noqa: D102
 
     def load_settings(self) -> type[ProxySettings]:
         """Import the class of its settings."""
-        return cast(type[ProxySettings], _load(self.settings))
+        return cast(type[ProxySettings], imported(self.settings))
 
 
-EVALUATORS = {
-    info.name: info
-    for info in (
-        EvaluatorInfo(
-            "inherited",
-            "inherited weights, BatchNorm recalibrated, nothing trained",
-            "autoprune.evaluate.inherited:InheritedWeights",
-            "autoprune.evaluate.evaluator:ProxySettings",
-            "Li et al., EagleEye, ECCV 2020",
-        ),
-        EvaluatorInfo(
-            "reconstructed",
-            "inherited weights, cut consumers re-solved by least squares, BatchNorm recalibrated",
-            "autoprune.evaluate.reconstructed:Reconstructed",
-            "autoprune.evaluate.reconstructed:ReconstructedSettings",
-            "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
-        ),
-        EvaluatorInfo(
-            "generated",
-            "weights that a PruningNet makes for the widths, BatchNorm recalibrated, nothing trained",
-            "autoprune.evaluate.generated:Generated",
-            "autoprune.evaluate.evaluator:ProxySettings",
-            "Liu et al., MetaPruning, ICCV 2019",
-        ),
-        EvaluatorInfo(
-            "short_training",
-            "a few training steps from inherited weights, distilled on request",
-            "autoprune.evaluate.short_training:ShortTraining",
-            "autoprune.evaluate.short_training:ShortTrainingSettings",
-        ),
-    )
-}
-"""Every evaluator that `make_evaluator` knows, by name."""
+_BUILT_IN = (
+    EvaluatorInfo(
+        "inherited",
+        "inherited weights, BatchNorm recalibrated, nothing trained",
+        "autoprune.evaluate.inherited:InheritedWeights",
+        "Li et al., EagleEye, ECCV 2020",
+    ),
+    EvaluatorInfo(
+        "reconstructed",
+        "inherited weights, cut consumers re-solved by least squares, BatchNorm recalibrated",
+        "autoprune.evaluate.reconstructed:Reconstructed",
+        "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
+        "autoprune.evaluate.reconstructed:ReconstructedSettings",
+    ),
+    EvaluatorInfo(
+        "generated",
+        "weights that a PruningNet makes for the widths, BatchNorm recalibrated, nothing trained",
+        "autoprune.evaluate.generated:Generated",
+        "Liu et al., MetaPruning, ICCV 2019",
+    ),
+    EvaluatorInfo(
+        "short_training",
+        "a few training steps from inherited weights, distilled on request",
+        "autoprune.evaluate.short_training:ShortTraining",
+        settings="autoprune.evaluate.short_training:ShortTrainingSettings",
+    ),
+)
+
+EVALUATORS = Registry("evaluator", ENTRY_POINTS, EvaluatorInfo, _BUILT_IN)
+"""Every evaluator by name."""
 
 
 def make_evaluator(name: str, setup: JobSetup, settings: object = None) -> Evaluator:
@@ -103,11 +101,4 @@ def evaluator_settings(name: str, settings: object = None) -> ProxySettings:
         UnknownNameError: there is no such evaluator.
         InvalidArgumentError: they are of another class, or cannot be used.
     """
-    if name not in EVALUATORS:
-        raise unknown_name("evaluator", name, EVALUATORS)
-    return settings_of(EVALUATORS[name].load_settings(), settings, f"the evaluator {name!r}")
-
-
-def _load(path: str) -> object:
-    module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
+    return settings_of(EVALUATORS.find(name).load_settings(), settings, f"the evaluator {name!r}")

@@ -1,19 +1,22 @@
-"""The recipes by name."""
+"""Every recipe by name, as data; nothing is imported before it is used.
+
+Third parties add theirs through the entry point group ``autoprune.recipes``: the entry's name is the recipe's name, its
+value a `RecipeInfo`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING
 
-from autoprune.errors import unknown_name
+from autoprune.core.registry import Info, Registry
 from autoprune.prepare.recipe import Recipe, Workbench
+
+ENTRY_POINTS = "autoprune.recipes"
 
 
 @dataclass(frozen=True)
-class RecipeInfo:
+class RecipeInfo(Info):
     """What is known about a recipe without importing it.
 
     Attributes:
@@ -23,15 +26,9 @@ class RecipeInfo:
         paper: where it comes from, "" when it is folklore.
     """
 
-    name: str
-    summary: str
-    factory: str
-    paper: str = ""
+    if TYPE_CHECKING:
 
-    def load(self) -> type[Recipe]:
-        """Import the class."""
-        module, _, attribute = self.factory.partition(":")
-        return cast(type[Recipe], getattr(import_module(module), attribute))
+        def load(self) -> type[Recipe]: ...  # noqa: D102
 
 
 _BUILT_IN: tuple[RecipeInfo, ...] = (
@@ -73,8 +70,8 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
     ),
 )
 
-RECIPES: Mapping[str, RecipeInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
-"""The built-in recipes by name."""
+RECIPES = Registry("recipe", ENTRY_POINTS, RecipeInfo, _BUILT_IN)
+"""Every recipe by name."""
 
 
 def make_recipe(name: str, bench: Workbench) -> Recipe:
@@ -87,6 +84,4 @@ def make_recipe(name: str, bench: Workbench) -> Recipe:
     Raises:
         UnknownNameError: there is no such recipe.
     """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name].load()(bench)
+    return RECIPES.find(name).load()(bench)

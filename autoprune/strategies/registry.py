@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.core.protocols import SearchSetup
+from autoprune.core.registry import Info, Registry
 from autoprune.core.settings import settings_of
-from autoprune.errors import InvalidArgumentError, MissingDependencyError, shown, unknown_name
+from autoprune.errors import InvalidArgumentError, shown, unknown_name
 from autoprune.strategies._base import BaseStrategy
 
 ENTRY_POINTS = "autoprune.strategies"
@@ -26,7 +24,7 @@ WARM_STARTS = ("knapsack",)
 
 
 @dataclass(frozen=True)
-class StrategyInfo:
+class StrategyInfo(Info):
     """What is known about a strategy before it is imported.
 
     Attributes:
@@ -46,10 +44,6 @@ class StrategyInfo:
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
     """
 
-    name: str
-    summary: str
-    factory: str
-    paper: str = ""
     needs: tuple[str, ...] = ()
     argument: str = ""
     is_random: bool = True
@@ -59,22 +53,14 @@ class StrategyInfo:
     twin_of: str = ""
     takes_warm_start: bool = False
 
-    def load(self) -> type[BaseStrategy]:
-        """Import the class.
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages in ``needs``."""
+        return self.needs
 
-        Raises:
-            MissingDependencyError: a package in ``needs`` is not installed.
-        """
-        module, _, name = self.factory.partition(":")
-        try:
-            loaded: type[BaseStrategy] = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in self.needs:
-                raise
-            msg = f"strategy {self.name!r} needs the package {package!r}: pip install {package}"
-            raise MissingDependencyError(msg) from error
-        return loaded
+    if TYPE_CHECKING:
+
+        def load(self) -> type[BaseStrategy]: ...  # noqa: D102
 
 
 _DEB_2002 = "Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 2002"
@@ -235,8 +221,8 @@ _BUILT_IN = (
     ),
 )
 
-STRATEGIES: Mapping[str, StrategyInfo] = MappingProxyType({info.name: info for info in _BUILT_IN})
-"""The built-in strategies by name."""
+STRATEGIES = Registry("strategy", ENTRY_POINTS, StrategyInfo, _BUILT_IN)
+"""Every strategy by name."""
 
 
 def find_strategy(key: str) -> tuple[StrategyInfo, str]:
@@ -256,15 +242,12 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
     key, plus, start = key.partition("+")
     if plus:
         return _seeded(key, start)
-    plugins = _plugins()
     base, _, suffix = key.partition(":")
     for name, argument in ((key, ""), (base, suffix)):
         info = STRATEGIES.get(name)
-        if info is None and name in plugins:
-            info = _loaded(plugins[name])
         if info is not None and (not argument or info.argument):
             return info, argument
-    raise unknown_name("strategy", key, [*STRATEGIES, *plugins])
+    raise unknown_name("strategy", key, STRATEGIES)
 
 
 def _seeded(key: str, start: str) -> tuple[StrategyInfo, str]:
@@ -285,20 +268,7 @@ def twins_of(key: str) -> tuple[str, ...]:
     Raises:
         InvalidArgumentError: an entry point is not a `StrategyInfo`.
     """
-    known = {**{name: _loaded(entry) for name, entry in _plugins().items()}, **STRATEGIES}
-    return tuple(name for name, info in known.items() if info.twin_of == key)
-
-
-def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-
-
-def _loaded(entry: importlib.metadata.EntryPoint) -> StrategyInfo:
-    info = entry.load()
-    if not isinstance(info, StrategyInfo):
-        msg = f"entry point {entry.name!r} of group {ENTRY_POINTS!r} must be a StrategyInfo, got {info!r}"
-        raise InvalidArgumentError(msg)
-    return info
+    return tuple(name for name, info in STRATEGIES.items() if info.twin_of == key)
 
 
 def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStrategy:

@@ -1,16 +1,21 @@
-"""Data by name: ``digits``, ``npz:PATH``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``imagefolder:PATH``."""
+"""Data by name: ``digits``, ``npz:PATH``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``imagefolder:PATH``.
+
+Third parties add theirs through the entry point group ``autoprune.data``: the entry's name is what stands in front of
+the colon, its value a `DataInfo`.
+"""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.registry import Info, Registry
 from autoprune.core.streams import stream
 from autoprune.errors import DataError, unknown_name
 from autoprune.train.data import Data
@@ -25,8 +30,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class _Roles:
-    """What a loader found: anything `Data` takes, per role."""
+class DataRoles:
+    """What a reader found: anything `Data` takes, per role.
+
+    Attributes:
+        train: training items.
+        val: search-validation items; split off ``train`` where there are none.
+        test: test items.
+        plain_train: the items of ``train`` without random transforms, see `Data`.
+    """
 
     train: Any
     val: Any = None
@@ -35,8 +47,14 @@ class _Roles:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What a loader is asked for."""
+class DataRequest:
+    """What a reader is asked for.
+
+    Attributes:
+        path: what stood behind the colon, or the folder of downloads.
+        image_size: pixels per side, where images are scaled.
+        download: fetch what is not there.
+    """
 
     path: Path
     image_size: int
@@ -44,22 +62,29 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class DataInfo:
+class DataInfo(Info):
     """One kind of named data.
 
     Attributes:
         name: what stands in front of the colon.
         summary: one line.
+        factory: ``"module:function"`` that takes a `DataRequest` and returns `DataRoles`.
+        paper: where the data comes from, "" where nobody asks.
         takes_path: whether ``:PATH`` follows.
         transform: the default transform.
-        read: finds the roles.
     """
 
-    name: str
-    summary: str
-    takes_path: bool
-    transform: ImageTransform
-    read: Callable[[_Request], _Roles]
+    takes_path: bool = False
+    transform: ImageTransform = field(default_factory=ImageTransform)
+
+    @property
+    def form(self) -> str:
+        """How the name is written."""
+        return f"{self.name}:PATH" if self.takes_path else self.name
+
+    if TYPE_CHECKING:
+
+        def load(self) -> Callable[[DataRequest], DataRoles]: ...  # noqa: D102
 
 
 def load_data(
@@ -101,12 +126,11 @@ def load_data(
     key, _, path = name.partition(":")
     info = NAMED_DATA.get(key)
     if info is None:
-        raise unknown_name("data", name, [f"{i.name}:PATH" if i.takes_path else i.name for i in NAMED_DATA.values()])
+        raise unknown_name("data", name, [other.form for other in NAMED_DATA.values()])
     if info.takes_path != bool(path):
-        wanted = f"{key}:PATH" if info.takes_path else key
-        msg = f"expected data as {wanted!r}, got {name!r}"
+        msg = f"expected data as {info.form!r}, got {name!r}"
         raise DataError(msg)
-    roles = info.read(_Request(Path(path) if path else Path(root), image_size, download))
+    roles = info.load()(DataRequest(Path(path) if path else Path(root), image_size, download))
     return Data(
         roles.train,
         roles.val,
@@ -121,7 +145,7 @@ def load_data(
     )
 
 
-def _digits(_request: _Request) -> _Roles:
+def read_digits(_request: DataRequest) -> DataRoles:
     """Read the 1,797 handwritten digits that come with scikit-learn; a fifth of them, by class, is the test set."""
     from sklearn.datasets import load_digits  # slow to import, needed for this name only
 
@@ -130,10 +154,11 @@ def _digits(_request: _Request) -> _Roles:
     y = labels.astype(np.int64)
     test = draw(len(y), y, len(y) // 5, stream(0, "digits", "test"))
     train = np.setdiff1d(np.arange(len(y)), test)
-    return _Roles((images[train], y[train]), test=(images[test], y[test]))
+    return DataRoles((images[train], y[train]), test=(images[test], y[test]))
 
 
-def _npz(request: _Request) -> _Roles:
+def read_npz(request: DataRequest) -> DataRoles:
+    """Read arrays from one NumPy file, or from a folder of files whose names hold the roles."""
     path = request.path
     if path.is_dir():
         found = {
@@ -145,12 +170,12 @@ def _npz(request: _Request) -> _Roles:
             msg = f"expected a file *train*.npz in {path}, found {[file.name for file in path.glob('*.npz')]}"
             raise DataError(msg)
         val, test = found["val"], found["test"]
-        return _Roles(*(None if file is None else _xy(_open_npz(file), file) for file in (train, val, test)))
+        return DataRoles(*(None if file is None else _xy(_open_npz(file), file) for file in (train, val, test)))
     arrays = _open_npz(path)
     if "x_train" not in arrays:
-        return _Roles(_xy(arrays, path))
+        return DataRoles(_xy(arrays, path))
     parts = {role: _xy(arrays, path, f"_{role}") for role in ("train", "val", "test") if f"x_{role}" in arrays}
-    return _Roles(**parts)
+    return DataRoles(**parts)
 
 
 def _one(files: list[Path], folder: Path, role: str) -> Path | None:
@@ -180,28 +205,22 @@ def _xy(arrays: Mapping[str, npt.NDArray[Any]], path: Path, suffix: str = "") ->
         raise DataError(msg) from error
 
 
-def _torchvision(class_name: str) -> Callable[[_Request], _Roles]:
-    """Return a reader of one of torchvision's datasets that keep all images in ``data``."""
+def _torchvision(class_name: str, request: DataRequest) -> DataRoles:
+    """Read one of torchvision's datasets that keep all images in ``data``."""
+    from torchvision import datasets  # slow to import, needed for these names only
 
-    def read(request: _Request) -> _Roles:
-        from torchvision import datasets  # slow to import, needed for these names only
-
-        parts: list[Arrays] = []
-        for train in (True, False):
-            try:
-                dataset = getattr(datasets, class_name)(str(request.path), train=train, download=request.download)
-            except RuntimeError as error:
-                msg = (
-                    f"{class_name} is not in {request.path} ({error}); pass download=True to fetch it, or another root="
-                )
-                raise DataError(msg) from error
-            parts.append((np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)))
-        return _Roles(parts[0], test=parts[1])
-
-    return read
+    parts: list[Arrays] = []
+    for train in (True, False):
+        try:
+            dataset = getattr(datasets, class_name)(str(request.path), train=train, download=request.download)
+        except RuntimeError as error:
+            msg = f"{class_name} is not in {request.path} ({error}); pass download=True to fetch it, or another root="
+            raise DataError(msg) from error
+        parts.append((np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)))
+    return DataRoles(parts[0], test=parts[1])
 
 
-def _imagefolder(request: _Request) -> _Roles:
+def read_imagefolder(request: DataRequest) -> DataRoles:
     """Read images as uint8 tensors; flip and normalisation happen on the device."""
     from torchvision import datasets, transforms  # slow to import, needed for this name only
 
@@ -223,40 +242,50 @@ def _imagefolder(request: _Request) -> _Roles:
     found = [role for role in ("val", "test") if (path / role).is_dir()]
     train, plain_train = folder("train", augmenting), folder("train", plain)
     if found == ["val", "test"]:
-        return _Roles(train, folder("val", plain), folder("test", plain))
-    return _Roles(train, test=folder(found[0], plain) if found else None, plain_train=plain_train)
+        return DataRoles(train, folder("val", plain), folder("test", plain))
+    return DataRoles(train, test=folder(found[0], plain) if found else None, plain_train=plain_train)
 
 
-def _infos() -> Mapping[str, DataInfo]:
-    cifar = ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
-    infos = (
-        DataInfo(
-            "digits",
-            "1,797 handwritten digits, 8x8, embedded in scikit-learn",
-            False,
-            ImageTransform((0.305,), (0.376,), crop_padding=1),
-            _digits,
-        ),
-        DataInfo("npz", "arrays x and y in NumPy files", True, ImageTransform(), _npz),
-        DataInfo("cifar10", "CIFAR-10 through torchvision", False, cifar, _torchvision("CIFAR10")),
-        DataInfo("cifar100", "CIFAR-100 through torchvision", False, cifar, _torchvision("CIFAR100")),
-        DataInfo(
-            "fashion_mnist",
-            "Fashion-MNIST through torchvision",
-            False,
-            ImageTransform((0.286,), (0.353,), crop_padding=2, horizontal_flip=True),
-            _torchvision("FashionMNIST"),
-        ),
-        DataInfo(
-            "imagefolder",
-            "a folder of images per class, ImageNet's layout",
-            True,
-            ImageTransform(IMAGENET_MEAN, IMAGENET_STD, horizontal_flip=True),
-            _imagefolder,
-        ),
-    )
-    return {info.name: info for info in infos}
+def read_cifar10(request: DataRequest) -> DataRoles:
+    """Read CIFAR-10 through torchvision."""
+    return _torchvision("CIFAR10", request)
 
 
-NAMED_DATA: Mapping[str, DataInfo] = _infos()
+def read_cifar100(request: DataRequest) -> DataRoles:
+    """Read CIFAR-100 through torchvision."""
+    return _torchvision("CIFAR100", request)
+
+
+def read_fashion_mnist(request: DataRequest) -> DataRoles:
+    """Read Fashion-MNIST through torchvision."""
+    return _torchvision("FashionMNIST", request)
+
+
+_CIFAR = ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
+_BUILT_IN = (
+    DataInfo(
+        "digits",
+        "1,797 handwritten digits, 8x8, embedded in scikit-learn",
+        f"{__name__}:read_digits",
+        transform=ImageTransform((0.305,), (0.376,), crop_padding=1),
+    ),
+    DataInfo("npz", "arrays x and y in NumPy files", f"{__name__}:read_npz", takes_path=True),
+    DataInfo("cifar10", "CIFAR-10 through torchvision", f"{__name__}:read_cifar10", transform=_CIFAR),
+    DataInfo("cifar100", "CIFAR-100 through torchvision", f"{__name__}:read_cifar100", transform=_CIFAR),
+    DataInfo(
+        "fashion_mnist",
+        "Fashion-MNIST through torchvision",
+        f"{__name__}:read_fashion_mnist",
+        transform=ImageTransform((0.286,), (0.353,), crop_padding=2, horizontal_flip=True),
+    ),
+    DataInfo(
+        "imagefolder",
+        "a folder of images per class, ImageNet's layout",
+        f"{__name__}:read_imagefolder",
+        takes_path=True,
+        transform=ImageTransform(IMAGENET_MEAN, IMAGENET_STD, horizontal_flip=True),
+    ),
+)
+
+NAMED_DATA = Registry("data", "autoprune.data", DataInfo, _BUILT_IN)
 """Every kind of data that `load_data` knows, by name."""

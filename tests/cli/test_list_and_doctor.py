@@ -16,6 +16,7 @@ from autoprune.config import space_names
 from autoprune.criteria.registry import CRITERIA
 from autoprune.prepare.registry import RECIPES
 from autoprune.strategies.registry import STRATEGIES
+from autoprune.train.named_data import NAMED_DATA
 
 
 def listed(kind: str) -> list[dict[str, Any]]:
@@ -28,7 +29,13 @@ def listed(kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("kind", "names"),
-    [("strategies", STRATEGIES), ("criteria", CRITERIA), ("spaces", space_names()), ("recipes", RECIPES)],
+    [
+        ("strategies", STRATEGIES),
+        ("criteria", CRITERIA),
+        ("spaces", space_names()),
+        ("recipes", RECIPES),
+        ("data", NAMED_DATA),
+    ],
 )
 def test_everything_registered_is_listed_with_a_summary(kind: str, names: Any) -> None:
     """Names agree with the registry and each has one line."""
