@@ -135,13 +135,15 @@ def compare(
     points, sample = _measured(
         problem, runs, shares, tuner, n_tried, tell, test=test and problem.data.test is not None and not interrupted
     )
+    reference = common_reference([run.meta.reference for run in runs.values()], problem)
+    metas = {entry: replace(run.meta, reference=reference) for entry, run in runs.items()}
     trials = {
-        entry: trial(entry, str(run.folder), run.meta, run.outcomes, stop=run.stop, points=points[entry])
+        entry: trial(entry, str(run.folder), metas[entry], run.outcomes, stop=run.stop, points=points[entry])
         for entry, run in runs.items()
     }
     summary = summarize(
         trials,
-        next(iter(runs.values())).meta,
+        next(iter(metas.values())),
         folder=str(folder),
         budget=budget,
         seeds=sorted({entry.seed for entry in plan}),
@@ -151,6 +153,17 @@ def compare(
         tuned="" if tuner is None else _in_words(tuner.settings),
     )
     return Comparison(folder, runs, summary, interrupted=interrupted)
+
+
+def common_reference(recorded: Sequence[Mapping[str, float]], problem: Problem) -> Mapping[str, float]:
+    """Return the one reference point that all hypervolumes of a comparison are taken from.
+
+    That of the runs, if they have one in common and the user gave no other; else the problem's.
+    """
+    names = problem.objectives.names
+    points = [{name: point[name] for name in names} for point in recorded]
+    is_given = any(points[0][name] != figure for name, figure in problem.given_reference.items())
+    return points[0] if not is_given and all(point == points[0] for point in points) else problem.reference
 
 
 def _searched(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -23,18 +24,22 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import find_criterion
 from autoprune.criteria.scoring import order, scores
-from autoprune.errors import InvalidArgumentError, did_you_mean, shown
+from autoprune.errors import InvalidArgumentError, did_you_mean, shown, unknown_name
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
+from autoprune.pareto.reference import reference_point
 from autoprune.prepare.recipe import Checkpoints
+from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
+from autoprune.train.devices import placed, resolve_device
 from autoprune.train.job_setup import JobSetup
+from autoprune.train.source import to_device
 from autoprune.train.tasks import Classification, Task, directions_of
 from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
 
@@ -71,6 +76,8 @@ class Problem:
         evaluator: how candidates are measured, a name of ``autoprune list evaluators``.
         evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
             class or a mapping of the fields.
+        reference: the hypervolume's reference point for some objectives, such as ``{"accuracy": 0.1}``, in
+            natural units; the attribute of this name has it for all.
         name: for reports.
         seed: decides whatever ranking and evaluation draw.
 
@@ -99,6 +106,7 @@ class Problem:
         criterion: str = "l2",
         evaluator: str = "inherited",
         evaluation: ProxySettings | Mapping[str, Any] | None = None,
+        reference: Mapping[str, float] | None = None,
         name: str = "",
         seed: int = 0,
     ) -> None:
@@ -110,6 +118,7 @@ class Problem:
         self.task: Task = Classification() if task is None else _checked_task(task)
         _check_objectives(objective_names(objectives), self.task)
         self.objectives = Objectives.parse(objectives, directions_of(self.task))
+        self.given_reference = _checked_reference(reference or {}, self.objectives)
         self.criterion = find_criterion(criterion).name
         self.seed = _checked_seed(seed)
         self.name = name or type(self.model).__name__
@@ -178,16 +187,33 @@ class Problem:
 
     @cached_property
     def reference(self) -> dict[str, float]:
-        """The hypervolume's reference point: the dense model's costs and a useless model's metrics.
+        """The hypervolume's reference point, by objective: what was given, else see `pareto.reference.reference_point`.
 
-        Metrics that are maximized count from 0; minimized ones from twice the dense model's figure.
+        The dense model's costs; for a metric what guessing scores, where the task knows, else a point that is clearly
+        worse than the dense model. A run keeps the reference that it started with.
+
+        Raises:
+            InvalidArgumentError: the given one is not worse than the dense model, or no network is below it.
         """
-        return {
-            item.name: float(self.dense_costs[item.name])
-            if item.is_cost
-            else (0.0 if item.maximize else 2 * self.dense_metrics[item.name])
-            for item in self.objectives.items
-        }
+        metrics = {} if all(item.is_cost for item in self.objectives.items) else self.dense_metrics
+        smallest = self.costs(self.space.min_genome[None, :])
+        for name, figure in self.given_reference.items():
+            if name in smallest and not figure > smallest[name][0]:
+                least = f"{smallest[name][0]:,}"
+                msg = f"expected a reference for {name!r} above the smallest network's {least}, got {figure:g}"
+                raise InvalidArgumentError(msg)
+        chance = {} if set(self.objectives.names) <= {*self.given_reference, *COSTS} else self._chance()
+        return reference_point(self.objectives, {**metrics, **self.dense_costs}, chance, self.given_reference)
+
+    def _chance(self) -> dict[str, float]:
+        """Return what guessing scores, where the task knows."""
+        guess = getattr(self.task, "chance", None)
+        if guess is None:
+            return {}
+        device = resolve_device(self.evaluation.device)
+        with torch.no_grad(), placed(self.model, device, training=False, channels_last=False):
+            outputs = forward(self.model, to_device(self.example_input, device))
+        return dict(guess(outputs))
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -328,6 +354,17 @@ def _check_objectives(names: Sequence[str], task: Task) -> None:
                 f"{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
             raise InvalidArgumentError(msg)
+
+
+def _checked_reference(given: Mapping[str, float], objectives: Objectives) -> dict[str, float]:
+    """Refuse a reference for what is no objective, or that is no number."""
+    for name, figure in given.items():
+        if name not in objectives.names:
+            raise unknown_name("objective in reference=", name, objectives.names)
+        if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure):
+            msg = f"expected a finite number as the reference for {name!r}, got {figure!r}"
+            raise InvalidArgumentError(msg)
+    return {name: float(figure) for name, figure in given.items()}
 
 
 def _validator(model: nn.Module, structure: Structure, example_input: Any, seed: int) -> Callable[[], ValidationReport]:

@@ -132,7 +132,7 @@ def search(
                 window=window or first.window or WINDOW,
                 cache=evaluations,
                 prior=prior,
-                box=ReferenceBox.of(problem.objectives, problem.reference),
+                box=ReferenceBox.of(problem.objectives, recorded.reference),
                 on_progress=progress,
             )
         if not _has_unfinished_preparation(run):

@@ -57,6 +57,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             criterion=tables.evaluator.criterion,
             evaluator=tables.evaluator.name,
             evaluation=settings(**tables.evaluator.model_dump(exclude={"name", "criterion"})),
+            reference=tables.hypervolume.reference,
             name=file.name,
             seed=tables.search.seed,
         )

@@ -132,6 +132,16 @@ class ReferenceTable(Table):
     params: Count | None = None
 
 
+class HypervolumeTable(Table):
+    """``[hypervolume]``: where the hypervolume is counted from.
+
+    Attributes:
+        reference: by objective, such as ``{ accuracy = 0.1 }``; see `autoprune.Problem`.
+    """
+
+    reference: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+
+
 class TransformTable(Table):
     """``transform = { ... }``: what happens to every batch of images; see `autoprune.train.transforms`.
 
@@ -249,6 +259,7 @@ class ProblemTables(Table):
         search: ``[search]``.
         compare: ``[compare]``.
         reference: ``[reference]``.
+        hypervolume: ``[hypervolume]``.
     """
 
     about: str = ""
@@ -264,3 +275,4 @@ class ProblemTables(Table):
     search: SearchTable = SearchTable()
     compare: CompareTable = CompareTable()
     reference: ReferenceTable = ReferenceTable()
+    hypervolume: HypervolumeTable = HypervolumeTable()

@@ -56,7 +56,7 @@ class RunMeta:
         budget: at most this much.
         space: `SearchSpace.to_json`, which contains the structure.
         dense: costs and metrics of the dense model.
-        reference: the hypervolume's reference point by objective name, in natural units (accuracy 0, dense MACs).
+        reference: the hypervolume's reference point by objective name, in natural units.
         prior: what was spent before the search on its behalf, such as on ranking channels.
         fidelity: the fidelity whose evaluations make the front.
         roles: for every fidelity, the role of the images it measures on.

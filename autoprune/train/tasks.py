@@ -32,7 +32,8 @@ class Task(Protocol):
 
     A task may also have ``directions``: ``"max"`` or ``"min"`` by the name of a metric, for objectives without one. And
     ``class_axis``: which axis of the model's logits belongs to the classes, for distillation; without it, or where it
-    is None, a student learns the dense model's outputs, whatever they are, by their squared error.
+    is None, a student learns the dense model's outputs, whatever they are, by their squared error. And a method
+    ``chance(outputs)``: what guessing scores, by metric, given the model's outputs; hypervolumes count from there.
     """
 
     @property
@@ -86,6 +87,11 @@ class Classification:
     def class_axis(self) -> int:
         """The axis of the logits that belongs to the classes."""
         return 1
+
+    def chance(self, outputs: Any) -> dict[str, float]:
+        """Return what guessing scores on items of equally frequent classes, given what the model returns."""
+        classes = _logits(outputs).shape[1]
+        return {"accuracy": 1 / classes, "top5": min(5, classes) / classes}
 
     @property
     def fingerprint(self) -> str:

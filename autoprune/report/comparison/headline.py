@@ -14,6 +14,8 @@ from autoprune.store.meta import Role
 def headline(summary: ComparisonSummary) -> str:
     """Return the comparison in one sentence."""
     best, random = summary.contestants[0], summary.contestant("random")
+    if not best.mean > 0:
+        return "Nobody leads: no strategy found a model that is better than the reference point in every objective."
     text = f"{best.strategy} has the largest mean hypervolume, {best.mean:.4f}"
     if random is None or random is best:
         return f"{text}."
