@@ -80,6 +80,7 @@ class Plan:
         shares: by ``"macs"`` and ``"params"``, the share in 0..1 that lies in layers which a variable drives.
         reach: by cost name, what it can become.
         consumers: what closed-form reconstruction would do; empty when it was not asked for.
+        notes: what the counted costs mean or leave out; empty when there is nothing to say.
     """
 
     layers: tuple[LayerExplanation, ...]
@@ -88,6 +89,7 @@ class Plan:
     shares: Mapping[str, float]
     reach: Mapping[str, Reach]
     consumers: tuple[ConsumerPlan, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def pinned(self) -> tuple[LayerExplanation, ...]:
@@ -110,6 +112,7 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
         log10_size=math.log10(space.size),
         shares=_prunable_shares(space.structure, space.variable_of >= 0),
         reach={name: Reach(int(low), int(dense), limits.get(name)) for name, (low, dense) in counted.items()},
+        notes=space.structure.notes,
     )
 
 

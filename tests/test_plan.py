@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from autoprune.core.groups import Structure
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_macs, count_params
 from autoprune.cost.model import CostModel
@@ -67,6 +70,26 @@ def test_locked_layers_are_among_the_pinned() -> None:
     reasons = {layer.module: layer.reason for layer in planned(model, {}, locks=("0",)).pinned}
     assert "lock" in reasons["0"]
     assert "1" not in reasons
+
+
+def test_what_costs_leave_out_is_noted() -> None:
+    """The plan, the explanation and the structure say the same, and a structure keeps it in JSON."""
+
+    class Fourier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft(self.down(torch.relu(self.up(x)))).abs()
+
+    space = SearchSpace.build(trace(Fourier(), torch.randn(2, 4)))
+    (note,) = make_plan(space, CostModel(space.structure, space), {}).notes
+    assert "fft" in note
+    assert str(space.explain()).endswith(note)
+    again = Structure.from_json(space.structure.to_json())
+    assert again.notes == (note,)
+    assert again.fingerprint == space.structure.fingerprint == replace(again, notes=()).fingerprint
 
 
 def test_the_estimate_lies_between_the_two_pilots() -> None:

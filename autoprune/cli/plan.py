@@ -110,6 +110,8 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
         for name, reach in found.reach.items()
     ]
     print_table(("cost", ">dense", ">smallest", ">of dense", ">limit"), rows)
+    for note in found.notes:
+        print_line(f"[yellow]note[/yellow]: {escape(note)}")
     shown = found.layers if layers else found.pinned
     if shown:
         cells = [(layer.module, layer.channels, _widths(layer.widths), layer.reason, layer.source) for layer in shown]

@@ -44,10 +44,12 @@ class Explanation:
     Attributes:
         layers: one entry per layer that produces channels.
         size: number of genomes in the space.
+        notes: what the counted costs mean or leave out; empty when there is nothing to say.
     """
 
     layers: tuple[LayerExplanation, ...]
     size: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a table for a terminal."""
@@ -59,7 +61,7 @@ class Explanation:
         n_prunable = sum(layer.prunable for layer in self.layers)
         total = f"{len(names)} width variables, {_count(self.size)} genomes"
         lines.append(f"{n_prunable} of {len(self.layers)} layers prunable, {total}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def explain(space: SearchSpace) -> Explanation:
@@ -92,7 +94,7 @@ def explain(space: SearchSpace) -> Explanation:
                 source=pin.source if pin is not None else "",
             )
         )
-    return Explanation(tuple(layers), space.size)
+    return Explanation(tuple(layers), space.size, structure.notes)
 
 
 def _widths(layer: LayerExplanation) -> str:

@@ -115,7 +115,7 @@ class Operator:
 
     Attributes:
         module: dotted name of the module that ran it ("" when it is called functionally in the root).
-        kind: ``"conv"``, ``"linear"`` or ``"matmul"``.
+        kind: ``"conv"``, ``"linear"``, ``"matmul"``, or ``"other"`` for what the trace counts but cannot follow.
         weight: positions times whatever does not depend on a width.
         factors: the sizes that do.
     """
@@ -169,6 +169,7 @@ class Structure:
         pins: why the layers that cannot be pruned cannot.
         layers: every layer that produces channels, in execution order: ``(module, channels)``.
         example: shapes of the traced input, for messages only.
+        notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -180,6 +181,7 @@ class Structure:
     pins: tuple[Pin, ...] = ()
     layers: tuple[tuple[str, int], ...] = ()
     example: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -254,7 +256,7 @@ class Structure:
     def fingerprint(self) -> str:
         """SHA-256 over what may be cut and how: equal for equal models, in any process, on any machine."""
         data = self.to_json()
-        for described in ("pins", "example"):  # sentences and source lines, not structure
+        for described in ("pins", "example", "notes"):  # sentences and source lines, not structure
             del data[described]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -271,6 +273,7 @@ class Structure:
             "pins": [[p.module, p.reason, p.source] for p in self.pins],
             "layers": [list(layer) for layer in self.layers],
             "example": self.example,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -307,6 +310,7 @@ class Structure:
                 pins=tuple(Pin(m, r, s) for m, r, s in data["pins"]),
                 layers=tuple((m, c) for m, c in data["layers"]),
                 example=data["example"],
+                notes=tuple(data.get("notes", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

@@ -2,8 +2,9 @@
 
 Definitions, the same as the cost model's:
 
-- *MACs*: multiply-adds of convolutions, linear layers and matrix products (attention included) for one sample; one
-  multiply-add counts 1; biases, norms, activations and pooling count nothing.
+- *MACs*: multiply-adds of convolutions, linear layers, matrix products (attention included) and recurrent layers for
+  one sample; one multiply-add counts 1; biases, norms, activations and pooling count nothing. What a model computes
+  once for any number of samples counts whole. A sample is what `cost.samples` finds.
 - *params*: elements of all parameters, tied ones once; buffers are not counted.
 - *peak bytes*: for one sample, in evaluation mode and without gradients, the most bytes in activation storages alive at
   an operator boundary. Weights, buffers and constants are not counted; the input is, throughout, as the caller holds
@@ -18,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.cost.observation import batch_of, observe
+from autoprune.cost.observation import observe
+from autoprune.cost.samples import find_samples
 from autoprune.cost.storages import StorageRecorder
 
 
@@ -30,9 +31,7 @@ def count_macs(model: nn.Module, example_input: Any) -> int:
     Raises:
         TraceError: the forward pass fails.
     """
-    counter = FlopCounterMode(display=False)
-    observe(model, batch_of(example_input, 1), counter)
-    return counter.get_total_flops() // 2
+    return find_samples(model, example_input).macs
 
 
 def count_params(model: nn.Module) -> int:
@@ -46,7 +45,7 @@ def count_peak_bytes(model: nn.Module, example_input: Any) -> int:
     Raises:
         TraceError: the forward pass fails.
     """
-    sample = batch_of(example_input, 1)
+    sample = find_samples(model, example_input).take(1)
     recorder = StorageRecorder([sample])
     observe(model, sample, recorder)
     sizes = np.array([storage.nbytes for storage in recorder.storages], dtype=np.int64)

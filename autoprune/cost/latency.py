@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.cost.observation import batch_of, evaluating
+from autoprune.cost.observation import evaluating
+from autoprune.cost.samples import find_samples
 from autoprune.cost.timings import MIN_ROUNDS, Timings
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.forward import forward
@@ -49,8 +50,12 @@ def measure_latency(
         if value < least:
             msg = f"expected {name} to be at least {least}, got {value}"
             raise InvalidArgumentError(msg)
-    batch = batch_of(example_input, batch_size)
-    device = _common_device(models, batch)
+    device = _common_device(models, example_input)
+    samples = find_samples(next(iter(models.values())), example_input)
+    if samples.form == "whole" and batch_size > 1:
+        msg = f"the example input is one sample as a whole: expected batch_size=1, got {batch_size}"
+        raise InvalidArgumentError(msg)
+    batch = samples.take(batch_size)
     names = list(models)
     seconds = {name: np.empty(rounds) for name in names}
     rng = np.random.default_rng(seed)

@@ -7,30 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.errors import TraceError
 from autoprune.surgery.forward import forward
-
-
-def batch_of(example_input: Any, size: int) -> Any:
-    """Return ``example_input`` with its first sample ``size`` times as the batch.
-
-    The batch is the first dimension of the first tensor; every tensor whose first dimension has that size is changed.
-    """
-    tensors = [leaf for leaf in tree_leaves(example_input) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    if not tensors:
-        return example_input
-    batch = tensors[0].shape[0]
-
-    def resize(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch:
-            return leaf[:1].repeat_interleave(size, dim=0)  # a storage of its own, no larger than the batch
-        return leaf
-
-    return tree_map(resize, example_input)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from autoprune.core.groups import Axis, BoolArray, Count, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.streams import stream
 from autoprune.core.terms import Term
-from autoprune.cost.observation import batch_of, observe
+from autoprune.cost.observation import observe
 from autoprune.cost.profile import PeakProfile
+from autoprune.cost.samples import find_samples
 from autoprune.cost.storages import ActivationStorage, StorageRecorder
 from autoprune.errors import TraceError
 from autoprune.surgery.matching import model_weights
@@ -64,7 +65,8 @@ def profile_peak(
 
     skeleton = Skeleton(model, structure)
     weights = model_weights(model, structure)
-    sample = batch_of(example_input, 1)
+    dense = skeleton.build(weights, np.ones(structure.n_genes, dtype=np.bool_))
+    sample = find_samples(dense, example_input).take(1)
     orders = [np.arange(group.width) for group in structure.groups]
 
     def record(row: IntArray) -> StorageRecorder:

@@ -114,7 +114,7 @@ def summarize(run: RecordedRun) -> RunSummary:
     axis = summary.cost_axis.name
     ordered = sorted(summary.front, key=lambda point: (summary.value(point, axis) or 0.0, point.id))
     summary = replace(summary, front=tuple(ordered), timings=_timings(run.records("latency"), ordered))
-    return replace(summary, headline=headline(summary), warnings=warnings(summary))
+    return replace(summary, headline=headline(summary), warnings=(*space.structure.notes, *warnings(summary)))
 
 
 def _state(events: Sequence[Event], *, is_driven: bool) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +98,11 @@ class Contraction:
     kind: str
     weight: int
     factors: tuple[Extent, ...]
+
+    @property
+    def dense(self) -> int:
+        """MACs with every channel."""
+        return self.weight * math.prod(extent.size for extent in self.factors)
 
 
 @dataclass(frozen=True, eq=False)

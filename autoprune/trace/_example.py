@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,26 +19,9 @@ def tensors_in(value: Any) -> list[Tensor]:
         elif hasattr(leaf, "__dataclass_fields__"):
             for name in leaf.__dataclass_fields__:
                 found += tensors_in(getattr(leaf, name))
-        elif isinstance(leaf, dict):  # dict subclasses that pytree does not open
+        elif isinstance(leaf, Mapping):  # mappings that pytree does not open
             found += tensors_in(list(leaf.values()))
     return found
-
-
-def batch_size(example: Any) -> int:
-    """Return the size of the first dimension of the first tensor (1 when there is none)."""
-    first = next(iter(tensors_in(example)), None)
-    return int(first.shape[0]) if first is not None and first.dim() else 1
-
-
-def repeated(example: Any) -> Any:
-    """Return the example with its batch twice: every tensor whose first dimension is the batch."""
-    batch = batch_size(example)
-
-    def twice(leaf: Any) -> Any:
-        fits = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == batch
-        return torch.cat([leaf, leaf]) if fits else leaf
-
-    return pytree.tree_map(twice, example)
 
 
 def enlarged(example: Any, by: int = 32) -> Any:

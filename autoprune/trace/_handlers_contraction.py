@@ -253,8 +253,10 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
         for layer, letters in parts_b if weight is b else parts_a:
             if len(letters) == 1 and letters in result and letters not in (letters_a if weight is b else letters_b):
                 recorder.producer(weight, layer.reshape(-1))
-    free = math.prod(size for letter, size in sizes.items() if letter not in extents)
-    recorder.contraction(kind, free, list(extents.values()))
+    # a letter of one operand that is summed is summed first, without a product
+    products = {letter for letter in sizes if letter in result or (letter in letters_a and letter in letters_b)}
+    free = math.prod(size for letter, size in sizes.items() if letter in products - extents.keys())
+    recorder.contraction(kind, free, [extent for letter, extent in extents.items() if letter in products])
 
 
 def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:

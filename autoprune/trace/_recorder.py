@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.cost.multiply_adds import MacCounter
 from autoprune.trace import (  # noqa: F401  (importing the families registers their handlers)
     _handlers_contraction,
     _handlers_elementwise,
@@ -50,7 +50,7 @@ class Recorder(TorchFunctionMode):
         self.book = book
         self.modules = dict(model.named_modules())
         self.counting = True
-        self.batch = 1
+        self._counter = MacCounter()
         self._layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -75,8 +75,9 @@ class Recorder(TorchFunctionMode):
         self._layers.clear()
         for tensor in inputs:
             self._layers[tensor] = (constant(tensor.shape),)
+        self._counter = _Unseen(self)
         try:
-            with torch.no_grad(), _Unseen(self), self:
+            with torch.no_grad(), self._counter, self:
                 yield
         finally:
             for handle in handles:
@@ -107,6 +108,7 @@ class Recorder(TorchFunctionMode):
                 return func(*plain_args, **plain_kwargs)
             name, in_place = plain_name(func)
             original = self._original(plain_args) if in_place else None
+            counted, written = self._counter.macs, len(self.book.contractions)
             result = func(*plain_args, **plain_kwargs)
             call = Call(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
@@ -118,9 +120,19 @@ class Recorder(TorchFunctionMode):
             else:
                 for output in call.outputs:
                     self._constants[output] = True
+            self._reconcile(self._counter.macs - counted, written)
             return result
         finally:
             self._depth -= 1
+
+    def _reconcile(self, macs: int, written: int) -> None:
+        """Let the contractions that a call wrote down, from ``written`` on, add up to the ``macs`` that it ran.
+
+        What no handler describes (unknown functions, products of constants) counts as a constant: its channels stay.
+        """
+        found = self.book.contractions[written:]
+        if self.counting and macs != sum(contraction.dense for contraction in found):
+            self.book.contractions[written:] = [Contraction(self.module, "other", macs, ())] if macs else []
 
     def _original(self, args: tuple[Any, ...]) -> Tensor | None:
         """Return the values of a constant that is about to be written into."""
@@ -192,8 +204,9 @@ class Recorder(TorchFunctionMode):
             self._layers[output] = (constant(output.shape),)
             self._spread(output, before)
 
-    def unseen(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    def unseen(self, name: str, inputs: list[Tensor], outputs: list[Tensor], macs: int) -> None:
         """Note an operator that ran without a torch function: inside a jit-scripted function or compiled code."""
+        self._reconcile(macs, len(self.book.contractions))
         if not self.follows(inputs):
             return
         if name in ("aten.detach.default", "aten.alias.default"):
@@ -354,13 +367,9 @@ class Recorder(TorchFunctionMode):
             self.book.grids.append(Grid(layer, preferred, self.site()))
 
     def contraction(self, kind: str, constant_factor: int, factors: list[Extent]) -> None:
-        """Note a contraction: ``constant_factor`` times the sizes of ``factors`` multiply-adds per batch."""
-        if not self.counting:
-            return
-        per_sample, rest = divmod(constant_factor, self.batch)
-        self.book.contractions.append(
-            Contraction(self.module, kind, constant_factor if rest else per_sample, tuple(factors))
-        )
+        """Note a contraction: ``constant_factor`` times the sizes of ``factors`` multiply-adds."""
+        if self.counting:
+            self.book.contractions.append(Contraction(self.module, kind, constant_factor, tuple(factors)))
 
     def kept_layer(self, channels: int, reason: str) -> None:
         """Note that the running module produces channels that all stay, and why."""
@@ -382,30 +391,25 @@ class Recorder(TorchFunctionMode):
         self.book.producers.setdefault((module, first), Producer(module, ids, reason, self.site()))
 
 
-class _Unseen(TorchDispatchMode):
-    """Sees the operators that run without any torch function: in jit-scripted functions and foreign extensions."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Do not load the compiler (ten seconds) to keep it away from a mode that never meets compiled code."""
-        return False
+class _Unseen(MacCounter):
+    """Counts all operators, and sees those that run without any torch function: in jit-scripted and foreign code."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         recorder = self._recorder
-        if recorder._depth:
-            return func(*args, **(kwargs or {}))
+        counted = self.macs
         recorder._depth += 1
         try:
-            result = func(*args, **(kwargs or {}))
+            result = super().__torch_dispatch__(func, types, args, kwargs)
         finally:
             recorder._depth -= 1
-        inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        recorder.unseen(str(func), inputs, outputs)
+        if not recorder._depth:
+            inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+            recorder.unseen(str(func), inputs, outputs, self.macs - counted)
         return result

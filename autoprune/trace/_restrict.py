@@ -42,6 +42,7 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
         pins=_with_pins(structure, reasons),
         layers=structure.layers,
         example=structure.example,
+        notes=structure.notes,
     )
 
 

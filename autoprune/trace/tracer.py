@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.core.groups import Structure, TensorInfo
+from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
 from autoprune.surgery.forward import forward
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._copying import copy_model, undisturbed
-from autoprune.trace._example import batch_size, describe, repeated, tensors_in
+from autoprune.trace._costs import cost_notes
+from autoprune.trace._example import describe, tensors_in
 from autoprune.trace._recorder import Recorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
 from autoprune.trace.grouping import build
 from autoprune.trace.unwrap import unwrap
-from autoprune.trace.validation import pin_offenders
+from autoprune.trace.validation import pin_offenders, sample_genomes
 
 
 def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: int = 0) -> Structure:
@@ -47,38 +50,52 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         msg = f"expected an example input with at least one tensor, got {type(example_input).__name__}"
         raise InvalidArgumentError(msg)
     with undisturbed():
-        structure = _record(model, example_input, seed)
+        samples = _find_samples(model, example_input)
+        structure = _record(model, samples, seed)
         if validate:
-            structure = pin_offenders(model, structure, example_input, seed=seed)
-    if not structure.groups:
-        raise NothingPrunableError(_nothing(structure))
-    return structure
+            structure = pin_offenders(model, structure, samples, seed=seed)
+        if not structure.groups:
+            raise NothingPrunableError(_nothing(structure))
+        genomes = sample_genomes(structure, seed) if validate else []
+        return replace(structure, notes=tuple(cost_notes(model, structure, samples, genomes)))
 
 
-def _record(model: nn.Module, example_input: Any, seed: int) -> Structure:
+def _find_samples(model: nn.Module, example_input: Any) -> Samples:
+    """Find out how the example holds its samples, on a copy: what a forward caches would hide from the trace."""
+    try:
+        return find_samples(copy_model(model), example_input)
+    except TraceError as error:
+        if error.__cause__ is None:
+            raise
+        raise _failure(model, example_input, error.__cause__) from error.__cause__
+
+
+def _failure(model: nn.Module, example_input: Any, error: BaseException) -> TraceError:
+    device = next((str(t.device) for t in model.parameters()), "cpu")
+    return TraceError(
+        f"the model's forward failed on the example input ({describe(example_input)}; the model is on {device}): "
+        f"{type(error).__name__}: {error}"
+    )
+
+
+def _record(model: nn.Module, samples: Samples, seed: int) -> Structure:
     book = IdBook()
     copied = copy_model(model)
     integers = _trace_integers(copied)
     recorder = Recorder(copied, book)
-    recorder.batch = batch_size(example_input)
     copied.eval()
     try:
-        _run(copied, recorder, example_input)
+        _run(copied, recorder, samples.take(1))
     except Exception as error:
-        device = next((str(t.device) for t in copied.parameters()), "cpu")
-        msg = (
-            f"the model's forward failed on the example input ({describe(example_input)}; the model is on {device}): "
-            f"{type(error).__name__}: {error}"
-        )
-        raise TraceError(msg) from error
+        raise _failure(model, samples.example, error) from error
     recorder.counting = False
     copied.train()
     note = ""
     try:
-        _run(copied, recorder, repeated(example_input))
+        _run(copied, recorder, samples.take(2))
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
-    return build(book, model, integers, _tensors(model), describe(example_input) + note, seed)
+    return build(book, model, integers, _tensors(model), describe(samples.example) + note, seed)
 
 
 def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:

@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from autoprune.core.groups import Axis, BoolArray, Pin, Structure
+from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import SurgeryError, TraceError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.trace._copying import copy_model, undisturbed
-from autoprune.trace._example import batch_size, enlarged, repeated
+from autoprune.trace._example import enlarged
 from autoprune.trace._first_order import FirstOrder
 from autoprune.trace._reference import Reference, agree, as_floats, outputs, redraw
 from autoprune.trace._restrict import without_groups
@@ -81,7 +82,8 @@ def validate(model: nn.Module, structure: Structure, example_input: Any, *, seed
         TraceError: the dense model itself does not run, or gives values that are not finite.
     """
     with undisturbed():
-        examiner = _Examiner(unwrap(model), structure, example_input, seed)
+        model = unwrap(model)
+        examiner = _Examiner(model, structure, find_samples(copy_model(model), example_input), seed)
         problems = examiner.problems()
     offenders = tuple(Pin(structure.groups[g].name, *problem) for g, problem in sorted(problems.items()))
     names = tuple(group.name for group in structure.groups)
@@ -90,28 +92,29 @@ def validate(model: nn.Module, structure: Structure, example_input: Any, *, seed
     )
 
 
-def pin_offenders(model: nn.Module, structure: Structure, example_input: Any, *, seed: int = 0) -> Structure:
+def pin_offenders(model: nn.Module, structure: Structure, samples: Samples, *, seed: int = 0) -> Structure:
     """Return ``structure`` without the groups that a validation rejects.
 
     Args:
         model: the model that was traced.
         structure: what the trace found.
-        example_input: what the model is run on.
+        samples: what the model is run on.
         seed: of weights, noise and genomes.
     """
     if not structure.groups:
         return structure
-    problems = _Examiner(model, structure, example_input, seed).problems()
+    problems = _Examiner(model, structure, samples, seed).problems()
     return without_groups(structure, problems) if problems else structure
 
 
 class _Examiner:
     """Holds the float64 copy and the genomes of one validation."""
 
-    def __init__(self, model: nn.Module, structure: Structure, example: Any, seed: int) -> None:
+    def __init__(self, model: nn.Module, structure: Structure, samples: Samples, seed: int) -> None:
         self.structure = structure
         self._seed = seed
-        self._model, self._example = _prepared(model, example, seed)
+        self._model, self._example = _prepared(model, samples.example, seed)
+        self._samples = replace(samples, example=self._example)
         self.dtype = next(
             (p.dtype for p in self._model.parameters() if p.is_floating_point()), torch.get_default_dtype()
         )
@@ -171,7 +174,7 @@ class _Examiner:
             try:
                 small = cut(self._model, self.structure, self._kept(genome, units)).train()
                 with torch.no_grad():
-                    forward(small, repeated(self._example))
+                    forward(small, self._samples.take(2))
             except Exception as error:  # noqa: BLE001  (as above)
                 return f"cannot be cut: in training mode {_sentence(error)}", _source(error)
         return None
@@ -179,15 +182,16 @@ class _Examiner:
     def _trains(self, model: nn.Module) -> bool:
         try:
             with torch.no_grad():
-                forward(copy_model(model).train(), repeated(self._example))
+                forward(copy_model(model).train(), self._samples.take(2))
         except Exception:  # noqa: BLE001  (whatever it is, the dense model has it, too)
             return False
         return True
 
     def _other_example(self) -> Any:
         """Return a larger input of twice the batch, or the same input twice, that the dense model accepts."""
-        for example in (enlarged(repeated(self._example)), repeated(self._example)):
-            if batch_size(example) == batch_size(self._example):
+        twice = self._samples.take(2)
+        for example in (enlarged(twice), twice):
+            if example is self._example:
                 continue
             try:
                 outputs(self._model, example)
@@ -287,6 +291,13 @@ def _genomes(structure: Structure, units: Sequence[tuple[int, ...]], seed: int) 
         orders = [rng.permutation(group.width) for group in structure.groups]
         found.append(structure.kept_genes(orders, widths))
     return found
+
+
+def sample_genomes(structure: Structure, seed: int) -> list[BoolArray]:
+    """Return kept genes of the dense model, of one that keeps about half and of one that keeps three quarters."""
+    units = _units(structure)
+    full = np.ones(structure.n_genes, dtype=np.bool_)
+    return [full, _genomes(structure, units, seed)[0], _gentle_genome(structure, units, seed)]
 
 
 def _gentle_genome(structure: Structure, units: Sequence[tuple[int, ...]], seed: int) -> BoolArray:

@@ -38,6 +38,7 @@ BESIDE = {
     ("cli", "config"),
     ("evaluate", "prepare"),
     ("train", "cost"),
+    ("trace", "cost"),
 }
 
 NARROWER = {"strategies": {"errors", "core", "pareto"}}

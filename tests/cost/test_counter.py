@@ -5,12 +5,17 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from autoprune.cost.counter import count_macs, count_params, count_peak_bytes
 from autoprune.errors import TraceError
+from autoprune.train.data import Data
+from autoprune.train.loop import fit
+from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import Classification
 
 SAMPLE = 3 * 10 * 10 * 4
 """Bytes of a 3x10x10 float image."""
@@ -50,6 +55,38 @@ def test_macs_of_multihead_attention_and_linear():
     """Three input projections and one output projection of 4x4, and two products, over 6 tokens and 2 heads."""
     layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=16, batch_first=True)
     assert count_macs(layer, torch.randn(5, 6, 4)) == 6 * 4 * 4 * 4 + 2 * 2 * 6 * 6 * 2 + 2 * 6 * 4 * 16
+
+
+class Readout(nn.Module):
+    """Hands its submodule a view of a parameter, as class tokens do."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 8))
+        self.inner, self.head = Added(), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.inner(self.token.expand(len(x), -1), x.flatten(1)[:, :8]))
+
+
+class Added(nn.Module):
+    """A linear layer on the sum of two arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 16)
+
+    def forward(self, t, x):
+        return self.linear(t + x)
+
+
+def test_submodules_may_be_given_views_of_parameters():
+    """Nothing about gradients matters to a count, in training neither."""
+    assert count_macs(Readout().train(), torch.randn(5, 8)) == 8 * 16 + 16 * 10
+    rng = np.random.default_rng(0)
+    data = Data((rng.integers(0, 256, (32, 8, 8), dtype=np.uint8), rng.integers(0, 10, 32)))
+    result = fit(Readout(), data, Classification(), FitSettings(steps=2, batch_size=16))
+    assert result.spent.macs == 3 * 2 * 16 * (8 * 16 + 16 * 10)
 
 
 def test_params_count_tied_weights_once():

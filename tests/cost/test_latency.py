@@ -32,9 +32,11 @@ def test_models_take_turns():
     log = []
     models = {name: convolutions(4, log=log, name=name) for name in "ab"}
     timings = measure_latency(models, torch.randn(7, 3, 8, 8), rounds=20, warmup=2, batch_size=3)
-    names = [name for name, _ in log]
+    found, turns = log[:3], log[3:]
+    assert found == [("a", 1), ("a", 2), ("a", 3)]  # how the input holds its samples
+    names = [name for name, _ in turns]
     assert len(names) == 44
-    assert {batch for _, batch in log} == {3}
+    assert {batch for _, batch in turns} == {3}
     rounds = {"".join(names[i : i + 2]) for i in range(0, 44, 2)}
     assert rounds == {"ab", "ba"}
     assert (len(timings.seconds["a"]), timings.batch_size, timings.device) == (20, 3, "cpu")

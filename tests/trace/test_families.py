@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.cost.counter import count_macs
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.testing.surgery_laws import (
@@ -75,12 +77,13 @@ def test_cutting_is_right(name: str) -> None:
         check_trains(model, structure, kept, example)
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - UNCOUNTED))
+@pytest.mark.parametrize("name", FAMILIES)
 def test_operators_count_what_torch_counts(name: str) -> None:
-    """MACs from the operators equal torch's own counter on the cut model, as integers."""
+    """MACs from the operators equal our counter on the cut model, and torch's own where it sees all, as integers."""
     family, model = made(name)
     example = family.example()
     structure = trace(model, example)
+    assert structure.notes == ()
     rng = np.random.default_rng(2)
     for _ in range(3):
         kept = random_kept(structure, rng)
@@ -88,6 +91,9 @@ def test_operators_count_what_torch_counts(name: str) -> None:
         ours = sum(
             o.weight * int(np.prod([f.at(widths)[0] for f in o.factors], dtype=object)) for o in structure.operators
         )
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            forward(cut(model, structure, kept).eval(), example)
-        assert ours == counter.get_total_flops() // 2
+        # torch's counter does not see into the fused attention of every processor
+        small = cut(model, structure, kept).eval()
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            forward(small, example)
+        assert ours == count_macs(small, example)
+        assert name in UNCOUNTED or ours == counter.get_total_flops() // 2
