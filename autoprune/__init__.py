@@ -5,9 +5,10 @@ The public names are resolved on first use: importing the package loads neither 
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
+
+from autoprune.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     __version__: str
@@ -106,15 +107,8 @@ __all__ = [
 ]
 
 
+_lazily, __dir__ = lazy_names(__name__, _WHERE)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return importlib.metadata.version("autoprune")
-    if name not in _WHERE:
-        msg = f"module 'autoprune' has no attribute {name!r}"
-        raise AttributeError(msg)
-    module, _, attribute = _WHERE[name].partition(":")
-    return getattr(importlib.import_module(module), attribute or name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return importlib.metadata.version("autoprune") if name == "__version__" else _lazily(name)

@@ -1,1 +1,53 @@
-"""Criteria: how much each channel of a group matters, higher stays longer. One file each, listed in `registry`."""
+"""Criteria: how much each channel of a group matters; higher stays longer.
+
+A criterion is a function of `Evidence` (the dense model, what was traced, its tensors by name, and batches and a loss
+where it asks for them) that returns per group one (w,) float array of finite scores, comparable between groups:
+
+>>> import numpy as np
+>>> def first_channels(evidence):
+...     '''Channels in the order in which they stand.'''
+...     return tuple(-np.arange(group.width, dtype=float) for group in evidence.structure.groups)
+
+`member_axes` and `channel_rows` give the weights of every channel of a group as the rows of a matrix. To make a
+criterion known by name, put a `CriterionInfo` under the entry point group ``autoprune.criteria``; ``needs=("batches",
+"loss")`` asks for data. It is then the ``criterion=`` of a problem, of ``[evaluator]`` in a problem file and of
+``--criterion``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprune.core.lazy import lazy_names
+from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo, find_criterion
+
+if TYPE_CHECKING:
+    from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
+    from autoprune.criteria.scoring import order, scores
+
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "CriterionInfo",
+    "Evidence",
+    "Scores",
+    "channel_rows",
+    "find_criterion",
+    "member_axes",
+    "order",
+    "relative",
+    "scores",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Evidence": "autoprune.criteria.evidence",
+        "Scores": "autoprune.criteria.evidence",
+        "channel_rows": "autoprune.criteria.evidence",
+        "member_axes": "autoprune.criteria.evidence",
+        "order": "autoprune.criteria.scoring",
+        "relative": "autoprune.criteria.evidence",
+        "scores": "autoprune.criteria.scoring",
+    },
+)

@@ -26,6 +26,7 @@ LAYERS = (
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
+    ("data", "evaluators", "recipes", "tasks"),  # pages of public names
     ("config", "cli"),
     ("testing", "__main__"),
 )
