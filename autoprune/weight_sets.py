@@ -66,7 +66,8 @@ def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str,
     """
     try:
         # A copy of each: inside the blob they are not aligned, which may choose another kernel and other last bits.
-        return {name: tensor.to(device, copy=True) for name, tensor in safetensors.torch.load(blob).items()}
+        # Sorted: safetensors gives them in an order of the day, and a recipe may draw numbers for one after the other.
+        return {name: tensor.to(device, copy=True) for name, tensor in sorted(safetensors.torch.load(blob).items())}
     except SafetensorError as error:
         msg = f"expected a blob of weights, got {len(blob)} other bytes: {error}"
         raise StoreError(msg) from error

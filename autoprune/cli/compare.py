@@ -21,6 +21,7 @@ from autoprune.cli.options import (
     LimitOption,
     ProblemArgument,
     QuietOption,
+    SetOption,
     WeightsOption,
     WorkersOption,
     chosen_executor,
@@ -67,6 +68,7 @@ def compare(
     criterion: CriterionOption = None,
     weights: WeightsOption = None,
     data: DataOption = None,
+    set_: SetOption = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the runs are kept.", show_default="runs/NAME-compare"),
@@ -85,12 +87,21 @@ def compare(
     from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 
-    file = read_problem(problem, weights=weights, data=data, limits=limit, evaluator=evaluator, criterion=criterion)
+    file = read_problem(
+        problem,
+        weights=weights,
+        data=data,
+        limits=limit,
+        evaluator=evaluator,
+        criterion=criterion,
+        settings=set_,
+    )
     table = file.tables.compare
     chosen = strategy or table.strategies or [file.tables.search.strategy]
     n_seeds = table.seeds if seeds is None else seeds
     n_epochs = table.epochs if epochs is None else epochs
-    planned = entries(roster(chosen), n_seeds)  # an unknown name ends the command before anything is made
+    taking_part = roster(chosen)
+    planned = entries(taking_part, n_seeds)  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
@@ -107,6 +118,7 @@ def compare(
                 chosen,
                 budget,
                 seeds=n_seeds,
+                settings={key: given for key, given in table.settings.items() if key in taking_part},
                 finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
                 test=test,
                 executor=hands,

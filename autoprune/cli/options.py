@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,14 @@ CriterionOption = Annotated[
     str | None,
     typer.Option(
         "--criterion", help="Which channels stay; see `autoprune list criteria`.", show_default="the problem's"
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of the problem file, such as search.settings.population=20; may be repeated.",
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
@@ -95,12 +104,13 @@ def read_problem(
     strategy: str | None = None,
     budget: dict[str, float | None] | None = None,
     seed: int | None = None,
+    settings: list[str] | None = None,
 ) -> ProblemFile:
     """Read a problem file with what the command line says instead; relative paths start from the working folder.
 
     Raises:
         ConfigError: the file or the command line has mistakes.
-        BadParameter: a limit is not of the form COST=VALUE.
+        BadParameter: a limit is not of the form COST=VALUE, or a setting not of the form KEY=VALUE.
     """
     from autoprune.config import read_problem_file
 
@@ -120,11 +130,27 @@ def read_problem(
     given = {name: amount for name, amount in (budget or {}).items() if amount is not None}
     if given:
         overrides["search", "budget"] = given
-    settings = {
+    if strategy is not None:
+        overrides["search", "settings"] = {}  # those of the file are of the file's strategy
+    overrides |= dict(map(_setting, settings or []))
+    options = {
         ("evaluator", "name"): evaluator,
         ("evaluator", "criterion"): criterion,
         ("search", "strategy"): strategy,
         ("search", "seed"): seed,
     }
-    overrides |= {key: setting for key, setting in settings.items() if setting is not None}
+    overrides |= {key: option for key, option in options.items() if option is not None}
     return read_problem_file(name_or_path, overrides)
+
+
+def _setting(text: str) -> tuple[tuple[str | int, ...], Any]:
+    """Read ``a.b.c=VALUE``: a value of TOML, or else a word."""
+    key, equals, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        msg = f"expected KEY=VALUE such as search.settings.population=20, got {text!r}"
+        raise typer.BadParameter(msg, param_hint="--set")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value.strip()

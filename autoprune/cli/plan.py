@@ -17,6 +17,7 @@ from autoprune.cli.options import (
     LimitOption,
     ProblemArgument,
     SeedOption,
+    SetOption,
     WeightsOption,
     read_problem,
 )
@@ -37,6 +38,7 @@ def plan(
     evaluator: EvaluatorOption = None,
     criterion: CriterionOption = None,
     seed: SeedOption = None,
+    set_: SetOption = None,
     pilot: Annotated[bool, typer.Option(help="Time two evaluations to estimate the search.")] = True,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the pinned ones.")] = False,
     as_json: JsonOption = False,
@@ -46,7 +48,14 @@ def plan(
     from autoprune.plan import make_plan, plan_reconstruction
 
     file = read_problem(
-        problem, weights=weights, data=data, limits=limit, evaluator=evaluator, criterion=criterion, seed=seed
+        problem,
+        weights=weights,
+        data=data,
+        limits=limit,
+        evaluator=evaluator,
+        criterion=criterion,
+        seed=seed,
+        settings=set_,
     )
     with working(f"tracing {file.name}"):
         model = build_model(file, with_weights=False)

@@ -22,6 +22,7 @@ from autoprune.cli.options import (
     ProblemArgument,
     QuietOption,
     SeedOption,
+    SetOption,
     WeightsOption,
     WorkersOption,
     chosen_executor,
@@ -43,6 +44,7 @@ def search(
     weights: WeightsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
+    set_: SetOption = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
@@ -72,6 +74,7 @@ def search(
         strategy=strategy,
         budget=budget_given,
         seed=seed,
+        settings=set_,
     )
     settings = file.tables.search
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
@@ -86,6 +89,7 @@ def search(
                 built,
                 strategy=settings.strategy,
                 budget=budget,
+                settings=settings.settings or None,
                 executor=hands,
                 store=folder,
                 seed=settings.seed,

@@ -61,6 +61,34 @@ def _strategy(key: str) -> str:
     return key
 
 
+def _strategy_settings(settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    """Check the settings of the strategy that stands beside them; they stay what the file says."""
+    from autoprune.strategies.registry import strategy_settings
+
+    if settings and "strategy" in info.data:
+        strategy_settings(info.data["strategy"], settings)
+    return settings
+
+
+def _settings_by_strategy(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    from autoprune.strategies.registry import strategy_settings
+
+    for key, given in settings.items():
+        strategy_settings(key, given)
+    return settings
+
+
+def check_evaluator_settings(name: str, settings: dict[str, Any]) -> None:
+    """Check what a file says about the settings of the evaluator called ``name``.
+
+    Raises:
+        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
+    """
+    from autoprune.evaluate.registry import evaluator_settings
+
+    evaluator_settings(name, settings)
+
+
 def _criterion(name: str) -> str:
     from autoprune.criteria.registry import CRITERIA
 
@@ -134,6 +162,8 @@ WeightsSource = Annotated[str, AfterValidator(_weights)]
 DataName = Annotated[str, AfterValidator(_data_name)]
 StrategyKey = Annotated[str, AfterValidator(_strategy)]
 StrategyKeys = Annotated[tuple[StrategyKey, ...], Strict(strict=False)]
+StrategySettings = Annotated[dict[str, Any], AfterValidator(_strategy_settings)]
+SettingsByStrategy = Annotated[dict[StrategyKey, dict[str, Any]], AfterValidator(_settings_by_strategy)]
 CriterionName = Annotated[str, AfterValidator(_criterion)]
 EvaluatorName = Annotated[str, AfterValidator(_evaluator)]
 ObjectiveNames = Annotated[Names, AfterValidator(_objectives)]

@@ -13,7 +13,6 @@ from autoprune.config.reading import ProblemFile
 from autoprune.config.record import LEDGER
 from autoprune.config.weights import load_weights
 from autoprune.errors import ConfigError, UnknownNameError
-from autoprune.evaluate.registry import EVALUATORS
 from autoprune.train.data import Data
 from autoprune.train.loop import fit
 from autoprune.train.settings import FitSettings
@@ -44,7 +43,6 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
     model = build_model(file)
     if file.trains:
         _train(file, model, data, task, folder)
-    settings = EVALUATORS[tables.evaluator.name].load_settings()
     try:
         problem = Problem(
             model,
@@ -56,7 +54,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             **tables.space.model_dump(),
             criterion=tables.evaluator.criterion,
             evaluator=tables.evaluator.name,
-            evaluation=settings(**tables.evaluator.model_dump(exclude={"name", "criterion"})),
+            evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,
             name=file.name,
             seed=tables.search.seed,

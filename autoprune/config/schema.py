@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autoprune.config.fields import (
     Amount,
@@ -20,12 +20,15 @@ from autoprune.config.fields import (
     Numbers,
     ObjectiveNames,
     Reference,
+    SettingsByStrategy,
     Shape,
     StrategyKey,
     StrategyKeys,
+    StrategySettings,
     Ties,
     WeightsSource,
     Widths,
+    check_evaluator_settings,
 )
 
 
@@ -97,11 +100,13 @@ class SearchTable(Table):
         strategy: key of the registry of strategies.
         budget: at most this much.
         seed: seed of every random choice.
+        settings: of the strategy, by name.
     """
 
     strategy: StrategyKey = "pymoo:nsga2"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0)] = 0
+    settings: StrategySettings = Field(default_factory=dict)
 
 
 class CompareTable(Table):
@@ -112,12 +117,14 @@ class CompareTable(Table):
         budget: of every run, in ``macs`` or ``evaluations``; a hundred evaluations of the dense model when left out.
         seeds: runs of every strategy that depends on its seed.
         epochs: of the same short fine-tune for all; 0 leaves it out.
+        settings: of strategies, a table for each.
     """
 
     strategies: StrategyKeys = ()
     budget: BudgetTable | None = None
     seeds: Count = 3
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    settings: SettingsByStrategy = Field(default_factory=dict)
 
 
 class ReferenceTable(Table):
@@ -221,7 +228,9 @@ class TaskTable(Table):
 
 
 class EvaluatorTable(Table):
-    """``[evaluator]``: how a candidate is measured; see `autoprune.evaluate`.
+    """``[evaluator]``: how a candidate is measured; see `autoprune.evaluators`.
+
+    Whatever else the settings of the named evaluator hold may stand here, too.
 
     Attributes:
         name: key of the registry of evaluators.
@@ -233,6 +242,8 @@ class EvaluatorTable(Table):
         threads: of one operator on the CPU.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     name: EvaluatorName = "inherited"
     criterion: CriterionName = "l2"
     n_calibration: Annotated[int, Field(ge=0)] = 1000
@@ -240,6 +251,16 @@ class EvaluatorTable(Table):
     batch_size: Count = 100
     device: str = "cpu"
     threads: Count = 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the file says about the evaluator's settings."""
+        return self.model_dump(exclude={"name", "criterion"}, exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> EvaluatorTable:
+        check_evaluator_settings(self.name, self.settings)
+        return self
 
 
 class ProblemTables(Table):

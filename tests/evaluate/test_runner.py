@@ -202,3 +202,10 @@ def test_damaged_orders_are_failed_outcomes() -> None:
     for blob in (blobs[good.order][:-1], foreign):
         outcome = runner(job(WeightSet(good.weights, blobs.put(blob))))
         assert (outcome.status, "order" in outcome.message) == (Status.FAILED, True)
+
+
+def test_weights_come_back_in_one_order() -> None:
+    """A recipe that draws numbers for one tensor after the other makes equal weights of equal blobs."""
+    state = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(30)}
+    orders = {tuple(unpack_weights(pack_weights(state))) for _ in range(5)}
+    assert orders == {tuple(sorted(state))}
