@@ -229,7 +229,7 @@ class Run:
         Args:
             path: the HTML file; ``report.html`` in the run's folder by default.
             points: how many points of the front to measure on the test items and to time.
-            measure: measure what is missing; needs the problem.
+            measure: measure what is missing; needs the problem, and a folder that is not damaged.
             polish: also measure these points polished, see `RunPoint.build`.
 
         Raises:
@@ -238,7 +238,7 @@ class Run:
         """
         if polish:
             self.polisher()
-        if measure and self.problem is not None and len(self.front):
+        if measure and self.problem is not None and len(self.front) and not self.store.is_damaged:
             chosen = self.choose(points)
             told = highlight(summarize(self.store))  # the point that the report's first sentence is about
             if told is not None and told.id not in {point.id for point in chosen}:

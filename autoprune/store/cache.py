@@ -4,42 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.jobs import Evaluate, Outcome, Status, outcome_from_json, outcome_to_json
-from autoprune.store.database import Database, FileKind
+from autoprune.errors import AutopruneWarning, StoreError
+from autoprune.store.database import Database, FileKind, Table
+
+EVALUATIONS = Table("evaluations", (("key", "TEXT PRIMARY KEY"), ("outcome", "TEXT NOT NULL")), has_rowid=False)
 
 CACHE = FileKind(
     name="evaluation cache",
     application_id=0x41507243,  # "APrC"
-    schema_version=1,
-    tables=("CREATE TABLE evaluations (key TEXT PRIMARY KEY, outcome TEXT NOT NULL) WITHOUT ROWID",),
+    tables=(EVALUATIONS,),
 )
 
 
 class EvaluationCache:
     """Successful evaluations by everything that decides them. Processes may share the file.
 
+    It only saves time, so it never stops anyone: a damaged entry is dropped, and where the file cannot be used a
+    warning says so and nothing is remembered.
+
     Args:
         path: the file; made when it is not there.
         space: fingerprint of the search space.
         evaluator: the evaluator's settings, JSON types; device kind, torch version, threads and batch size included.
         data: fingerprint of the data that evaluations see.
-
-    Raises:
-        StoreError: the file cannot be used; it holds nothing that cannot be measured again, so deleting it is safe.
     """
 
     def __init__(self, path: str | Path, *, space: str, evaluator: Mapping[str, Any], data: str) -> None:
-        path = Path(path)
-        if not path.exists():
-            Database.create(path, CACHE)
-        self._database = Database(path, CACHE)
+        self.path = Path(path)
         setting = json.dumps([space, dict(evaluator), data], sort_keys=True, allow_nan=False)
         self._setting = hashlib.sha256(setting.encode()).hexdigest()
+        self._database: Database | None = None
+        try:
+            if not self.path.exists():
+                Database.create(self.path, CACHE)
+            self._database = Database(self.path, CACHE)
+        except StoreError as error:
+            self._give_up(error)
 
     def key(self, job: Evaluate) -> str:
         """Return the SHA-256 over everything that decides what ``job`` measures: its id does not."""
@@ -49,10 +56,23 @@ class EvaluationCache:
 
     def get(self, job: Evaluate) -> Outcome | None:
         """Return the recorded outcome under the id of ``job``, charged at its recorded cost, or None."""
-        rows = self._database.query("SELECT outcome FROM evaluations WHERE key = ?", (self.key(job),))
-        if not rows:
+        if self._database is None:
             return None
-        return replace(outcome_from_json(json.loads(rows[0][0])), job=job, cached=True)
+        key = self.key(job)
+        try:
+            rows, damaged = self._database.rows(EVALUATIONS, "WHERE key = ?", (key,))
+            try:
+                found = [outcome_from_json(json.loads(text)) for _, text in rows]
+            except (ValueError, TypeError, LookupError, RecursionError):  # of a file that has no checksums yet
+                found, damaged = [], [key]
+            if damaged:
+                self._database.execute("DELETE FROM evaluations WHERE key = ?", (key,))
+                msg = f"{self.path} is damaged: an evaluation is dropped and measured again"
+                warnings.warn(msg, AutopruneWarning, stacklevel=2)
+        except StoreError as error:
+            self._give_up(error)
+            return None
+        return replace(found[0], job=job, cached=True) if found else None
 
     def put(self, outcomes: Iterable[Outcome]) -> None:
         """Remember the successful evaluations among ``outcomes`` that are not known yet."""
@@ -61,15 +81,26 @@ class EvaluationCache:
             for outcome in outcomes
             if isinstance(outcome.job, Evaluate) and outcome.status is Status.OK and not outcome.cached
         ]
-        if rows:
+        if not rows or self._database is None:
+            return
+        try:
             self._database.begin()
-            self._database.execute_many("INSERT OR IGNORE INTO evaluations VALUES (?, ?)", rows)
+            self._database.insert(EVALUATIONS, rows, otherwise="IGNORE")
             self._database.commit()
+        except StoreError as error:
+            self._give_up(error)
 
     def __len__(self) -> int:
         """Return the number of evaluations, of all spaces and settings."""
-        return int(self._database.query("SELECT count(*) FROM evaluations")[0][0])
+        return 0 if self._database is None else int(self._database.query("SELECT count(*) FROM evaluations")[0][0])
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
+
+    def _give_up(self, error: StoreError) -> None:
+        self.close()
+        self._database = None
+        msg = f"evaluations are not remembered from now on: {error} (deleting a cache only costs time)"
+        warnings.warn(msg, AutopruneWarning, stacklevel=3)

@@ -1,10 +1,17 @@
-"""One SQLite file with our settings and our errors."""
+"""One SQLite file with our settings and our errors, every row of it signed.
+
+SQLite notices a page that does not hang together, not a figure in which a bit has changed: so each row carries a
+checksum over the name of its table and its values. What was written before there were any (schema version 1) is read
+as it is, and signed by the first process that opens the file for writing.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +21,65 @@ from autoprune.store.filesystem import is_local
 
 Row = tuple[Any, ...]
 
+SCHEMA_VERSION = 2
+
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the library raises; the second where a message of SQLite's names something damaged that is no text."""
+
 WAIT_SECONDS = 30.0
 """How long to wait for another process that is writing."""
+
+
+CHECKSUM = ("checksum", "TEXT NOT NULL DEFAULT ''")
+"""The last column of every table since schema version 2."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a file.
+
+    Attributes:
+        name: of the table.
+        columns: names and types; the first one is the key of a table without row numbers.
+        added: those that schema version 1 did not have, with a default; behind the others.
+        has_rowid: SQLite numbers its rows.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    added: tuple[tuple[str, str], ...] = ()
+    has_rowid: bool = True
+
+    @property
+    def key(self) -> str:
+        """The column that names a row."""
+        return "rowid" if self.has_rowid else self.columns[0][0]
+
+    def known(self, version: int) -> tuple[tuple[str, str], ...]:
+        """Return the columns of a schema version, the checksum excepted."""
+        return self.columns if version == 1 else (*self.columns, *self.added)
+
+    def statement(self, version: int) -> str:
+        """Return the SQL that makes the table of a schema version, as SQLite itself writes it down."""
+        columns = self.known(version) if version == 1 else (*self.known(version), CHECKSUM)
+        inner = ", ".join(f"{name} {type_}" for name, type_ in columns)
+        return f"CREATE TABLE {self.name} ({inner}){'' if self.has_rowid else ' WITHOUT ROWID'}"
+
+    def signed(self, row: Row) -> Row:
+        """Return a row of all columns as SQLite keeps it, with its checksum."""
+        types = (type_ for _, type_ in self.known(SCHEMA_VERSION))
+        kept = tuple(
+            float(value) if type_.startswith("REAL") and isinstance(value, int) else value
+            for type_, value in zip(types, row, strict=True)
+        )
+        return (*kept, self._checksum(kept))
+
+    def is_intact(self, row: Row) -> bool:
+        """Say whether a row of all columns and a checksum is what was written."""
+        return row[-1] == self._checksum(row[:-1])
+
+    def _checksum(self, row: Row) -> str:
+        return hashlib.blake2b(repr((self.name, *row)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -25,14 +89,12 @@ class FileKind:
     Attributes:
         name: in words, for messages.
         application_id: four bytes in the file's header that mark this kind.
-        schema_version: version of the tables.
-        tables: the statements that create them.
+        tables: what it holds.
     """
 
     name: str
     application_id: int
-    schema_version: int
-    tables: tuple[str, ...]
+    tables: tuple[Table, ...]
 
 
 class Database:
@@ -46,35 +108,41 @@ class Database:
         kind: what the caller expects it to be.
         readonly: read only; works while another process writes, and in folders that cannot be written.
 
+    Attributes:
+        path: the file.
+
     Raises:
-        StoreError: the file is missing, corrupted, foreign, of another schema version, or not accessible.
+        StoreError: the file is missing, damaged, foreign, of an unknown schema version, or not accessible.
     """
 
     def __init__(self, path: Path, kind: FileKind, *, readonly: bool = False) -> None:
         self.path = path
+        self._kind = kind
         if not path.is_file():
             msg = f"expected a {kind.name} at {path}, found none"
             raise StoreError(msg)
         try:
             self._connection = _connect(path, readonly=readonly)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise _translated(error, path) from error
         try:
-            self._check(kind)
+            # A damaged text need not even be one: it is read all the same, and its row is not intact.
+            self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            self._version = self._check()
             if not readonly:
                 self._prepare_for_writing()
-        except StoreError:
+        except BaseException:
             self._connection.close()
             raise
 
     @staticmethod
-    def create(path: Path, kind: FileKind, rows: Iterable[tuple[str, Row]] = ()) -> None:
+    def create(path: Path, kind: FileKind, rows: Iterable[tuple[Table, Row]] = ()) -> None:
         """Write a new file with the tables of ``kind``; it appears complete or not at all.
 
         Args:
             path: where; a file that is there already (another process was faster) is left alone.
             kind: what.
-            rows: statements with their parameters that fill the first rows.
+            rows: the first rows, each with its table.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -86,17 +154,21 @@ class Database:
             connection = sqlite3.connect(partial, isolation_level=None)
             try:
                 connection.execute("BEGIN")
-                for statement in kind.tables:
-                    connection.execute(statement)
-                for statement, parameters in rows:
-                    connection.execute(statement, parameters)
+                for table in kind.tables:
+                    connection.execute(table.statement(SCHEMA_VERSION))
+                for table, row in rows:
+                    connection.execute(_insertion(table), table.signed(row))
                 connection.execute(f"PRAGMA application_id = {kind.application_id}")
-                connection.execute(f"PRAGMA user_version = {kind.schema_version}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 connection.execute("COMMIT")
             finally:
                 connection.close()
             _publish(partial, path)
-        except (OSError, sqlite3.Error) as error:
+        except BaseException as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not isinstance(error, OSError | sqlite3.Error):
+                raise
             raise _translated(error, path) from error
 
     @property
@@ -108,21 +180,45 @@ class Database:
         """Return all rows of a SELECT."""
         try:
             return self._connection.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
+            raise _translated(error, self.path) from error
+
+    def rows(self, table: Table, tail: str = "", parameters: Row = ()) -> tuple[list[Row], list[Any]]:
+        """Return the rows of a table, and the keys of those that are damaged and left out.
+
+        Args:
+            table: which.
+            tail: SQL that follows the name of the table.
+            parameters: of ``tail``.
+        """
+        is_signed = self._version > 1
+        names = [name for name, _ in table.known(self._version)] + ([CHECKSUM[0]] if is_signed else [])
+        found = self.query(f"SELECT {table.key}, {', '.join(names)} FROM {table.name} {tail}", parameters)
+        if not is_signed:
+            filled = tuple("" for _ in table.added)
+            return [(*row[1:], *filled) for row in found], []
+        intact = [table.is_intact(row[1:]) for row in found]
+        kept = [row[1:-1] for row, is_good in zip(found, intact, strict=True) if is_good]
+        return kept, [row[0] for row, is_good in zip(found, intact, strict=True) if not is_good]
+
+    def insert(self, table: Table, rows: Iterable[Row], *, otherwise: str = "ABORT") -> None:
+        """Add signed rows.
+
+        Args:
+            table: where.
+            rows: values of all columns.
+            otherwise: what to do with a row whose key is there: ABORT, IGNORE or REPLACE.
+        """
+        try:
+            self._connection.executemany(_insertion(table, otherwise), [table.signed(row) for row in rows])
+        except SQLITE_ERRORS as error:
             raise _translated(error, self.path) from error
 
     def execute(self, statement: str, parameters: Row = ()) -> None:
         """Run a statement that changes something."""
         try:
             self._connection.execute(statement, parameters)
-        except sqlite3.Error as error:
-            raise _translated(error, self.path) from error
-
-    def execute_many(self, statement: str, parameters: Sequence[Row]) -> None:
-        """Run a statement once for each of ``parameters``."""
-        try:
-            self._connection.executemany(statement, parameters)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise _translated(error, self.path) from error
 
     def begin(self) -> None:
@@ -141,31 +237,60 @@ class Database:
             self.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the file; what was not committed is forgotten."""
-        self._connection.close()
+        """Close the file; what was not committed is forgotten. A full disk does not keep it open."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
 
-    def _check(self, kind: FileKind) -> None:
+    def _check(self) -> int:
+        """Refuse what is not a whole file of this kind; returns the version of its schema."""
+        kind = self._kind
         application_id = self.query("PRAGMA application_id")[0][0]
         if application_id != kind.application_id:
             msg = f"expected a {kind.name}, but {self.path} is a database of something else; choose another path"
             raise StoreError(msg)
-        version = self.query("PRAGMA user_version")[0][0]
-        if version != kind.schema_version:
+        version: int = self.query("PRAGMA user_version")[0][0]
+        if not 1 <= version <= SCHEMA_VERSION:
             msg = (
-                f"expected a {kind.name} of schema version {kind.schema_version}, got version {version} in "
+                f"expected a {kind.name} of schema version {SCHEMA_VERSION}, got version {version} in "
                 f"{self.path}; it was written by another version of autoprune: use that one, or another path"
             )
             raise StoreError(msg)
         verdict = self.query("PRAGMA quick_check(1)")[0][0]
+        tables: dict[str, str] = dict(self.query("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+        if verdict == "ok" and tables != {table.name: table.statement(version) for table in kind.tables}:
+            verdict = "its tables are not those that autoprune makes"
         if verdict != "ok":
             raise _translated(sqlite3.DatabaseError(verdict), self.path)
+        return version
 
     def _prepare_for_writing(self) -> None:
         journal = "WAL" if is_local(self.path.parent) else "DELETE"
         self.query(f"PRAGMA journal_mode = {journal}")
         self.execute("PRAGMA synchronous = NORMAL")
         self.begin()  # fails here, not after the first evaluation, where the file cannot be written
+        self._version = self.query("PRAGMA user_version")[0][0]  # another process may have been faster
+        if self._version < SCHEMA_VERSION:
+            self._sign()
+            self._version = SCHEMA_VERSION
+            self.commit()
         self.rollback()
+
+    def _sign(self) -> None:
+        """Bring a file of schema version 1 up to date."""
+        for table in self._kind.tables:
+            for name, type_ in (*table.added, CHECKSUM):
+                self.execute(f"ALTER TABLE {table.name} ADD COLUMN {name} {type_}")
+            names = ", ".join(name for name, _ in table.known(SCHEMA_VERSION))
+            for key, *row in self.query(f"SELECT {table.key}, {names} FROM {table.name}"):
+                checksum = table.signed(tuple(row))[-1]
+                self.execute(f"UPDATE {table.name} SET checksum = ? WHERE {table.key} = ?", (checksum, key))
+        self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _insertion(table: Table, otherwise: str = "ABORT") -> str:
+    columns = (*table.known(SCHEMA_VERSION), CHECKSUM)
+    names = ", ".join(name for name, _ in columns)
+    return f"INSERT OR {otherwise} INTO {table.name} ({names}) VALUES ({', '.join('?' for _ in columns)})"
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
@@ -182,7 +307,7 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         if path.with_name(f"{path.name}-wal").exists():
             raise
         connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         connection.close()
         raise
     return connection

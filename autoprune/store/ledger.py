@@ -2,6 +2,8 @@
 
 The log of events is the history of the *search*: a job that is started again after the driver died has one ``started``
 event but two attempts, so that a resumed run has the events of an undisturbed one.
+
+A ledger with a damaged row is not written to any more. It can still be read without that row, and says so.
 """
 
 from __future__ import annotations
@@ -9,34 +11,57 @@ from __future__ import annotations
 import json
 import os
 import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoprune.core.jobs import Job, Outcome, job_from_json, job_to_json, outcome_from_json, outcome_to_json
-from autoprune.errors import InvalidArgumentError, StoreError
-from autoprune.store.database import Database, FileKind
+from autoprune.errors import AutopruneWarning, StoreError
+from autoprune.store.database import Database, FileKind, Row, Table
 from autoprune.store.events import Event, EventKind
 
 T = TypeVar("T")
 
+META = Table("meta", (("name", "TEXT PRIMARY KEY"), ("value", "TEXT NOT NULL")), has_rowid=False)
+DRIVERS = Table(
+    "drivers",
+    (
+        ("id", "INTEGER PRIMARY KEY"),
+        ("host", "TEXT NOT NULL"),
+        ("pid", "INTEGER NOT NULL"),
+        ("started", "REAL NOT NULL"),
+        ("closed", "INTEGER NOT NULL DEFAULT 0"),
+    ),
+)
+JOBS = Table("jobs", (("id", "INTEGER PRIMARY KEY"), ("job", "TEXT NOT NULL")))
+ATTEMPTS = Table(
+    "attempts",
+    (("job", "INTEGER NOT NULL"), ("driver", "INTEGER NOT NULL"), ("started", "REAL NOT NULL")),
+    added=(("mark", "TEXT NOT NULL DEFAULT ''"),),
+)
+OUTCOMES = Table("outcomes", (("id", "INTEGER PRIMARY KEY"), ("outcome", "TEXT NOT NULL")))
+EVENTS = Table(
+    "events",
+    (
+        ("seq", "INTEGER PRIMARY KEY"),
+        ("kind", "TEXT NOT NULL"),
+        ("jobs", "TEXT NOT NULL"),
+        ("n", "INTEGER NOT NULL"),
+        ("text", "TEXT NOT NULL"),
+        ("elapsed", "REAL NOT NULL"),
+    ),
+)
+RECORDS = Table("records", (("seq", "INTEGER PRIMARY KEY"), ("kind", "TEXT NOT NULL"), ("data", "TEXT NOT NULL")))
+
 LEDGER = FileKind(
     name="run ledger",
     application_id=0x41507255,  # "APrU"
-    schema_version=1,
-    tables=(
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-        "CREATE TABLE drivers (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL,"
-        " started REAL NOT NULL, closed INTEGER NOT NULL DEFAULT 0)",
-        "CREATE TABLE jobs (id INTEGER PRIMARY KEY, job TEXT NOT NULL)",
-        "CREATE TABLE attempts (job INTEGER NOT NULL, driver INTEGER NOT NULL, started REAL NOT NULL)",
-        "CREATE INDEX attempts_by_job ON attempts (job)",
-        "CREATE TABLE outcomes (id INTEGER PRIMARY KEY, outcome TEXT NOT NULL)",
-        "CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, jobs TEXT NOT NULL, n INTEGER NOT NULL,"
-        " text TEXT NOT NULL, elapsed REAL NOT NULL)",
-        "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL)",
-    ),
+    tables=(META, DRIVERS, JOBS, ATTEMPTS, OUTCOMES, EVENTS, RECORDS),
 )
+
+MAX_NAMED = 10
+"""Damaged rows that a message names."""
 
 
 class Ledger:
@@ -47,12 +72,21 @@ class Ledger:
         readonly: read only; the run may still be going.
 
     Raises:
-        StoreError: the file cannot be used; the message says why and what to do.
+        StoreError: the file cannot be used; the message says why and what to do. A damaged row is a reason not to
+            write; whoever reads is warned and gets the others.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self._database = Database(path, LEDGER, readonly=readonly)
-        self._driver = 0
+        self._readonly = readonly
+        self._driver: Row = ()
+        self._warned: set[str] = set()
+        try:
+            if not readonly and (damage := self.damage()):
+                raise StoreError(_refusal(path, damage))
+        except BaseException:
+            self._database.close()
+            raise
 
     @staticmethod
     def create(path: Path, meta: Mapping[str, Any]) -> None:
@@ -61,8 +95,7 @@ class Ledger:
         Raises:
             StoreError: the folder cannot be written.
         """
-        insert = "INSERT INTO meta VALUES (?, ?)"
-        Database.create(path, LEDGER, [(insert, (name, _text(value))) for name, value in meta.items()])
+        Database.create(path, LEDGER, [(META, (name, _text(value))) for name, value in meta.items()])
 
     def close(self) -> None:
         """Close the file; what was not committed is forgotten."""
@@ -72,99 +105,130 @@ class Ledger:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the run says about itself, JSON types."""
-        return {name: json.loads(value) for name, value in self._database.query("SELECT name, value FROM meta")}
+        """What the run says about itself, JSON types.
+
+        Raises:
+            StoreError: some of it is damaged.
+        """
+        found, damaged = self._read(META, lambda row: (str(row[0]), json.loads(row[1])))
+        if damaged:
+            raise StoreError(_refusal(self._database.path, [_named(META, damaged)], readable=False))
+        return dict(found)
 
     def jobs(self) -> list[Job]:
         """Return every job asked, in id order."""
-        return [
-            self._parsed(job_from_json, text) for (text,) in self._database.query("SELECT job FROM jobs ORDER BY id")
-        ]
+        return self._intact(JOBS, lambda row: job_from_json(json.loads(row[1])), "ORDER BY id")
 
     def outcomes(self) -> list[Outcome]:
         """Return every outcome, in id order."""
-        rows = self._database.query("SELECT outcome FROM outcomes ORDER BY id")
-        return [self._parsed(outcome_from_json, text) for (text,) in rows]
+        return self._intact(OUTCOMES, lambda row: outcome_from_json(json.loads(row[1])), "ORDER BY id")
 
     def events(self) -> list[Event]:
         """Return everything that happened, in order."""
-        rows = self._database.query("SELECT kind, jobs, n, text, elapsed FROM events ORDER BY seq")
-        return [
-            Event(EventKind(kind), tuple(json.loads(jobs)), n, text, elapsed) for kind, jobs, n, text, elapsed in rows
-        ]
+        return self._intact(EVENTS, _event, "ORDER BY seq")
 
     def starts(self) -> list[float]:
         """Return the Unix time at which each process began to drive the run, in order."""
-        return [started for (started,) in self._database.query("SELECT started FROM drivers ORDER BY id")]
+        return self._intact(DRIVERS, lambda row: float(row[3]), "ORDER BY id")
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         """Return what `add_record` kept under ``kind``, oldest first."""
-        rows = self._database.query("SELECT data FROM records WHERE kind = ? ORDER BY seq", (kind,))
-        return [json.loads(data) for (data,) in rows]
+        found = self._intact(RECORDS, _record, "ORDER BY seq")
+        return [data for found_kind, data in found if found_kind == kind]
 
-    def deaths(self) -> dict[int, int]:
-        """Return, per job without outcome, in how many of its latest attempts in a row the driver died; 0s left out."""
-        rows = self._database.query(
-            "SELECT attempts.job, drivers.closed FROM attempts JOIN drivers ON drivers.id = attempts.driver"
-            " WHERE attempts.job NOT IN (SELECT id FROM outcomes) AND attempts.driver <> ? ORDER BY attempts.rowid",
-            (self._driver,),
-        )
+    def deaths(self, mark: Callable[[Job], str] = lambda _: "") -> dict[int, int]:
+        """Return, per job without outcome, in how many of its latest attempts in a row the driver died; 0s left out.
+
+        Args:
+            mark: says how far a job has got, as `started` was told; an attempt that got ahead is not counted.
+        """
+        done = {outcome.job.id for outcome in self.outcomes()}
+        closed = dict(self._intact(DRIVERS, lambda row: (int(row[0]), bool(row[4]))))
+        attempts: dict[int, list[tuple[int, str]]] = {}
+        for job, driver, _, before in self._intact(ATTEMPTS, _same, "ORDER BY rowid"):
+            if job not in done and driver != self._driver_id:
+                attempts.setdefault(job, []).append((driver, before))
         deaths: dict[int, int] = {}
-        for job, closed in rows:
-            deaths[job] = 0 if closed else deaths.get(job, 0) + 1
-        return {job: count for job, count in deaths.items() if count}
+        for job in self.jobs():
+            tried = attempts.get(job.id, [])
+            marks = [*(before for _, before in tried[1:]), mark(job)] if tried else []
+            for (driver, before), after in zip(tried, marks, strict=True):
+                is_hopeful = closed.get(driver, False) or before != after
+                deaths[job.id] = 0 if is_hopeful else deaths.get(job.id, 0) + 1
+        return {job_id: count for job_id, count in deaths.items() if count}
+
+    def damage(self) -> list[str]:
+        """Say which rows are damaged or missing; empty where all is well."""
+        found = []
+        readers: tuple[tuple[Table, Callable[[Row], Any]], ...] = (
+            (META, lambda row: json.loads(row[1])),
+            (DRIVERS, _same),
+            (JOBS, lambda row: job_from_json(json.loads(row[1]))),
+            (ATTEMPTS, _same),
+            (OUTCOMES, lambda row: outcome_from_json(json.loads(row[1]))),
+            (EVENTS, _event),
+            (RECORDS, _record),
+        )
+        for table, parse in readers:
+            _, damaged = self._read(table, parse)
+            if damaged:
+                found.append(_named(table, damaged))
+        return found or self._missing()
+
+    # --- writing ---
 
     # --- writing ---
 
     def update_meta(self, meta: Mapping[str, Any]) -> None:
         """Set these entries and leave the others; durable at once."""
         self._database.begin()
-        self._database.execute_many(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, _text(value)) for name, value in meta.items()]
-        )
+        rows = [(name, _text(value)) for name, value in meta.items()]
+        self._database.insert(META, rows, otherwise="REPLACE")
         self._database.commit()
 
     def add_record(self, kind: str, data: Mapping[str, Any]) -> None:
         """Keep a measurement that is not an outcome (latency, test images), JSON types; durable at once."""
-        self._database.execute("INSERT INTO records (kind, data) VALUES (?, ?)", (kind, _text(data)))
+        self._database.insert(RECORDS, [(self._next(RECORDS), kind, _text(data))])
 
     def open_driver(self, unix: float) -> None:
         """Record that this process drives the run from now on."""
-        self._database.execute(
-            "INSERT INTO drivers (host, pid, started) VALUES (?, ?, ?)", (socket.gethostname(), os.getpid(), unix)
-        )
-        self._driver = self._database.query("SELECT max(id) FROM drivers")[0][0]
+        self._driver = (self._next(DRIVERS), _plain(socket.gethostname()), os.getpid(), unix, 0)
+        self._database.insert(DRIVERS, [self._driver])
 
     def close_driver(self) -> None:
         """Record that this process stops on purpose."""
-        self._database.execute("UPDATE drivers SET closed = 1 WHERE id = ?", (self._driver,))
+        self._database.insert(DRIVERS, [(*self._driver[:-1], 1)], otherwise="REPLACE")
 
     def last_driver(self) -> str:
         """Return host and process id of the latest driver, in words; "" when there was none."""
-        rows = self._database.query("SELECT host, pid FROM drivers ORDER BY id DESC LIMIT 1")
-        return f"process {rows[0][1]} on {rows[0][0]}" if rows else ""
+        rows, _ = self._database.rows(DRIVERS, "ORDER BY id DESC LIMIT 1")
+        return f"process {rows[0][2]} on {rows[0][1]}" if rows else ""
 
     def asked(self, n: int, jobs: Sequence[Job], *, elapsed: float) -> None:
         """Record that the strategy was asked for ``n`` jobs and what it returned; their ids are new."""
         self._database.begin()
-        self._database.execute_many(
-            "INSERT INTO jobs VALUES (?, ?)", [(job.id, _text(job_to_json(job))) for job in jobs]
-        )
+        self._database.insert(JOBS, [(job.id, _text(job_to_json(job))) for job in jobs])
         self._record(Event(EventKind.ASKED, tuple(job.id for job in jobs), n, elapsed=elapsed))
 
-    def started(self, job: Job, *, unix: float, elapsed: float) -> None:
-        """Record that an attempt to run ``job`` is about to start."""
+    def started(self, job: Job, *, unix: float, elapsed: float, mark: str = "") -> None:
+        """Record that an attempt to run ``job`` is about to start.
+
+        Args:
+            job: which.
+            unix: when, in seconds since 1970.
+            elapsed: seconds of search.
+            mark: names how far earlier attempts have got; "" where nothing is kept of them.
+        """
         self._database.begin()
         is_first = not self._database.query("SELECT 1 FROM attempts WHERE job = ? LIMIT 1", (job.id,))
-        self._database.execute("INSERT INTO attempts VALUES (?, ?, ?)", (job.id, self._driver, unix))
+        self._database.insert(ATTEMPTS, [(job.id, self._driver_id, unix, mark)])
         if is_first:
             self._record(Event(EventKind.STARTED, (job.id,), elapsed=elapsed))
 
     def committed(self, outcome: Outcome, *, elapsed: float) -> None:
         """Record what a job came to."""
         self._database.begin()
-        text = _text(outcome_to_json(outcome))
-        self._database.execute("INSERT INTO outcomes VALUES (?, ?)", (outcome.job.id, text))
+        self._database.insert(OUTCOMES, [(outcome.job.id, _text(outcome_to_json(outcome)))])
         self._record(Event(EventKind.COMMITTED, (outcome.job.id,), elapsed=elapsed))
 
     def told(self, job_id: int, *, elapsed: float) -> None:
@@ -199,19 +263,92 @@ class Ledger:
         """Forget what was recorded since the last `commit`."""
         self._database.rollback()
 
+    @property
+    def _driver_id(self) -> int:
+        return int(self._driver[0]) if self._driver else 0
+
+    def _next(self, table: Table) -> int:
+        return int(self._database.query(f"SELECT ifnull(max({table.columns[0][0]}), 0) + 1 FROM {table.name}")[0][0])
+
     def _record(self, event: Event) -> None:
         jobs = ",".join(map(str, event.jobs))
-        self._database.execute(
-            "INSERT INTO events (kind, jobs, n, text, elapsed) VALUES (?, ?, ?, ?, ?)",
-            (event.kind.value, f"[{jobs}]", event.n, event.text, event.elapsed),
-        )
+        row = (self._next(EVENTS), event.kind.value, f"[{jobs}]", event.n, _plain(event.text), event.elapsed)
+        self._database.insert(EVENTS, [row])
 
-    def _parsed(self, parse: Callable[[dict[str, Any]], T], text: str) -> T:
-        try:
-            return parse(json.loads(text))
-        except (InvalidArgumentError, json.JSONDecodeError) as error:
-            msg = f"cannot use {self._database.path}: a record is damaged ({error}); restore the file from a copy"
-            raise StoreError(msg) from error
+    def _read(self, table: Table, parse: Callable[[Row], T], tail: str = "") -> tuple[list[T], list[Any]]:
+        """Return what the intact rows of a table say, and the keys of the others."""
+        rows, damaged = self._database.rows(table, tail)
+        found = []
+        for row in rows:
+            try:
+                found.append(parse(row))
+            except (ValueError, TypeError, LookupError, RecursionError):  # of a file that has no checksums yet
+                damaged.append(row[0])
+        return found, damaged
+
+    def _intact(self, table: Table, parse: Callable[[Row], T], tail: str = "") -> list[T]:
+        found, damaged = self._read(table, parse, tail)
+        if damaged and not self._readonly:
+            raise StoreError(_refusal(self._database.path, [_named(table, damaged)]))
+        if damaged and table.name not in self._warned:
+            self._warned.add(table.name)
+            msg = f"{self._database.path} is damaged: {_named(table, damaged)} left out; restore the file from a copy"
+            warnings.warn(msg, AutopruneWarning, stacklevel=4)
+        return found
+
+    def _missing(self) -> list[str]:
+        """Say which jobs and outcomes the events speak of that are not there, or the other way round."""
+        events = self.events()
+        forks = [i for i, event in enumerate(events) if event.kind is EventKind.FORK]
+        since = events[forks[-1] :] if forks else events
+        asked = {job_id for event in since if event.kind is EventKind.ASKED for job_id in event.jobs}
+        committed = {event.jobs[0] for event in events if event.kind is EventKind.COMMITTED}
+        outcomes = {outcome.job.id for outcome in self.outcomes()}
+        found = []
+        if lost := sorted(committed ^ outcomes):
+            found.append(f"{_some(lost, 'job')} without an outcome, or outcomes without a record of them")
+        if lost := sorted(asked - {job.id for job in self.jobs()}):
+            found.append(f"{_some(lost, 'job')} missing")
+        return found
+
+
+def _event(row: Row) -> Event:
+    _, kind, jobs, n, text, elapsed = row
+    return Event(EventKind(kind), tuple(json.loads(jobs)), n, text, elapsed)
+
+
+def _record(row: Row) -> tuple[str, dict[str, Any]]:
+    return row[1], json.loads(row[2])
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def _named(table: Table, keys: Sequence[Any]) -> str:
+    """Name damaged rows."""
+    what = "description of the run: entry" if table is META else table.name.removesuffix("s")
+    return _some(keys, what)
+
+
+def _some(keys: Sequence[Any], what: str) -> str:
+    shown = ", ".join(repr(key)[:40] for key in keys[:MAX_NAMED])
+    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    return f"{what} {shown}{more}"
+
+
+def _refusal(path: Path, damage: Sequence[str], *, readable: bool = True) -> str:
+    what = "; ".join(damage)
+    rest = (
+        "what is intact can still be read, reported and exported (ap.open_run, `autoprune show`, `autoprune export`); "
+        "to search on, "
+        if readable
+        else ""
+    )
+    return (
+        f"cannot use {path}: it is damaged: {what} (the bytes are not those that were written); {rest}restore the file "
+        "from a copy, or search into another folder: what the evaluation cache remembers is not measured again"
+    )
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -219,4 +356,9 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def _text(value: Any) -> str:
     """Return JSON text that is equal for equal values."""
-    return _ENCODER.encode(value)
+    return _plain(_ENCODER.encode(value))
+
+
+def _plain(text: str) -> str:
+    """Return text that can be written: halves of characters, as in the names of odd files, are escaped like in JSON."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

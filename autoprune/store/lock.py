@@ -29,7 +29,7 @@ class FolderLock:
         try:
             self._connection.execute("BEGIN EXCLUSIVE")
             self.is_held = True
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             self._connection.close()
             if "locked" not in str(error):
                 raise _not_writable(path, error) from error
@@ -48,7 +48,7 @@ def is_locked(path: Path) -> bool:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         return "locked" in str(error)
     finally:
         connection.close()
@@ -56,7 +56,9 @@ def is_locked(path: Path) -> bool:
 
 
 def _not_writable(path: Path, error: Exception) -> StoreError:
+    if "not a database" in str(error) or "malformed" in str(error):
+        return StoreError(f"{path} is not the empty file that it should be ({error}); delete it while nobody searches")
     return StoreError(
-        f"cannot write to the folder {path.parent}: {error}; choose a folder that you may write to, "
-        "or open the run for reading only"
+        f"cannot write to the folder {path.parent}: {error}; make room if the disk is full, choose a folder that you "
+        "may write to, or open the run for reading only"
     )

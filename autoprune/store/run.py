@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,10 +65,10 @@ class RunStore:
             try:
                 _check_problem(self.folder, self.ledger.meta.get(_PROBLEM, ""), problem)
                 self.ledger.open_driver((clock or SystemClock()).unix())
-            except StoreError:
+            except BaseException:
                 self.ledger.close()
                 raise
-        except StoreError:
+        except BaseException:  # whatever it was, this process may want to open the run again
             self._lock.release()
             raise
         self.weights = BlobStore(self.folder / "weights")
@@ -125,19 +126,29 @@ class RunStore:
         self.ledger.add_record(kind, data)
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether rows of the ledger are damaged; such a run can be read, not written to."""
+        return bool(self.ledger.damage())
+
+    @property
     def is_driven(self) -> bool:
         """Whether a process, this one or another, has the run open for writing."""
         return is_locked(self.folder / LOCK)
 
     def close(self) -> None:
-        """Close the folder and let other drivers in; closing twice is harmless."""
-        if self._lock is not None and self._lock.is_held:
-            self.ledger.rollback()
-            self.ledger.close_driver()
+        """Close the folder and let other drivers in, whatever the disk says; closing twice is harmless."""
+        if self._lock is None:
             self.ledger.close()
-            self._lock.release()
-        elif self._lock is None:
-            self.ledger.close()
+        elif self._lock.is_held:
+            try:
+                with suppress(StoreError):  # a full disk: nothing is lost but that this was on purpose
+                    self.ledger.rollback()
+                    self.ledger.close_driver()
+            finally:
+                try:
+                    self.ledger.close()
+                finally:
+                    self._lock.release()
 
     def __enter__(self) -> RunStore:
         """Return the store."""
@@ -162,9 +173,12 @@ def _check_problem(folder: Path, recorded: str, problem: str) -> None:
 def _driven(folder: Path, ledger: Path) -> str:
     driver = ""
     if ledger.exists():
-        reader = Ledger(ledger, readonly=True)
-        driver = reader.last_driver()
-        reader.close()
+        with suppress(StoreError):  # who it is, is a courtesy
+            reader = Ledger(ledger, readonly=True)
+            try:
+                driver = reader.last_driver()
+            finally:
+                reader.close()
     return (
         f"the run in {folder} is being driven by {driver or 'another process'}; wait until that one ends, open the run "
         "for reading only, or choose another folder"

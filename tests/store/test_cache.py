@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status, WeightSet
-from autoprune.errors import StoreError
+from autoprune.errors import AutopruneWarning
 from autoprune.store.cache import EvaluationCache
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 
@@ -88,10 +88,14 @@ for seed in range(first, first + 50):
     assert all(cache.get(job(seed=seed)) is not None for seed in range(75))
 
 
-def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    """A file that is no cache is not written to."""
+def test_a_foreign_file_is_left_alone_and_stops_nobody(tmp_path: Path) -> None:
+    """A file that is no cache is not written to: nothing is remembered, and a warning says so."""
     path = tmp_path / "cache.sqlite"
     path.write_bytes(b"my thesis" * 1000)
-    with pytest.raises(StoreError, match="cannot use"):
-        open_cache(path)
+    with pytest.warns(AutopruneWarning, match="not remembered.*cannot use"):
+        cache = open_cache(path)
+    cache.put([ToyRunner()(job())])
+    assert cache.get(job()) is None
+    assert len(cache) == 0
+    cache.close()
     assert path.read_bytes() == b"my thesis" * 1000

@@ -139,7 +139,7 @@ def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     for open_store in (RunStore, RunStore.open_readonly):
-        with pytest.raises(StoreError, match=r"schema version 1, got version 99.*another version of autoprune"):
+        with pytest.raises(StoreError, match=r"schema version 2, got version 99.*another version of autoprune"):
             open_store(tmp_path)
 
 
