@@ -149,8 +149,9 @@ class Data:
         if dtype == self.train.dtype:
             return self
         found = copy.copy(self)
-        found.train, found.validation = (replace(split, dtype=dtype) for split in (self.train, self.validation))
-        found.test = None if self.test is None else replace(self.test, dtype=dtype)
+        for role in ("train", "validation", "steer", "score", "test"):
+            split = getattr(self, role)
+            setattr(found, role, None if split is None else replace(split, dtype=dtype))
         return found
 
     def example_batch(self, n: int = 1) -> Batch:

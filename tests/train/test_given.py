@@ -99,8 +99,8 @@ def test_several_inputs_arrive_in_every_usual_form(form: str) -> None:
     assert torch.equal(image, columns()[0][:5])
     assert torch.equal(table, columns()[1][:5])
     assert torch.equal(targets, columns()[2][:5])
-    correct = (model(*columns(1)[:2]).argmax(1) == columns(1)[2]).double().mean()
-    assert problem.dense_metrics["accuracy"] == correct
+    image, table, target = (column[problem.data.score.positions] for column in columns(1))
+    assert problem.dense_metrics["accuracy"] == int((model(image, table).argmax(1) == target).sum()) / len(target)
 
 
 def test_shared_items_of_several_inputs_are_found() -> None:
@@ -233,6 +233,16 @@ def test_floats_arrive_in_the_precision_of_the_model(dtype: torch.dtype, given: 
         assert measure(model, data.validation, Classification())["accuracy"] == expected
         if dtype == torch.float64:
             fit(model, data, Classification(), FitSettings(steps=1, batch_size=8, learning_rate=1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_every_role_is_in_the_precision_of_the_model(dtype: torch.dtype) -> None:
+    """What steers, scores, trains and tests arrives alike: a problem of such a model is measured from end to end."""
+    x, _, y = columns()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).to(dtype)
+    data = Data((x, y), columns(1)[::2], columns(2)[::2]).for_model(model)
+    for split in (data.train, data.validation, data.steer, data.score, data.test):
+        assert next(iter(split.loader(2)))[0].dtype == dtype
 
 
 def test_double_data_reaches_a_double_model_in_full() -> None:
