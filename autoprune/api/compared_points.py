@@ -80,13 +80,19 @@ def distinct_points(picks: Picks) -> dict[Entry, list[RunPoint]]:
 
 
 def draw_points(runs: Runs, n: int) -> dict[Entry, list[RunPoint]]:
-    """Draw ``n`` different candidates of all runs, spread over cost, good ones and bad ones; fewer if there are."""
-    pool: dict[object, tuple[Entry, RunPoint]] = {}
+    """Draw ``n`` different candidates that inherit the same weights, spread over cost, good ones and bad ones.
+
+    They are of all runs that inherit those weights which most candidates have; fewer if there are.
+    """
+    pools: dict[object, dict[object, tuple[Entry, RunPoint]]] = {}
     for entry, run in runs.items():
         for outcome in successful_evaluations(run.outcomes, fidelity=run.meta.fidelity):
             if isinstance(outcome.job, Evaluate):
-                pool.setdefault((outcome.job.candidate, outcome.job.fidelity), (entry, RunPoint(run, outcome)))
-    by_cost = sorted(pool.values(), key=lambda item: item[1].costs["macs"])
+                candidate = outcome.job.candidate
+                pool = pools.setdefault((candidate.weight_set, outcome.job.fidelity), {})
+                pool.setdefault(candidate.genome, (entry, RunPoint(run, outcome)))
+    largest = max(pools.values(), key=len, default={})
+    by_cost = sorted(largest.values(), key=lambda item: item[1].costs["macs"])
     rng = stream(0, "compared points")
     drawn: dict[Entry, list[RunPoint]] = {}
     edges = np.linspace(0, len(by_cost), min(n, len(by_cost)) + 1).astype(np.int64)
@@ -138,10 +144,17 @@ def tried_points(points: Points, tuned: Mapping[tuple[Entry, int], TunedPoint], 
             point.costs[cost] / point.run.dense[cost],
             point.metrics[quality],
             tuned[entry, point.id].metrics[quality],
+            _weights(point),
         )
         for entry, chosen in points.items()
         for point in chosen
     ]
+
+
+def _weights(point: RunPoint) -> str:
+    """Return the name of what a point inherits."""
+    job = point.outcome.job
+    return f"{job.candidate.weight_set.weights} {job.candidate.weight_set.order}" if isinstance(job, Evaluate) else ""
 
 
 def _pick(run: Run, share: float) -> RunPoint | None:

@@ -42,8 +42,9 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Return a data frame, one row per strategy, the largest mean hypervolume first; figures are means over seeds.
 
-        Columns: ``twin_of``, ``n`` (seeds), ``hypervolume`` with its bootstrap interval (``_low``, ``_high``), per
-        share of the MACs such as ``@50%`` the quality in the search (``accuracy@50%``), after the short fine-tune
+        Columns: ``twin_of``, ``n`` (seeds), ``hypervolume`` with two ends (``_low``, ``_high``) and what these are
+        (``_spread``: the 95 % t interval, below 8 seeds the range), per share of the MACs such as ``@50%`` the quality
+        in the search (``accuracy@50%``), after the short fine-tune
         (``accuracy_tuned@50%``) and both on test items (``accuracy_test@50%``, ``accuracy_tuned_test@50%``),
         ``evaluations``, ``macs_spent``, ``macs_prepared``, ``ran_out``.
         """

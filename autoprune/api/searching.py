@@ -167,7 +167,7 @@ def _setup(
         costs=problem.costs,
         limits=problem.limits,
         weight_set=rankings[problem.criterion].weight_set,
-        seed=seed_sequence(seed, "strategy", strategy),
+        seed=seed_sequence(seed, "strategy", recorded.settings.get("stream", strategy)),
         rankings=rankings,
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
@@ -218,6 +218,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
             "evaluator": problem.evaluator.name,
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
             "planned_macs": budget.macs,
+            "stream": find_strategy(strategy)[0].twin_of or strategy,  # a twin draws the random numbers of its family
         },
         environment=_environment(problem),
         created=time.time(),

@@ -151,7 +151,9 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
                 "first": item.first,
                 "second": item.second,
                 "mean": item.mean,
-                "n": len(item.values),
+                "n": item.n,
+                "p": item.adjusted_p,
+                "test": item.test,
                 "verdict": item.verdict,
             }
             for item in comparison.summary.differences

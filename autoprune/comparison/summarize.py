@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.comparison.plan import BASELINES, Entry
-from autoprune.comparison.statistics import MIN_SEEDS, Difference, kendall_tau
+from autoprune.comparison.statistics import MIN_SEEDS, Difference, judged, kendall_tau
 from autoprune.comparison.summary import Agreement, ComparisonSummary, Contestant, Refusal, SharePoint, Trial, Tried
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import Evaluate, Outcome, Status
@@ -79,26 +79,26 @@ def contestants(trials: Mapping[Entry, Trial]) -> tuple[Contestant, ...]:
 
 
 def differences(everyone: Sequence[Contestant]) -> tuple[Difference, ...]:
-    """Return every strategy against ``random``, and every family against its twins, paired by seed."""
+    """Return every strategy against ``random``, and every family against its twins, tested together.
+
+    A family and its twin draw the same random numbers from a seed, so that they are paired by it; others are not.
+    """
     known = {item.strategy: item for item in everyone}
     pairs = [(item, known["random"]) for item in everyone if item.strategy != "random" and "random" in known]
     pairs += [(known[item.twin_of], item) for item in everyone if item.twin_of in known]
-    found = []
-    for first, second in pairs:
-        values = _paired(first, second)
-        if values:
-            found.append(Difference(first.strategy, second.strategy, values))
-    return tuple(found)
+    return judged([_difference(first, second) for first, second in pairs])
 
 
 def agreement(sample: Sequence[Tried]) -> Agreement:
     """Return how far the ranks before and after fine-tuning agree."""
     before, after = [item.before for item in sample], [item.after for item in sample]
     cost = np.array([item.cost for item in sample])
-    near = np.abs(cost[:, None] - cost[None, :]) < NEAR
+    weights = np.array([item.weights for item in sample])
+    alike = weights[:, None] == weights[None, :]
+    near = alike & (np.abs(cost[:, None] - cost[None, :]) < NEAR)
     return Agreement(
         points=tuple(sample),
-        tau=kendall_tau(before, after),
+        tau=kendall_tau(before, after, among=alike),
         tau_near=kendall_tau(before, after, among=near),
         n_near=int(np.triu(near, k=1).sum()),
     )
@@ -146,15 +146,16 @@ def summarize(
     return replace(summary, warnings=tuple(_warnings(summary)))
 
 
-def _paired(first: Contestant, second: Contestant) -> tuple[float, ...]:
-    """First minus second for every seed that both have; what runs once stands beside every seed of the other."""
+def _difference(first: Contestant, second: Contestant) -> Difference:
+    """Return how two strategies differ; a family and its twin by the seeds that both have."""
     one = {item.seed: item.hypervolume for item in first.trials}
     two = {item.seed: item.hypervolume for item in second.trials}
-    if not first.is_random:
-        one = dict.fromkeys(two, first.hypervolumes[0])
-    elif not second.is_random:
-        two = dict.fromkeys(one, second.hypervolumes[0])
-    return tuple(one[seed] - two[seed] for seed in sorted(one.keys() & two.keys()))
+    both = sorted(one.keys() & two.keys())
+    if second.twin_of == first.strategy and first.is_random and second.is_random and both:
+        sides = [tuple(side[seed] for seed in both) for side in (one, two)]
+        return Difference(first.strategy, second.strategy, sides[0], sides[1], is_paired=True)
+    fixed = not (first.is_random and second.is_random)
+    return Difference(first.strategy, second.strategy, first.hypervolumes, second.hypervolumes, is_fixed=fixed)
 
 
 def _warnings(summary: ComparisonSummary) -> Iterable[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoprune.comparison.statistics import Difference, mean_interval
+from autoprune.comparison.statistics import Difference, Spread, mean_spread
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
@@ -24,7 +24,7 @@ class SharePoint:
         macs: its multiply-adds.
         searched: its quality as the search measured it.
         test: its quality on test items; None where that was not measured.
-        tuned: after the short fine-tune, on all search-validation items.
+        tuned: after the short fine-tune, on the same items as ``searched``, or more of those that score.
         tuned_test: after the short fine-tune, on test items.
     """
 
@@ -101,9 +101,9 @@ class Contestant:
         return float(np.mean(self.hypervolumes))
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The bootstrap interval of that mean; None for a single run."""
-        return mean_interval(self.hypervolumes)
+    def spread(self) -> Spread | None:
+        """The t interval of that mean, or the range of the figures where they are few; None for a single run."""
+        return mean_spread(self.hypervolumes)
 
     @property
     def ran_out(self) -> bool:
@@ -147,7 +147,8 @@ class Tried:
         id: its job in that run.
         cost: its cost as a share of the dense model's.
         before: its quality as the search measured it.
-        after: after the short fine-tune, on all search-validation items.
+        after: after the short fine-tune.
+        weights: names the WeightSet that it inherits.
     """
 
     strategy: str
@@ -156,16 +157,19 @@ class Tried:
     cost: float
     before: float
     after: float
+    weights: str = ""
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How far the ranks of candidates in the search and after fine-tuning agree (Kendall's tau-b).
 
+    Only pairs that inherit the same weights count: between others, the weights differ and not only the widths.
+
     Attributes:
         points: the sample.
-        tau: over all pairs; None where they say nothing.
-        tau_near: over the pairs of nearly equal cost, which no difference in size explains.
+        tau: over all pairs of one WeightSet; None where they say nothing.
+        tau_near: over those of them of nearly equal cost, which no difference in size explains.
         n_near: how many pairs these are.
     """
 

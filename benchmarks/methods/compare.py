@@ -22,7 +22,6 @@ import autoprune as ap
 from autoprune.api import CompareProgress
 from autoprune.api.compared_runs import ComparedRuns
 from autoprune.comparison.plan import entries
-from autoprune.comparison.statistics import MIN_SEEDS
 from autoprune.comparison.summary import ComparisonSummary, Contestant
 from autoprune.report import units
 from autoprune.searchspaces.models import resnet_cifar
@@ -158,10 +157,12 @@ def main() -> None:
             f"{agreement.n_near} pairs of nearly equal cost: {agreement.tau_near}."
         )
     for difference in summary.differences:
-        interval = difference.interval
+        spread = difference.spread
         text = f"{difference.first} - {difference.second}: {difference.mean:+.4f}"
-        text += "" if interval is None else f" (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f})"
-        text += f", p = {difference.p:.3f}" if len(difference.values) >= MIN_SEEDS else ""
+        text += "" if spread is None else f" ({spread.name} {spread.low:+.4f} to {spread.high:+.4f})"
+        text += (
+            "" if difference.adjusted_p is None else f", {difference.test}, adjusted p = {difference.adjusted_p:.3f}"
+        )
         print(f"{text}: {difference.verdict}")
     for refusal in comparison.refusals:
         print(f"not runnable: {refusal.strategy}, seed {refusal.seed}: {refusal.reason}")

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 import autoprune as ap
+from autoprune.api import searching
 from autoprune.core.jobs import Status
 from autoprune.errors import (
     BudgetError,
@@ -24,6 +27,9 @@ from autoprune.errors import (
     StoreError,
     UnknownNameError,
 )
+from autoprune.store.events import EventKind
+from autoprune.store.meta import RunMeta
+from autoprune.store.run import RunStore
 from autoprune.testing.digits_network import DigitsNetwork, digits_network
 from autoprune.train.named_data import load_data
 
@@ -85,6 +91,36 @@ def test_the_same_call_resumes_and_a_larger_budget_continues(make_problem: MakeP
     assert [outcome.job for outcome in both.outcomes[:6]] == asked
     # a strategy that sizes its population by the budget it was first promised differs later, never before
     assert [o.metrics for o in whole.outcomes[:4]] == [o.metrics for o in both.outcomes[:4]]
+
+
+def test_a_twin_draws_the_random_numbers_of_its_family(
+    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So seed by seed the two can be compared; a folder from before that goes on with the stream it began with."""
+
+    def seed_of(run: ap.Run) -> object:
+        return searching._setup(make_problem(), store, run.meta, run.meta.strategy, 0, runner)[0].seed.spawn_key
+
+    describe = searching._describe
+
+    def as_before(*args: Any) -> RunMeta:
+        meta = describe(*args)
+        return replace(meta, settings={name: value for name, value in meta.settings.items() if name != "stream"})
+
+    problem, found = make_problem(), {}
+    for name, strategy in (("new", "acp:unclustered"), ("family", "acp"), ("old", "acp:unclustered")):
+        with monkeypatch.context() as patch:
+            if name == "old":
+                patch.setattr(searching, "_describe", as_before)
+            run = ap.search(problem, strategy, ap.Budget(evaluations=2), store=tmp_path / name)
+        with RunStore(tmp_path / name, problem=problem.fingerprint) as store:
+            runner = problem.runner(store.weights)
+            found[name] = seed_of(run)
+    assert found["new"] == found["family"] != found["old"]
+    resumed = ap.search(problem, "acp:unclustered", ap.Budget(evaluations=4), store=tmp_path / "old")
+    assert resumed.evaluations == 4
+    with RunStore(tmp_path / "old", problem=problem.fingerprint) as store:
+        assert not [event for event in store.events() if event.kind is EventKind.FORK]
 
 
 def test_reconstruction_beats_plain_weights_on_a_trained_network(make_problem: MakeProblem, tmp_path: Path) -> None:

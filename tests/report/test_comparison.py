@@ -10,6 +10,7 @@ import pytest
 from autoprune.comparison.summary import ComparisonSummary
 from autoprune.report.comparison.curves import curves_figure
 from autoprune.report.comparison.fronts import attainment_figure, fronts_figure
+from autoprune.report.comparison.headline import headline
 from autoprune.report.comparison.hypervolumes import hypervolumes_figure
 from autoprune.report.comparison.looks import looks
 from autoprune.report.comparison.page import render_comparison
@@ -96,11 +97,29 @@ def test_the_page_says_what_the_figures_say() -> None:
     assert "p</th>" in page
 
 
-def test_six_seeds_get_a_p_value() -> None:
-    """From six seeds on the table of differences shows p and a verdict."""
-    page = render_comparison(make_comparison(("knapsack", "random"), n_seeds=6, n=10))
+@pytest.mark.parametrize("n_seeds", [6, 9])
+def test_many_seeds_get_a_p_value(n_seeds: int) -> None:
+    """From six seeds on the table of differences shows p and a verdict; from eight on, intervals."""
+    summary = make_comparison(("acp", "random"), n_seeds=n_seeds, n=10)
+    page = render_comparison(summary)
     assert "not significant" in page or ">significant<" in page
     assert "too few seeds" not in page
+    assert "unpaired</small>" in page
+    assert ("range</small>" in page) is (n_seeds < 8)
+    assert ("95 % t interval</small>" in page) is (n_seeds >= 8)
+    assert set(strategies_table(summary)["hypervolume_spread"]) - {""} == {
+        "range" if n_seeds < 8 else "95 % t interval"
+    }
+
+
+@pytest.mark.parametrize("n", [2, 18, 19, 20, 21])
+def test_nobody_leads_after_a_handful_of_candidates(n: int) -> None:
+    """Below twenty candidates in a run there is no winner; a finite strategy may have proposed all it has."""
+    summary = make_comparison(("acp", "random"), n=n)
+    evaluations = {trial.evaluations for item in summary.contestants for trial in item.trials}
+    leads = "has the largest mean hypervolume" in headline(summary)
+    assert leads is (min(evaluations) >= 20)
+    assert (f"measured {min(evaluations)} candidates" in headline(summary)) is not leads
 
 
 def test_three_objectives_have_no_surfaces() -> None:

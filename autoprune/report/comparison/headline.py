@@ -10,12 +10,22 @@ from autoprune.report import units
 from autoprune.report.page.elements import prose
 from autoprune.store.meta import Role
 
+MIN_EVALUATIONS = 20
+"""Candidates of a run below which nobody leads: so few are little more than where a search starts."""
+
 
 def headline(summary: ComparisonSummary) -> str:
-    """Return the comparison in one sentence."""
+    """Return the comparison in one sentence; nobody leads where a run was too short to say so."""
     best, random = summary.contestants[0], summary.contestant("random")
     if not best.mean > 0:
         return "Nobody leads: no strategy found a model that is better than the reference point in every objective."
+    short = [item for item in summary.contestants if item is best or not item.ran_out]
+    fewest = min(trial.evaluations for item in short for trial in item.trials)
+    if fewest < MIN_EVALUATIONS:
+        return (
+            f"Too early to say who leads: a run measured {fewest} candidates, and fewer than {MIN_EVALUATIONS} are "
+            "little more than where a search starts."
+        )
     text = f"{best.strategy} has the largest mean hypervolume, {best.mean:.4f}"
     if random is None or random is best:
         return f"{text}."

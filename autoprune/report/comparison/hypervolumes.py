@@ -1,4 +1,4 @@
-"""The hypervolume of every seed, beside the mean and its interval."""
+"""The hypervolume of every seed, beside the mean and its interval, or the range."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def hypervolumes_figure(summary: ComparisonSummary) -> Figure:
 
 
 def _mean(item: Contestant, row: int, symbol: str, color: str) -> Figure:
-    low, high = item.interval or (item.mean, item.mean)
+    spread = item.spread
+    low, high = (item.mean, item.mean) if spread is None else (spread.low, spread.high)
+    ends = "" if spread is None else f", {spread.name} {low:.4f} to {high:.4f}"
     note = f"mean of {len(item.trials)}" if item.is_random else "does not depend on the seed"
     return {
         "type": "scatter",
@@ -56,7 +58,7 @@ def _mean(item: Contestant, row: int, symbol: str, color: str) -> Figure:
             "color": palette.MUTED,
         },
         "marker": {"size": 11, "symbol": symbol, "color": color, "line": {"width": 2, "color": color}},
-        "hovertemplate": f"<b>{plain(item.strategy)}</b>, {note}<br>%{{x:.4f}}, {low:.4f} to {high:.4f}<extra></extra>",
+        "hovertemplate": f"<b>{plain(item.strategy)}</b>, {note}<br>%{{x:.4f}}{ends}<extra></extra>",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autoprune.comparison.statistics import MIN_INTERVAL
 from autoprune.comparison.summary import ComparisonSummary
 from autoprune.report import units
 from autoprune.report.comparison.curves import curves_figure
@@ -71,8 +72,9 @@ def _marks(summary: ComparisonSummary) -> str:
         f"{units.title(name)} {units.amount(name, summary.meta.reference[name])}" for name in summary.objectives.names
     )
     return (
-        "A stroke per seed, a large mark for their mean with its 95 % bootstrap interval, which says little for few "
-        "seeds. Twins, with the learning off, have the color of their family and open marks; baselines are gray. The "
+        f"A stroke per seed, a large mark for their mean with its 95 % t interval; with fewer than {MIN_INTERVAL} "
+        "seeds, with the range of what was seen. Twins, with the learning off, have the color of their family and open "
+        "marks; baselines are gray. The "
         f"volume that a front dominates, where 1 would be a perfect model of no cost. Reference point: {corner}."
     )
 
@@ -97,8 +99,9 @@ def _ranks(summary: ComparisonSummary) -> str:
     if agreement is None:
         return ""
     text = (
-        f"{len(agreement.points)} candidates of all runs, good ones and bad ones, before and after {summary.tuned}. "
-        f"Kendall's tau of the two ranks: {_tau(agreement.tau)} over all pairs"
+        f"{len(agreement.points)} candidates that inherit the same weights, good ones and bad ones, of all runs that "
+        f"have such, before and after {summary.tuned}. Kendall's tau of the two ranks: {_tau(agreement.tau)} over all "
+        "pairs"
     )
     if agreement.n_near:
         text += f", {_tau(agreement.tau_near)} over the {agreement.n_near} pairs of nearly equal cost"

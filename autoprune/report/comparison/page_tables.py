@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from autoprune.comparison.statistics import MIN_SEEDS
+from autoprune.comparison.statistics import MIN_INTERVAL, MIN_SEEDS
 from autoprune.comparison.summary import ComparisonSummary, Contestant
 from autoprune.report import units
 from autoprune.report.comparison.tables import point_columns
@@ -48,19 +48,21 @@ def differences(summary: ComparisonSummary) -> str:
     """Return what may be said of the differences in hypervolume."""
     rows = []
     for item in summary.differences:
-        interval = item.interval
-        known = MISSING if interval is None else f"<td>{_signed(interval[0])} to {_signed(interval[1])}</td>"
-        p = f"<td>{item.p:.3f}</td>" if len(item.values) >= MIN_SEEDS else MISSING
+        spread = item.spread
+        known = MISSING
+        if spread is not None:
+            known = f"<td>{_signed(spread.low)} to {_signed(spread.high)}<small>{spread.name}</small></td>"
+        p = MISSING if item.adjusted_p is None else f"<td>{item.adjusted_p:.3f}<small>{item.test}</small></td>"
         rows.append(
-            f'<tr><th scope="row">{escape(item.first)} against {escape(item.second)}</th><td>{len(item.values)}</td>'
+            f'<tr><th scope="row">{escape(item.first)} against {escape(item.second)}</th><td>{item.n}</td>'
             f'<td>{_signed(item.mean)}</td>{known}{p}<td class="left">{escape(item.verdict)}</td></tr>'
         )
     text = (
-        "Differences in hypervolume, paired by seed, with 95 % bootstrap intervals of their mean. The test is Fisher's "
-        f"sign-flip test, two-sided and exact up to 14 seeds, from {MIN_SEEDS} seeds on: with fewer it cannot reach "
-        "5 %. It is not corrected for the number of comparisons."
+        f"Differences in mean hypervolume, with 95 % t intervals from {MIN_INTERVAL} seeds on and the range of what "
+        "was seen below. A family and its twin draw the same random numbers from a seed and are paired by it; others "
+        f"are not. From {MIN_SEEDS} seeds on, two-sided permutation tests; p is adjusted for all of them (Holm)."
     )
-    heads = ["difference", "n", "mean", "95 % interval", "p", "verdict"]
+    heads = ["difference", "n", "mean", "from, to", "adjusted p", "verdict"]
     return section("What may be said of the differences", note(text) + table(heads, rows)) if rows else ""
 
 

@@ -18,15 +18,16 @@ def strategies_table(summary: ComparisonSummary) -> pd.DataFrame:
     """Return one row per strategy, the largest mean hypervolume first; figures are means over seeds."""
     rows = []
     for item in summary.contestants:
-        low, high = item.interval or (None, None)
+        spread = item.spread
         rows.append(
             {
                 "strategy": item.strategy,
                 "twin_of": item.twin_of,
                 "n": len(item.trials),
                 "hypervolume": item.mean,
-                "hypervolume_low": low,
-                "hypervolume_high": high,
+                "hypervolume_low": None if spread is None else spread.low,
+                "hypervolume_high": None if spread is None else spread.high,
+                "hypervolume_spread": "" if spread is None else spread.name,
                 **_points(summary, item),
                 **_spending(item.trials),
             }
