@@ -22,7 +22,7 @@ from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
-from autoprune.finetuning.training import PointTraining
+from autoprune.finetuning.training import PointTraining, with_fit_teacher
 from autoprune.pareto.front import Front
 from autoprune.pareto.rank_correlation import kendall
 from autoprune.report.finetuned import RECORD
@@ -174,7 +174,8 @@ def finetune(
         points: how many of the front, spread over cost, or which ones.
         epochs: passes over the training items.
         settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
-            from the dense model, on the evaluator's device. Of several settings each point keeps what suits it best,
+            from the dense model, on the evaluator's device; a dense model that does clearly worse than a point on
+            training items does not teach it, with a warning. Of several settings each point keeps what suits it best,
             judged on search-validation items.
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
@@ -212,9 +213,11 @@ def finetune(
     with closing(run.writable()) as store:
         kept = _Kept(store, key)
         jobs = [
-            PointTraining(
-                point.id, point.build(polish=polish), problem.model, problem.data.without_test(), problem.task,
-                variants, problem.evaluation, metric.name, metric.maximize, seed,
+            with_fit_teacher(
+                PointTraining(
+                    point.id, point.build(polish=polish), problem.model, problem.data.without_test(), problem.task,
+                    variants, problem.evaluation, metric.name, metric.maximize, seed,
+                )
             )
             for point in chosen
             if not kept.has(point.id, "val")
@@ -226,6 +229,7 @@ def finetune(
             hands = executor if isinstance(executor, RaySettings) else RaySettings()
             results = train_on_ray(jobs, folder, hands, loggers)
         by_id = {point.id: point for point in chosen}
+        settings_of = {job.point: job.settings for job in jobs}
         for trained in results:
             point = by_id[trained.point]
             model = point.build()
@@ -233,7 +237,7 @@ def finetune(
             kept.file(point.id).parent.mkdir(exist_ok=True)
             point.save(kept.file(point.id), model.eval())
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
-            used = asdict(variants[trained.variant])
+            used = asdict(settings_of[trained.point][trained.variant])
             kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": used, "seed": seed})
         if test and problem.data.test is not None:
             for point in chosen:

@@ -15,8 +15,10 @@ from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.measure import Batches
+from autoprune.evaluate.teacher import clearly_above, losses
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
 from autoprune.reconstruct import MAX_BYTES, LeastSquares, distance, polish, survey, unpack_moments
+from autoprune.surgery.reading import read_genes
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.weight_sets import N_WEIGHTS, Inherited
@@ -104,14 +106,25 @@ class Reconstructed(InheritedWeights):
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm.
 
-        Where that does not bring its outputs on the search-validation items nearer to those of the dense model, the
-        candidate stays what it was, and a warning says so.
+        What is aimed at is the model that its weights were before the cut. The candidate stays what it was where
+        nothing has been lost, as with weights that were trained at these widths; and, with a warning that says so,
+        where that model does clearly worse than the candidate on the items to polish on, or the candidate itself after
+        the polish, or where the polish does not bring the outputs on the search-validation items nearer.
         """
         kept = self.setup.kept(genome, inherited)
-        if kept.all():
+        if (kept | ~read_genes(inherited.weights, self.setup.structure)).all():
             return
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
             dense = dense_model(self.setup, inherited.weights, self.device)
+            known = losses(model, self._polish_items, self.setup.task)
+            if clearly_above(losses(dense, self._polish_items, self.setup.task), known):
+                self._refuse(
+                    genome,
+                    "the whole model that its weights belong to does clearly worse on the training items than what was "
+                    "cut out of it, and cannot teach it; weights that an earlier version prepared are like that: "
+                    "prepare them again in a new run",
+                )
+                return
             scored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             before = distance(dense, model, self._proxy.validation)
             polish(
@@ -125,11 +138,18 @@ class Reconstructed(InheritedWeights):
             )
             self._proxy.recalibrate(model)
             after = distance(dense, model, self._proxy.validation)
+            why = ""
             if before is not None and after is not None and not after <= before:  # nor where it is no number
-                model.load_state_dict(scored)
-                msg = (
-                    f"the polish of {genome} was not taken: the mean squared difference of its outputs from those of "
-                    f"the dense model would go from {before:.3g} to {after:.3g}; more calibration items "
-                    "(n_calibration) may help"
+                why = (
+                    "the mean squared difference of its outputs from those of the dense model would go from "
+                    f"{before:.3g} to {after:.3g}"
                 )
-                warnings.warn(msg, AutopruneWarning, stacklevel=2)
+            elif clearly_above(losses(model, self._polish_items, self.setup.task), known):
+                why = "it would do clearly worse on the training items"
+            if why:
+                model.load_state_dict(scored)
+                self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
+
+    @staticmethod
+    def _refuse(genome: Genome, why: str) -> None:
+        warnings.warn(f"the polish of {genome} was not taken: {why}", AutopruneWarning, stacklevel=3)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
+from autoprune.errors import AutopruneWarning
 from autoprune.evaluate.measure import MeasureSettings, measure
+from autoprune.evaluate.teacher import clearly_above, losses
 from autoprune.train.checkpoint import Checkpoint
 from autoprune.train.data import Data
+from autoprune.train.devices import placed, reproducible, resolve_device
 from autoprune.train.loop import Progress, fit
 from autoprune.train.settings import FitSettings
 from autoprune.train.tasks import Task
+
+MARGIN = 0.5
+"""Share of the student's loss that its teacher's may be above it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,32 @@ class Trained:
     state: dict[str, Tensor]
     metrics: dict[str, float]
     spent: Spending
+
+
+def with_fit_teacher(job: PointTraining) -> PointTraining:
+    """Return ``job``, without distillation and with a warning where its teacher does far worse than its student.
+
+    Far: a loss on the search-validation items that is half as much again. Small differences are no reason, a teacher
+    helps all the same.
+    """
+    if all(settings.distillation is None for settings in job.settings):
+        return job
+    device = resolve_device(job.measuring.device)
+    items = job.data.validation.loader(job.measuring.batch_size, device=device)
+    with (
+        reproducible(job.measuring.threads),
+        placed(job.teacher, device, training=False, channels_last=False),
+        placed(job.student, device, training=False, channels_last=False),
+    ):
+        taught, learned = (losses(model, items, job.task) for model in (job.teacher, job.student))
+    if not clearly_above(taught, learned, MARGIN):
+        return job
+    msg = (
+        f"point {job.point} does far better on the search-validation items than the dense model, which cannot teach "
+        "it: it is trained without distillation"
+    )
+    warnings.warn(msg, AutopruneWarning, stacklevel=3)
+    return replace(job, settings=tuple(replace(settings, distillation=None) for settings in job.settings))
 
 
 def train_point(

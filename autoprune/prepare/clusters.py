@@ -111,6 +111,7 @@ class ClusterRecipe(Recipe):
     """
 
     Settings = ClusterSettings
+    trains = False
 
     def estimate_macs(self, settings: ClusterSettings) -> int:
         """Return the multiply-adds of one forward pass, exactly."""

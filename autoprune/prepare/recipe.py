@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -19,10 +20,22 @@ from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Outcome, Prepare, Status
 from autoprune.core.limits import within_limits
 from autoprune.core.settings import settings_of
+from autoprune.surgery.cut import cut
+from autoprune.surgery.matching import named_tensors
+from autoprune.surgery.reading import closed
+from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import CheckpointSlot
-from autoprune.train.devices import resolve_device
+from autoprune.train.devices import placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.train.randomness import derive_seed
+from autoprune.train.recalibrate import batch_norms, recalibrate
+from autoprune.train.split import Loader
 from autoprune.weight_sets import Blobs, Inherited, WeightReader, put_weight_set
+
+N_CALIBRATION = 1000
+"""Training items that BatchNorm statistics of trained weights are recomputed on, as evaluators do."""
+
+CALIBRATION_BATCH = 100
 
 Checkpoints = Callable[[str], CheckpointSlot]
 """Gives the place for the checkpoints of one training run, by the run's name."""
@@ -62,7 +75,8 @@ class Prepared:
         weights: dense tensors by name; whatever else the evaluator of these weights needs may be among them.
         orders: per group, (w,) integer permutation of its channels, best first.
         macs: executed multiply-adds, forward passes once and backward passes twice, those before a resumption included.
-        genome: one level index per width variable, where the recipe found a genome.
+        genome: one level index per width variable, where the recipe found a genome. Weights that were trained are then
+            those of this network: nothing is stored that reads the channels it removes.
         metrics: finite figures for the record, such as the cost that training ended with.
     """
 
@@ -78,6 +92,10 @@ class Recipe(ABC):
 
     Equal settings, parents and seeds give equal weights, also when the job was killed and resumed in between.
 
+    Weights that were trained are stored as one model that can be looked at as a whole, such as by what takes second
+    moments or polishes: a genome that was found is closed around (`autoprune.surgery.reading.closed`), and the
+    BatchNorm statistics are recomputed, whatever the training left behind.
+
     Args:
         bench: what it works with.
     """
@@ -87,6 +105,9 @@ class Recipe(ABC):
 
     version: ClassVar[int] = 1
     """Raised whenever equal settings begin to give other weights."""
+
+    trains: ClassVar[bool] = True
+    """Whether weights are changed; False where those of the parent come out, which keep all their channels."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
@@ -99,7 +120,7 @@ class Recipe(ABC):
         Raises:
             InvalidArgumentError: the job's settings are not those of the recipe.
         """
-        return Spending(macs=self.estimate_macs(self._settings(job)))
+        return Spending(macs=self.estimate_macs(self._settings(job)) + self._calibration_macs)
 
     @final
     def __call__(self, job: Prepare) -> Outcome:
@@ -108,8 +129,9 @@ class Recipe(ABC):
         key = self.key(job)
         slot = None if self.bench.checkpoints is None else self.bench.checkpoints(key)
         made = self.prepare(self._settings(job), inherited, job.seed, identity=key, slot=slot)
-        weight_set = put_weight_set(self.bench.blobs.put, self.setup.structure, made.weights, made.orders)
-        spent = Spending(macs=made.macs)
+        weights = self._as_one_model(made, derive_seed(job.seed, "calibration")) if self.trains else made.weights
+        weight_set = put_weight_set(self.bench.blobs.put, self.setup.structure, weights, made.orders)
+        spent = Spending(macs=made.macs + self._calibration_macs)
         return Outcome(job, Status.OK, made.metrics, spent=spent, weight_set=weight_set, genome=made.genome)
 
     @final
@@ -121,6 +143,42 @@ class Recipe(ABC):
     @abstractmethod
     def estimate_macs(self, settings: Any) -> int:
         """Return the multiply-adds that `prepare` will spend, within 5 %, known before it starts."""
+
+    @cached_property
+    def _calibration_macs(self) -> int:
+        """The multiply-adds of new BatchNorm statistics, where there are any."""
+        is_needed = self.trains and bool(batch_norms(self.setup.model))
+        return self.setup.dense_macs * self._calibration(0).n_items if is_needed else 0
+
+    def _calibration(self, seed: int) -> Loader:
+        return self.setup.data.train.subset(N_CALIBRATION, seed).loader(
+            CALIBRATION_BATCH,
+            device=self.bench.torch_device,
+            channels_last=prefers_channels_last(self.setup.model),
+            augment=True,
+            shuffle=True,
+            drop_last=True,
+            seed=seed,
+        )
+
+    def _as_one_model(self, made: Prepared, seed: int) -> dict[str, Tensor]:
+        """Return what was made as the weights of a model: closed around the genome, BatchNorm statistics its own."""
+        structure = self.setup.structure
+        weights = dict(made.weights)
+        if made.genome is not None:
+            widths = self.setup.space.widths(np.array([made.genome], dtype=np.int64))[0]
+            weights = closed(weights, structure, structure.kept_genes(made.orders, widths))
+        everything = np.ones(structure.n_genes, dtype=np.bool_)
+        if not batch_norms(self.setup.model):
+            return weights
+        model = cut(self.setup.model, structure, everything, weights)
+        device, channels_last = self.bench.torch_device, prefers_channels_last(model)
+        with (
+            reproducible(self.bench.threads),
+            placed(model, device, training=False, channels_last=channels_last),
+        ):
+            recalibrate(model, self._calibration(seed))
+        return written_back(weights, named_tensors(model), structure, everything)
 
     @abstractmethod
     def prepare(

@@ -51,6 +51,7 @@ class Statistics(Recipe):
     """Collects second moments; the seed decides which items, and how they are augmented."""
 
     Settings = StatisticsSettings
+    trains = False
 
     def estimate_macs(self, settings: StatisticsSettings) -> int:
         """Return the multiply-adds of the dense model over the items."""

@@ -1,8 +1,8 @@
 """What PruningNet and the slimmable supernet share: one set of tensors that learns to serve many widths.
 
 Every step trains the model at one or more sampled structures, cut out of the shared tensors, so that a step costs the
-multiply-adds of the small models. Batch norms see the batch they are given; statistics are left to the recalibration
-of the evaluator.
+multiply-adds of the small models. Batch norms see the batch they are given; `Recipe` recomputes the statistics of the
+whole model in the end, evaluators those of every candidate.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class WidthTraining(Recipe):
     """
 
     Settings: ClassVar[type[Any]] = WidthTrainingSettings
+    version = 2
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__(bench)

@@ -83,7 +83,8 @@ class SweepStrategy(BaseStrategy):
 
     The largest feasible network is measured with the given weights first. When all preparations have ended, what is
     left of the budget goes into steps from the measured front: a few variables change by one level, under the order
-    and with the weights of the point that the step starts from. A preparation that fails is left out. The search is
+    and with the weights of the point that the step starts from, and never beyond the network that these weights were
+    prepared for: no weight reads what that lacks. A preparation that fails is left out. The search is
     finished when no step leads to an unknown candidate, or when no preparation succeeded.
 
     Subclasses say which recipe prepares and with what settings.
@@ -230,7 +231,7 @@ class SweepStrategy(BaseStrategy):
     def _step(self) -> Candidate | None:
         """Return an unknown candidate next to the measured front, or to what was found where nothing was measured."""
         found = [candidate for candidate in self._ended.values() if candidate is not None]
-        prepared = {candidate.weight_set for candidate in found}
+        prepared = {candidate.weight_set: candidate.genome for candidate in found}
         front = [candidate for candidate in self._measured if candidate.weight_set in prepared]
         if front:
             is_best = non_dominated(np.array([self._measured[candidate] for candidate in front]))
@@ -245,7 +246,7 @@ class SweepStrategy(BaseStrategy):
             n = int(self._rng.integers(1, self.settings.step + 1))
             moved = self._rng.choice(space.n_variables, size=min(n, space.n_variables), replace=False)
             genome[moved] += self._rng.choice([-1, 1], size=len(moved))
-            genome = np.clip(genome, 0, space.n_levels - 1)
+            genome = np.clip(genome, 0, prepared[origin.weight_set])
             genome = space.repair(genome[None, :], self.setup.costs, self.setup.limits)[0]
             candidate = Candidate(tuple(genome.tolist()), origin.weight_set)
             if candidate not in self._known:

@@ -20,6 +20,7 @@ from autoprune.core.limits import resolve_limits
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.recipe import Recipe, Workbench
 from autoprune.prepare.registry import RecipeInfo
+from autoprune.surgery.cut import cut
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import Batch
@@ -217,6 +218,27 @@ class RecipeLaws:
             genomes = np.array([outcome.genome], dtype=np.int64)
             setup.space.check(genomes)
             assert setup.costs(genomes)["macs"][0] <= bench.limits["macs"]
+
+    def test_a_genome_that_was_trained_is_the_whole_function(
+        self, info: RecipeInfo, settings: Mapping[str, Any]
+    ) -> None:
+        """The dense model with such weights computes what the network that was found computes.
+
+        So whoever takes the weights as a whole (second moments, a teacher to polish by) gets that network.
+        """
+        outcome, recipe = self.run(info, settings)
+        setup = recipe.setup
+        if outcome.genome is None or not recipe.trains or outcome.weight_set is None:
+            pytest.skip("no genome, or the weights are the parent's")
+        made = WeightReader(recipe.bench.blobs, setup.structure, "cpu")(outcome.weight_set)
+        kept = setup.kept(outcome.genome, made)
+        images = setup.data.example_batch(50)[0]
+        with torch.no_grad():
+            small, whole = (
+                cut(setup.model, setup.structure, channels, made.weights).eval()(images)
+                for channels in (kept, np.ones_like(kept))
+            )
+        torch.testing.assert_close(whole, small, rtol=1e-4, atol=1e-4)
 
     def test_model_and_parent_stay(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
         """The dense model is not trained; neither its weights nor its modes move."""

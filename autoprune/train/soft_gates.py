@@ -21,6 +21,7 @@ from torch.func import functional_call
 from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.matching import model_tensors
+from autoprune.surgery.reading import reading_axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,11 @@ class GateLayout:
                 may ignore a channel that another one reads.
         """
         kept = np.ones(structure.n_genes, dtype=np.bool_) if kept is None else kept
-        reads = []  # (tensor, dim, gene of every position, -1 for none)
-        groups_in = _groups_read(structure)
-        for axis in structure.axes:
-            if axis.key in groups_in:
-                is_read = (axis.genes >= 0) & np.isin(structure.group_of[axis.genes], groups_in[axis.key])
-                genes = np.where(is_read, axis.genes, -1)[structure.kept_positions(axis, kept)]
-                reads.append((axis.tensor, axis.dim, genes))
+        all_axes = {axis.key: axis for axis in structure.axes}
+        reads = [
+            (tensor, dim, genes[structure.kept_positions(all_axes[tensor, dim], kept)])
+            for tensor, dim, genes in reading_axes(structure)
+        ]
         own = [np.unique(genes[genes >= 0]) for _, _, genes in reads]
         blocks = [np.flatnonzero(kept)] if shared else own
         starts = np.cumsum([0, *map(len, blocks)])
@@ -153,13 +152,3 @@ class SoftGatedModel(nn.Module):
                 weight = weight * padded[gates.to(padded.device)].view(shape)
             scaled[name] = weight
         return scaled
-
-
-def _groups_read(structure: Structure) -> dict[tuple[str, int], list[int]]:
-    """Return the groups that every consuming axis, named by tensor and dimension, reads."""
-    groups_in: dict[tuple[str, int], list[int]] = {}
-    for i, group in enumerate(structure.groups):
-        for tensor, dim, role, _ in group.axes:
-            if role == "in":
-                groups_in.setdefault((tensor, dim), []).append(i)
-    return groups_in

@@ -84,6 +84,16 @@ def test_steps_stay_next_to_the_front():
         known.append(job.candidate)
 
 
+def test_steps_never_leave_the_network_that_was_prepared():
+    """No weight reads a channel beyond it: such a step costs more and computes the same."""
+    setup = toy_setup()
+    jobs = drive(DsaStrategy(setup, SweepSettings(n_targets=3)), setup, 60)
+    found = {toy_outcome(setup, job).weight_set: toy_outcome(setup, job).genome for job in preparations(jobs)}
+    steps = [job.candidate for job in jobs if isinstance(job, Evaluate) and job.candidate.weight_set in found]
+    assert len(steps) > 3 + len(found)
+    assert all((np.array(step.genome) <= found[step.weight_set]).all() for step in steps)
+
+
 def test_preparations_fill_their_share_of_the_budget():
     """All preparations together cost at most their share, and nearly that."""
     setup = toy_setup()

@@ -149,7 +149,7 @@ def _tied() -> Case:
     model = Tied().eval()
     five = np.arange(5)
     axes: Axes = {
-        ("encoder.weight", 0): ("middle", "out", five),
+        ("encoder.weight", 0): ("middle", "in", five),
         ("middle.weight", 0): ("middle", "out", five),
         ("middle.weight", 1): ("middle", "in", five),
         ("middle.bias", 0): ("middle", "out", five),
