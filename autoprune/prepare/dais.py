@@ -57,7 +57,7 @@ class DaisRecipe(BudgetedRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 3
+    version = 4
 
     def _search(
         self,

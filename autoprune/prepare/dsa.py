@@ -109,7 +109,7 @@ class DsaRecipe(BudgetedRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 3
+    version = 4
 
     def _search(
         self,
