@@ -26,6 +26,7 @@ from autoprune.comparison.plan import Entry, entries, roster
 from autoprune.comparison.summarize import summarize, trial
 from autoprune.comparison.summary import Refusal, SharePoint, Tried
 from autoprune.core.budget import Budget
+from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
 from autoprune.errors import (
     BudgetError,
@@ -68,6 +69,7 @@ class CompareProgress:
     search: Progress | None = None
 
 
+@signals_interrupt()
 def compare(
     problem: Problem,
     strategies: Sequence[str],

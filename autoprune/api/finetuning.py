@@ -15,6 +15,7 @@ from torch import nn
 from autoprune import artifact
 from autoprune.api.point import RunPoint
 from autoprune.api.run import N_REPORTED, Run
+from autoprune.core.interruption import signals_interrupt
 from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.evaluate.reconstructed import Reconstructed
@@ -151,6 +152,7 @@ class Tuned:
         return f"Tuned({len(self)} points of {str(self.run.folder)!r})"
 
 
+@signals_interrupt()
 def finetune(
     run: Run,
     points: int | Sequence[RunPoint] = N_REPORTED,

@@ -22,7 +22,8 @@ import torch
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run, check_same_objectives
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.jobs import Prepare, WeightSet
+from autoprune.core.interruption import signals_interrupt
+from autoprune.core.jobs import Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
@@ -54,6 +55,7 @@ GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
 
 
+@signals_interrupt()
 def search(
     problem: Problem,
     strategy: str = "pymoo:nsga2",
@@ -69,6 +71,9 @@ def search(
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Search for smaller models; run the same call again to resume one that was interrupted or to spend more.
+
+    SIGTERM and SIGHUP, which clusters send before they take a machine back, interrupt it as Ctrl-C does; when
+    everything is saved they end the process, or do what your own handler does.
 
     Args:
         problem: what is searched.
@@ -129,6 +134,7 @@ def search(
                 budget,
                 objectives=problem.objectives,
                 estimate=runner.estimate,
+                mark=runner.mark,
                 window=window or first.window or WINDOW,
                 cache=evaluations,
                 prior=prior,
@@ -138,10 +144,21 @@ def search(
         if not _has_unfinished_preparation(run):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     found = Run(RunStore.open_readonly(folder), problem)
-    if not found.evaluations and not found.interrupted:
-        msg = f"the search ended ({found.stop}) before anything was evaluated, within {budget}; raise the budget"
-        warnings.warn(msg, AutopruneWarning, stacklevel=2)
+    if not found.interrupted and (reason := _why_empty(found, budget)):
+        warnings.warn(reason, AutopruneWarning, stacklevel=3)
     return found
+
+
+def _why_empty(run: Run, budget: Budget) -> str:
+    """Say why a search that has ended found nothing; "" where it found something."""
+    if not run.evaluations:
+        failed = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
+        why = f"; {len(failed)} jobs failed, the first with: {failed[0][:300]}" if failed else "; raise the budget"
+        return f"the search ended ({run.stop}) before anything was evaluated, within {budget}{why}"
+    if not len(run.front):
+        message = next((outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED), "")
+        return f"all {run.evaluations} evaluations failed, and there is no front; the first with: {message[:300]}"
+    return ""
 
 
 def _setup(

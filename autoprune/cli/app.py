@@ -1,6 +1,7 @@
 """The application: its commands, the door where errors become one clean line, and the exit codes.
 
-Exit codes: 0 fine, 1 an error that the message explains, 2 wrong usage, 130 interrupted. Nothing heavy is imported
+Exit codes: 0 fine, 1 an error that the message explains, 2 wrong usage, 130 interrupted; SIGTERM and SIGHUP end a
+command as they end others, once everything is saved. Nothing heavy is imported
 here: `autoprune --help` answers at once, and each command imports what it needs.
 """
 
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from autoprune.cli import compare, demo, doctor, export, finetune, listing, plan, report, search, show
 from autoprune.cli.console import fail, log
+from autoprune.core.interruption import signals_interrupt
 from autoprune.errors import AutopruneError
 
 
@@ -21,6 +23,10 @@ class _Door(TyperGroup):
     """Turns expected errors into one clean line on stderr; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        with signals_interrupt():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (AutopruneError, OSError) as error:

@@ -106,4 +106,7 @@ def search(
         print_json(front_json(summary))
     else:
         print_front(summary)
+    if not summary.front:
+        log("[yellow]there is no front: nothing was measured, or all of it failed[/yellow]")
+        raise typer.Exit(1)
     log(f"report: autoprune report {escape(shlex.quote(str(folder)))}")

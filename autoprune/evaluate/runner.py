@@ -76,6 +76,10 @@ class Runner:
                 spent = spent + self._recipe(more).estimate(more)
         return spent
 
+    def mark(self, job: Job) -> str:
+        """Name how far earlier attempts at ``job`` have got: it changes with their checkpoint, "" without one."""
+        return "" if isinstance(job, Evaluate) else self._recipe(job).mark(job)
+
     def complete(self, weight_set: WeightSet, id: int = 0, *, made_by: str = "") -> tuple[WeightSet, Spending]:
         """Put beside weights what the evaluators need of them; returns also what that cost.
 

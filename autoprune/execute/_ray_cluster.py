@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.interruption import handler_kept
 from autoprune.errors import ExecutorError, MissingDependencyError
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.execute.session_folder import SessionFolder
@@ -85,7 +87,7 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._folder = SessionFolder()
         try:
-            with _loopback():
+            with _loopback(), handler_kept(signal.SIGTERM):
                 import_ray().init(
                     address="local",
                     num_cpus=n_cpus,
@@ -115,7 +117,8 @@ class Cluster:
             )
             raise ExecutorError(msg)
         try:
-            ray.init(address=address, **_SILENT)
+            with handler_kept(signal.SIGTERM):
+                ray.init(address=address, **_SILENT)
         except Exception as error:
             ray.shutdown()
             msg = (

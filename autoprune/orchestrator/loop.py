@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 
@@ -22,7 +23,7 @@ from autoprune.store.ledger import Ledger
 from autoprune.store.replay import History
 
 MAX_DEATHS = 3
-"""A job that was running at this many driver deaths in a row is FAILED."""
+"""A job that was running at this many driver deaths in a row, without getting ahead, is FAILED."""
 
 
 class Stop(StrEnum):
@@ -46,6 +47,7 @@ class Loop:
         ledger: Ledger,
         objectives: Objectives,
         estimate: Callable[[Job], Spending],
+        mark: Callable[[Job], str],
         window: int,
         cache: EvaluationCache | None,
         account: Account,
@@ -56,6 +58,7 @@ class Loop:
         self._ledger = ledger
         self._objectives = objectives
         self._estimate = estimate
+        self._mark = mark
         self._window = window
         self._cache = cache
         self._account = account
@@ -97,7 +100,7 @@ class Loop:
             self._same_scores.hear(outcome)
         self._last_id = max([-1, *history.jobs])
         self._may_ask = not (history.decisions and history.decisions[-1].kind is EventKind.ASKED)
-        self._doomed = frozenset(job_id for job_id, n in self._ledger.deaths().items() if n >= MAX_DEATHS)
+        self._doomed = frozenset(job_id for job_id, n in self._ledger.deaths(self._mark).items() if n >= MAX_DEATHS)
         self._meter.start(self.spent)
 
     def run(self) -> Stop:
@@ -107,13 +110,19 @@ class Loop:
                 self._ask()
             self._admit()
             stop = self._repeat()
+            self._record(stop)
+            self._meter.report(self._account, force=True)
         except KeyboardInterrupt:
             self._ledger.rollback()
             stop = Stop.INTERRUPTED
+            self._record(stop)
+            with suppress(KeyboardInterrupt):  # it may have been this callback that raised it
+                self._meter.report(self._account, force=True)
+        return stop
+
+    def _record(self, stop: Stop) -> None:
         self._ledger.stopped(stop.value, elapsed=self._meter.elapsed)
         self._ledger.commit()
-        self._meter.report(self._account, force=True)
-        return stop
 
     def _repeat(self) -> Stop:
         while True:
@@ -151,7 +160,9 @@ class Loop:
             job = self._asked.popleft()
             self._account.reserve(job.id, self._estimate(job))
             if job.id in self._doomed:
-                message = f"the search died {MAX_DEATHS} times in a row while this job was running"
+                message = (
+                    f"the search died {MAX_DEATHS} times in a row while this job was running and did not get ahead"
+                )
                 self._arrive(Outcome(job, Status.FAILED, message=message))
             elif not self._is_known(job):
                 self._admitted.append(job)
@@ -179,7 +190,7 @@ class Loop:
         jobs = [self._admitted.popleft() for _ in range(min(free, len(self._admitted)))]
         unix = self._meter.clock.unix()
         for job in jobs:
-            self._ledger.started(job, unix=unix, elapsed=self._meter.elapsed)
+            self._ledger.started(job, unix=unix, elapsed=self._meter.elapsed, mark=self._mark(job))
         self._save()
         for job in jobs:
             self._running[job.id] = job

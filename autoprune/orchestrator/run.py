@@ -43,6 +43,7 @@ def run_search(
     *,
     objectives: Objectives,
     estimate: Callable[[Job], Spending],
+    mark: Callable[[Job], str] = lambda _: "",
     window: int = 16,
     cache: EvaluationCache | None = None,
     prior: Spending | None = None,
@@ -64,16 +65,20 @@ def run_search(
             wall time of the search; no job starts after them, and the ones that run are waited for.
         objectives: what every successful evaluation must have measured.
         estimate: what a job will be charged (`JobRunner.estimate`).
+        mark: names how far earlier attempts at a job have got, "" where nothing is kept of them: a job that was
+            running at three deaths of the driver in a row is FAILED, unless it got ahead in between.
         window: most jobs asked but not told; part of the run's identity, unlike the number of workers.
         cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
         prior: what was spent before the search on its behalf.
         clock: tells the time.
         box: reference point and ideal, for the hypervolume of `Progress`.
-        on_progress: called now and then, and at the end.
+        on_progress: called now and then, and at the end. What it raises ends the search, which can be resumed;
+            ``KeyboardInterrupt`` does so like Ctrl-C.
         max_replay_seconds: how long a replay may take.
 
     Returns:
-        Why the search ended and what it has spent. ``KeyboardInterrupt`` ends it cleanly; it can be resumed.
+        Why the search ended and what it has spent. ``KeyboardInterrupt`` ends it cleanly, and so do SIGTERM and
+        SIGHUP within `signals_interrupt`; it can be resumed.
 
     Raises:
         InvalidArgumentError: the window is not positive, or the strategy breaks its contract.
@@ -98,6 +103,7 @@ def run_search(
         ledger=store.ledger,
         objectives=objectives,
         estimate=estimate,
+        mark=mark,
         window=window,
         cache=cache,
         account=Account(budget, prior or Spending()),

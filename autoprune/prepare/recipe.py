@@ -135,6 +135,12 @@ class Recipe(ABC):
         return Outcome(job, Status.OK, made.metrics, spent=spent, weight_set=weight_set, genome=made.genome)
 
     @final
+    def mark(self, job: Prepare) -> str:
+        """Name how far earlier attempts at ``job`` have got: a hash of their checkpoint, "" without one."""
+        data = None if self.bench.checkpoints is None else self.bench.checkpoints(self.key(job)).read()
+        return "" if data is None else hashlib.sha256(data).hexdigest()
+
+    @final
     def key(self, job: Prepare) -> str:
         """Return the SHA-256 over everything but the data and the machine that decides what ``job`` makes."""
         parts = [job.recipe, self.version, dataclasses.asdict(self._settings(job)), *dataclasses.astuple(job.parent)]

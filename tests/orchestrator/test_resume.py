@@ -186,7 +186,7 @@ def test_a_strategy_that_raises_while_it_is_replayed_forks(search: Search) -> No
     assert result.stop is Stop.EVALUATIONS
 
 
-def die_while_running(folder: Path, job_id: int) -> None:
+def die_while_running(folder: Path, job_id: int, mark: str = "") -> None:
     """Leave the folder as a driver does that is killed while it runs ``job_id``."""
 
     class Died(BaseException):
@@ -207,6 +207,7 @@ def die_while_running(folder: Path, job_id: int) -> None:
             Budget(evaluations=12),
             objectives=OBJECTIVES,
             estimate=ToyRunner().estimate,
+            mark=lambda _: mark,
         )
     store.ledger.close()  # the lock goes with the process, but no one says good-bye
     store._lock.release()  # type: ignore[union-attr]
@@ -232,4 +233,15 @@ def test_a_clean_stop_is_not_a_death(search: Search, read: Read, tmp_path: Path)
     assert search(budget=12, runner=Stops(5)).stop is Stop.INTERRUPTED
     assert read().ledger.deaths() == {}
     search(budget=12)
+    assert "died" not in read().outcomes()[5].message
+
+
+def test_a_job_that_got_ahead_is_not_failed(search: Search, read: Read, tmp_path: Path) -> None:
+    """Deaths count in a row without progress: a checkpoint that moved begins a new row."""
+    marks = ["", "a", "b", "c", "c", "c"]
+    for mark in marks:
+        die_while_running(tmp_path / "run", 5, mark)
+    assert read().ledger.deaths(lambda _: "d") == {}
+    assert read().ledger.deaths(lambda _: "c") == {5: 3}
+    assert search(budget=12, mark=lambda _: "d").stop is Stop.EVALUATIONS
     assert "died" not in read().outcomes()[5].message
