@@ -2,8 +2,8 @@
 
 The score is the absolute gamma of the batch norm that a channel passes; where it passes several (a residual stream, a
 concatenation) their mean. The paper compares gammas between layers as they are, after training them towards zero. Here
-they are divided by their group's mean, so that a group without a batch norm, which is scored by its L2 norms, can be
-compared with the others; in a network without sparsity training this costs no accuracy.
+they are divided by their group's mean, so that a group without a batch norm, which is ranked by its L2 norms with a
+warning, can be compared with the others; in a network without sparsity training this costs no accuracy.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ import numpy as np
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, relative
-from autoprune.criteria.magnitude import norm_scores
 
 
 def score(evidence: Evidence) -> Scores:
-    """Return the relative mean absolute gamma of every channel, per group."""
+    """Return the relative mean absolute gamma of every channel, per group; NaN for groups that pass no batch norm."""
     axes = {axis.key: axis for axis in evidence.structure.axes}
     scales = {
         f"{path}.weight" if path else "weight"
         for path, module in evidence.model.named_modules()
         if isinstance(module, _BatchNorm)
     }
-    fallback = norm_scores(evidence, 2)
     found = []
-    for group, otherwise in zip(evidence.structure.groups, fallback, strict=True):
+    for group in evidence.structure.groups:
         gammas = [
             channel_rows(evidence.tensors[name], axes[name, dim], group).abs().mean(dim=1).numpy()
             for name, dim, _, _ in group.axes
             if name in scales
         ]
-        found.append(relative(np.mean(gammas, axis=0)) if gammas else otherwise)
+        found.append(relative(np.mean(gammas, axis=0)) if gammas else np.full(group.width, np.nan))
     return tuple(found)

@@ -3,19 +3,18 @@
 A channel's score is what its departure adds to the output error of its consumers once all cheaper channels of its group
 have left and the others have taken over what they can (Frantar and Alistarh 2022, arXiv 2208.11580; structured: Kurtic
 et al. 2023, 2302.04089; see `autoprune.reconstruct.elimination`). Groups whose consumers cannot be observed (weights
-used without a module, attention's queries and keys) fall back to relative L2 norms.
+used without a module, attention's queries and keys) are ranked by relative L2 norms, with a warning.
 """
 
 from __future__ import annotations
 
 from autoprune.criteria.evidence import Evidence, Scores
-from autoprune.criteria.magnitude import norm_scores
 from autoprune.errors import DataError
 from autoprune.reconstruct import collect, elimination_scores, find_consumers
 
 
 def score(evidence: Evidence) -> Scores:
-    """Return the relative error that each channel's departure adds, per group.
+    """Return the relative error that each channel's departure adds, per group; NaN where no consumer was observed.
 
     Raises:
         DataError: there is no batch.
@@ -26,5 +25,4 @@ def score(evidence: Evidence) -> Scores:
     consumers = find_consumers(evidence.model, evidence.structure)
     inputs = (batch[0] for batch in evidence.batches)
     moments = collect(evidence.model, consumers, inputs, seed=evidence.seed)
-    fallback = norm_scores(evidence, 2)
-    return elimination_scores(evidence.tensors, evidence.structure, consumers, moments, fallback)
+    return elimination_scores(evidence.tensors, evidence.structure, consumers, moments)

@@ -21,7 +21,7 @@ class Criterion(Protocol):
     """Scores the channels of every group."""
 
     def __call__(self, evidence: Evidence) -> Scores:
-        """Return per group (w,) finite scores, higher stays longer."""
+        """Return per group (w,) scores, higher stays longer; not numbers (NaN) for a group that it knows nothing of."""
         ...
 
 

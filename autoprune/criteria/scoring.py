@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,9 +12,15 @@ from torch import nn
 
 from autoprune.core.groups import IntArray, Structure
 from autoprune.criteria.evidence import Evidence, Loss, Scores
+from autoprune.criteria.magnitude import norm_scores
 from autoprune.criteria.registry import find_criterion
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.surgery.matching import model_tensors
+
+FALLBACK = "l2"
+"""The criterion that ranks groups about which another one says nothing: weights are always there."""
+
+_SHOWN = 5  # groups named in a warning
 
 
 def scores(
@@ -36,7 +43,9 @@ def scores(
         seed: for criteria that draw.
 
     Returns:
-        Per group a (w,) float64 array, higher stays longer, comparable between groups.
+        Per group a (w,) float64 array, higher stays longer, comparable between groups. A group about which the
+        criterion says nothing (no numbers, all zero or all equal) gets relative L2 norms, with an `AutopruneWarning`
+        that names it.
 
     Raises:
         UnknownNameError: there is no such criterion.
@@ -50,12 +59,46 @@ def scores(
         msg = f"the criterion {name!r} needs {' and '.join(missing)}; give {'them' if missing[1:] else 'it'}"
         raise InvalidArgumentError(msg)
     evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed)
-    found = info.load()(evidence)
+    found = _informed(name, info.load()(evidence), evidence)
     for group, values in zip(structure.groups, found, strict=True):
         if values.shape != (group.width,) or not np.isfinite(values).all():
             msg = f"the criterion {name!r} must give {group.width} finite scores for group {group.name!r}, got {values}"
             raise InvalidArgumentError(msg)
     return found
+
+
+def _informed(name: str, found: Scores, evidence: Evidence) -> Scores:
+    """Return ``found`` with relative L2 norms, and a warning, where a criterion knows nothing about a group.
+
+    They are scaled by what the mean score of the other groups is, so that groups stay comparable.
+    """
+    groups = evidence.structure.groups
+    silent = [
+        i
+        for i, (group, values) in enumerate(zip(groups, found, strict=True))
+        if values.shape == (group.width,) and _says_nothing(values)
+    ]
+    if not silent or name in ("l1", FALLBACK):
+        return found
+    means = [float(values.mean()) for i, values in enumerate(found) if i not in silent]
+    norms = norm_scores(evidence, 2)
+    level = float(np.mean(means)) if means else 1.0
+    names = ", ".join(repr(groups[i].name) for i in silent[:_SHOWN])
+    more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
+    msg = (
+        f"the criterion {name!r} says nothing about the channels of {names}{more} ({len(silent)} of {len(groups)} "
+        f"groups): its evidence (gradients, batch norms, observed inputs) does not reach them, or is the same for all; "
+        f"they are ranked by {FALLBACK!r} instead"
+    )
+    warnings.warn(msg, AutopruneWarning, stacklevel=3)
+    return tuple(level * norms[i] if i in silent else values for i, values in enumerate(found))
+
+
+def _says_nothing(values: npt.NDArray[np.float64]) -> bool:
+    """Say whether (w,) scores are no numbers, all zero, or of several channels all equal."""
+    if not np.isfinite(values).all():
+        return True
+    return not values.any() or (len(values) > 1 and bool(values.min() == values.max()))
 
 
 def order(found: Sequence[npt.NDArray[np.float64]]) -> tuple[IntArray, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
 from autoprune.errors import DataError
@@ -23,6 +24,9 @@ from autoprune.surgery.matching import model_tensors
 @torch.no_grad()
 def score(evidence: Evidence) -> Scores:
     """Return the relative mean absolute first-order change of the loss when a channel goes, per group.
+
+    A group is NaN where a layer ran that reads it, and no gradient arrived: the model detached its output, or ran it
+    without gradients. A layer that did not run (an auxiliary head) changes nothing, which is known.
 
     Raises:
         DataError: there is no loss or no batch.
@@ -39,13 +43,22 @@ def score(evidence: Evidence) -> Scores:
         for group in structure.groups
     ]
     weights = {name: tensors[name].requires_grad_() for name in sorted({a.tensor for axes in gated for a in axes})}
+    ran: set[nn.Module] = set()
+    for module in model.modules():
+        module.register_forward_hook(lambda module, *_: ran.add(module))
+    blocked: set[str] = set()
     totals = [np.zeros(group.width) for group in structure.groups]
     n_batches = 0
     for batch in evidence.batches:
+        ran.clear()
         with torch.enable_grad():
             loss = evidence.loss(model, batch)
-            gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-        changes = {name: weights[name] * gradient for name, gradient in zip(weights, gradients, strict=True)}
+            if loss.requires_grad:
+                loss.backward()  # not autograd.grad: checkpointing forbids that
+        blocked |= {name for name, weight in weights.items() if weight.grad is None and _owner(model, name) in ran}
+        changes = {name: weight * (0.0 if weight.grad is None else weight.grad) for name, weight in weights.items()}
+        for weight in weights.values():
+            weight.grad = None
         for total, axes, group in zip(totals, gated, structure.groups, strict=True):
             rows = [channel_rows(changes[axis.tensor], axis, group).sum(dim=1) for axis in axes]
             total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).abs().numpy()
@@ -53,4 +66,12 @@ def score(evidence: Evidence) -> Scores:
     if not n_batches:
         msg = "the criterion 'taylor' needs at least one batch, got none"
         raise DataError(msg)
-    return tuple(relative(total / n_batches) for total in totals)
+    return tuple(
+        np.full(len(total), np.nan) if any(axis.tensor in blocked for axis in axes) else relative(total / n_batches)
+        for total, axes in zip(totals, gated, strict=True)
+    )
+
+
+def _owner(model: nn.Module, tensor: str) -> nn.Module:
+    """Return the module that has the tensor of this name."""
+    return model.get_submodule(tensor.rpartition(".")[0])

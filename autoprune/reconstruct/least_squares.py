@@ -30,11 +30,31 @@ from autoprune.reconstruct.statistics import Moments
 
 DAMPING = 1e-3
 
+_TRIES = 12
+
 
 def damping(gram: Tensor) -> Tensor:
     """Return the (blocks, f, f) multiple of the identity that keeps (blocks, f, f) second moments invertible."""
     scale = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
     return scale[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+
+
+def factorised(gram: Tensor) -> Tensor | None:
+    """Return the lower factor of (blocks, f, f) float64 second moments with `damping`, None where they are no numbers.
+
+    Few items leave most directions empty, and rounding (the moments are stored in float32) may turn an empty one
+    negative. So the damping grows tenfold until every pivot is at least half of it, as without rounding it would be.
+    """
+    if not torch.isfinite(gram).all():
+        return None
+    more = damping(gram)
+    for _ in range(_TRIES):
+        factor, info = torch.linalg.cholesky_ex(gram + more)
+        pivots = factor.diagonal(dim1=1, dim2=2).square()
+        if not info.any() and bool((pivots >= more.diagonal(dim1=1, dim2=2) / 2).all()):
+            return factor
+        more = 10 * more
+    return None
 
 
 def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
@@ -58,11 +78,10 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
         return plain
     rows = gram[:, kept]
     inner = rows[:, :, kept].double()
-    inner += damping(inner)
     right = torch.bmm(rows[:, :, gone].double(), weight[:, :, gone].transpose(1, 2))  # G_KR W_R^T
-    factor, info = torch.linalg.cholesky_ex(inner)
-    if int(info.max()) > 0:
-        return plain  # not positive definite in spite of damping: keep what was there
+    factor = factorised(inner)
+    if factor is None:
+        return plain  # no numbers: keep what was there
     return plain + torch.cholesky_solve(right, factor).transpose(1, 2)
 
 

@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower
-from autoprune.reconstruct.least_squares import damping, from_features, to_features
+from autoprune.reconstruct.least_squares import factorised, from_features, to_features
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, FeatureReader, products
 from autoprune.surgery.forward import forward
 
@@ -254,9 +254,9 @@ def _solve(pruned: nn.Module, consumer: Consumer, goal: _Goal, cross: Tensor, ow
     weight = pruned.get_parameter(consumer.weight)
     layout = to_features(weight, consumer)
     now = (layout.flatten(1, 2) if consumer.shared_taps else layout).double()
-    factor, info = torch.linalg.cholesky_ex(own + damping(own))
-    if int(info.max()) > 0:
-        return  # not positive definite in spite of damping: keep what was there
+    factor = factorised(own)
+    if factor is None:
+        return  # no numbers: keep what was there
     residual = cross - torch.bmm(now, own)
     solved = now + torch.cholesky_solve(residual.transpose(1, 2), factor).transpose(1, 2)
     weight.copy_(from_features(solved.reshape(layout.shape), weight, consumer))

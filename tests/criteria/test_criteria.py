@@ -11,6 +11,9 @@ from autoprune.criteria.scoring import order, scores
 from autoprune.errors import DataError, InvalidArgumentError, SurgeryError, UnknownNameError
 from autoprune.trace.tracer import trace
 
+# The inner group of the network below passes no batch norm; tests/criteria/test_missing_evidence.py is about that.
+pytestmark = pytest.mark.filterwarnings("ignore:the criterion 'batchnorm' says nothing")
+
 
 class Residual(nn.Module):
     """A residual stream (4 channels, two producers, depthwise inside), an inner group and a flattened head."""

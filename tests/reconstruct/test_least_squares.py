@@ -146,9 +146,8 @@ def test_elimination_is_one_permutation_per_group_and_ignores_batch_order(name: 
     """Scores are finite and all different, so the order is nested for all widths; batch order does not matter."""
     model, structure, batches, consumers, moments = make_case(name)
     weights = model_weights(model, structure)
-    fallback = [np.arange(group.width, dtype=float) for group in structure.groups]
-    found = elimination_scores(weights, structure, consumers, moments, fallback)
-    other = elimination_scores(weights, structure, consumers, collect(model, consumers, batches[::-1]), fallback)
+    found = elimination_scores(weights, structure, consumers, moments)
+    other = elimination_scores(weights, structure, consumers, collect(model, consumers, batches[::-1]))
     for group, mine, theirs in zip(structure.groups, found, other, strict=True):
         assert np.isfinite(mine).all()
         assert len(set(mine.tolist())) == group.width
@@ -159,7 +158,7 @@ def test_elimination_beats_the_worst_choice_it_could_make() -> None:
     """With one channel to remove, the first to leave is the one whose best repair errs least, by trying them all."""
     model, structure, _, consumers, moments = make_case("linear")
     weights = model_weights(model, structure)
-    found = elimination_scores(weights, structure, consumers, moments, [np.zeros(12)])[0]
+    found = elimination_scores(weights, structure, consumers, moments)[0]
     (consumer,) = consumers
     gram = moments[consumer.weight].gram.double()
     errors = []
@@ -178,7 +177,7 @@ def test_obs_is_a_criterion() -> None:
     model, structure, batches, consumers, moments = make_case("conv")
     labelled = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in batches]
     by_name = order(scores("obs", model, structure, batches=labelled))
-    direct = order(elimination_scores(model_weights(model, structure), structure, consumers, moments, [np.zeros(8)]))
+    direct = order(elimination_scores(model_weights(model, structure), structure, consumers, moments))
     for mine, theirs in zip(by_name, direct, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
