@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import Attribute, BoolArray, Structure, TensorInfo
 from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError
 from autoprune.surgery.attributes import AttributePlan
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import model_tensors
 from autoprune.surgery.slicing import check_kept
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import MissingDependencyError, TraceError, unknown_name
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 
 
 def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str = "onnx") -> None:

@@ -7,7 +7,8 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from autoprune.pareto.reference import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
-from autoprune.trace import trace, unwrap
+from autoprune.trace import trace_space, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
@@ -128,9 +129,8 @@ class Problem:
                 if split is not None:
                     self.task.check(split)
         self.evaluation = evaluator_settings(evaluator, evaluation)
-        structure = trace(self.model, self.example_input, seed=seed)
-        self.space = SearchSpace.build(
-            structure,
+        layout = partial(
+            SearchSpace.build,
             levels=levels,
             widths=widths,
             divisor=divisor,
@@ -138,8 +138,10 @@ class Problem:
             min_keep_ratio=min_keep_ratio,
             locks=locks,
             ties=ties,
-            validator=_validator(self.model, structure, self.example_input, seed),
         )
+        space = trace_space(self.model, self.example_input, layout, seed=seed)
+        structure = space.structure
+        self.space = replace(space, validator=_validator(self.model, space, self.example_input, seed))
         needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
         peak = (
             profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed) if needs_peak else None
@@ -367,7 +369,7 @@ def _checked_reference(given: Mapping[str, float], objectives: Objectives) -> di
     return {name: float(figure) for name, figure in given.items()}
 
 
-def _validator(model: nn.Module, structure: Structure, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
+def _validator(model: nn.Module, space: SearchSpace, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
     """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
     held = weakref.ref(model)
 
@@ -376,6 +378,6 @@ def _validator(model: nn.Module, structure: Structure, example_input: Any, seed:
         if alive is None:
             msg = "the model that was traced is gone; trace it again"
             raise InvalidArgumentError(msg)
-        return validate(alive, structure, example_input, seed=seed)
+        return validate(alive, space.structure, example_input, seed=seed, space=space)
 
     return run

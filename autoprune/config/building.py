@@ -12,6 +12,7 @@ from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.references import resolve_reference
 from autoprune.config.weights import load_weights
+from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import objective_names
 from autoprune.core.space import SearchSpace
@@ -19,7 +20,7 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.cost.profile import PeakProfile
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError
-from autoprune.trace import trace
+from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
 from autoprune.train.tasks import Classification, Task
@@ -78,12 +79,15 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
         InfeasibleError: the limits cannot be met.
     """
     example = build_example(file)
-    structure = trace(model, example)
-    try:
-        space = SearchSpace.build(structure, **file.tables.space.model_dump())
-    except (UnknownNameError, InvalidArgumentError) as error:
-        raise file.error(("space",), str(error)) from error
-    costs = CostModel(structure, space, _peak_profile(file, model, space, example))
+
+    def layout(structure: Structure) -> SearchSpace:
+        try:
+            return SearchSpace.build(structure, **file.tables.space.model_dump())
+        except (UnknownNameError, InvalidArgumentError) as error:
+            raise file.error(("space",), str(error)) from error
+
+    space = trace_space(model, example, layout)
+    costs = CostModel(space.structure, space, _peak_profile(file, model, space, example))
     check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
     return space, costs, resolve_limits(file.tables.limits, space, costs)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
 from autoprune.errors import DataError
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import model_tensors
 
 

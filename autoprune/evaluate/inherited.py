@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.train.devices import placed, reproducible
@@ -80,7 +80,7 @@ class InheritedWeights:
 
     @cached_property
     def _skeleton(self) -> Skeleton:
-        model = copy.deepcopy(self.setup.model).to(self.device)
+        model = copy_model(self.setup.model).to(self.device)
         return Skeleton(model.eval(), self.setup.structure)
 
     def _scored(self, genome: Genome, inherited: Inherited) -> nn.Module:

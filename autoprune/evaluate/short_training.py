@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from torch import nn
 
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
@@ -96,7 +96,7 @@ class ShortTraining:
     @cached_property
     def _teacher(self) -> nn.Module | None:
         """The dense model, a copy of our own on the device, when there is something to distil."""
-        return None if self._fit.distillation is None else copy.deepcopy(self.setup.model).to(self.device)
+        return None if self._fit.distillation is None else copy_model(self.setup.model).to(self.device)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of any model on the same items, run in the same way."""

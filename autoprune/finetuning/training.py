@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from autoprune.core.budget import Spending
 from autoprune.errors import AutopruneWarning
 from autoprune.evaluate.measure import MeasureSettings, measure
 from autoprune.evaluate.teacher import clearly_above, losses
+from autoprune.surgery.copying import copy_model
 from autoprune.train.checkpoint import Checkpoint
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, reproducible, resolve_device
@@ -126,7 +126,7 @@ def train_point(
         MetricError: the loss, or a figure, is not one finite number.
         StoreError: the checkpoint is damaged or of another training.
     """
-    model = copy.deepcopy(job.student)
+    model = copy_model(job.student)
     settings = job.settings[variant]
     result = fit(
         model,

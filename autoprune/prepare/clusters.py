@@ -34,7 +34,7 @@ from autoprune.clustering.partition import (
 from autoprune.core.groups import IntArray
 from autoprune.errors import DataError, InvalidArgumentError, unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors
 from autoprune.train.checkpoint import CheckpointSlot, load_state, save_state
 from autoprune.train.devices import prefers_channels_last, reproducible

@@ -29,7 +29,8 @@ from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found
 from autoprune.prepare.dsa_training import DsaSchedule, DsaSearch
 from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.prepare.rounding import rounded
-from autoprune.surgery.cut import copy_with, cut
+from autoprune.surgery.copying import copy_with
+from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.devices import placed, prefers_channels_last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.forward import forward
 from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
@@ -121,7 +121,7 @@ class WidthLearner:
         }
         self._trained = {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}
         self._net = PruningNet(setup.structure, self.tensors)
-        self._cropper = Cropper(copy.deepcopy(setup.model).to(device), setup.structure)
+        self._cropper = Cropper(copy_model(setup.model).to(device), setup.structure)
         self._optimizer = torch.optim.SGD(
             self._trained.values(),
             settings.learning_rate,

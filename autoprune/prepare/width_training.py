@@ -7,7 +7,6 @@ whole model in the end, evaluators those of every candidate.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,6 +19,7 @@ from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.prepare.recipe import Prepared, Recipe, Workbench
 from autoprune.prepare.width_learner import WidthLearner, WidthTrainingSettings
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.matching import dense_tensors, model_weights
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.devices import prefers_channels_last
@@ -86,7 +86,7 @@ class WidthTraining(Recipe):
             self.structures(settings, n_steps),
             settings,
             device=device,
-            teacher=copy.deepcopy(model).to(device).eval() if asks else None,
+            teacher=copy_model(model).to(device).eval() if asks else None,
             in_place=self.teaches_in_place(settings),
         )
         plan = StepPlan(n_steps, settings.batch_size, device, prefers_channels_last(model), self.bench.threads)
@@ -110,7 +110,7 @@ class WidthTraining(Recipe):
         if settings.start == "trained":
             trained = dense_tensors({**own, **parent.weights}, structure, "parent's weights")
             return {name: tensor.to(device) for name, tensor in trained.items()}, parent.orders
-        model = copy.deepcopy(self.setup.model)
+        model = copy_model(self.setup.model)
         with preserved_random_state():
             seed_libraries(derive_seed(seed, "start"))
             reset_parameters(model)

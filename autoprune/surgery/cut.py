@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.groups import Attribute, BoolArray, Structure
-from autoprune.errors import SurgeryError
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.attributes import AttributePlan
+from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors
 from autoprune.surgery.slicing import check_kept, sliced_state
 
@@ -50,45 +48,6 @@ def cut(
     replacements = {name: sliced[name].to(own[name], copy=True) for name in own}
     values = zip(structure.attributes, AttributePlan(structure).values(widths), strict=True)
     return copy_with(model, ((own[name], replacements[name]) for name in own), values)
-
-
-def copy_with(
-    model: nn.Module,
-    replacements: Iterable[tuple[Tensor, Tensor]],
-    values: Iterable[tuple[Attribute, Any]] = (),
-) -> nn.Module:
-    """Copy ``model`` with other tensors and attributes in the place of its own.
-
-    Whatever refers to a parameter or buffer (a second name, a list of weights kept by an LSTM) refers to its
-    replacement in the copy.
-
-    Args:
-        model: what to copy; untouched.
-        replacements: pairs of a parameter or buffer of the model and the detached tensor that takes its place.
-        values: attributes to set in the copy.
-
-    Raises:
-        SurgeryError: the model cannot be copied, or has no module that an attribute names.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():  # results cached on a module (old-style weight norm) are not leaves: no deepcopy
-        memo.update({id(t): t.detach().clone() for t in vars(module).values() if isinstance(t, Tensor)})
-    for original, new in replacements:
-        is_parameter = isinstance(original, nn.Parameter)
-        memo[id(original)] = nn.Parameter(new, requires_grad=original.requires_grad) if is_parameter else new
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:  # user code may raise anything while it is copied
-        msg = f"the model of class {type(model).__name__} cannot be copied: {error}; make it work with copy.deepcopy"
-        raise SurgeryError(msg) from error
-    for attribute, value in values:
-        try:
-            module = copied.get_submodule(attribute.module)
-        except AttributeError as error:
-            msg = f"expected the model to have the module {attribute.module!r} it was traced with"
-            raise SurgeryError(msg) from error
-        setattr(module, attribute.name, value)
-    return copied
 
 
 def _unsaved(model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.errors import SurgeryError
 from autoprune.surgery.attributes import AttributePlan
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors, named_tensors
 from autoprune.surgery.slicing import Slicer, check_kept, take
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.surgery.cut import copy_with, cut
+from autoprune.surgery.copying import copy_with
+from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 
 

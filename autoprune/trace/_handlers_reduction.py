@@ -76,12 +76,16 @@ def batch_norm(recorder: Recorder, call: Call) -> None:
 
 @handles("group_norm")
 def group_norm(recorder: Recorder, call: Call) -> None:
-    """Statistics per block of channels: every block keeps the same local positions."""
+    """Statistics per block of channels: every block keeps the same local positions; one channel a block is free."""
     x = call.inputs[0]
     site = recorder.site()
     layer = recorder.single(x, 1)
     ids = recorder.book.slice_ids(layer, 1, site)
-    recorder.book.tie_blocks(ids, call.arg(1, "num_groups"), site)
+    blocks = call.traced(1, "num_groups")
+    if int(blocks) == x.shape[1]:
+        recorder.rule(blocks, Extent(ids, 0), "the groups of a group norm")
+    else:
+        recorder.book.tie_blocks(ids, int(blocks), site)
     for tensor in call.inputs[1:]:
         recorder.book.unite(ids, recorder.channel_ids(tensor, 0), site)
     recorder.put(call.outputs[0], (layer,))

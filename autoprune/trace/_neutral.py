@@ -1,7 +1,8 @@
 """Statistics over channels legitimately change when channels vanish; here they are replaced by what does not.
 
 A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
-their affine part, attention gets a fixed scale, and the statistics of standardized weights become constants.
+their affine part, attention gets a fixed scale, and the statistics of standardized weights become constants. Dropout
+drops nothing, and casts to another precision cast nothing: what is compared is compared in the model's own one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ class NeutralStatistics(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._dtype = torch.get_default_dtype()
         for parameter in model.parameters():
             self._weights[parameter] = True
+            if parameter.is_floating_point():
+                self._dtype = parameter.dtype
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -40,6 +44,11 @@ class NeutralStatistics(TorchFunctionMode):
         replacement = _REPLACED.get(func)
         if replacement is not None:
             return replacement(*args, **kwargs)
+        if getattr(func, "__name__", "") in _CASTS and _to_a_float(args, kwargs):
+            own = args[0]
+            return own if own in self._weights else own.clone() if own.is_floating_point() else own.to(self._dtype)
+        if args and isinstance(args[0], Tensor) and args[0] not in self._weights:
+            return func(*args, **kwargs)
         tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         of_weights = bool(tensors) and all(t in self._weights for t in tensors)
         result = func(*args, **kwargs)
@@ -90,13 +99,13 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: float = 0.0,  # noqa: ARG001
     is_causal: bool = False,  # noqa: FBT001, FBT002
     scale: float | None = None,
     enable_gqa: bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale or _SCALE, enable_gqa=enable_gqa
+        query, key, value, attn_mask, 0.0, is_causal, scale=scale or _SCALE, enable_gqa=enable_gqa
     )
 
 
@@ -118,6 +127,32 @@ def _of_weights(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result
             return result
 
 
+def _kept(input: Tensor, *_: object, **__: object) -> Tensor:
+    return input * 1
+
+
+_CASTS = {"to", "type_as", "half", "bfloat16", "float", "double"}
+
+
+def _to_a_float(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Say whether a call takes a tensor to a floating precision and nowhere else (not to another device)."""
+    own, *others = args
+    if not isinstance(own, Tensor) or own.is_complex():
+        return False
+    for other in (*others, *kwargs.values()):
+        match other:
+            case torch.dtype():
+                casts = other.is_floating_point
+            case Tensor():
+                casts = other.is_floating_point() and other.device == own.device
+            case _:
+                casts = isinstance(other, bool | torch.memory_format)
+        if not casts:
+            return False
+    return True
+
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 _REPLACED: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
@@ -126,4 +161,5 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     F.scaled_dot_product_attention: _attention,
+    **dict.fromkeys(_DROPOUTS, _kept),
 }

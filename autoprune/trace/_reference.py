@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.surgery.forward import forward
-from autoprune.trace._example import tensors_in
-from autoprune.trace._neutral import NeutralStatistics
+from autoprune.trace._probes import Seen, observe
 
-
-def outputs(model: nn.Module, example: Any) -> list[Tensor]:
-    """Run a model in evaluation mode with neutral statistics; return the tensors of its output."""
-    model.eval()
-    with torch.no_grad(), NeutralStatistics(model):
-        return [t.detach() for t in tensors_in(forward(model, example))]
+_FLOOR = 1e-3  # below it a layer's output, whose scale is about one, is the rounding of a zero
 
 
 def redraw(model: nn.Module, generator: torch.Generator) -> None:
@@ -75,24 +68,48 @@ class Reference:
 
     Args:
         model: the dense model; while it runs its parameters and buffers hold other values.
-        example: its input.
     """
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._example = example
         self._tensors = own_tensors(model)
 
     def __call__(
-        self, structure: Structure, kept: BoolArray, generator: torch.Generator, example: Any = None
-    ) -> list[Tensor]:
-        """Return the outputs with the channels outside ``kept`` removed."""
-        masked = self._masked(structure, kept, generator)
-        dense = {name: self._tensors[name].data for name in masked}
+        self,
+        structure: Structure,
+        kept: BoolArray,
+        generator: torch.Generator,
+        example: Any,
+        factors: Sequence[float] | None = None,
+        *,
+        training: bool = False,
+        jitter: float = 0.0,
+        seed: int = 0,
+    ) -> Seen:
+        """Return what a run shows with the channels outside ``kept`` removed.
+
+        Args:
+            structure: whose channels.
+            kept: (n_genes,) boolean array.
+            generator: of the noise.
+            example: the input.
+            factors: of an earlier run, see `observe`.
+            training: the mode of the model.
+            jitter: relative size of random changes of every weight, as rounding makes them.
+            seed: of what the forward draws.
+        """
+        changed = self._masked(structure, kept, generator)
+        for name, tensor in self._tensors.items():
+            if jitter and tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+                changed[name] = changed.get(name, tensor.data) * (1 + jitter * (2 * noise - 1))
+            elif training and name not in changed and not isinstance(tensor, nn.Parameter):
+                changed[name] = tensor.data.clone()  # a norm in training mode writes into its statistics
+        dense = {name: self._tensors[name].data for name in changed}
         try:
-            for name, values in masked.items():
+            for name, values in changed.items():
                 self._tensors[name].data = values
-            return outputs(self.model, self._example if example is None else example)
+            return observe(self.model, example, factors, training=training, seed=seed)
         finally:
             for name, values in dense.items():
                 self._tensors[name].data = values
@@ -114,24 +131,65 @@ class Reference:
         return masked
 
 
-def agree(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> str:
-    """Return "" when two outputs agree, else what differs in one clause."""
+def agree(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, str]:
+    """Return how far two outputs are apart, relative to their largest value, and what differs in one clause."""
     if len(ours) != len(theirs):
-        return f"the output has {len(theirs)} tensors instead of {len(ours)}"
+        return math.inf, f"the output has {len(theirs)} tensors instead of {len(ours)}"
+    worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape:
-            return f"the output has shape {tuple(b.shape)} instead of {tuple(a.shape)}"
+            return math.inf, f"the output has shape {tuple(b.shape)} instead of {tuple(a.shape)}"
         if not a.is_floating_point():
             if not torch.equal(a, b):
-                return "the output differs"
-            continue
-        if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
-            return "the output is not finite"
-        scale = max(float(a.abs().max()), 1e-30) if a.numel() else 1.0
-        difference = float((a - b).abs().max()) if a.numel() else 0.0
-        if difference > tolerance * scale:
-            return f"the output differs by {difference / scale:.1e} of its largest value"
-    return ""
+                return math.inf, "the output differs"
+        elif a.numel():
+            worst = max(worst, apart(a, b, 1e-30))
+    if not math.isfinite(worst):
+        return math.inf, "the output is not finite"
+    return worst, f"the output differs by {worst:.1e} of its largest value"
+
+
+def agree_on_the_way(
+    ours: Seen, theirs: Seen, structure: Structure, kept: BoolArray | None = None, *, cut_too: bool = True
+) -> tuple[float, str]:
+    """Return how far two runs are apart in the kept channels of every layer, and which layer is worst.
+
+    Args:
+        ours: what a masked model showed.
+        theirs: what another one showed.
+        structure: what the trace found.
+        kept: (n_genes,) boolean array; None where all channels are compared.
+        cut_too: whether ``theirs`` is of a cut model, which has the kept channels only.
+    """
+    worst, clause = 0.0, ""
+    for a, b in zip(ours.probes, theirs.probes, strict=False):
+        if a.weight != b.weight:
+            break  # the forward took another way
+        left, right = a.rows, b.rows
+        axis = next((x for x in structure.axes_of.get(a.weight, ()) if x.dim == a.dim), None)
+        if kept is not None and axis is not None:
+            positions = torch.from_numpy(structure.kept_positions(axis, kept)).to(left.device)
+            left = left[positions]
+            right = right if cut_too else right[positions]
+        if left.shape != right.shape:
+            return math.inf, f"the output of {a.weight!r} has another shape"
+        distance = apart(left, right, _FLOOR)
+        if distance > worst:
+            name = a.weight.rpartition(".")[0] or a.weight
+            worst, clause = distance, f"the output of {name!r} differs by {distance:.1e} of its largest value"
+    return worst, clause
+
+
+def apart(a: Tensor, b: Tensor, floor: float) -> float:
+    """Return the largest difference of two tensors relative to the largest value of the first; inf beside nan.
+
+    Values that are infinite in both (masked scores) are equal.
+    """
+    difference = torch.where(a == b, 0.0, a - b)
+    if not bool(torch.isfinite(difference).all()):
+        return math.inf
+    largest = torch.where(torch.isfinite(a), a, 0.0).abs().max()
+    return float(difference.abs().max()) / max(float(largest), floor)
 
 
 def own_tensors(model: nn.Module) -> Mapping[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,18 +10,22 @@ import torch
 from torch import nn
 
 from autoprune.core.groups import Structure, TensorInfo
+from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
 from autoprune.surgery.forward import forward
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._copying import copy_model, undisturbed
 from autoprune.trace._costs import cost_notes
+from autoprune.trace._examiner import sample_genomes
 from autoprune.trace._example import describe, tensors_in
 from autoprune.trace._recorder import Recorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
 from autoprune.trace.grouping import build
-from autoprune.trace.unwrap import unwrap
-from autoprune.trace.validation import pin_offenders, sample_genomes
+from autoprune.trace.unwrap import refuse_unready, unwrap
+from autoprune.trace.validation import pin_offenders
+
+_LONGEST = 1200  # characters of a model's own error message
 
 
 def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: int = 0) -> Structure:
@@ -41,16 +46,14 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         Groups of channels, tensors, attributes, operators, and for everything that cannot be pruned the reason.
 
     Raises:
-        InvalidArgumentError: ``model`` is not a module, is a TorchScript module, or the example has no tensor.
+        InvalidArgumentError: ``model`` is not a module, is a TorchScript module, is quantized or has no values yet, or
+            the example has no tensor.
         TraceError: the model's forward fails on the example.
         NothingPrunableError: no channel may be removed; the message says why.
     """
     model = unwrap(model)
-    if not tensors_in(example_input):
-        msg = f"expected an example input with at least one tensor, got {type(example_input).__name__}"
-        raise InvalidArgumentError(msg)
     with undisturbed():
-        samples = _find_samples(model, example_input)
+        samples = _checked_samples(model, example_input)
         structure = _record(model, samples, seed)
         if validate:
             structure = pin_offenders(model, structure, samples, seed=seed)
@@ -60,10 +63,53 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         return replace(structure, notes=tuple(cost_notes(model, structure, samples, genomes)))
 
 
-def _find_samples(model: nn.Module, example_input: Any) -> Samples:
-    """Find out how the example holds its samples, on a copy: what a forward caches would hide from the trace."""
+def trace_space(
+    model: nn.Module, example_input: Any, layout: Callable[[Structure], SearchSpace], *, seed: int = 0
+) -> SearchSpace:
+    """Trace a model, lay out what may be searched, and validate at those widths only.
+
+    A model that breaks at width 1, or at odd widths, is right in a space that has none of them.
+
+    Args:
+        model: see `trace`.
+        example_input: see `trace`.
+        layout: makes the space of a structure: `SearchSpace.build` with the user's rules.
+        seed: of everything drawn at random.
+
+    Raises:
+        TraceError: see `trace`.
+        NothingPrunableError: no channel may be removed; the message says why.
+    """
+    model = unwrap(model)
+    with undisturbed():
+        samples = _checked_samples(model, example_input)
+        found = _record(model, samples, seed)
+        if not found.groups:
+            raise NothingPrunableError(_nothing(found))
+        space = layout(found)
+        valid = pin_offenders(model, found, samples, seed=seed, space=space)
+        if not valid.groups:
+            raise NothingPrunableError(_nothing(valid))
+        space = space if valid is found else layout(valid)
+        genomes = sample_genomes(valid, seed, space)
+        return replace(space, structure=replace(valid, notes=tuple(cost_notes(model, valid, samples, genomes))))
+
+
+def _checked_samples(model: nn.Module, example_input: Any) -> Samples:
+    """Check what is to be traced; find out how the example holds its samples.
+
+    On a copy: what a forward caches would hide from the trace.
+    """
+    refuse_unready(model)
+    if not tensors_in(example_input):
+        msg = f"expected an example input with at least one tensor, got {type(example_input).__name__}"
+        raise InvalidArgumentError(msg)
+    if any(tensor.is_meta for tensor in tensors_in(example_input)):
+        msg = "expected an example input with values, got one on the meta device; make it on the model's device"
+        raise InvalidArgumentError(msg)
+    copied = copy_model(model)
     try:
-        return find_samples(copy_model(model), example_input)
+        return find_samples(copied, example_input)
     except TraceError as error:
         if error.__cause__ is None:
             raise
@@ -72,9 +118,11 @@ def _find_samples(model: nn.Module, example_input: Any) -> Samples:
 
 def _failure(model: nn.Module, example_input: Any, error: BaseException) -> TraceError:
     device = next((str(t.device) for t in model.parameters()), "cpu")
+    away = next((t.device for t in tensors_in(example_input) if str(t.device) != device), None)
+    move = "" if away is None else f"; the example input is on {away}: move it to the model's device"
     return TraceError(
         f"the model's forward failed on the example input ({describe(example_input)}; the model is on {device}): "
-        f"{type(error).__name__}: {error}"
+        f"{type(error).__name__}: {str(error)[:_LONGEST]}{move}"
     )
 
 
@@ -146,7 +194,10 @@ def _tensors(model: nn.Module) -> list[TensorInfo]:
 
 def _nothing(structure: Structure) -> str:
     if not structure.layers:
-        return "nothing can be pruned: the model's forward ran no convolution, linear layer or embedding"
+        return (
+            "nothing can be pruned: the model's forward ran no convolution, linear layer or embedding of its own; "
+            "layers in a plain list or dict are not seen, use nn.ModuleList or nn.ModuleDict"
+        )
     why = "; ".join(f"{pin.module or 'the model'} {pin.reason}" for pin in structure.pins[:5])
     more = f"; and {len(structure.pins) - 5} more" if len(structure.pins) > 5 else ""
     return f"nothing can be pruned: {why}{more}"

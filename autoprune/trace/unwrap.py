@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from autoprune.errors import InvalidArgumentError
+
+_QUANTIZERS = ("torch.ao.", "torchao.", "bitsandbytes.")
+_PREPARE_LATER = "prune the plain model first, fine-tune it, then prepare and train the smaller one"
+_QUANTIZED = {
+    ".fake_quantize.": ("is prepared for quantization-aware training", _PREPARE_LATER),
+    ".qat.": ("is prepared for quantization-aware training", _PREPARE_LATER),
+    ".observer.": ("observes values for quantization", "prune the plain model first, then prepare the smaller one"),
+    "quantized.": ("is quantized", "prune the floating-point model it was made from, then quantize the smaller one"),
+    "bitsandbytes.": ("is quantized", "prune the floating-point model it was made from, then quantize the smaller one"),
+}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -32,3 +43,37 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._modules["_orig_mod"]  # type: ignore[assignment]
         else:
             return model
+
+
+def refuse_unready(model: nn.Module) -> None:
+    """Refuse a model that is quantized, prepared for it, or has no weights yet, and say what to do.
+
+    Raises:
+        InvalidArgumentError: the model is one of these.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            msg = f"expected a model with weights, but {name!r} is lazy and not made yet; run the model once before"
+            raise InvalidArgumentError(msg)
+        if tensor.is_meta:
+            msg = (
+                f"expected a model with weights, but {name!r} is on the meta device and has no values; make it on a "
+                "real device (`model.to_empty(device=...)`) and load its weights"
+            )
+            raise InvalidArgumentError(msg)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            msg = (
+                f"expected ordinary modules, but {name!r} is a TorchScript module, whose code can no longer change; "
+                "put the Python module it was made from in its place and script the pruned model"
+            )
+            raise InvalidArgumentError(msg)
+        places = [f"{base.__module__}." for base in type(module).__mro__]
+        quantizers = [place for place in places if place.startswith(_QUANTIZERS)]
+        for part, (what, remedy) in _QUANTIZED.items():
+            if any(part in place for place in quantizers):
+                msg = (
+                    f"expected a model in floating point, but {name!r} ({type(module).__name__}) {what}, "
+                    f"which fixes the channels; {remedy}"
+                )
+                raise InvalidArgumentError(msg)

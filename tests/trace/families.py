@@ -443,6 +443,17 @@ class Resampled(nn.Module):
         return self.c(torch.stack([x, y]).mean(0))
 
 
+class InstanceLike(nn.Module):
+    """A group norm with one channel a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 1), nn.GroupNorm(8, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.norm(self.a(x))))
+
+
 @dataclass(frozen=True)
 class Family:
     """A network, its input, and what must come out.
@@ -511,5 +522,6 @@ FAMILIES: dict[str, Family] = {
     "mixer": Family(Mixer, tokens, ("a", "t1"), {"t2": "must stay"}),
     "recurrent": Family(Recurrent, tokens, ("b",), {"a": "recurrent", "lstm": "recurrent"}),
     "patches": Family(Patches, image, ("a", "lin"), exact=False),
+    "group norm per channel": Family(InstanceLike, image, ("a",)),
     "resampled": Family(Resampled, image, ("a",)),
 }

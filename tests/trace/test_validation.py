@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.core.groups import Axis, Structure
+from autoprune.core.groups import Axis, ChannelGroup, Structure
+from autoprune.core.space import SearchSpace
 from autoprune.testing.networks import Recipe, build_network, example_input
-from autoprune.trace import trace
+from autoprune.trace import trace, trace_space
 from autoprune.trace.validation import validate
+
+
+def roll(axis: Axis, group: ChannelGroup, key: tuple[str, int]) -> Axis:
+    """Return an axis in which every channel of a group is mistaken for the next one, if it is the axis meant."""
+    inside = (axis.genes >= group.start) & (axis.genes < group.start + group.width)
+    rolled = group.start + (axis.genes - group.start + 1) % group.width
+    return Axis(axis.tensor, axis.dim, np.where(inside, rolled, axis.genes)) if axis.key == key else axis
 
 
 def shuffled(structure: Structure, g: int, role: str) -> Structure:
     """Return a structure in which one axis of a group mistakes every channel for the next one."""
     group = structure.groups[g]
     key = next((tensor, dim) for tensor, dim, r, _ in group.axes if r == role)
-
-    def roll(axis: Axis) -> Axis:
-        inside = (axis.genes >= group.start) & (axis.genes < group.start + group.width)
-        rolled = group.start + (axis.genes - group.start + 1) % group.width
-        return Axis(axis.tensor, axis.dim, np.where(inside, rolled, axis.genes)) if axis.key == key else axis
-
-    return replace(structure, axes=tuple(roll(axis) for axis in structure.axes))
+    return replace(structure, axes=tuple(roll(axis, group, key) for axis in structure.axes))
 
 
 class Residual(nn.Module):
@@ -81,11 +86,171 @@ class Idle(nn.Module):
         return self.out(F.relu(self.used(x)))
 
 
-def test_unverifiable_group_is_pinned() -> None:
-    """A group whose channels do not reach the output cannot be verified and is pinned with that reason."""
+def test_a_dead_layer_is_cut_freely() -> None:
+    """A layer whose output nobody reads is compared where it runs, and may be cut."""
     structure = trace(Idle(), torch.randn(2, 4))
+    assert [group.name for group in structure.groups] == ["idle", "used"]
+
+
+class Silent(nn.Module):
+    """A layer whose output is multiplied with zero before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.silent, self.out = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.reader = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.used(x))) + self.reader(self.silent(x) * 0)
+
+
+def test_unverifiable_group_is_pinned() -> None:
+    """A group whose consumer's map could be shuffled unnoticed cannot be verified and is pinned with that reason."""
+    structure = trace(Silent(), torch.randn(2, 4))
     assert [group.name for group in structure.groups] == ["used"]
-    assert any(pin.module == "idle" and "no check can tell" in pin.reason for pin in structure.pins)
+    assert any(pin.module == "silent" and "no check can tell" in pin.reason for pin in structure.pins)
+
+
+class NoBoxes(nn.Module):
+    """A detector that finds nothing: its output is empty whatever the layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        boxes = self.head(F.relu(self.b(F.relu(self.a(x))))).permute(0, 2, 3, 1).flatten(0, 2)
+        return boxes[boxes[:, 0] > 1e9]
+
+
+@pytest.mark.parametrize("role", ["in", "out"])
+def test_empty_outputs(role: str) -> None:
+    """Where the output shows nothing, the layers do: right groups stay, wrong ones are found."""
+    x = torch.randn(1, 3, 8, 8)
+    structure = trace(NoBoxes(), x)
+    assert [group.name for group in structure.groups] == ["a", "b"]
+    for g, group in enumerate(structure.groups):
+        offenders = {pin.module for pin in validate(NoBoxes(), shuffled(structure, g, role), x).offenders}
+        assert group.name in offenders
+
+
+class TrainOnly(nn.Module):
+    """An auxiliary head that exists in training mode only, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.aux, self.norm, self.out = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.a(x))
+        if not self.training:
+            return self.b(x)
+        return self.b(x), self.out(F.dropout(F.relu(self.norm(self.aux(x)))))
+
+
+def test_train_only_layers_are_compared_in_training_mode() -> None:
+    """What runs in training only is cut, and a wrong map in it is found, at its own and at shared channels."""
+    x = torch.randn(1, 3, 8, 8)
+    structure = trace(TrainOnly(), x)
+    assert [group.name for group in structure.groups] == ["a", "aux"]
+    wrong_aux = validate(TrainOnly(), shuffled(structure, 1, "in"), x)
+    assert {pin.module for pin in wrong_aux.offenders} == {"aux"}
+    shared = replace(
+        structure, axes=tuple(roll(axis, structure.groups[0], ("aux.weight", 1)) for axis in structure.axes)
+    )
+    assert {pin.module for pin in validate(TrainOnly(), shared, x).offenders} == {"a"}
+
+
+class IllConditioned(nn.Module):
+    """Rounding is blown up by a difference of two nearly equal numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 24), nn.Linear(24, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(F.relu(self.a(x)))
+        return self.c(((1e8 + x) - 1e8 - x) * 1e8)
+
+
+def test_rounding_is_no_offence() -> None:
+    """A model that blows rounding up keeps its groups: a second look measures what rounding alone does."""
+    structure = trace(IllConditioned(), torch.randn(2, 4))
+    assert "a" in {group.name for group in structure.groups}
+
+
+class Squeezed(nn.Module):
+    """`squeeze()` before the head drops the channels when only one is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(F.relu(self.b(F.relu(self.a(x))))).squeeze())
+
+
+class Even(nn.Module):
+    """Insists on an even width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        if x.shape[1] % 2:
+            raise RuntimeError("even, please")
+        return self.c(F.relu(self.b(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "rules", "group", "advice"),
+    [
+        (Squeezed, (2, 3, 8, 8), {"min_width": 8}, "b", r"width 1 .* `flatten\(1\)` .* `min_width=2`"),
+        (Even, (2, 4), {"divisor": 2}, "a", "even widths: pass `divisor=2`"),
+    ],
+)
+def test_widths_that_the_space_excludes(
+    make: type[nn.Module], shape: tuple[int, ...], rules: dict[str, int], group: str, advice: str
+) -> None:
+    """A model that breaks at some widths is right in a space without them; otherwise the reason names the way out."""
+    x = torch.randn(shape)
+    space = trace_space(make(), x, partial(SearchSpace.build, **rules))
+    assert group in {g.name for g in space.structure.groups}
+    everywhere = trace(make(), x)
+    assert any(pin.module == group and re.search(advice, pin.reason) for pin in everywhere.pins)
+
+
+def test_mistakes_within_the_widths_of_a_space_are_found() -> None:
+    """Restricting the widths weakens nothing: a shuffled map is found at the widths that are left."""
+    model, x = build_network(Recipe(("residual", "concat"))), example_input()
+    space = trace_space(model, x, partial(SearchSpace.build, divisor=4, min_width=4))
+    for g in np.flatnonzero(space.variable_of >= 0).tolist():
+        group = space.structure.groups[g]
+        report = validate(model, shuffled(space.structure, g, "in"), x, space=space)
+        assert group.name in {pin.module for pin in report.offenders}
+
+
+class Noisy(nn.Module):
+    """Draws noise in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.c(F.relu(self.b(x + torch.randn_like(x))))
+
+
+def test_random_numbers_are_called_that() -> None:
+    """A forward that draws noise per channel is told so."""
+    pin = next(pin for pin in trace(Noisy(), torch.randn(2, 4)).pins if pin.module == "a")
+    assert "draws random numbers" in pin.reason
+    assert "self.training" in pin.reason
 
 
 class Fragile(nn.Module):
@@ -122,22 +287,68 @@ def test_report_of_a_right_structure() -> None:
     assert report.checked == tuple(group.name for group in structure.groups)
 
 
-class SinglePrecision(nn.Module):
-    """Code that insists on float32."""
+class Casting(nn.Module):
+    """Halves the precision on the way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(F.relu(self.a(x.float())) + torch.zeros(1, dtype=torch.float32))
+        x = F.linear(self.a(x).to(torch.bfloat16).relu(), self.b.weight.to(torch.bfloat16))
+        return self.c(x.type_as(self.c.weight).relu())
 
 
-def test_falls_back_to_single_precision() -> None:
-    """A model whose code needs float32 is validated in float32 with the stated tolerance."""
+class Autocast(Casting):
+    """Runs under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.c(F.relu(self.b(F.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("make", [Casting, Autocast])
+def test_casts_in_forward(make: type[nn.Module]) -> None:
+    """Casts inside the forward cast nothing while cut and masked models are compared: double precision tells more."""
     x = torch.randn(2, 4)
-    structure = trace(SinglePrecision(), x)
-    report = validate(SinglePrecision(), structure, x)
+    report = validate(make(), trace(make(), x, validate=False), x)
     assert report.agreed
-    assert report.dtype == "float32"
-    assert report.tolerance == 1e-3
+    assert (report.dtype, report.tolerance) == ("float64", 1e-8)
+
+
+class Insisting(nn.Module):
+    """Takes one precision only."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.dtype = dtype
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.dtype:
+            raise TypeError(f"{self.dtype} only")
+        return self.c(F.relu(self.b(F.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("role", ["in", "out"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2), (torch.float16, 1e-2)])
+def test_falls_back_to_the_precision_that_runs(dtype: torch.dtype, tolerance: float, role: str) -> None:
+    """A model whose code needs its precision is validated in it with the stated tolerance, and wrong maps are found."""
+    x = torch.randn(2, 4, dtype=dtype)
+    model = Insisting(dtype)
+    structure = trace(model, x)
+    report = validate(model, structure, x)
+    assert report.agreed
+    assert (report.dtype, report.tolerance) == (str(dtype).removeprefix("torch."), tolerance)
+    for g, group in enumerate(structure.groups):
+        assert group.name in {pin.module for pin in validate(model, shuffled(structure, g, role), x).offenders}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_models_of_every_precision(dtype: torch.dtype) -> None:
+    """The structure of a model does not depend on the precision of its weights."""
+    x = example_input()
+    plain = trace(build_network(Recipe(("residual", "split"))), x)
+    other = trace(build_network(Recipe(("residual", "split"))).to(dtype), x.to(dtype))
+    assert plain.fingerprint == other.fingerprint

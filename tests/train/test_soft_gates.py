@@ -10,7 +10,8 @@ from torchvision.models import DenseNet, MobileNetV2
 from autoprune.errors import InvalidArgumentError, SurgeryError
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.searchspaces.models.resnet_digits import DigitsResNet
-from autoprune.surgery.cut import copy_with, cut
+from autoprune.surgery.copying import copy_with
+from autoprune.surgery.cut import cut
 from autoprune.testing.surgery_laws import random_kept
 from autoprune.trace.tracer import trace
 from autoprune.train.distill import Recorder

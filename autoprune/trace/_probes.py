@@ -1,0 +1,150 @@
+"""What a model computes on the way: samples of the output of every layer with weights, kept at unit scale.
+
+A signal that is a hundred layers old says nothing about the first of them: it has faded, exploded, or forgotten its
+input. A cut model is therefore compared with the masked one at every layer, and the scale of what a layer puts out is
+brought back to one by a power of two, which is exact and the same in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from autoprune.surgery.forward import forward
+from autoprune.trace._example import tensors_in
+from autoprune.trace._neutral import NeutralStatistics
+
+_SAMPLES = 64  # positions of a layer's output that are looked at
+_CALM = 4.0  # a signal between 1 / _CALM and _CALM keeps its scale
+_SILENT = 1e-6  # rounding around zero: not a signal to be amplified
+
+# rows of the weight, dimension of the output that carries them, counted from the end
+_LAYERS: dict[Any, tuple[int, int]] = {
+    F.linear: (0, -1),
+    **{getattr(torch, f"conv{k}d"): (0, -1 - k) for k in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{k}d"): (1, -1 - k) for k in (1, 2, 3)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Samples of one layer's output.
+
+    Attributes:
+        weight: name of the layer's weight.
+        dim: dimension of the weight whose positions are the channels.
+        rows: (channels, samples) values.
+        positions: how many positions every channel has, of which the samples are some.
+    """
+
+    weight: str
+    dim: int
+    rows: Tensor
+    positions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one run showed.
+
+    Attributes:
+        outputs: the tensors of the model's output.
+        probes: samples per executed layer, in order.
+        factors: what each layer's output was multiplied with.
+    """
+
+    outputs: list[Tensor]
+    probes: list[Probe]
+    factors: list[float]
+
+    def shared_with(self, cut: Seen) -> list[int]:
+        """Return which probes of a masked model's run a cut model's run can be compared with.
+
+        Not those of a layer that is applied to every channel alone: there positions were cut. None, where the forward
+        took another way; its output says whether that matters.
+        """
+        if [probe.weight for probe in self.probes] != [probe.weight for probe in cut.probes]:
+            return []
+        pairs = zip(self.probes, cut.probes, strict=True)
+        return [i for i, (ours, theirs) in enumerate(pairs) if ours.positions == theirs.positions]
+
+    def only(self, probes: list[int]) -> Seen:
+        """Return the run with some of its probes."""
+        return Seen(self.outputs, [self.probes[i] for i in probes if i < len(self.probes)], self.factors)
+
+
+def observe(
+    model: nn.Module,
+    example: Any,
+    factors: Sequence[float] | None = None,
+    *,
+    training: bool = False,
+    gradients: bool = False,
+    seed: int = 0,
+) -> Seen:
+    """Run a model with neutral statistics and look at every layer.
+
+    Args:
+        model: what to run.
+        example: its input.
+        factors: of an earlier run that this one is compared with; None finds new ones.
+        training: the mode of the model.
+        gradients: whether what is seen stays part of the autograd graph.
+        seed: of what the forward draws.
+    """
+    model.train(training)
+    torch.manual_seed(seed)  # what a forward draws, it draws again at the next run
+    with torch.set_grad_enabled(gradients), NeutralStatistics(model), _Watch(model, factors) as watch:
+        result = tensors_in(forward(model, example))
+    return Seen(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
+
+
+class _Watch(TorchFunctionMode):
+    """Samples and rescales the output of every linear layer and convolution."""
+
+    def __init__(self, model: nn.Module, factors: Sequence[float] | None) -> None:
+        super().__init__()
+        self.probes: list[Probe] = []
+        self.factors: list[float] = []
+        self._given = factors
+        self._names: dict[int, str] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self._names.setdefault(id(parameter), name)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Execute ``func``; look at what it puts out if it is a layer."""
+        result = func(*args, **(kwargs or {}))
+        layer = _LAYERS.get(func)
+        if layer is None or not result.is_floating_point():
+            return result
+        factor = self._factor(result)
+        if factor != 1.0:
+            result = result * factor
+        weight = args[1] if len(args) > 1 else (kwargs or {}).get("weight")
+        name = self._names.get(id(weight))
+        if name is not None and isinstance(weight, Tensor):
+            dim, channel = layer
+            rows = result.movedim(channel, 0).flatten(1) if result.dim() > 1 else result[:, None]
+            if rows.shape[0] == weight.shape[dim] and rows.shape[1]:
+                step = max(rows.shape[1] // _SAMPLES, 1)
+                self.probes.append(Probe(name, dim, rows[:, ::step], rows.shape[1]))
+        return result
+
+    def _factor(self, result: Tensor) -> float:
+        if self._given is not None:
+            factor = self._given[len(self.factors)] if len(self.factors) < len(self._given) else 1.0
+        else:
+            size = float(result.detach().square().mean().sqrt()) if result.numel() else 1.0
+            wild = math.isfinite(size) and size > _SILENT and not 1 / _CALM < size < _CALM
+            factor = 2.0 ** -round(math.log2(size)) if wild else 1.0
+        self.factors.append(factor)
+        return factor

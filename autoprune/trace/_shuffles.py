@@ -1,0 +1,118 @@
+"""Would a shuffled index map be noticed? Only where it would does an agreement of two models say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import Axis, BoolArray, ChannelGroup, Structure
+from autoprune.surgery.skeleton import Skeleton
+from autoprune.trace._probes import Seen, observe
+from autoprune.trace._reference import agree, agree_on_the_way
+
+_FLOOR = 1e-3  # smallest scale of a layer's output
+
+Key = tuple[str, int]
+
+
+class ShuffleEffects:
+    """How much shuffled axes change one run of a cut model: one backward pass for all axes of all groups.
+
+    A layer's own output is linear in its weight, so that what is seen of it is exact, however deep the layer lies.
+
+    Args:
+        skeleton: makes cut models.
+        weights: the dense tensors by name.
+        structure: what the trace found.
+        kept: (n_genes,) boolean array.
+        example: the input.
+        training: the mode of the model.
+
+    Attributes:
+        ran: names of the weights of the layers that ran.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        weights: Mapping[str, Tensor],
+        structure: Structure,
+        kept: BoolArray,
+        example: Any,
+        *,
+        training: bool,
+    ) -> None:
+        self._skeleton, self._weights, self._structure = skeleton, weights, structure
+        self._kept, self._example, self._training = kept, example, training
+        small = skeleton.build(weights, kept)
+        self._right = observe(small, example, training=training)
+        self.ran = frozenset(probe.weight for probe in self._right.probes)
+        self._gradients: dict[str, Tensor] = {}
+        parameters = {name: p for name, p in small.named_parameters() if p.is_floating_point()}
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_()
+            seen = observe(small, example, self._right.factors, training=training, gradients=True)
+            found = torch.autograd.grad(_projected(seen), list(parameters.values()), allow_unused=True)
+            self._gradients = {n: g for n, g in zip(parameters, found, strict=True) if g is not None}
+        except Exception:  # noqa: BLE001  (a forward without gradients: every map is shuffled for real instead)
+            return
+        finally:
+            small.requires_grad_(requires_grad=False)
+
+    def at_first_order(self, axis: Axis, wrong: Axis) -> float:
+        """Return how much a shuffled axis changes, to first order, relative to the largest values of what changes."""
+        gradient = self._gradients.get(axis.tensor)
+        if gradient is None:
+            return 0.0
+        change = self._slice(axis, wrong) - self._slice(axis, axis)
+        return abs(float((gradient * change).sum()))
+
+    def in_truth(self, axis: Axis, wrong: Axis) -> float:
+        """Return how much a run with a shuffled axis differs."""
+        small = self._skeleton.build(self._weights, self._kept)
+        _tensor(small, axis.tensor).data = self._slice(axis, wrong)
+        seen = observe(small, self._example, self._right.factors, training=self._training)
+        ends, _ = agree(self._right.outputs, seen.outputs)
+        return max(ends, agree_on_the_way(self._right, seen, self._structure)[0])
+
+    def _slice(self, replaced: Axis, used: Axis) -> Tensor:
+        values = self._weights[replaced.tensor]
+        for axis in self._structure.axes_of[replaced.tensor]:
+            positions = self._structure.kept_positions(used if axis.key == replaced.key else axis, self._kept)
+            values = values.index_select(axis.dim, torch.from_numpy(positions).to(values.device))
+        return values
+
+
+def shuffled(axis: Axis, group: ChannelGroup) -> Axis:
+    """Return an axis in which every channel of a group is mistaken for the next one."""
+    inside = (axis.genes >= group.start) & (axis.genes < group.start + group.width)
+    rolled = group.start + (axis.genes - group.start + 1) % group.width
+    return Axis(axis.tensor, axis.dim, np.where(inside, rolled, axis.genes))
+
+
+def needed(group: ChannelGroup, ran: Iterable[str]) -> set[Key]:
+    """Return the axes of a group that must not be shuffled unnoticed: of its consumers among the layers that ran."""
+    return {(tensor, dim) for tensor, dim, role, _ in group.axes if role == "in" and tensor in ran}
+
+
+def _projected(seen: Seen) -> Tensor:
+    """Return random projections of everything that a run showed, each relative to its largest value."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [t for t in seen.outputs if t.requires_grad and t.numel()]
+    parts += [probe.rows for probe in seen.probes if probe.rows.requires_grad]
+    total = torch.zeros(())
+    for part in parts:
+        scale = max(float(part.detach().abs().max()), _FLOOR)
+        total = total + (part * (torch.randn(part.shape, generator=generator).to(part) / scale)).sum()
+    return total
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    owner, _, own = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(owner), own)
+    return found
