@@ -49,8 +49,7 @@ _ELSEWHERE = "reaches the output on ways other than the weights that consume it"
 _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
     (
         lambda width: width > 1,
-        "only width 1 is the trouble (a `squeeze()` drops it): write `flatten(1)` in its place, or exclude it with "
-        "`min_width=2`",
+        "only width 1 is the trouble: where a `squeeze()` drops it write `flatten(1)` instead, or pass `min_width=2`",
     ),
     (lambda width: width % 2 == 0, "it can be cut to even widths: pass `divisor=2`"),
     (lambda width: width % 4 == 0, "it can be cut to multiples of 4: pass `divisor=4`"),

@@ -136,7 +136,8 @@ class _Watch(TorchFunctionMode):
             rows = result.movedim(channel, 0).flatten(1) if result.dim() > 1 else result[:, None]
             if rows.shape[0] == weight.shape[dim] and rows.shape[1]:
                 step = max(rows.shape[1] // _SAMPLES, 1)
-                self.probes.append(Probe(name, dim, rows[:, ::step], rows.shape[1]))
+                # a clone: what comes next may write into the output, and these rows may be a view of it
+                self.probes.append(Probe(name, dim, rows[:, ::step].clone(), rows.shape[1]))
         return result
 
     def _factor(self, result: Tensor) -> float:

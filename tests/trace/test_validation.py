@@ -162,6 +162,13 @@ def test_train_only_layers_are_compared_in_training_mode() -> None:
     assert {pin.module for pin in validate(TrainOnly(), shared, x).offenders} == {"a"}
 
 
+def test_activations_in_place() -> None:
+    """What is seen of a layer is not what an activation in place makes of it, whatever the width."""
+    convs = [part for _ in range(3) for part in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True))]
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), *convs, nn.Conv2d(8, 4, 1)), torch.randn(2, 3, 8, 8)
+    assert len(trace(model, x).groups) == 4
+
+
 class IllConditioned(nn.Module):
     """Rounding is blown up by a difference of two nearly equal numbers."""
 
