@@ -87,7 +87,8 @@ def search(
         store: the run's folder; a fresh temporary one by default.
         cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
         seed: of the strategy.
-        window: most jobs asked but not told, part of the run's identity; the strategy's generation by default, or 16.
+        window: most jobs asked but not told, part of the run's identity; the strategy's generation by default, 4 of
+            `optuna:tpe` and `optuna:gp`, 16 of others without a generation.
         progress: called now and then with how far the search is.
 
     Returns:

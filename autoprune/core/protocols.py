@@ -101,6 +101,15 @@ class Repeating(Protocol):
         ...
 
 
+@runtime_checkable
+class Substituting(Protocol):
+    """A strategy that draws at random where its method chooses nothing new, and says so."""
+
+    def substitutes(self, jobs: Sequence[Job]) -> list[int]:
+        """Return which of ``jobs``, the latest that were asked, were drawn so, by id."""
+        ...
+
+
 class JobRunner(Protocol):
     """Runs one job where it stands; never raises for a bad candidate but returns a FAILED outcome."""
 

@@ -13,13 +13,14 @@ from autoprune.core.account import Account
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status
 from autoprune.core.objectives import Objectives
-from autoprune.core.protocols import Executor, Strategy
+from autoprune.core.protocols import Executor, Strategy, Substituting
 from autoprune.errors import AutopruneWarning, ExecutorError, InvalidArgumentError
 from autoprune.orchestrator.progress import Meter
 from autoprune.orchestrator.same_scores import SameScores
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.ledger import Ledger
+from autoprune.store.meta import SUBSTITUTES
 from autoprune.store.replay import History
 
 MAX_DEATHS = 3
@@ -151,6 +152,8 @@ class Loop:
                 raise InvalidArgumentError(msg)
             self._last_id = job.id
         self._ledger.asked(n, jobs, elapsed=self._meter.elapsed)
+        if isinstance(self._strategy, Substituting) and (drawn := self._strategy.substitutes(jobs)):
+            self._ledger.add_record(SUBSTITUTES, {"jobs": drawn})
         self._untold.extend(job.id for job in jobs)
         self._asked.extend(jobs)
 

@@ -83,6 +83,11 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
             f"The run was forked {_times(forks)}: its strategy was rebuilt from the recorded outcomes instead of "
             "replayed, so another machine may not repeat it."
         )
+    if summary.substitutes:
+        found.append(
+            f"{summary.substitutes:,} of {_plural(len(summary.evaluations), 'candidate')} were drawn at random after "
+            "the start, because the strategy chose nothing that was new, or had no model yet."
+        )
     if summary.failures:
         candidates = sum(failure.what == "candidate" for failure in summary.failures)
         others = len(summary.failures) - candidates

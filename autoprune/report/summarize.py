@@ -29,7 +29,7 @@ from autoprune.report.summary import (
     Timing,
 )
 from autoprune.store.events import Event, EventKind
-from autoprune.store.meta import RunMeta
+from autoprune.store.meta import SUBSTITUTES, RunMeta
 
 INTERRUPTED = "interrupted"
 """The reason of a stop that the user asked for."""
@@ -110,6 +110,7 @@ def summarize(run: RecordedRun) -> RunSummary:
         ),
         spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in outcomes),
+        substitutes=len({job for record in run.records(SUBSTITUTES) for job in record["jobs"]} & points.keys()),
     )
     axis = summary.cost_axis.name
     ordered = sorted(summary.front, key=lambda point: (summary.value(point, axis) or 0.0, point.id))

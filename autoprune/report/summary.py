@@ -200,6 +200,7 @@ class RunSummary:
         finetunings: final trainings of points, oldest first.
         spending: all that was charged, with the seconds of search.
         cached: how many evaluations came from the cache.
+        substitutes: how many candidates were drawn at random because the strategy's method chose nothing new.
         warnings: sentences that the reader must not miss.
         headline: the run in one sentence.
     """
@@ -220,6 +221,7 @@ class RunSummary:
     finetunings: tuple[FineTuning, ...]
     spending: Spending
     cached: int
+    substitutes: int = 0
     warnings: tuple[str, ...] = ()
     headline: str = ""
 

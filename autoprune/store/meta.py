@@ -14,6 +14,9 @@ from autoprune.errors import StoreError
 
 SCHEMA_VERSION = 1
 
+SUBSTITUTES = "substitutes"
+"""Kind of the records ``{"jobs": [id, ...]}``: drawn at random where the strategy's method chose nothing new."""
+
 
 class Role(StrEnum):
     """On which images a metric was measured; of polished points these figures stand beside those of what was scored."""

@@ -119,6 +119,12 @@ class BaseStrategy(ABC):
             self._next_id = max(by_id) + 1
             self._absorb([by_id[id_] for id_ in sorted(by_id)])
 
+    def substitutes(self, jobs: Sequence[Job]) -> list[int]:
+        """Return which of ``jobs`` were drawn at random because the method chose nothing new, by id."""
+        unseen = getattr(self, "_unseen", None)
+        drawn = unseen.substitutes if unseen is not None else ()
+        return [job.id for job in jobs if isinstance(job, Evaluate) and job.candidate.genome in drawn]
+
     @abstractmethod
     def _propose(self, ids: range) -> Sequence[Job]:
         """Return jobs whose ids are the first of ``ids``; fewer than offered is allowed."""

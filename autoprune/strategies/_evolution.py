@@ -59,7 +59,8 @@ class Evolution:
             children += self._new(lambda n: self._mutants(parents, n), size // 2, MUTATION_ROUNDS)
             if len(parents) > 1:
                 children += self._new(lambda n: self._crossed(parents, n), size - size // 2, CROSSOVER_ROUNDS)
-        return children + self._unseen.draw(size - len(children))
+        draw = self._unseen.substitute if archive else self._unseen.draw
+        return children + draw(size - len(children))
 
     def _new(self, draw: Callable[[int], IntArray], n: int, rounds: int) -> list[Genome]:
         """Return up to ``n`` genomes that were never proposed, out of ``rounds`` draws; they count as proposed."""

@@ -19,10 +19,17 @@ from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies._base import BaseStrategy, Genome, child_seed, child_seeds
+from autoprune.strategies._design import initial_design
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
 
 _ATTEMPTS = 4  # samples in a row that were proposed before, until an unseen genome is drawn at random
+
+MIN_TOLD = 2
+"""Candidates without whose figures there is no model; how long the start is, is the strategy's business."""
+
+MODEL_WINDOW = 4
+"""Candidates in flight of a search with a model, unless told otherwise."""
 
 
 class FeasibleSampler(BaseSampler):
@@ -36,7 +43,8 @@ class FeasibleSampler(BaseSampler):
         make_sampler: makes a sampler of Optuna from a seed.
         seed: of its choices.
         setup: space, costs and limits.
-        unseen: what was proposed before.
+        unseen: what was proposed before, and the start.
+        n_start: trials of the start, which the sampler of Optuna is not asked for.
         renew: make a new sampler for every trial, seeded by the trial's number, so that a choice depends on nothing
             but the trials before it, however their parameters were come by.
     """
@@ -48,11 +56,13 @@ class FeasibleSampler(BaseSampler):
         setup: SearchSetup,
         unseen: UnseenGenomes,
         *,
+        n_start: int,
         renew: bool,
     ) -> None:
         self._make_sampler = make_sampler
         self._seed = seed
         self._renew = renew
+        self._n_start = n_start
         self._sampler = self._made(seed)
         self._setup = setup
         self._unseen = unseen
@@ -71,6 +81,8 @@ class FeasibleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the level of every free variable of a genome that was not proposed before."""
+        if trial.number < self._n_start:
+            return self.params(self._unseen.draw(1)[0])
         if self._renew:
             self._sampler = self._made(child_seed(self._seed, trial.number))
         for _ in range(_ATTEMPTS):
@@ -83,8 +95,7 @@ class FeasibleSampler(BaseSampler):
             genome = self._repaired(chosen)
             if genome not in self._unseen:
                 return self.params(genome)
-        (genome,) = self._unseen.draw(1)
-        return self.params(genome)
+        return self.params(self._unseen.substitute(1)[0])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -141,8 +152,11 @@ class OptunaStrategy(BaseStrategy):
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
         for_unseen, for_sampler = child_seeds(setup.seed, 2)
-        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
-        self._sampler = FeasibleSampler(self._make_sampler, for_sampler, setup, self._unseen, renew=self.RENEWED)
+        n_start = self._n_start()
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), initial_design(setup, n_start))
+        self._sampler = FeasibleSampler(
+            self._make_sampler, for_sampler, setup, self._unseen, n_start=n_start, renew=self.RENEWED
+        )
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is announced at INFO
         try:
@@ -150,6 +164,18 @@ class OptunaStrategy(BaseStrategy):
         finally:
             optuna.logging.set_verbosity(verbosity)
         self._trials: dict[int, Trial] = {}
+
+    @property
+    def window(self) -> int:
+        """Few for models, which choose better the more they were told; a generation for the genetic methods."""
+        return MODEL_WINDOW if self.RENEWED else self._n_start()
+
+    def _n_start(self) -> int:
+        """Return how many candidates come before the first choice."""
+        settings = self.settings
+        if isinstance(settings, PopulationSettings):
+            return settings.size(likely_evaluations(self.setup))
+        return int(settings.n_startup)
 
     @abstractmethod
     def _make_sampler(self, seed: int) -> BaseSampler:
@@ -222,7 +248,7 @@ class TpeStrategy(OptunaStrategy):
             seed=seed,
             multivariate=True,
             constant_liar=True,
-            n_startup_trials=self.settings.n_startup,
+            n_startup_trials=MIN_TOLD,
             n_ei_candidates=self.settings.n_ei_candidates,
         )
 
@@ -284,7 +310,7 @@ class GpStrategy(OptunaStrategy):
                 "takes longer than the evaluation; use 'optuna:tpe' instead, or tie or lock layers"
             )
             raise InvalidArgumentError(msg)
-        return GPSampler(seed=seed, n_startup_trials=self.settings.n_startup, warn_independent_sampling=False)
+        return GPSampler(seed=seed, n_startup_trials=MIN_TOLD, warn_independent_sampling=False)
 
     def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
         return super()._propose_again(range(ids.start, min(ids.stop, self.MAX_EVALUATIONS)), jobs)

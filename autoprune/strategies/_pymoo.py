@@ -31,9 +31,9 @@ from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._design import initial_design
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
-from autoprune.strategies.uniform import uniform_start
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -81,10 +81,9 @@ class PymooSettings(PopulationSettings):
 class PymooStrategy(BaseStrategy):
     """A genetic algorithm of pymoo, one generation in flight at a time.
 
-    The first generation is feasible by construction and spread over cost, up to a half of it uniform and the rest at
-    random; after that limits are kept by repair. A failed candidate breaks the only constraint that the algorithm
-    knows. When it finds no offspring that is new, the genomes that are left follow at random; the strategy ends when
-    every feasible genome was proposed.
+    The first generation is the start that all searches share; after that limits are kept by repair. A failed candidate
+    breaks the only constraint that the algorithm knows. When it finds no offspring that is new, the genomes that are
+    left follow at random; the strategy ends when every feasible genome was proposed.
     """
 
     Settings = PymooSettings
@@ -94,7 +93,7 @@ class PymooStrategy(BaseStrategy):
         for_unseen, for_algorithm = child_seeds(setup.seed, 2)
         self._seed = int(for_algorithm.generate_state(1)[0])
         self._size: int = self.settings.size(likely_evaluations(setup))
-        start = uniform_start(setup, self._size // 2)
+        start = initial_design(setup, self._size)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._problem = Problem(
             n_var=setup.space.n_variables,
@@ -148,7 +147,7 @@ class PymooStrategy(BaseStrategy):
             self._algorithm.tell(infills=self._measured(self._offspring))
         self._offspring = self._algorithm.ask()
         if self._offspring is None:  # nothing new by crossover and mutation
-            generation = self._unseen.draw(self._size)
+            generation = self._unseen.substitute(self._size)
         else:
             generation = [genome for genome in _genomes(self._offspring) if genome not in self._known]
         for genome in generation:

@@ -22,6 +22,9 @@ class UnseenGenomes:
         setup: space, costs and limits.
         rng: owned by this object from now on.
         first: what to hand out before anything is drawn.
+
+    Attributes:
+        substitutes: what was drawn in place of a choice of the method.
     """
 
     def __init__(self, setup: SearchSetup, rng: np.random.Generator, first: Sequence[Genome] = ()) -> None:
@@ -29,6 +32,7 @@ class UnseenGenomes:
         self._rng = rng
         self._seen: set[Genome] = set()
         self._ready: deque[Genome] = deque(first)
+        self.substitutes: set[Genome] = set()
 
     def __contains__(self, genome: Genome) -> bool:
         """Say whether ``genome`` was seen."""
@@ -51,6 +55,12 @@ class UnseenGenomes:
         while len(drawn) < n and not self.exhausted:
             drawn.append(self._ready.popleft())
             self._seen.add(drawn[-1])
+        return drawn
+
+    def substitute(self, n: int) -> list[Genome]:
+        """Draw ``n`` genomes where the method has chosen nothing new, and remember that."""
+        drawn = self.draw(n)
+        self.substitutes.update(drawn)
         return drawn
 
     def _refill(self) -> bool:

@@ -185,7 +185,7 @@ class AcpUnclusteredStrategy(BaseStrategy):
                 particle.velocity = fresh_velocity(self.settings.rule, len(particle.position), self._rng)
             genome = tuple(self._moved(particle).tolist())
         if genome is None or genome in self._unseen:
-            genome = next(iter(self._unseen.draw(1)), None)
+            genome = next(iter(self._unseen.substitute(1)), None)
         if genome is not None:
             self._unseen.add(genome)
             particle.position = np.array(genome, dtype=np.int64)

@@ -7,8 +7,8 @@ never measured. Ours:
 
 * selection by non-domination rank and crowding instead of the error alone, so that one run serves all budgets (the
   paper runs once per budget and rejects what lies outside its window);
-* genomes that are feasible by construction, children that are repaired instead of rejected, and a first generation
-  half of which is uniform;
+* genomes that are feasible by construction, children that are repaired instead of rejected, and as the first
+  generation the start that all searches share;
 * as a third generator, a slimmable supernet, whose weights are shared between widths instead of generated.
 """
 
@@ -26,11 +26,11 @@ from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Stat
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._design import initial_design
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
-from autoprune.strategies.uniform import uniform_start
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -86,7 +86,7 @@ class MetaPruningInheritedStrategy(BaseStrategy):
         super().__init__(setup, settings)
         for_unseen, for_evolution, self._for_preparation = child_seeds(setup.seed, 3)
         self._size: int = self.settings.size(self._n_evaluations())
-        start = uniform_start(setup, self._size // 2)
+        start = initial_design(setup, self._size)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._evolution = Evolution(
             setup,

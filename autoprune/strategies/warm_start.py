@@ -77,6 +77,10 @@ class WarmStartStrategy(BaseStrategy):
         """That of the strategy that goes on."""
         return self._window
 
+    def substitutes(self, jobs: Sequence[Job]) -> list[int]:
+        """Return which of ``jobs`` the strategy that goes on drew at random."""
+        return [] if self._heir is None else self._heir.substitutes(jobs)
+
     def _propose(self, ids: range) -> Sequence[Job]:
         return self._propose_again(ids, ())
 

@@ -27,9 +27,11 @@ from autoprune.errors import (
     StoreError,
     UnknownNameError,
 )
+from autoprune.report.summarize import summarize
 from autoprune.store.events import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore
+from autoprune.strategies._optuna import TpeSettings
 from autoprune.testing.digits_network import DigitsNetwork, digits_network
 from autoprune.train.named_data import load_data
 
@@ -121,6 +123,20 @@ def test_a_twin_draws_the_random_numbers_of_its_family(
     assert resumed.evaluations == 4
     with RunStore(tmp_path / "old", problem=problem.fingerprint) as store:
         assert not [event for event in store.events() if event.kind is EventKind.FORK]
+
+
+def test_random_substitutes_are_counted_across_a_resume(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Towards the end of a small space the model chooses little that is new; the run's report says how often."""
+    problem = make_problem()
+    for n in (12, 16):
+        run = ap.search(
+            problem, "optuna:tpe", ap.Budget(evaluations=n), settings=TpeSettings(4), store=tmp_path / "run"
+        )
+    drawn = [job for record in run.store.records("substitutes") for job in record["jobs"]]
+    assert 0 < len(drawn) == len(set(drawn)) <= 12
+    assert f"{len(drawn)} of 16 candidates were drawn at random after the start" in " ".join(
+        summarize(run.store).warnings
+    )
 
 
 def test_reconstruction_beats_plain_weights_on_a_trained_network(make_problem: MakeProblem, tmp_path: Path) -> None:
