@@ -58,7 +58,7 @@ class DsaSettings(BudgetedSettings):
         coupling: how firmly theta is held to the budget, in 0..1.
         sharpness: of the masks at the beginning of the search and at its end.
         importance: ``"scale"`` (BatchNorm's gammas, L2 norms where there are none or all are equal) or ``"taylor"``
-            (derivative of the loss by the mask).
+            (derivative of the loss by the mask; the scale in groups that no derivative reaches).
 
     The other attributes are those of `BudgetedSettings`.
 

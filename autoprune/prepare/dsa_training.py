@@ -189,16 +189,15 @@ class DsaSearch:
         return loss.detach()
 
     def rank(self) -> None:
-        """Take the importance of the channels anew from the weights, or from the derivatives where there are any."""
+        """Take the importance of the channels anew: from the weights, or from derivatives in groups that have any."""
         structure = self._setup.structure
-        sensitivity = self._sensitivity.cpu().double().numpy()
-        if self._uses_taylor and sensitivity.any():
+        found = scale_importance(self._gated.model, structure, self.weights(), self._kept)
+        if self._uses_taylor:
             of_genes = np.full(structure.n_genes, -1.0)
-            of_genes[self._kept] = sensitivity
-            self._take(of_genes)
-        else:
-            found = scale_importance(self._gated.model, structure, self.weights(), self._kept)
-            self._take(np.concatenate(found))
+            of_genes[self._kept] = self._sensitivity.cpu().double().numpy()
+            own = [of_genes[group.start : group.start + group.width] for group in structure.groups]
+            found = tuple(mine if mine.max() > 0 else scale for mine, scale in zip(own, found, strict=True))
+        self._take(np.concatenate(found))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the dense tensors, with what the model has trained."""

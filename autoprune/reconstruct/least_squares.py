@@ -35,7 +35,7 @@ _TRIES = 12
 
 def damping(gram: Tensor) -> Tensor:
     """Return the (blocks, f, f) multiple of the identity that keeps (blocks, f, f) second moments invertible."""
-    scale = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = DAMPING * gram.diagonal(dim1=1, dim2=2).abs().mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
     return scale[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 

@@ -15,7 +15,7 @@ from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.prepare.dsa import DsaRecipe, DsaSettings
 from autoprune.prepare.dsa_training import MaskSampler
 from autoprune.prepare.recipe import Workbench
-from autoprune.testing.digits_network import digits_setup
+from autoprune.testing.digits_network import DigitsNetwork, digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, cost_share, digits_bench, run_recipe
 from autoprune.trace import trace
 from autoprune.weight_sets import WeightReader, put_weight_set
@@ -45,6 +45,33 @@ def test_from_scratch_forgets_the_parent():
         made.append(run({**settings, "learns": False}, (bench, parent))[0].weight_set)
     assert made[0] == made[1]
     assert made[2] != made[3]
+
+
+class Frozen(DigitsNetwork):
+    """Its first two layers run without gradients, as a frozen backbone does."""
+
+    def forward(self, x):
+        """Return (n, 10) logits of (n, 1, 8, 8) images."""
+        with torch.no_grad():
+            x = self.bn1(self.conv1(x)).relu()
+            x = self.conv2(x)
+        return self.linear(self.bn2(x).relu().flatten(1))
+
+
+def test_where_no_derivative_arrives_the_scale_decides():
+    """Channels of a frozen backbone are not ranked by derivatives that are all zero."""
+    bench, _ = digits_bench()
+    model = Frozen()
+    with torch.no_grad():
+        model.bn1.weight.copy_(torch.tensor([3.0, 8.0, 1.0, 6.0, 2.0, 7.0, 4.0, 5.0]))
+    bench = replace(bench, setup=replace(bench.setup, model=model.eval()))
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    orders = [np.arange(group.width) for group in bench.setup.structure.groups]
+    parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, orders)
+    outcome, _ = run({"importance": "taylor", "weight_decay": 0.0}, (bench, parent))
+    made = WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
+    assert made.orders[0].tolist() == [1, 5, 3, 7, 6, 0, 4, 2]
+    assert made.orders[1].tolist() != list(range(12))
 
 
 def test_training_helps():
