@@ -19,6 +19,7 @@ from typing import Any
 
 from autoprune.core.interruption import handler_kept
 from autoprune.errors import ExecutorError, MissingDependencyError
+from autoprune.execute._ray_watch import MARK, Watcher
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.execute.session_folder import SessionFolder
 
@@ -54,6 +55,7 @@ class Cluster:
 
     def __init__(self, settings: RaySettings, *, n_cpus: int | None = None) -> None:
         self._folder: SessionFolder | None = None
+        self._watcher: Watcher | None = None
         self._is_ours = False
         if "ray" in sys.modules and import_ray().is_initialized():
             return
@@ -66,13 +68,18 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends, and its files with it."""
-        if self._is_ours:
-            import_ray().shutdown()
-            self._restore_print()
-            self._is_ours = False
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        try:
+            if self._is_ours:
+                self._is_ours = False
+                self._restore_print()
+                import_ray().shutdown()
+        finally:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
+            if self._folder is not None:
+                self._folder.close()
+                self._folder = None
 
     @staticmethod
     def _n_cpus(settings: RaySettings) -> int:
@@ -86,6 +93,8 @@ class Cluster:
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._folder = SessionFolder()
+        self._watcher = Watcher(self._folder.path)
+        os.environ[MARK] = str(self._folder.path)
         try:
             with _loopback(), handler_kept(signal.SIGTERM):
                 import_ray().init(
@@ -97,11 +106,14 @@ class Cluster:
                 )
         except BaseException as error:
             import_ray().shutdown()
+            self._watcher.close()
             self._folder.close()
             if not isinstance(error, Exception):
                 raise
             msg = f"Ray could not be started on this machine: {error}"
             raise ExecutorError(msg) from error
+        finally:
+            del os.environ[MARK]
 
     def _join(self, address: str, *, insecure: bool) -> None:
         has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
