@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import Attribute, BoolArray, Structure, TensorInfo
-from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError
-from autoprune.surgery.attributes import AttributePlan
+from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError, shown
+from autoprune.surgery.attributes import AttributePlan, check_measures, check_smaller
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import model_tensors
 from autoprune.surgery.slicing import check_kept
@@ -115,8 +115,15 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Raises:
         ArtifactError: the file is missing, truncated, altered, foreign or of a newer schema, or was made from another
-            model.
+            model; also where its hash is right and what it would do to the model is not what a cut does: tensors
+            that are no smaller ones of the model's, attributes that are no sizes.
+        InvalidArgumentError: ``model`` is no model.
     """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        came = f"the class {given.__name__}: call it" if isinstance(given, type) else shown(given)
+        msg = f"expected a dense model to fill, such as ap.load(path, resnet56()), got {came}"
+        raise InvalidArgumentError(msg)
     header, data = _read(Path(path))
     dense = Structure(
         groups=(),
@@ -129,11 +136,19 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         (Attribute(module, name, (), container), tuple(value) if container == "tuple" else value)
         for module, name, container, value in header["attributes"]
     ]
-    tensors = safetensors.torch.load(data)
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # whatever the parser makes of a forged header
+        msg = f"{path} is not a pruned-model file: its tensors cannot be read ({shown(str(error))})"
+        raise ArtifactError(msg) from error
     try:
         own = model_tensors(model, dense)
+        _check_tensors(own, tensors)
+        for attribute, value in values:
+            check_smaller(model, attribute, value)
         pairs: list[tuple[Tensor, Tensor]] = [(own[name], tensors[name].to(own[name].device)) for name in own]
         pruned = copy_with(model, pairs, values)
+        check_measures(pruned)
     except SurgeryError as error:
         msg = f"{path} holds a pruned {header['model']}; give a dense one as it was traced: {error}"
         raise ArtifactError(msg) from error
@@ -169,8 +184,8 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """Return the header and the bytes of a file whose hash is right."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror}"
+    except (OSError, ValueError) as error:  # a path with a zero character is a ValueError
+        msg = f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
         raise ArtifactError(msg) from error
     length = int.from_bytes(data[:8], "little")
     try:
@@ -184,9 +199,98 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         msg = f"{path} was truncated or altered: its content does not have the recorded SHA-256; copy it again"
         raise ArtifactError(msg)
     if schema != SCHEMA_VERSION:
-        msg = f"{path} has schema {schema}, this autoprune reads schema {SCHEMA_VERSION}; use the version that wrote it"
+        found = f"{path} has schema {shown(schema)}, this autoprune reads schema {SCHEMA_VERSION}"
+        msg = f"{found}; use the version that wrote it"
         raise ArtifactError(msg)
+    for key, (expected, is_right) in _FORM.items():
+        if key not in header or not is_right(header[key]):
+            came = shown(header[key]) if key in header else "nothing"
+            msg = f"{path} was not written by autoprune: expected {key!r} as {expected}, got {came}"
+            raise ArtifactError(msg)
     return header, data
+
+
+def _check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Check that ``found`` can take the places of ``own``: the same names, no larger, numbers of the same nature.
+
+    Raises:
+        SurgeryError: they cannot.
+    """
+    strange = sorted(own.keys() ^ found.keys())
+    if strange:
+        msg = f"the tensor {strange[0]!r} is {'not in the file' if strange[0] in own else 'not one that was traced'}"
+        raise SurgeryError(msg)
+    for name, dense in own.items():
+        tensor = found[name]
+        fits = tensor.ndim == dense.ndim and all(a <= b for a, b in zip(tensor.shape, dense.shape, strict=True))
+        if not fits or (tensor.numel() == 0) != (dense.numel() == 0):
+            msg = f"{name!r} has shape {tuple(tensor.shape)}, which is no part of {tuple(dense.shape)}"
+            raise SurgeryError(msg)
+        is_same = tensor.dtype == dense.dtype or (tensor.is_floating_point() and dense.is_floating_point())
+        if not is_same:
+            msg = f"{name!r} has the type {tensor.dtype}, the model's is {dense.dtype}"
+            raise SurgeryError(msg)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _are(check: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, list) and all(map(check, value))
+
+
+def _is_dense(row: Any) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == 4
+        and _is_text(row[0])
+        and _are(_is_size, row[1])
+        and row[2] in ("parameter", "buffer")
+        and _are(_is_text, row[3])
+        and row[0] in row[3]
+    )
+
+
+def _is_attribute(row: Any) -> bool:
+    if not (isinstance(row, list) and len(row) == 4 and _is_text(row[0]) and _is_text(row[1])):
+        return False
+    return _is_size(row[3]) if row[2] == "int" else row[2] in ("tuple", "list") and _are(_is_size, row[3])
+
+
+def _is_table(value: Any, check: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+_FORM: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "versions": ("names and versions", lambda v: _is_table(v, _is_text)),
+    "model": ("the name of a class", _is_text),
+    "training": ("true or false", lambda v: isinstance(v, bool)),
+    "structure": ("a fingerprint", _is_text),
+    "space": ("a fingerprint or null", lambda v: v is None or _is_text(v)),
+    "genome": ("a list of levels or null", lambda v: v is None or _are(_is_size, v)),
+    "kept": ("channels by group", lambda v: _is_table(v, lambda w: _are(_is_size, w))),
+    "costs": ("integers by name", lambda v: _is_table(v, _is_size)),
+    "metrics": ("finite numbers by name", lambda v: _is_table(v, _is_finite)),
+    "note": ("text", _is_text),
+    "attributes": (
+        "rows of module, attribute, container and sizes, each attribute once",
+        lambda v: _are(_is_attribute, v) and len({(row[0], row[1]) for row in v}) == len(v),
+    ),
+    "dense": (
+        "rows of different names, shape, kind and aliases",
+        lambda v: _are(_is_dense, v) and len({row[0] for row in v}) == len(v),
+    ),
+}
+"""What a header holds: in words, and how to tell."""
 
 
 def _write(path: Path, data: bytes) -> None:

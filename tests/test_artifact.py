@@ -1,9 +1,11 @@
 import json
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +251,56 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         pytest.skip("root writes everywhere")
     with pytest.raises(ArtifactError, match="Permission denied"):
         save(folder / "a", pruned(), structure(), kept=KEPT)
+
+
+FUZZ = Path(__file__).parents[1] / "benchmarks" / "fuzz"
+
+
+@pytest.mark.skipif(not FUZZ.exists(), reason="benchmarks are not here")
+def test_damaged_and_forged_files_are_refused_or_harmless():
+    """A quick round of `benchmarks/fuzz/artifact.py`: nothing loads to another function, nothing raises a raw error."""
+    found = runpy.run_path(str(FUZZ / "artifact.py"))["fuzz"](60, seed=1)
+    for kind, verdicts in found.items():
+        assert set(verdicts) <= {"refused", "harmless"}, (kind, verdicts)
+        assert verdicts["refused"] > 20, kind
+
+
+@pytest.mark.parametrize("model", [None, "resnet56", nn.Linear, 3])
+def test_what_is_no_model(file, model):
+    """The second argument must be a model, and a class is to be called."""
+    with pytest.raises(InvalidArgumentError, match="expected a dense model to fill"):
+        load(file, model)
+
+
+def forged(file, change):
+    """Write a file whose header was changed and whose hash is right."""
+    tools = runpy.run_path(str(FUZZ / "artifact.py"))
+    header, tensors = tools["unpacked"](file.read_bytes())
+    change(header)
+    file.write_bytes(tools["packed"](header, tensors))
+
+
+@pytest.mark.skipif(not FUZZ.exists(), reason="benchmarks are not here")
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["0", "forward", "int", 1],
+        ["0", "stride", "tuple", [1, 1]],
+        ["0", "padding", "tuple", [0, 0]],
+        ["3", "output_size", "int", 1],
+        ["4", "start_dim", "int", 0],
+        ["", "training", "int", 1],
+        ["", "new", "int", 1],
+        ["0", "out_channels", "int", 3],
+        ["0", "out_channels", "int", 7],
+        ["0", "groups", "int", 0],
+        ["1", "eps", "int", 0],
+        ["0", "__class__", "int", 1],
+        ["9", "out_channels", "int", 4],
+    ],
+)
+def test_a_file_sets_nothing_but_sizes_that_a_cut_may_change(file, row):
+    """A right hash is no licence: methods, strides, modes, new names and wrong sizes are refused in words."""
+    forged(file, lambda header: header["attributes"].append(row))
+    with pytest.raises(ArtifactError, match=f"{row[0]}|{row[1]}"):
+        load(file, dense_model())
