@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +26,7 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import find_criterion
 from autoprune.criteria.scoring import order, scores
-from autoprune.errors import InvalidArgumentError, did_you_mean, shown, unknown_name
+from autoprune.errors import InvalidArgumentError, MetricError, did_you_mean, shown, unknown_name
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
@@ -164,8 +165,13 @@ class Problem:
 
     @cached_property
     def dense_metrics(self) -> dict[str, float]:
-        """The dense model's metrics, measured like every candidate's but as it is, BatchNorm untouched."""
-        return self.evaluator.measure(self.model)
+        """The dense model's metrics, measured like every candidate's but as it is, BatchNorm untouched.
+
+        Raises:
+            MetricError: the task has no finite figure for it: nothing can be compared with it.
+        """
+        with _speaking_of_the_dense_model("search-validation"):
+            return self.evaluator.measure(self.model)
 
     @cached_property
     def dense_test_metrics(self) -> dict[str, float]:
@@ -173,8 +179,10 @@ class Problem:
 
         Raises:
             InvalidArgumentError: the data has no test items.
+            MetricError: the task has no finite figure for it.
         """
-        return self.test(self.model)
+        with _speaking_of_the_dense_model("test"):
+            return self.test(self.model)
 
     def test(self, model: nn.Module) -> dict[str, float]:
         """Measure a model on the test items, which no search looks at.
@@ -356,6 +364,15 @@ def _check_objectives(names: Sequence[str], task: Task) -> None:
                 f"{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
             raise InvalidArgumentError(msg)
+
+
+@contextmanager
+def _speaking_of_the_dense_model(role: str) -> Iterator[None]:
+    try:
+        yield
+    except MetricError as error:
+        msg = f"the dense model itself cannot be measured on the {role} items: {error}"
+        raise MetricError(msg) from error
 
 
 def _checked_reference(given: Mapping[str, float], objectives: Objectives) -> dict[str, float]:

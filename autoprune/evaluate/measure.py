@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneError, InvalidArgumentError, MetricError
+from autoprune.surgery.cut import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
-from autoprune.train.tasks import Task
+from autoprune.train.tasks import Classification, Task, TorchMetrics, check_metrics
 
 Batches = Loader | Sequence[Batch]
 
@@ -86,9 +88,42 @@ def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSetting
 def metrics_of(
     model: nn.Module, batches: Batches, task: Task, device: torch.device, settings: MeasureSettings
 ) -> dict[str, float]:
-    """Run the task's metric over ``batches`` without gradients, on a model that is placed and in evaluation mode."""
+    """Run the task's metric over ``batches`` without gradients, on a model that is placed and in evaluation mode.
+
+    A task that is a user's code gets copies: whatever it does to the model (fuse, halve, train it) or to a batch, the
+    model, the weights it shares and what is measured next stay as they are.
+
+    Raises:
+        MetricError: the task raised, or gave something else than one finite number for each of its metrics.
+    """
+    is_own = type(task) in (Classification, TorchMetrics)
+    if not is_own:
+        model = copy_with(model, ()).eval()
+        batches = batches if isinstance(batches, Loader) else _Copies(batches)
     with torch.inference_mode(), autocast(device, enabled=settings.mixed_precision):
-        return task.metric(model, batches)
+        try:
+            figures = task.metric(model, batches)
+        except (AutopruneError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            if is_own:
+                raise
+            msg = f"the metric of {type(task).__name__} raised {type(error).__name__}: {error}"
+            raise MetricError(msg) from error
+    return check_metrics(figures, task.metrics)
+
+
+class _Copies(Sequence[Batch]):
+    """Batches that may be written into."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        return copy.deepcopy(self._batches[index])
 
 
 def resident(loader: Loader, memory_limit: int) -> Batches:

@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import numbers
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.core.objectives import split_direction
-from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError, MetricError
+from autoprune.errors import AutopruneError, AutopruneWarning, DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
-from autoprune.train.distill import Distillation, Recorder, logits_of
+from autoprune.train.distill import Distillation, Recorder, answers_of, logits_of
 from autoprune.train.source import Batch
 from autoprune.train.split import Split
 
@@ -193,8 +194,7 @@ class TorchMetrics:
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the loss of one batch."""
-        inputs, targets = batch
-        return self._loss(forward(cast(nn.Module, model), inputs), targets)
+        return _loss(self._loss, model, batch)
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         """Feed every batch to every metric.
@@ -206,11 +206,17 @@ class TorchMetrics:
             metric.reset()
         for inputs, targets in loader:
             outputs = forward(model, inputs)
-            for metric in self._metrics.values():
-                if isinstance(outputs, Tensor) and hasattr(metric, "to"):
-                    metric.to(outputs.device)
-                metric.update(outputs, targets)
-        return check_metrics({name: metric.compute() for name, metric in self._metrics.items()}, self.metrics)
+            leaves = list(answers_of(outputs).values())
+            for name, metric in self._metrics.items():
+                if leaves and hasattr(metric, "to"):
+                    metric.to(leaves[0].device)
+                with naming(f"metric {name!r} ({type(metric).__name__})", outputs, targets):
+                    metric.update(_given(metric, outputs), targets)
+        figures = {}
+        for name, metric in self._metrics.items():
+            with naming(f"metric {name!r} ({type(metric).__name__})"):
+                figures[name] = metric.compute()
+        return check_metrics(figures, self.metrics)
 
 
 class FunctionTask:
@@ -250,8 +256,7 @@ class FunctionTask:
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the loss of one batch."""
-        inputs, targets = batch
-        return self._loss(forward(cast(nn.Module, model), inputs), targets)
+        return _loss(self._loss, model, batch)
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  functions bring their own data
         """Call every function.
@@ -261,11 +266,8 @@ class FunctionTask:
         """
         figures = {}
         for name, function in self._metrics.items():
-            try:
+            with naming(f"metric {name!r}"):
                 figures[name] = function(model)
-            except Exception as error:
-                msg = f"metric {name!r} raised {type(error).__name__}: {error}"
-                raise MetricError(msg) from error
         return check_metrics(figures, self.metrics)
 
 
@@ -330,6 +332,52 @@ def _axis_of(loss: Loss) -> int | None:
     return 1 if inner is F.cross_entropy or isinstance(inner, nn.CrossEntropyLoss) else None
 
 
+@contextmanager
+def naming(what: str, *given: Any) -> Iterator[None]:
+    """Turn whatever a user's function raises into one sentence that names it, and what it was given.
+
+    Raises:
+        MetricError: it raised; an error of autoprune, or of memory, stays what it is.
+    """
+    try:
+        yield
+    except (AutopruneError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        msg = f"{what} raised {type(error).__name__}: {error}"
+        if given:
+            msg += f"; it was given {' and '.join(map(_shown, given))}"
+        if given and not isinstance(given[0], Tensor):
+            msg += "; write a loss or metric that takes such outputs, or a Task"
+        raise MetricError(msg) from error
+
+
+def _loss(loss: Loss, model: Callable[..., Any], batch: Batch) -> Tensor:
+    """Call a loss on what the model returns, and check that it is one number."""
+    inputs, targets = batch
+    outputs = forward(cast(nn.Module, model), inputs)
+    with naming("the loss", outputs, targets):
+        found = loss(_given(loss, outputs), targets)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        msg = f"expected one number from the loss, a tensor without dimensions, got {_shown(found)}"
+        raise MetricError(msg)
+    return found.reshape(())
+
+
+def _given(receiver: Any, outputs: Any) -> Any:
+    """Return what a loss or metric is given of a model's outputs.
+
+    What torch and torchmetrics bring works on tensors: it gets the logits, or the only tensor, of a mapping or data
+    class. What the user wrote gets the outputs as they are, and so does everything that is given a list.
+    """
+    inner = receiver.func if isinstance(receiver, partial) else receiver
+    home = getattr(inner, "__module__", None) or ""
+    if isinstance(outputs, Tensor | list) or home.partition(".")[0] not in ("torch", "torchmetrics"):
+        return outputs
+    answers = answers_of(outputs)
+    return next(iter(answers.values())) if len(answers) == 1 else outputs
+
+
 def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return metrics by their bare names, and the directions that were written with them."""
     bare: dict[str, Any] = {}
@@ -345,13 +393,18 @@ def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return bare, directions
 
 
-def check_metrics(figures: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """Return ``figures`` as floats, in the order of ``names``.
+def check_metrics(figures: Any, names: Iterable[str]) -> dict[str, float]:
+    """Return ``figures`` as floats, in the order of ``names``; others are left out.
 
     Raises:
-        MetricError: a figure is missing, not one number, or not finite.
+        MetricError: they are no mapping, or a figure is missing, not one number, or not finite.
     """
     found: dict[str, float] = {}
+    if not isinstance(figures, Mapping):
+        msg = (
+            f"expected figures by name from the task, such as {{{next(iter(names), '')!r}: 0.9}}, got {_shown(figures)}"
+        )
+        raise MetricError(msg)
     for name in names:
         if name not in figures:
             msg = f"expected a figure for metric {name!r}, got {', '.join(figures) or 'none'}"
@@ -397,6 +450,9 @@ def _cross_entropy(logits: Tensor, targets: Any, *, reduction: str = "mean", lab
 def _shown(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    parts = [f"{name or 'output'} {tuple(part.shape)}" for name, part in answers_of(value).items()]
+    if parts:
+        return f"{type(value).__name__} of {', '.join(parts[:6])}{', ...' if parts[6:] else ''}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
