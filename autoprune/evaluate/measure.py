@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, InvalidArgumentError, MetricError
-from autoprune.surgery.cut import copy_with
+from autoprune.surgery.copying import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
