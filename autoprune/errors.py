@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from reprlib import Repr
 
 LONGEST = 2_000
 """Characters that a message may have: whatever a user gave, its error stays readable."""
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _LONGEST_NAME = 200
 """No name that is known is longer, and similarity takes time."""
@@ -17,7 +20,7 @@ class AutopruneError(Exception):
     """Root of every error that autoprune raises on purpose."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(shortened(part) if isinstance(part, str) else part for part in args))
+        super().__init__(*(shortened(printable(part)) if isinstance(part, str) else part for part in args))
 
 
 class InvalidArgumentError(AutopruneError, ValueError):
@@ -129,6 +132,15 @@ def shown(value: object) -> str:
     'an integer of about 4,983 digits'
     """
     return _SHOWN.repr(value)
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with characters that steer a terminal, and halves of characters, written out; lines stay lines.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _STEERING.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -258,8 +258,8 @@ FUZZ = Path(__file__).parents[1] / "benchmarks" / "fuzz"
 
 @pytest.mark.skipif(not FUZZ.exists(), reason="benchmarks are not here")
 def test_damaged_and_forged_files_are_refused_or_harmless():
-    """A quick round of `benchmarks/fuzz/artifact.py`: nothing loads to another function, nothing raises a raw error."""
-    found = runpy.run_path(str(FUZZ / "artifact.py"))["fuzz"](60, seed=1)
+    """A quick round of `benchmarks/fuzz/model_files.py`: no other function, no raw error."""
+    found = runpy.run_path(str(FUZZ / "model_files.py"))["fuzz"](60, seed=1)
     for kind, verdicts in found.items():
         assert set(verdicts) <= {"refused", "harmless"}, (kind, verdicts)
         assert verdicts["refused"] > 20, kind
@@ -274,7 +274,7 @@ def test_what_is_no_model(file, model):
 
 def forged(file, change):
     """Write a file whose header was changed and whose hash is right."""
-    tools = runpy.run_path(str(FUZZ / "artifact.py"))
+    tools = runpy.run_path(str(FUZZ / "model_files.py"))
     header, tensors = tools["unpacked"](file.read_bytes())
     change(header)
     file.write_bytes(tools["packed"](header, tensors))

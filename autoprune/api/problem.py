@@ -343,8 +343,8 @@ def _checked_task(task: Any) -> Task:
 
 def _checked_seed(seed: Any) -> int:
     whole = as_integer(seed)
-    if whole is None or whole < 0:
-        msg = f"expected seed to be an integer of 0 or more, got {shown(seed)}"
+    if whole is None or not 0 <= whole < 2**63:
+        msg = f"expected seed to be an integer of 0 or more, less than 2**63, got {shown(seed)}"
         raise InvalidArgumentError(msg)
     return whole
 

@@ -19,7 +19,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.cost.profile import PeakProfile
-from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError
+from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
@@ -63,7 +63,10 @@ def build_example(file: ProblemFile) -> Any:
     if table.example is not None:
         return _call(file, ("model", "example"), table.example, {})
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *(table.input or ()), generator=generator)
+    try:
+        return torch.randn(1, *(table.input or ()), generator=generator)
+    except (RuntimeError, TypeError, OverflowError) as error:  # more than there is memory, or than an integer holds
+        raise file.error(("model", "input"), f"no input of this shape can be made: {shown(str(error))}") from error
 
 
 def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostModel, dict[str, int]]:
@@ -169,5 +172,5 @@ def _call(file: ProblemFile, key: KeyPath, reference: str, kwargs: dict[str, Any
     try:
         return function(**kwargs)
     except Exception as error:  # the function is the user's
-        written = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        written = ", ".join(f"{name}={shown(value)}" for name, value in kwargs.items())
         raise file.error(key, f"{reference}({written}) failed with {type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, Strict, ValidationInfo
 
-from autoprune.config.references import check_reference
+from autoprune.config.references import check_reference, is_file
 from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS, Objective, objective_names, split_direction
 from autoprune.errors import AutopruneError, unknown_name
@@ -28,7 +28,7 @@ def _reference(text: str, info: ValidationInfo) -> str:
 
 def _weights(text: str, info: ValidationInfo) -> str:
     path = _folder(info) / text
-    if not text.startswith(TORCHVISION) and not path.is_file():
+    if not text.startswith(TORCHVISION) and not is_file(path):
         msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
         raise ValueError(msg)
     return text
@@ -150,7 +150,7 @@ def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
     return macs
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Strict(strict=False)]
 Numbers = Annotated[tuple[float, ...], Strict(strict=False)]

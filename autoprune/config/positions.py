@@ -13,6 +13,9 @@ from typing import Any
 
 KeyPath = tuple[str | int, ...]
 
+_LONGEST_STATEMENT = 200
+"""Lines of a statement whose end is still looked for; what follows a longer one stands on no known line."""
+
 
 def key_lines(text: str) -> dict[KeyPath, int]:
     r"""Return the line (from 1) where each key path of a TOML text is first set, tables included.
@@ -54,6 +57,8 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if not pending:
             start = number
         pending += line + "\n"
+        if number - start > _LONGEST_STATEMENT:
+            return  # every further line would be parsed with all before it
         try:
             content = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:

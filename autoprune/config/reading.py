@@ -12,11 +12,24 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from autoprune.config.positions import KeyPath, key_lines, line_of
+from autoprune.config.references import is_file, is_folder
 from autoprune.config.schema import ProblemTables
-from autoprune.errors import ConfigError, did_you_mean
+from autoprune.errors import LONGEST, ConfigError, did_you_mean, shortened, shown
 
 COMMAND_LINE = 0
 """The "line" of what was given on the command line."""
+
+_LARGEST = 10**6
+"""Bytes of a problem file: a hundred times the longest one that anybody wrote."""
+
+_MOST_DOTS = 1_000
+"""In a line: far more than any list of numbers has."""
+
+_LONGEST_MISTAKE = 400
+"""Characters of one mistake."""
+
+_ROOM = 100
+"""Characters kept for the count of what is not listed."""
 
 _EXPECTED = {
     "string_type": "a string",
@@ -27,6 +40,7 @@ _EXPECTED = {
     "model_type": "a table",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
 """What pydantic's error types mean to the writer of a TOML file."""
@@ -86,13 +100,17 @@ def find_problem_file(name_or_path: str) -> Path:
         ConfigError: it is neither.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path.resolve()
+    if is_folder(path):
+        msg = f"expected a problem file, {path} is a folder"
+        raise ConfigError(msg)
     names = space_names()
     if name_or_path in names:
         return _shipped() / f"{name_or_path}.toml"
     what = "a problem file, and there is none at that path" if path.suffix == ".toml" else "a search space or a file"
-    msg = f"expected {what}, got {name_or_path!r}{did_you_mean(name_or_path, names)}; search spaces: {', '.join(names)}"
+    hint = did_you_mean(name_or_path, names)
+    msg = f"expected {what}, got {shown(name_or_path)}{hint}; search spaces: {', '.join(names)}"
     raise ConfigError(msg)
 
 
@@ -108,12 +126,13 @@ def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None
     """
     path = find_problem_file(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path} is not TOML: {error}"
+        data, lines = _parsed(path)
+    except ValueError as error:  # no UTF-8, no TOML, or an integer of thousands of digits
+        msg = f"{path} is not TOML: {shortened(str(error), _LONGEST_MISTAKE)}"
         raise ConfigError(msg) from error
-    lines = key_lines(text)
+    except RecursionError as error:
+        msg = f"{path} nests tables or lists too deeply; a problem file has three levels"
+        raise ConfigError(msg) from error
     for key, value in (overrides or {}).items():
         _override(data, key, value)
         lines = {path: line for path, line in lines.items() if path[: len(key)] != key} | {key: COMMAND_LINE}
@@ -123,6 +142,23 @@ def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None
         raise ConfigError(_report(path, error, lines)) from error
     source = name_or_path if path.parent == _shipped() else str(path)
     return ProblemFile(source, path, tables, lines, dict(overrides or {}))
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Return what a file says, and on which lines."""
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            msg = f"expected a problem file of at most {_LARGEST:,} bytes, {path} has {size:,}"
+            raise ConfigError(msg)
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise ConfigError(msg) from error
+    text = content.decode("utf-8-sig").replace("\r\n", "\n")  # editors of one system begin with a mark
+    if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+        raise RecursionError  # a dotted key is a table in a table, and takes time by the square of their number
+    return tomllib.loads(text), key_lines(text)
 
 
 def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:
@@ -141,8 +177,20 @@ def _shipped() -> Path:
 
 def _report(path: Path, error: ValidationError, lines: Mapping[KeyPath, int]) -> str:
     mistakes = sorted({_mistake(details, lines) for details in error.errors(include_url=False)})
-    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return "\n".join([f"{path} has {count}:", *(f"  {_place(line)}: {message}" for line, message in mistakes)])
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes):,} mistakes"
+    if all(line == COMMAND_LINE for line, _ in mistakes):  # the file is not to blame
+        listed = [message for _, message in mistakes]
+        heading = f"the command line has {count}:"
+    else:
+        listed = [f"{_place(line)}: {message}" for line, message in mistakes]
+        heading = f"{path} has {count}:"
+    told = heading
+    for i, text in enumerate(listed):
+        line = f"\n  {shortened(text, _LONGEST_MISTAKE)}"
+        if len(told) + len(line) > LONGEST - _ROOM:
+            return f"{told}\n  and {len(listed) - i:,} more"
+        told += line
+    return told
 
 
 def _place(line: int) -> str:
@@ -159,7 +207,7 @@ def _mistake(details: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[
         case "extra_forbidden":
             where, key = location[:-1], str(location[-1])
             known = _known_keys(where)
-            message = f"unknown key {key!r}{did_you_mean(key, known)}; known: {', '.join(known)}"
+            message = f"unknown key {shown(key)}{did_you_mean(key, known)}; known: {', '.join(known)}"
         case "missing":
             where = location[:-1]
             message = f"expected a key {location[-1]!r}, which is missing"
@@ -167,7 +215,7 @@ def _mistake(details: Mapping[str, Any], lines: Mapping[KeyPath, int]) -> tuple[
             message = message.removeprefix("Value error, ")
         case _:
             expected = _EXPECTED.get(details["type"], message).format(**details.get("ctx", {}))
-            message = f"expected {expected.removeprefix('Input should be ')}, got {details['input']!r}"
+            message = f"expected {expected.removeprefix('Input should be ')}, got {shown(details['input'])}"
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     return line_of(location, lines), f"{place}: {message}" if place else message
 

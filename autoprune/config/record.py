@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from autoprune.config.reading import ProblemFile, read_problem_file
-from autoprune.errors import ConfigError, StoreError
+from autoprune.errors import ConfigError, StoreError, shown
 
 FILE_NAME = "problem.json"
 LEDGER = "run.sqlite"
@@ -41,10 +41,25 @@ def recorded_problem(folder: Path) -> ProblemFile:
         record = json.loads(path.read_text(encoding="utf-8"))
         overrides = {tuple(key): value for key, value in record["overrides"]}
         source = str(record["problem"])
-    except FileNotFoundError as error:
-        msg = f"{folder} does not say which problem it came from ({FILE_NAME} is missing); give it with --problem"
-        raise ConfigError(msg) from error
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is damaged ({error!r}); give the problem with --problem"
+    except OSError as error:
+        raise ConfigError(_no_record(folder, error)) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        msg = f"{path} is damaged ({shown(error)}); give the problem with --problem"
         raise ConfigError(msg) from error
     return read_problem_file(source, overrides)
+
+
+def _no_record(folder: Path, error: OSError) -> str:
+    """Say why a folder names no problem."""
+    if not folder.exists():
+        return f"expected the folder of a run or a pruned-model file, and there is nothing at {folder}"
+    if folder.is_file():
+        return f"expected the folder of a run, {folder} is a file"
+    if not (folder / LEDGER).exists():
+        return f"expected the folder of a run, and there is no {LEDGER} in {folder}"
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot read {folder / FILE_NAME}: {error.strerror}; give the problem with --problem"
+    return (
+        f"{folder} does not say which problem it came from ({FILE_NAME} is missing): give its problem file with "
+        f"--problem; of a run made in Python, use ap.open_run({str(folder)!r}, problem) there"
+    )

@@ -18,6 +18,22 @@ from autoprune.errors import ConfigError, did_you_mean
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
+def is_file(path: Path) -> bool:
+    """Say whether there is a file; a name that no file can have (too long, with zeros) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether there is a folder; see `is_file`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def check_reference(text: str, folder: Path) -> None:
     """Check, without executing anything, that the module of a reference exists.
 
@@ -30,7 +46,7 @@ def check_reference(text: str, folder: Path) -> None:
     """
     module, name = _split(text)
     if module.endswith(".py"):
-        if not (folder / module).is_file():
+        if not is_file(folder / module):
             msg = f"expected a Python file at {folder / module}, and there is none"
             raise ConfigError(msg)
         return

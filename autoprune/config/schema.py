@@ -105,7 +105,7 @@ class SearchTable(Table):
 
     strategy: StrategyKey = "pymoo:nsga2"
     budget: BudgetTable = BudgetTable(evaluations=200)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     settings: StrategySettings = Field(default_factory=dict)
 
 

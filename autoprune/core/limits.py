@@ -24,6 +24,9 @@ _WRITTEN = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>%|
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
+_LONGEST = 60
+"""Characters of a limit."""
+
 _N_BLOCKERS = 4
 """How many blocking layers an error names."""
 
@@ -74,13 +77,13 @@ def parse_limit(name: str, limit: str | float, dense: int) -> int:
     share = False
     value: Fraction | None = None
     if isinstance(limit, str):
-        match = _WRITTEN.fullmatch(limit)
-        if match and match["number"].count(".") <= 1 and match["number"] != ".":
+        match = _WRITTEN.fullmatch(limit[:_LONGEST])
+        if match and len(limit) <= _LONGEST and _is_finite(match["number"]):
             unit = (match["unit"] or "").removesuffix("B").replace("K", "k")
             share = unit == "%"
             value = Fraction(match["number"]) * (Fraction(1, 100) if share else _UNITS[unit])
     elif not isinstance(limit, bool) and isinstance(limit, int | float | np.integer | np.floating):
-        value = Fraction(float(limit)) if math.isfinite(limit) else None
+        value = Fraction(float(limit)) if _is_finite(limit) else None
     if value is None or value <= 0 or (share and value > 1):
         msg = (
             f"expected the limit on {name} as a percentage of the dense model such as '60%' or an absolute value such "
@@ -96,6 +99,14 @@ def parse_limit(name: str, limit: str | float, dense: int) -> int:
         )
         raise InvalidArgumentError(msg)
     return math.floor(value)
+
+
+def _is_finite(number: str | float) -> bool:
+    """Say whether a number, or its text, is one and fits a float: exact arithmetic has no bounds of its own."""
+    try:
+        return math.isfinite(float(number))
+    except (ValueError, OverflowError):
+        return False
 
 
 def limit_load(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> npt.NDArray[np.float64]:

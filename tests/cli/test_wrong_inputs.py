@@ -129,7 +129,7 @@ def test_a_limit_that_is_none() -> None:
 def test_an_unknown_cost() -> None:
     """A limit on something that is not counted gets a suggestion, and is told from a mistake in the file."""
     shown = fails("plan", "problem.toml", "--limit", "parms=60%")
-    assert "command line: limits.parms: unknown cost 'parms' (did you mean 'params'?)" in shown
+    assert "the command line has 1 mistake: limits.parms: unknown cost 'parms' (did you mean 'params'?)" in shown
 
 
 @pytest.mark.usefixtures("folder")

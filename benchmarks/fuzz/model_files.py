@@ -1,6 +1,6 @@
 """Damaged and forged pruned-model files: every one is refused in words, or loads to the very same function.
 
-    python benchmarks/fuzz/artifact.py --n 3000 --seed 0
+    python benchmarks/fuzz/model_files.py --n 3000 --seed 0
 
 Bytes are flipped, cut off, inserted and swapped as they are; headers, tensor names, types and shapes are edited and the
 file is hashed again, as somebody would who wants it to be believed. A file counts as
