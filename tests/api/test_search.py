@@ -20,6 +20,7 @@ import autoprune as ap
 from autoprune.api import searching
 from autoprune.core.jobs import Status
 from autoprune.errors import (
+    AutopruneWarning,
     BudgetError,
     InfeasibleError,
     InvalidArgumentError,
@@ -205,7 +206,8 @@ def test_a_failing_metric_is_a_recorded_failure(make_problem: MakeProblem, tmp_p
 
     task = ap.FunctionTask(loss=ap.Classification().loss, metrics={"score": moody})
     problem = make_problem(task=task, objectives=("max:score", "macs"))
-    run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
+    with pytest.warns(AutopruneWarning, match="all 4 evaluations failed"):
+        run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
     messages = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
     assert run.evaluations == 4
     assert len(messages) >= 3
