@@ -137,7 +137,7 @@ def test_weights_that_are_missing() -> None:
     """The path is named."""
     shown = fails("search", "problem.toml", "--weights", "nowhere.pt")
     assert (
-        "command line: model.weights: expected a weights file (.safetensors, .pt or .pth), and there is none at"
+        "the command line has 1 mistake: model.weights: expected a weights file (.safetensors, .pt or .pth), and there is none at"
         in shown
     )
 
@@ -173,8 +173,8 @@ def test_no_data(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "command line: data.name: unknown data 'digit' (did you mean 'digits'?)"),
-        ("npz", "command line: data.name: expected 'npz:PATH', got 'npz'"),
+        ("digit", "the command line has 1 mistake: data.name: unknown data 'digit' (did you mean 'digits'?)"),
+        ("npz", "the command line has 1 mistake: data.name: expected 'npz:PATH', got 'npz'"),
         ("npz:nowhere.npz", "there is no file or folder"),
     ],
 )
