@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autoprune import artifact
+from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
-from autoprune.core.limits import parse_limit
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.choice import check_executor
@@ -104,9 +104,11 @@ class Tuned:
     def pick(
         self,
         *,
+        limits: Mapping[str, str | float] | None = None,
+        at_least: Mapping[str, str | float] | None = None,
         max_macs: str | float | None = None,
         max_params: str | float | None = None,
-        min_accuracy: float | None = None,
+        min_accuracy: str | float | None = None,
     ) -> TunedPoint:
         """Return the best point within limits by its search-validation metrics; see `Run.pick`.
 
@@ -115,11 +117,16 @@ class Tuned:
         """
         meta = self.run.meta
         tuned = {point.id: replace(point.point.outcome, metrics=point.metrics) for point in self.points}
-        outcome = Front.of(tuned.values(), meta.parsed_objectives, fidelity=meta.fidelity).pick(
-            max_macs=None if max_macs is None else parse_limit("macs", max_macs, meta.dense.costs["macs"]),
-            max_params=None if max_params is None else parse_limit("params", max_params, meta.dense.costs["params"]),
+        at_most, floor = bounds(
+            meta,
+            limits=limits,
+            at_least=at_least,
+            max_macs=max_macs,
+            max_params=max_params,
             min_accuracy=min_accuracy,
         )
+        front = Front.of(tuned.values(), meta.parsed_objectives, fidelity=meta.fidelity)
+        outcome = front.pick(at_most=at_most, at_least=floor)
         return next(point for point in self.points if point.id == outcome.job.id)
 
     def rank_correlation(self, metric: str = "accuracy") -> float | None:

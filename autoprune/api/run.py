@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from torch import nn
 
 from autoprune.api.front import RunFront
+from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Outcome
-from autoprune.core.limits import parse_limit
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
@@ -111,27 +111,39 @@ class Run:
     def pick(
         self,
         *,
+        limits: Mapping[str, str | float] | None = None,
+        at_least: Mapping[str, str | float] | None = None,
         max_macs: str | float | None = None,
         max_params: str | float | None = None,
-        min_accuracy: float | None = None,
+        min_accuracy: str | float | None = None,
     ) -> RunPoint:
         """Return the best point of the front within limits; without any, the knee.
 
+        With a limit on a cost that is the best one by the first measured objective, with limits on metrics alone the
+        cheapest one.
+
         Args:
-            max_macs: most multiply-adds, a share (``"50%"``) or absolute.
+            limits: largest values of any figure by name: of costs a share of the dense model or absolute
+                (``{"peak_bytes": "50%"}``), of metrics their values (``{"loss": 0.5}``).
+            at_least: smallest values, likewise (``{"iou": 0.7}``); of rates in 0..1 also in percent (``"70%"``).
+            max_macs: most multiply-adds, short for ``limits``.
             max_params: most parameters, likewise.
-            min_accuracy: least accuracy, in 0..1.
+            min_accuracy: least accuracy, short for ``at_least``.
 
         Raises:
             InfeasibleError: no point is within the limits; the message says how near the front comes.
+            UnknownNameError: the run has no figure of that name; the message names those it has.
+            InvalidArgumentError: a value cannot be read, or the front is empty.
         """
-        dense = self.meta.dense.costs
-        outcome = self.front.data.pick(
-            max_macs=None if max_macs is None else parse_limit("macs", max_macs, dense["macs"]),
-            max_params=None if max_params is None else parse_limit("params", max_params, dense["params"]),
+        at_most, floor = bounds(
+            self.meta,
+            limits=limits,
+            at_least=at_least,
+            max_macs=max_macs,
+            max_params=max_params,
             min_accuracy=min_accuracy,
         )
-        return RunPoint(self, outcome)
+        return RunPoint(self, self.front.data.pick(at_most=at_most, at_least=floor))
 
     def choose(self, n: int = N_REPORTED) -> list[RunPoint]:
         """Return up to ``n`` points of the front, spread evenly over cost."""

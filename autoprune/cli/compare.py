@@ -101,12 +101,12 @@ def compare(
     n_seeds = table.seeds if seeds is None else seeds
     n_epochs = table.epochs if epochs is None else epochs
     taking_part = roster(chosen)
+    hands = chosen_executor(executor, address, insecure, workers)
     planned = entries(taking_part, n_seeds)  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
         budget = ap.Budget(macs=macs, evaluations=evaluations)
-    hands = chosen_executor(executor, address, insecure, workers)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
             built = build_problem(file, folder / "dense")

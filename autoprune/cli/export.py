@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from autoprune.cli.console import escape, print_line
-from autoprune.cli.options import RunProblemOption, problem_of_run
+from autoprune.cli.options import RunProblemOption, pairs, problem_of_run
 from autoprune.cli.progress import working
 from autoprune.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Form(StrEnum):
@@ -36,6 +33,13 @@ def export(
         str | None, typer.Option(metavar="LIMIT", help="The best point within a limit, such as 50% or 2.1G.")
     ] = None,
     max_params: Annotated[str | None, typer.Option(metavar="LIMIT", help="The same for parameters.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIGURE=VALUE", help="The same for any figure, such as peak_bytes=50%; may be repeated."),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="At least this, such as iou=0.7; may be repeated.")
+    ] = None,
     form: Annotated[
         Form, typer.Option("--format", help="A pruned-model file, ONNX, a torch.export program, or plain weights.")
     ] = Form.AUTOPRUNE,
@@ -52,6 +56,15 @@ def export(
     from autoprune.config.problem import build_problem
     from autoprune.export import export as export_model
 
+    wishes: dict[str, Any] = {
+        "max_macs": max_macs,
+        "max_params": max_params,
+        "limits": pairs(limit, "--limit"),
+        "at_least": pairs(at_least, "--at-least"),
+    }
+    if point is not None and any(wishes.values()):
+        msg = "a point is named by its number or by limits, not both"
+        raise typer.BadParameter(msg, param_hint="--point")
     if source.is_file():
         if polish:
             msg = f"{source.name} is a pruned-model file; points of runs can be polished"
@@ -69,7 +82,7 @@ def export(
         file = problem_of_run(source, problem)
         with working("preparing the problem"):
             run = ap.open_run(source, build_problem(file, source))
-        chosen = run.pick(max_macs=max_macs, max_params=max_params) if point is None else run.point(point)
+        chosen = run.pick(**wishes) if point is None else run.point(point)
         target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"
         if form is Form.AUTOPRUNE:
             target.parent.mkdir(parents=True, exist_ok=True)

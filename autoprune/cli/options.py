@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.errors import shown
+
 if TYPE_CHECKING:
     from autoprune import RaySettings
     from autoprune.config import ProblemFile
@@ -76,7 +78,9 @@ def chosen_executor(
 ) -> str | RaySettings:
     """Return who does the work; an address alone means Ray."""
     import autoprune as ap
+    from autoprune.execute.choice import check_executor
 
+    check_executor(executor, custom=False)
     if executor != "ray" and address is None:
         return executor
     return ap.RaySettings(workers=workers, address=address, insecure=insecure)
@@ -91,6 +95,22 @@ def problem_of_run(run: Path, problem: str | None) -> ProblemFile:
     from autoprune.config import read_problem_file, recorded_problem
 
     return recorded_problem(run) if problem is None else read_problem_file(problem)
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Return what an option of the form NAME=VALUE was given.
+
+    Raises:
+        BadParameter: something has another form.
+    """
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            msg = f"expected NAME=VALUE such as macs=60%, got {shown(text)}"
+            raise typer.BadParameter(msg, param_hint=option)
+        found[name.strip()] = value.strip()
+    return found
 
 
 def read_problem(
@@ -121,12 +141,7 @@ def read_problem(
         kind, colon, path = data.partition(":")
         overrides["data", "name"] = f"{kind}:{Path(path).absolute()}" if colon else kind
         overrides["data", "factory"] = None
-    for limit in limits or []:
-        cost, equals, value = limit.partition("=")
-        if not equals:
-            msg = f"expected COST=VALUE such as macs=60%, got {limit!r}"
-            raise typer.BadParameter(msg, param_hint="--limit")
-        overrides["limits", cost.strip()] = value.strip()
+    overrides |= {("limits", cost): value for cost, value in pairs(limits, "--limit").items()}
     given = {name: amount for name, amount in (budget or {}).items() if amount is not None}
     if given:
         overrides["search", "budget"] = given

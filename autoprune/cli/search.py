@@ -78,9 +78,9 @@ def search(
     )
     settings = file.tables.search
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
+    hands = chosen_executor(executor, address, insecure, workers)
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
-    hands = chosen_executor(executor, address, insecure, workers)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
             built = build_problem(file, folder)
@@ -102,6 +102,11 @@ def search(
         log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
         raise typer.Exit(130)
     summary = read_summary(folder)
+    if budget.evaluations is not None and run.evaluations > budget.evaluations:
+        log(
+            f"[yellow]{escape(folder)} holds {run.evaluations:,} evaluations already, more than the "
+            f"{budget.evaluations:,} asked for: all of them are shown; a shorter search needs another --store[/yellow]"
+        )
     if as_json:
         print_json(front_json(summary))
     else:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from autoprune.config.reading import ProblemFile, read_problem_file
 from autoprune.errors import ConfigError, StoreError, shown
+from autoprune.store.meta import PROBLEM_FILE
 
-FILE_NAME = "problem.json"
 LEDGER = "run.sqlite"
 
 
@@ -24,7 +24,7 @@ def record_problem(folder: Path, file: ProblemFile) -> None:
     text = json.dumps({"problem": file.source, "overrides": overrides}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_text(text, encoding="utf-8")
+        (folder / PROBLEM_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         msg = f"cannot write to the run folder {folder}: {error}; name another one with --store"
         raise StoreError(msg) from error
@@ -36,7 +36,7 @@ def recorded_problem(folder: Path) -> ProblemFile:
     Raises:
         ConfigError: the folder names none, or the file has gone or has mistakes now.
     """
-    path = folder / FILE_NAME
+    path = folder / PROBLEM_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         overrides = {tuple(key): value for key, value in record["overrides"]}
@@ -58,8 +58,8 @@ def _no_record(folder: Path, error: OSError) -> str:
     if not (folder / LEDGER).exists():
         return f"expected the folder of a run, and there is no {LEDGER} in {folder}"
     if not isinstance(error, FileNotFoundError):
-        return f"cannot read {folder / FILE_NAME}: {error.strerror}; give the problem with --problem"
+        return f"cannot read {folder / PROBLEM_FILE}: {error.strerror}; give the problem with --problem"
     return (
-        f"{folder} does not say which problem it came from ({FILE_NAME} is missing): give its problem file with "
+        f"{folder} does not say which problem it came from ({PROBLEM_FILE} is missing): give its problem file with "
         f"--problem; of a run made in Python, use ap.open_run({str(folder)!r}, problem) there"
     )

@@ -33,6 +33,6 @@ def check_executor(executor: object, *, custom: bool = True) -> None:
     if custom:
         kinds += f" or an object with {', '.join(_VERBS)} (autoprune.core.protocols.Executor)"
     number = re.search(r"\d+", str(executor)) if isinstance(executor, str | int) else None
-    hint = f"; for several workers write executor=ap.RaySettings(workers={number[0]})" if number else ""
+    hint = f"; for several workers write ap.RaySettings(workers={number[0]}) or --workers {number[0]}" if number else ""
     msg = f"expected executor={kinds}, got {shown(executor)}{hint}"
     raise InvalidArgumentError(msg)

@@ -81,34 +81,30 @@ class Front:
         return self.outcomes[nearest(self.values, sign * wish, objective=column)]
 
     def pick(
-        self,
-        *,
-        max_macs: float | None = None,
-        max_params: float | None = None,
-        min_accuracy: float | None = None,
+        self, *, at_most: Mapping[str, float] | None = None, at_least: Mapping[str, float] | None = None
     ) -> Outcome:
         """Return the best point within limits, all inclusive.
 
-        With an upper limit on a cost: the best value of the first objective that is not a cost. With only
-        ``min_accuracy``: the lowest value of the first objective that is a cost. With no limit: the knee.
+        With an upper limit on a cost: the best value of the first objective that is not a cost. With limits on metrics
+        alone: the lowest value of the first objective that is a cost. With no limit: the knee.
 
         Args:
-            max_macs: most multiply-adds.
-            max_params: most parameters.
-            min_accuracy: least accuracy, in 0..1.
+            at_most: largest allowed values of any figures, by name.
+            at_least: smallest allowed values, likewise.
 
         Raises:
             InfeasibleError: no point is within the limits; the message says how near the front comes.
+            UnknownNameError: a point has no figure of that name.
             InvalidArgumentError: the front is empty.
         """
-        at_most = {name: limit for name, limit in (("macs", max_macs), ("params", max_params)) if limit is not None}
-        at_least = {"accuracy": min_accuracy} if min_accuracy is not None else {}
+        at_most, at_least = at_most or {}, at_least or {}
         if len(self) == 0 or not (at_most or at_least):
             return self.knee()
         within = [i for i, outcome in enumerate(self.outcomes) if _within(outcome, at_most, at_least)]
         if not within:
             raise InfeasibleError(self._out_of_reach(at_most, at_least))
-        column = self._first(is_cost=not at_most)
+        limits_cost = any(name in self.outcomes[0].costs for name in at_most)
+        column = self._first(is_cost=not limits_cost)
         return self.outcomes[within[int(np.argmin(self.values[within, column]))]]
 
     def _column(self, name: str) -> tuple[int, float]:
@@ -152,9 +148,8 @@ def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None 
 
 
 def _within(outcome: Outcome, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
-    return all(_figure(outcome, name) <= limit for name, limit in at_most.items()) and all(
-        _figure(outcome, name) >= limit for name, limit in at_least.items()
-    )
+    below = [_figure(outcome, name) <= limit for name, limit in at_most.items()]  # every name is looked up
+    return all(below + [_figure(outcome, name) >= limit for name, limit in at_least.items()])
 
 
 def _figure(outcome: Outcome, name: str) -> float:

@@ -6,7 +6,7 @@ import shlex
 
 
 def rebuild_command(folder: str, point: int) -> str:
-    """Return the shell command that writes the model of job ``point``.
+    """Return the shell command that writes the model of job ``point``, for a run whose folder names its problem.
 
     >>> rebuild_command("runs/r 56", 17)
     "autoprune export 'runs/r 56' --point 17"

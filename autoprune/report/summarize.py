@@ -29,7 +29,7 @@ from autoprune.report.summary import (
     Timing,
 )
 from autoprune.store.events import Event, EventKind
-from autoprune.store.meta import SUBSTITUTES, RunMeta
+from autoprune.store.meta import PROBLEM_FILE, SUBSTITUTES, RunMeta
 
 INTERRUPTED = "interrupted"
 """The reason of a stop that the user asked for."""
@@ -141,6 +141,7 @@ def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Seque
     genomes = np.array([job.candidate.genome for job in jobs], dtype=np.int64).reshape(len(jobs), space.n_variables)
     ratios = space.keep_ratios(genomes)
     folder = str(run.folder)
+    named = (run.folder / PROBLEM_FILE).exists()  # else no command could build a point
     metrics: dict[int, dict[str, dict[str, float]]] = {
         job.id: {meta.role_of(job.fidelity): dict(outcome.metrics)} for job, outcome in zip(jobs, measured, strict=True)
     }
@@ -157,7 +158,7 @@ def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Seque
             metrics=metrics[job.id],
             fidelity=job.fidelity,
             cached=outcome.cached,
-            command=rebuild_command(folder, job.id),
+            command=rebuild_command(folder, job.id) if named else "",
             python=rebuild_python(folder, job.id),
         )
         for i, (job, outcome) in enumerate(zip(jobs, measured, strict=True))

@@ -62,7 +62,7 @@ class Point:
         metrics: by role, the measured figures by name.
         fidelity: how it was measured.
         cached: whether the figures came from the evaluation cache.
-        command: the shell command that rebuilds the model.
+        command: the shell command that rebuilds the model; "" where the run names no problem file.
         python: the Python expression that rebuilds the model.
     """
 

@@ -24,7 +24,7 @@ def evaluations_table(summary: RunSummary) -> pd.DataFrame:
 
     Columns: ``on_front``, ``fidelity``, ``cached``; every cost (``macs``) and, as a fraction of the dense model,
     ``macs_ratio``; every metric by role (``proxy_accuracy``, ``test_accuracy``); ``width:<variable>`` for every width
-    variable; ``command``.
+    variable; ``command``, or Python where the run names no problem file.
     """
     return _table(summary, summary.evaluations)
 
@@ -67,7 +67,7 @@ def _table(summary: RunSummary, points: Sequence[Point]) -> pd.DataFrame:
                 row[f"{name}_ratio"] = share
         row |= {f"{role}_{name}": value for role, figures in point.metrics.items() for name, value in figures.items()}
         row |= {f"width:{name}": width for name, width in zip(summary.variables, point.widths, strict=True)}
-        rows.append(row | {"command": point.command})
+        rows.append(row | {"command": point.command or point.python})
     columns = None if rows else ["id", "on_front", "fidelity", "cached", "command"]
     return pd.DataFrame(rows, columns=columns).set_index("id")
 

@@ -14,6 +14,9 @@ from autoprune.errors import StoreError
 
 SCHEMA_VERSION = 1
 
+PROBLEM_FILE = "problem.json"
+"""In a run's folder: which problem file it came from, for commands that build its points; none if made in Python."""
+
 SUBSTITUTES = "substitutes"
 """Kind of the records ``{"jobs": [id, ...]}``: drawn at random where the strategy's method chose nothing new."""
 

@@ -51,23 +51,24 @@ def test_front_of_nothing_is_empty() -> None:
     assert len(front) == 0
     assert front.values.shape == (0, 2)
     with pytest.raises(InvalidArgumentError, match="empty front"):
-        front.pick(max_macs=100)
+        front.pick(at_most={"macs": 100})
 
 
 @pytest.mark.parametrize(
     ("limits", "job_id"),
     [
-        ({"max_macs": 399.0}, 1),
-        ({"max_macs": 400.0}, 3),  # inclusive
-        ({"max_params": 200.0}, 0),
-        ({"max_macs": 400.0, "max_params": 500.0}, 1),
-        ({"min_accuracy": 0.9}, 1),  # inclusive, and the cheapest that is good enough
-        ({"min_accuracy": 0.1}, 0),
-        ({"max_macs": 400.0, "min_accuracy": 0.6}, 3),
+        ({"at_most": {"macs": 399.0}}, 1),
+        ({"at_most": {"macs": 400.0}}, 3),  # inclusive
+        ({"at_most": {"params": 200.0}}, 0),
+        ({"at_most": {"macs": 400.0, "params": 500.0}}, 1),
+        ({"at_least": {"accuracy": 0.9}}, 1),  # inclusive, and the cheapest that is good enough
+        ({"at_least": {"accuracy": 0.1}}, 0),
+        ({"at_most": {"accuracy": 0.92}}, 0),  # a metric alone: the cheapest
+        ({"at_most": {"macs": 400.0}, "at_least": {"accuracy": 0.6}}, 3),
         ({}, 1),  # the knee
     ],
 )
-def test_pick_is_the_best_point_within_the_limits(limits: dict[str, float], job_id: int) -> None:
+def test_pick_is_the_best_point_within_the_limits(limits: dict[str, dict[str, float]], job_id: int) -> None:
     """Most accurate under a cost limit, cheapest above an accuracy, the knee without either."""
     assert Front.of(outcomes(), objectives()).pick(**limits).job.id == job_id
 
@@ -75,7 +76,7 @@ def test_pick_is_the_best_point_within_the_limits(limits: dict[str, float], job_
 def test_pick_out_of_reach_says_how_near_the_front_comes() -> None:
     """The message has the best reachable figure and the limit."""
     with pytest.raises(InfeasibleError, match=r"smallest macs 100 \(limit 50\).*largest accuracy 0.95 \(limit 0.99\)"):
-        Front.of(outcomes(), objectives()).pick(max_macs=50, min_accuracy=0.99)
+        Front.of(outcomes(), objectives()).pick(at_most={"macs": 50}, at_least={"accuracy": 0.99})
 
 
 def test_nearest_works_in_the_natural_direction() -> None:

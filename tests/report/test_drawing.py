@@ -208,10 +208,16 @@ def test_write_report_from_a_store(tmp_path: Path) -> None:
         "r20-evaluations.csv",
     }
     front = json.loads(paths.json.read_text())["front"]
+    assert "autoprune export" not in paths.html.read_text()  # no command could find the problem
+    assert f"ap.open_run({str(tmp_path / 'run')!r}, problem).point({front[0]['id']}).build()" in (
+        paths.front_csv.read_text()
+    )
     with paths.front_csv.open() as file:
         assert [int(row["id"]) for row in csv.DictReader(file)] == [point["id"] for point in front]
     assert len(pd.read_csv(paths.evaluations_csv)) == 30
-    assert f"autoprune export {tmp_path / 'run'} --point {front[0]['id']}" in paths.html.read_text()
+    (tmp_path / "run" / "problem.json").write_text("{}")
+    again = write_report(tmp_path / "run", tmp_path / "out" / "r20.html")
+    assert f"autoprune export {tmp_path / 'run'} --point {front[0]['id']}" in again.html.read_text()
 
 
 def test_write_report_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ def points(summary: RunSummary) -> str:
     if not summary.front:
         return ""
     text = (
-        "Costs are exact; percentages are of the dense model. The command writes the model of its point to a file; the "
-        "line of Python builds it, given the problem that was searched."
+        "Costs are exact; percentages are of the dense model. The line of Python builds the model of its point, "
+        "given the problem that was searched (import autoprune as ap)"
     )
+    has_commands = any(point.command for point in summary.front)
+    text += "; the command writes it to a file." if has_commands else "; .save(path) instead of .build() writes it."
     if Role.POLISHED in summary.roles:
-        text += " Polished figures are of the model that the command writes with --polish."
+        text += " Polished figures are of the model that the command writes with --polish, or .build(polish=True)."
     columns = _columns(summary)
     heads = [units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns]
     times = {row.point: row for timing in summary.timings[:1] for row in timing.rows}
@@ -88,5 +90,6 @@ def _rebuild(point: Point) -> str:
     lines = "".join(
         f'<div><button type="button" class="copy" hidden>copy</button><code>{escape(text)}</code></div>'
         for text in (point.command, point.python)
+        if text
     )
     return f'<td class="left rebuild">{lines}</td>'
