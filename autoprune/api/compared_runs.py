@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api.problem import Problem
+from autoprune.api.recorded_problem import check_resumable
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 from autoprune.comparison.plan import Entry
@@ -70,6 +71,7 @@ class ComparedRuns:
         if not (folder / "run.sqlite").exists():
             return None
         run = open_run(folder, self.problem)
+        check_resumable(folder, run.store.meta, self.problem)  # runs of one table have figures of one machine
         spent = replace(run.spent, seconds=0.0)
         if not self.budget.allows(Spending(), spent):
             run.store.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,14 +27,24 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import find_criterion
 from autoprune.criteria.scoring import order, scores
-from autoprune.errors import InvalidArgumentError, MetricError, did_you_mean, shown, unknown_name
+from autoprune.errors import (
+    AutopruneWarning,
+    InvalidArgumentError,
+    MetricError,
+    did_you_mean,
+    shown,
+    unknown_name,
+)
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
+from autoprune.evaluate.evidence import OUTPUTS, environment, measure_dense, observe_behaviour, observe_figures
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
+from autoprune.evaluate.task_content import content_of, hash_settings
 from autoprune.pareto.reference import reference_point
 from autoprune.prepare.recipe import Checkpoints
+from autoprune.store.identity import Evidence, Identity
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace_space, unwrap
@@ -149,7 +160,7 @@ class Problem:
         )
         self.costs = CostModel(structure, self.space, peak)
         self.limits = resolve_limits(limits or {}, self.space, self.costs)
-        self._setup = JobSetup(self.model, self.space, self.costs, data, self.task)
+        self._setup = JobSetup(self.model, self.space, self.costs, self.data, self.task)
         self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, self.evaluation)
         self._evaluators = {FIDELITY: self.evaluator}
 
@@ -170,8 +181,12 @@ class Problem:
         Raises:
             MetricError: the task has no finite figure for it: nothing can be compared with it.
         """
+        return self._dense_measured[0]
+
+    @cached_property
+    def _dense_measured(self) -> tuple[dict[str, float], dict[str, Evidence]]:
         with _speaking_of_the_dense_model("search-validation"):
-            return self.evaluator.measure(self.model)
+            return measure_dense(self.evaluator)
 
     @cached_property
     def dense_test_metrics(self) -> dict[str, float]:
@@ -231,19 +246,64 @@ class Problem:
         return model_weights(self.model, self.structure)
 
     @cached_property
+    def behaviour(self) -> Identity:
+        """What the problem is and what its model does on a few fixed items: enough to recognise the model."""
+        data = self.data
+        splits = [split for split in (data.train, data.validation, data.test) if split is not None]
+        content = data.fingerprint if all(split.source.whole for split in splits) else str([len(s) for s in splits])
+        settings = self.evaluator.proxy.settings
+        rounding = {"device", "threads", "mixed_precision", "channels_last"}  # changes last digits, and no more
+        chosen = {name: value for name, value in asdict(settings).items() if name not in rounding}
+        torch_version, device, processor = settings.identity()
+        decided = {
+            "the search space": self.space.fingerprint,
+            "the weights": hashlib.sha256(pack_weights(self.weights)).hexdigest(),
+            "the objectives": json.dumps(list(self.objectives.names)),
+            "the limits": json.dumps(sorted(self.limits.items())),
+            "the criterion": self.criterion,
+            "the seed": str(self.seed),
+            "the evaluator": self.evaluator.name,
+            "the evaluator's settings": json.dumps(chosen, sort_keys=True),
+            "the task": self.task.fingerprint,
+        }
+        machine = {
+            "torch": str(torch_version),
+            "device": str(device),
+            "processor": str(processor),
+            "threads": str(settings.threads),
+            "mixed precision": str(settings.mixed_precision),
+            "channels last": str(settings.layout(self.model)),
+        }
+        # Items of datasets are hashed as they are decoded, which another version of a library does with other digits.
+        observed = {"the data": Evidence(data.fingerprint, content), **observe_behaviour(self.evaluator)}
+        return Identity(decided, machine, observed, environment())
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Everything that a figure depends on: `behaviour`, all items that are measured on, and the metrics.
+
+        Looking costs about as much as measuring three candidates; it happens once.
+        """
+        looks = [content_of(self.task)]
+        observed = {**self.behaviour.observed, **self._dense_measured[1]}
+        looks.append(content_of(self.task))
+        observed |= observe_figures(self.evaluator)
+        looks.append(content_of(self.task))
+        observed["the task's settings"] = Evidence(hash_settings(self.task, *looks), self.task.fingerprint)
+        found = replace(self.behaviour, observed=observed)
+        if found.unrepeatable:
+            msg = (
+                f"{', '.join(found.unrepeatable)} did not come out the same twice in a row, so what is measured cannot "
+                "be recognised again: nothing is taken from the cache of evaluations and nothing kept in it; look for "
+                "random numbers that no seed decides (dropout in evaluation, a random metric, transform or collation)"
+            )
+            warnings.warn(msg, AutopruneWarning, stacklevel=3)
+        return found
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything a figure depends on: a run's folder takes no other problem."""
-        parts = [
-            self.space.fingerprint,
-            self.data.fingerprint,
-            self.evaluator.fingerprint,
-            hashlib.sha256(pack_weights(self.weights)).hexdigest(),
-            list(self.objectives.names),
-            sorted(self.limits.items()),
-            self.criterion,
-            self.seed,
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        """SHA-256 over everything that a figure depends on: two problems of one fingerprint share a ledger."""
+        return self.identity.fingerprint
 
     def rank(self, criterion: str, put: Callable[[bytes], str]) -> tuple[Ranking, Spending]:
         """Score all channels under a criterion.
@@ -312,7 +372,13 @@ class Problem:
         """Return what a worker in another process needs to run jobs as `runner` does here."""
         name = self.evaluator_of(fidelity).name
         return RunnerPlan.of(
-            self._setup, name, self._evaluation_of(fidelity), fidelity=fidelity, recipes=recipes, limits=self.limits
+            self._setup,
+            name,
+            self._evaluation_of(fidelity),
+            fidelity=fidelity,
+            recipes=recipes,
+            limits=self.limits,
+            outputs=self.behaviour.observed[OUTPUTS].exact,
         )
 
     def validate(self) -> ValidationReport:

@@ -13,6 +13,7 @@ from autoprune.api.front import RunFront
 from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
+from autoprune.api.recorded_problem import check_readable, check_writable
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Outcome
 from autoprune.core.space import SearchSpace
@@ -272,10 +273,10 @@ class Run:
         """Open the folder for writing, as a context manager.
 
         Raises:
-            StoreError: another process drives the run.
+            StoreError: another process drives the run, or it is of another problem.
         """
         problem = self.needs_problem("write to")
-        return RunStore(self.folder, problem=problem.fingerprint)
+        return RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem))
 
     def polisher(self) -> Reconstructed:
         """Return the evaluator that scored the run and polishes its points.
@@ -310,23 +311,21 @@ class Run:
 def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
     """Open a run's folder for reading; it may be going on meanwhile.
 
+    Another machine, device or version of torch than searched it will do, to build, test, fine-tune and report.
+
     Args:
         folder: what ``store=`` of `search` was.
-        problem: what was searched; needed to build, save and measure points.
+        problem: what was searched; needed to build, save and measure points. Its model runs a few items, and has to
+            answer what it answered during the search, up to rounding.
 
     Raises:
         StoreError: there is no usable run, or it is of another problem.
     """
     store = RunStore.open_readonly(folder)
-    if problem is not None and store.meta.get("problem") != problem.fingerprint:
-        store.close()
-        msg = (
-            f"the run in {folder} searched another problem: model, weights, data, space, objectives or settings differ"
-        )
-        raise StoreError(msg)
     run = Run(store, problem)
     if problem is not None:
         try:
+            check_readable(store, problem)
             check_same_objectives(run.meta, problem, folder)
         except StoreError:
             store.close()

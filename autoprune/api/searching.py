@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from autoprune.api.problem import Problem
+from autoprune.api.recorded_problem import check_resumable
 from autoprune.api.run import Run, check_same_objectives
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
@@ -109,7 +110,12 @@ def search(
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
-    with RunStore(folder, problem=problem.fingerprint, meta=None if meta is None else meta.to_json()) as run:
+    with RunStore(
+        folder,
+        problem=problem.fingerprint,
+        meta=None if meta is None else meta.to_json(),
+        check=lambda recorded: check_resumable(folder, recorded, problem),
+    ) as run:
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
         check_same_objectives(recorded, problem, folder)
@@ -125,7 +131,7 @@ def search(
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         first = make_strategy(strategy, setup, settings)
         with (
-            closing(_open_cache(problem, cache, folder)) as evaluations,
+            _open_cache(problem, cache, folder) as evaluations,
             closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
         ):
             run_search(
@@ -239,6 +245,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
             "stream": find_strategy(strategy)[0].twin_of or strategy,  # a twin draws the random numbers of its family
         },
         environment=_environment(problem),
+        identity=problem.identity.to_json(),
         created=time.time(),
     )
 
@@ -281,13 +288,20 @@ def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path
         raise InvalidArgumentError(msg)
 
 
-def _open_cache(problem: Problem, cache: str | Path | None, folder: Path) -> EvaluationCache:
+def _open_cache(
+    problem: Problem, cache: str | Path | None, folder: Path
+) -> AbstractContextManager[EvaluationCache | None]:
+    """Open the cache, or none for a problem that nobody could recognise."""
+    if problem.identity.unrepeatable:
+        return nullcontext()
     path = folder.parent / "evaluations.sqlite" if cache is None else Path(cache)
-    return EvaluationCache(
-        path,
-        space=problem.space.fingerprint,
-        evaluator={"fingerprint": problem.evaluator.fingerprint},
-        data=problem.data.fingerprint,
+    return closing(
+        EvaluationCache(
+            path,
+            space=problem.space.fingerprint,
+            evaluator={"fingerprint": problem.evaluator.fingerprint, "observed": problem.identity.observed_hash},
+            data=problem.data.fingerprint,
+        )
     )
 
 

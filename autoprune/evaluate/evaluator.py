@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, res
 from autoprune.train.devices import autocast, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import batch_norms, recalibrate
+from autoprune.train.source import Batch
 from autoprune.train.split import Loader
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
@@ -38,6 +40,11 @@ class Evaluator(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it wants the inherited weights."""
+        ...
+
+    @property
+    def proxy(self) -> Proxy:
+        """The items that it measures on."""
         ...
 
     @property
@@ -102,24 +109,28 @@ class Proxy:
     Args:
         setup: model, data and task.
         settings: which items, and how the model runs.
+
+    Attributes:
+        settings: which items, and how the model runs.
+        calibrates: whether BatchNorm statistics are recomputed.
     """
 
     def __init__(self, setup: JobSetup, settings: ProxySettings) -> None:
         self._setup = setup
-        self._settings = settings
+        self.settings = settings
         self.device = resolve_device(settings.device)
         self._channels_last = settings.layout(setup.model)
         validation = setup.data.score
         if settings.n_validation is not None:
             validation = validation.subset(settings.n_validation, settings.proxy_seed)
         self._validation = validation.loader(settings.batch_size, device=self.device, channels_last=self._channels_last)
-        self._calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
+        self.calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
         self._calibration = self._training(settings.n_calibration)
 
     @property
     def n_items(self) -> int:
         """Items that one candidate is run on: calibration, where it has BatchNorm, and validation."""
-        return self._validation.n_items + (self._calibration.n_items if self._calibrates else 0)
+        return self._validation.n_items + (self._calibration.n_items if self.calibrates else 0)
 
     @cached_property
     def validation(self) -> Batches:
@@ -137,24 +148,46 @@ class Proxy:
 
     def recalibrate(self, model: nn.Module) -> None:
         """Recompute the BatchNorm statistics of a model on the device, where it has any."""
-        if not self._calibrates:
+        if not self.calibrates:
             return
-        with torch.inference_mode(), autocast(self.device, enabled=self._settings.mixed_precision):
+        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
             recalibrate(model, self.calibration)
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        """Return the task's metrics of a model that is on the device and in evaluation mode."""
-        return metrics_of(model, self.validation, self._setup.task, self.device, self._settings)
+    def measure(self, model: nn.Module, batches: Iterable[Batch] | None = None) -> dict[str, float]:
+        """Return the task's metrics of a model that is on the device and in evaluation mode.
+
+        Args:
+            model: what to measure.
+            batches: on what; by default on the search-validation batches.
+        """
+        batches = self.validation if batches is None else batches
+        return metrics_of(model, batches, self._setup.task, self.device, self.settings)
+
+    @property
+    def n_validation(self) -> int:
+        """Search-validation items."""
+        return self._validation.n_items
+
+    def few(self, n: int, role: Literal["validation", "train"]) -> Loader:
+        """Return the same few items every time: of search-validation, or of training with its random transforms."""
+        split = self._validation.split if role == "validation" else self._setup.data.train
+        return split.subset(n, self.settings.proxy_seed).loader(
+            max(2, min(n, self.settings.batch_size)),
+            device=self.device,
+            channels_last=self._channels_last,
+            augment=role == "train",
+            seed=self.settings.proxy_seed,
+        )
 
     def _training(self, n: int) -> Loader:
-        return self._setup.data.train.subset(max(1, n), self._settings.proxy_seed).loader(
-            self._settings.batch_size,
+        return self._setup.data.train.subset(max(1, n), self.settings.proxy_seed).loader(
+            self.settings.batch_size,
             device=self.device,
             channels_last=self._channels_last,
             augment=True,
             shuffle=True,
             drop_last=True,
-            seed=self._settings.proxy_seed,
+            seed=self.settings.proxy_seed,
         )
 
 

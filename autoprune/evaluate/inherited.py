@@ -38,6 +38,11 @@ class InheritedWeights:
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
 
+    @property
+    def proxy(self) -> Proxy:
+        """The items that it measures on."""
+        return self._proxy
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSetting
 
 
 def metrics_of(
-    model: nn.Module, batches: Batches, task: Task, device: torch.device, settings: MeasureSettings
+    model: nn.Module, batches: Iterable[Batch], task: Task, device: torch.device, settings: MeasureSettings
 ) -> dict[str, float]:
     """Run the task's metric over ``batches`` without gradients, on a model that is placed and in evaluation mode.
 
@@ -99,7 +99,7 @@ def metrics_of(
     is_own = type(task) in (Classification, TorchMetrics)
     if not is_own:
         model = copy_with(model, ()).eval()
-        batches = batches if isinstance(batches, Loader) else _Copies(batches)
+        batches = _Copies(batches) if isinstance(batches, Sequence) else batches  # loaders make new ones every time
     with torch.inference_mode(), autocast(device, enabled=settings.mixed_precision):
         try:
             figures = task.metric(model, batches)

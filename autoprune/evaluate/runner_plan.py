@@ -9,6 +9,7 @@ from typing import Any
 from autoprune.core.jobs import WeightSet
 from autoprune.errors import ExecutorError
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
+from autoprune.evaluate.evidence import hash_outputs
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.prepare.recipe import Checkpoints, Workbench
@@ -29,6 +30,7 @@ class RunnerPlan:
         recipes: names of what Prepare jobs run.
         limits: hard upper limits, absolute, by cost name.
         machine: what figures may be compared with, see `MeasureSettings.identity`.
+        outputs: hash of the dense model's outputs on fixed items, see `hash_outputs`; "" where they do not repeat.
     """
 
     setup: JobSetup
@@ -38,6 +40,7 @@ class RunnerPlan:
     recipes: tuple[str, ...]
     limits: Mapping[str, int]
     machine: tuple[Any, ...]
+    outputs: str = ""
 
     @classmethod
     def of(
@@ -49,11 +52,14 @@ class RunnerPlan:
         fidelity: str = "proxy",
         recipes: Sequence[str] = (),
         limits: Mapping[str, int] | None = None,
+        outputs: str = "",
     ) -> RunnerPlan:
         """Plan the runner whose figures are those that ``make_evaluator(evaluator, setup, settings)`` gives here."""
         settings = evaluator_settings(evaluator, settings)
         setup = replace(setup, data=setup.data.without_test())
-        return cls(setup, evaluator, settings, fidelity, tuple(recipes), limits or {}, tuple(settings.identity()))
+        return cls(
+            setup, evaluator, settings, fidelity, tuple(recipes), limits or {}, tuple(settings.identity()), outputs
+        )
 
     def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> Runner:
         """Make the runner.
@@ -73,6 +79,13 @@ class RunnerPlan:
             )
             raise ExecutorError(msg)
         evaluator = make_evaluator(self.evaluator, self.setup, self.settings)
+        if self.outputs and hash_outputs(evaluator) != self.outputs:
+            msg = (
+                "on this worker the model's outputs on a few fixed items have other digits than where the search was "
+                "started (another processor, or other versions of libraries): their figures cannot be compared; run "
+                "the search on machines of one kind"
+            )
+            raise ExecutorError(msg)
         return make_runner(
             {self.fidelity: evaluator}, self.setup, self.settings, blobs, self.recipes, self.limits, checkpoints
         )

@@ -55,6 +55,11 @@ class ShortTraining:
             mixed_precision=self.settings.mixed_precision,
         )
 
+    @property
+    def proxy(self) -> Proxy:
+        """The items that it measures on."""
+        return self._proxy
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""

@@ -70,6 +70,7 @@ class RunMeta:
         held_out: False where the given weights were trained on the search-validation images.
         settings: everything else that shapes the numbers (evaluator, window, ...), JSON types only.
         environment: versions, device, threads, in words.
+        identity: `Identity.to_json` of the problem; empty in runs of versions that recorded none.
         command: the command line or call that started the run, for the reader; may be empty.
         created: Unix time in seconds.
     """
@@ -91,6 +92,7 @@ class RunMeta:
     held_out: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     created: float = 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,9 @@ class RunStore:
 
     Args:
         folder: made when it is not there; a run that is there already is opened again, to be resumed.
-        problem: fingerprint of what is searched (space, data, objectives); a run of another one is refused.
+        problem: fingerprint of what is searched; a run of another one is refused.
+        check: called with what a run that is there says about itself, instead of comparing fingerprints; raises
+            StoreError where it must not be written to.
         meta: what the run says about itself, JSON types; written when the folder is made, ignored when it is resumed.
         clock: tells when the driver and its attempts started.
 
@@ -51,6 +53,7 @@ class RunStore:
         *,
         problem: str = "",
         meta: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -63,7 +66,10 @@ class RunStore:
                 Ledger.create(path, {**(meta or {}), _PROBLEM: problem})
             self.ledger = Ledger(path)
             try:
-                _check_problem(self.folder, self.ledger.meta.get(_PROBLEM, ""), problem)
+                if check is not None:
+                    check(self.ledger.meta)
+                else:
+                    _check_problem(self.folder, self.ledger.meta.get(_PROBLEM, ""), problem)
                 self.ledger.open_driver((clock or SystemClock()).unix())
             except BaseException:
                 self.ledger.close()

@@ -31,10 +31,12 @@ def load_driver() -> ModuleType:
 
 
 def measured(folder: Path) -> list[str]:
-    """Return what was measured, by whatever process; each process measures the dense model for itself."""
+    """Return what was measured, by whatever process; each looks at the dense model and at a cut one for itself."""
     dense = load_driver().describe(digits_network())
     lines = (folder / "measured.txt").read_text(encoding="utf-8").splitlines()
-    return sorted(line for line in lines if not line.startswith(dense))
+    assert lines[0].startswith(dense)
+    cut = next(line for line in lines if not line.startswith(dense)).rpartition(" ")[0]
+    return sorted(line for line in lines if not line.startswith((dense, cut)))
 
 
 def outcomes(comparison: ap.Comparison) -> dict[tuple[str, int], list[Outcome]]:

@@ -201,7 +201,7 @@ def test_a_store_of_another_problem(folder: Path) -> None:
     shown = fails(
         "search", edited(folder, "network.py:net", 'network.py:net"\nkwargs = { width = 6 }#'), "--store", "run"
     )
-    assert "the run in run searches another problem" in shown
+    assert "the run in run searched another problem: the search space" in shown
     assert "choose another folder" in shown
     assert (folder / "run" / "problem.json").read_text() == recorded
 

@@ -1,0 +1,106 @@
+"""Whether a run's folder and a problem belong together: to build and report, to write into it, to measure more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.api.problem import Problem
+from autoprune.core.objectives import Objectives
+from autoprune.core.space import SearchSpace
+from autoprune.errors import StoreError
+from autoprune.store.identity import Identity, metrics_evidence
+from autoprune.store.meta import RunMeta
+from autoprune.store.run import RunStore
+
+BEFORE = "which did not record what the model did"
+"""What is said of runs that have no identity."""
+
+
+def check_readable(store: RunStore, problem: Problem) -> None:
+    """Refuse to build the points of a run from another problem. Any machine and version of torch will do.
+
+    Raises:
+        StoreError: the message names what differs beyond rounding.
+    """
+    _check_near(store.folder, store.meta, problem.behaviour, store)
+
+
+def check_writable(folder: Path, meta: Mapping[str, Any], problem: Problem) -> None:
+    """Refuse to put figures of another problem beside those of a run; its metrics are looked at, too.
+
+    Raises:
+        StoreError: the message names what differs beyond rounding.
+    """
+    _check_near(folder, meta, problem.identity)
+
+
+def check_resumable(folder: Path, meta: Mapping[str, Any], problem: Problem) -> None:
+    """Refuse to measure more candidates into a ledger unless they would have the bits that its candidates have.
+
+    Raises:
+        StoreError: the message names what differs, and says what still works.
+    """
+    if meta.get("problem") == problem.identity.fingerprint:
+        return
+    if not meta.get("identity"):
+        _check_near(folder, meta, problem.identity)
+        made = meta.get("environment", {}).get("autoprune", "")
+        msg = (
+            f"the run in {folder} was made by an earlier autoprune {made}, {BEFORE}: reports, export and fine-tuning "
+            "work; to measure more candidates, start in a new folder"
+        )
+        raise StoreError(msg)
+    recorded = Identity.from_json(meta["identity"])
+    _check_near(folder, meta, problem.identity)
+    there, here = problem.identity.other_machine(recorded)
+    if there:
+        msg = (
+            f"the run in {folder} was measured with {there}; here is {here}, whose figures differ in their last "
+            "digits: building points, reports, export and fine-tuning work; to measure more candidates, start in a "
+            "new folder"
+        )
+        raise StoreError(msg)
+    changed = problem.identity.other_bits(recorded)
+    if changed:
+        msg = (
+            f"the run in {folder} cannot be continued here: {_listed(changed)} differ in the last digits (a slightly "
+            "changed model, metric or preprocessing, or a processor or library that rounds differently); start in a "
+            "new folder"
+        )
+        raise StoreError(msg)
+
+
+def _check_near(folder: Path, meta: Mapping[str, Any], here: Identity, store: RunStore | None = None) -> None:
+    """Refuse a problem that differs from a recorded one beyond rounding."""
+    recorded = Identity.from_json(meta["identity"]) if meta.get("identity") else _before(meta, here, store)
+    differences = here.differences(recorded)
+    if differences:
+        msg = (
+            f"the run in {folder} searched another problem: {_listed(differences)} differ; open it with the problem "
+            "that was searched, or choose another folder"
+        )
+        raise StoreError(msg)
+
+
+def _before(meta: Mapping[str, Any], here: Identity, store: RunStore | None) -> Identity:
+    """Return what a run says that was made before identities were recorded."""
+    run = RunMeta.from_json(meta)
+    space = SearchSpace.from_json(run.space)
+    decided = {
+        "the search space": space.fingerprint,
+        "the objectives": json.dumps(list(Objectives.parse(run.objectives).names)),
+        "the limits": json.dumps(sorted(run.limits.items())),
+        "the criterion": str(run.settings.get("criterion")),
+        "the evaluator": str(run.settings.get("evaluator")),
+    }
+    if store is not None and here.decided["the weights"] not in store.weights:
+        decided["the weights"] = "others"
+    metrics = metrics_evidence(run.dense.metrics.get(run.role_of(run.fidelity), {}), run.images.get("proxy", 1))
+    return Identity(decided, {}, {"the metrics": metrics})
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if names[:-1] else "") + names[-1]
