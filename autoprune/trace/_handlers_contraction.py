@@ -242,6 +242,8 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
         if ours and theirs and summed and not (recorder.is_weight(a) or recorder.is_weight(b)):
             for layer, _ in [*ours, *theirs]:
                 recorder.book.pin(layer, "is summed with other activations, where no weight reads it", recorder.site())
+        if ours and theirs and summed and recorder.is_weight(a) and recorder.is_weight(b):
+            recorder.sum_inside_weight(output, ours[0][0], theirs[0][0])
     kept: list[Part] = []
     for part in [*parts_a, *parts_b]:
         if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):

@@ -28,7 +28,7 @@ identity rrelu positive digamma lgamma bool int long deg2rad rad2deg resolve_con
 _BINARY = """
 add sub rsub mul div divide multiply subtract true_divide floor_divide pow maximum minimum max min fmod remainder where
 lerp addcmul addcdiv masked_fill eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or atan2 copy
-logaddexp _weight_norm hypot heaviside clamp float_power xlogy fmax fmin
+logaddexp hypot heaviside clamp float_power xlogy fmax fmin
 """
 
 
@@ -51,6 +51,16 @@ def binary(recorder: Recorder, call: Call) -> None:
         )
         return
     combine(recorder, call.inputs, call.outputs[0], call.original)
+
+
+@handles("_weight_norm")
+def weight_norm(recorder: Recorder, call: Call) -> None:
+    """``g * v / |v|``: the norm is taken over all dimensions but one (-1: over all)."""
+    v, g, dim = call.args[0], call.args[1], call.arg(2, "dim", 0)
+    for layer in recorder.layers(v):
+        if set(varying(layer)) - {dim}:
+            recorder.book.pin(layer, f"is normalized over by `{call.name}`", recorder.site())
+    combine(recorder, [v, g], call.outputs[0])
 
 
 @handles("new_zeros new_ones new_empty new_full new_tensor")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -57,11 +57,20 @@ def _spatial(recorder: Recorder, call: Call, k: int) -> None:
         recorder.put(output, tuple(_with_last(layer, k, output.shape) for layer in layers))
 
 
+def _pin_statistics(recorder: Recorder, call: Call, dims: Iterable[int]) -> None:
+    """Let channels of a weight stay over which its statistics are taken: the weights that are kept would change."""
+    if recorder.is_weight(call.inputs[0]):
+        for layer in recorder.layers(call.inputs[0]):
+            if set(dims) & set(varying(layer)):
+                recorder.book.pin(layer, f"is normalized over by `{call.name}`", recorder.site())
+
+
 @handles("batch_norm instance_norm native_batch_norm")
 def batch_norm(recorder: Recorder, call: Call) -> None:
     """Statistics per channel; weight, bias and running statistics follow the channels."""
     x = call.inputs[0]
     site = recorder.site()
+    _pin_statistics(recorder, call, [d for d in range(x.dim()) if d != 1])
     layers = recorder.layers(x)
     for layer in layers:
         if 1 in varying(layer):
@@ -79,6 +88,7 @@ def group_norm(recorder: Recorder, call: Call) -> None:
     """Statistics per block of channels: every block keeps the same local positions; one channel a block is free."""
     x = call.inputs[0]
     site = recorder.site()
+    _pin_statistics(recorder, call, range(1, x.dim()))
     layer = recorder.single(x, 1)
     ids = recorder.book.slice_ids(layer, 1, site)
     blocks = call.traced(1, "num_groups")
@@ -98,6 +108,7 @@ def layer_norm(recorder: Recorder, call: Call) -> None:
     sizes = call.traced(1, "normalized_shape")
     layers = recorder.layers(x)
     k = len(sizes)
+    _pin_statistics(recorder, call, range(x.dim() - k, x.dim()))
     if k > 1 and any(set(varying(layer)) & set(range(x.dim() - k, x.dim())) for layer in layers):
         recorder.give_up([x, *call.inputs[1:]], call.outputs, "is normalized over several dimensions at once")
         return
@@ -136,13 +147,12 @@ def reduction(recorder: Recorder, call: Call) -> None:
     results = []
     for layer in recorder.layers(x):
         mixed = reduced & set(varying(layer))
-        if mixed and len(mixed) < len(varying(layer)) and not recorder.is_weight(x):
+        if mixed and len(mixed) < len(varying(layer)):
             for dim in mixed:  # another dimension may still be the one that is cut
                 recorder.stays(layer, dim, f"`{call.name}`")
             results.append(layer)
         elif mixed:
-            if not recorder.is_weight(x):  # statistics of a weight (standardization) may change with its shape
-                _reduced(recorder, call, layer)
+            _reduced(recorder, call, layer, weight=recorder.is_weight(x))
             results.append(constant(x.shape))
         else:
             results.append(layer)
@@ -151,9 +161,10 @@ def reduction(recorder: Recorder, call: Call) -> None:
         recorder.put(output, tuple(_reduce(layer, reduced, keeps=keeps) for layer in results))
 
 
-def _reduced(recorder: Recorder, call: Call, layer: Tensor) -> None:
+def _reduced(recorder: Recorder, call: Call, layer: Tensor, *, weight: bool) -> None:
     reason = f"is reduced over channels by `{call.name}`"
-    if all(output.numel() == 1 for output in call.outputs):
+    # a number may decide something in Python; one that comes from a weight more likely scales it, by way of a float
+    if all(output.numel() == 1 and not (weight and output.is_floating_point()) for output in call.outputs):
         for output in call.outputs:
             recorder.owe(output, layer, reason)
     else:

@@ -1,8 +1,8 @@
 """Statistics over channels legitimately change when channels vanish; here they are replaced by what does not.
 
 A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
-their affine part, attention gets a fixed scale, and the statistics of standardized weights become constants. Dropout
-drops nothing, and casts to another precision cast nothing: what is compared is compared in the model's own one.
+their affine part, and attention gets a fixed scale. Dropout drops nothing, and casts to another precision cast nothing:
+what is compared is compared in the model's own one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
@@ -24,7 +23,7 @@ class NeutralStatistics(TorchFunctionMode):
     """Runs a model with statistics over channels replaced.
 
     Args:
-        model: the model that will be run: its parameters tell weights from activations.
+        model: the model that will be run: its parameters' precision is what casts keep.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,17 +46,7 @@ class NeutralStatistics(TorchFunctionMode):
         if getattr(func, "__name__", "") in _CASTS and _to_a_float(args, kwargs):
             own = args[0]
             return own if own in self._weights else own.clone() if own.is_floating_point() else own.to(self._dtype)
-        if args and isinstance(args[0], Tensor) and args[0] not in self._weights:
-            return func(*args, **kwargs)
-        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        of_weights = bool(tensors) and all(t in self._weights for t in tensors)
-        result = func(*args, **kwargs)
-        if of_weights:
-            result = _of_weights(getattr(func, "__name__", ""), args, kwargs, result)
-            for tensor in pytree.tree_leaves(result):
-                if isinstance(tensor, Tensor):
-                    self._weights[tensor] = True
-        return result
+        return func(*args, **kwargs)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -107,24 +96,6 @@ def _attention(
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask, 0.0, is_causal, scale=scale or _SCALE, enable_gqa=enable_gqa
     )
-
-
-def _of_weights(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-    """Return what stands for a statistic of a weight: 0 for a mean, 1 for a spread."""
-    match name:
-        case "mean" | "sum":
-            return torch.zeros_like(result)
-        case "std" | "var" | "norm" | "vector_norm" | "linalg_vector_norm":
-            return torch.ones_like(result)
-        case "var_mean" | "std_mean":
-            return (torch.ones_like(result[0]), torch.zeros_like(result[1]))
-        case "_weight_norm":
-            return args[0] * args[1]
-        case "batch_norm":
-            scale = args[3] if len(args) > 3 else kwargs.get("weight")
-            return args[0] if scale is None else args[0] * scale.reshape(-1, *(1,) * (args[0].dim() - 2))
-        case _:
-            return result
 
 
 def _kept(input: Tensor, *_: object, **__: object) -> Tensor:

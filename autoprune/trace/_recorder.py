@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -57,6 +61,7 @@ class Recorder(TorchFunctionMode):
         self._constants: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stack: list[str] = [""]
         self._owed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._sums: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -149,13 +154,11 @@ class Recorder(TorchFunctionMode):
         if not outputs:
             return
         handler = HANDLERS.get(call.name)
+        of_weights = all(t in self._weights for t in call.inputs if self.follows([t]))
+        n_pins = len(self.book.pins)
         self._carry_debts(call.inputs, outputs)
         if not carrying:
-            for output in outputs:
-                if call.name.startswith("new_") or call.name.endswith("_like"):
-                    self._constants[output] = True
-                else:
-                    self._layers[output] = (constant(output.shape),)
+            self._follow_nothing(call, outputs, of_weights=of_weights)
             return
         reason = ""
         if handler is None:
@@ -171,9 +174,67 @@ class Recorder(TorchFunctionMode):
                     self._spread(outputs[0], before)
         if reason:
             self.give_up(carrying, outputs, reason)
-        if all(t in self._weights for t in call.inputs if self.follows([t])):
+        if of_weights:
+            self._carry_sums(call.inputs, outputs)
             for output in outputs:
                 self._weights[output] = True
+        computed = (t in self._weights and t not in self._names for t in call.inputs)
+        if of_weights or (call.name.startswith(("conv", "linear")) and any(computed)):
+            self._add_remedy(n_pins)
+
+    def _follow_nothing(self, call: Call, outputs: list[Tensor], *, of_weights: bool) -> None:
+        """Note results in which no channel can vanish."""
+        for output in outputs:
+            if call.name.startswith("new_") or call.name.endswith("_like"):
+                self._constants[output] = True
+                continue
+            self._layers[output] = (constant(output.shape),)
+            if of_weights:
+                self._weights[output] = True
+
+    def _add_remedy(self, first: int) -> None:
+        """Let the pins from ``first`` on say what to do about the computed weight that caused them."""
+        for i, event in enumerate(self.book.pins[first:], first):
+            self.book.pins[i] = replace(event, reason=f"{event.reason}; {self._remedy()}")
+
+    def sum_inside_weight(self, output: Tensor, a: Tensor, b: Tensor) -> None:
+        """Note that channels are summed over between two tensors of the model.
+
+        That is a statistic, which changes when channels vanish, where the sum is over a tensor with itself or comes to
+        a number; and where the sum meets a tensor that still has the channels. A parameter that a layer reads like an
+        activation, or a factor of a low-rank weight, is none.
+        """
+        reason = "is summed over inside a weight"
+        if torch.equal(a, b) or output.numel() == 1:
+            self.book.pin(a, reason, self.site())
+            self.book.pin(b, reason, self.site())
+        else:
+            ids = torch.cat([compact(a).reshape(-1), compact(b).reshape(-1)])
+            self._sums[output] = [*self._sums.get(output, []), PinEvent(ids.numpy(), reason, self.site())]
+
+    def _carry_sums(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        for event in [event for tensor in inputs for event in self._sums.get(tensor, [])]:
+            ids = torch.from_numpy(event.ids)
+            for output in outputs:
+                if any(bool(torch.isin(compact(layer), ids[ids > 0]).any()) for layer in self.layers(output)):
+                    self.book.pin(ids, event.reason, event.site)
+                else:
+                    self._sums[output] = [*self._sums.get(output, []), event]
+
+    def _remedy(self) -> str:
+        """Say what to do about a weight that the running module computes from its parameters."""
+        name, _, inner = self.module.partition(".parametrizations.")
+        module = self.modules[name]
+        path = f"model.{name}" if name else "model"
+        for hook in module._forward_pre_hooks.values():
+            for kind, function in ((WeightNorm, "remove_weight_norm"), (SpectralNorm, "remove_spectral_norm")):
+                if isinstance(hook, kind):
+                    return f"remove the normalization first: torch.nn.utils.{function}({path})"
+        if inner or is_parametrized(module):
+            which = inner.partition(".")[0] or "weight"
+            call = f"torch.nn.utils.parametrize.remove_parametrizations({path}, {which!r})"
+            return f"remove the parametrization first: {call}"
+        return f"store the computed weight in a plain layer in the place of {path} first"
 
     def owe(self, tensor: Tensor, layer: Tensor, reason: str) -> None:
         """Note that ``layer`` must stay if the number in ``tensor`` is used for more than a decision in Python."""
@@ -386,7 +447,9 @@ class Recorder(TorchFunctionMode):
         """Note that the running module produces the channels ``ids`` with ``weight``."""
         name = self._names.get(weight)
         module = self.module or (name or "")
-        reason = "" if has_ids(ids) else "has a weight computed in a way that the tracer could not follow"
+        reason = ""
+        if not has_ids(ids):
+            reason = f"has a weight computed in a way that the tracer could not follow; {self._remedy()}"
         first = int(ids[0]) if ids.numel() else 0
         self.book.producers.setdefault((module, first), Producer(module, ids, reason, self.site()))
 
