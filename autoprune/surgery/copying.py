@@ -51,11 +51,10 @@ def copy_with(
     memo: dict[int, Any] = {}
     walked: set[int] = set()
     for module in model.modules():
-        kept = {
-            name: value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")
-        }
         # results kept on a module (features, old-style weight norm) are not leaves: no deepcopy
-        memo.update({id(t): t.detach().clone() for t in _tensors(kept, walked) if not t.is_leaf})
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                memo.update({id(t): t.detach().clone() for t in _tensors(value, walked) if not t.is_leaf})
     for original, new in replacements:
         is_parameter = isinstance(original, nn.Parameter)
         memo[id(original)] = nn.Parameter(new, requires_grad=original.requires_grad) if is_parameter else new
