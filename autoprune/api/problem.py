@@ -135,7 +135,7 @@ class Problem:
         self.criterion = find_criterion(criterion).name
         self.seed = _checked_seed(seed)
         self.name = name or type(self.model).__name__
-        self.example_input = data.example_batch(1)[0] if example_input is None else example_input
+        self.example_input = self.data.example_batch(1)[0] if example_input is None else example_input
         if isinstance(self.task, Classification):
             for split in (data.train, data.validation, data.test):
                 if split is not None:
@@ -237,7 +237,8 @@ class Problem:
             return {}
         device = resolve_device(self.evaluation.device)
         with torch.no_grad(), placed(self.model, device, training=False, channels_last=False):
-            outputs = forward(self.model, to_device(self.example_input, device))
+            # Two items: a `squeeze()` would take the batch of a single one away.
+            outputs = forward(self.model, to_device(self.data.example_batch(2)[0], device))
         return dict(guess(outputs))
 
     @cached_property
