@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from reprlib import Repr
 
 LONGEST = 2_000
@@ -81,6 +84,32 @@ class MissingDependencyError(AutopruneError, ImportError):
 
 class AutopruneWarning(UserWarning):
     """Root of every warning that autoprune issues."""
+
+
+_keep: ContextVar[Callable[[str], None] | None] = ContextVar("_keep", default=None)
+
+
+def warn(text: str, *, stacklevel: int = 1) -> None:
+    """Issue an `AutopruneWarning` about what decides figures; within `warnings_kept` it is kept, too.
+
+    Args:
+        text: what is wrong.
+        stacklevel: whose line is shown: 1 is the caller's, 2 that of who called it, and so on.
+    """
+    text = shortened(printable(text))
+    if (keep := _keep.get()) is not None:  # whatever the user's filters make of it
+        keep(text)
+    warnings.warn(text, AutopruneWarning, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def warnings_kept(keep: Callable[[str], None]) -> Iterator[None]:
+    """Hand what `warn` is told within to ``keep``, such as a run's record."""
+    token = _keep.set(keep)
+    try:
+        yield
+    finally:
+        _keep.reset(token)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

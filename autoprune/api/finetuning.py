@@ -17,7 +17,7 @@ from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import ArtifactError, InvalidArgumentError, unknown_name, warn, warnings_kept
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
@@ -219,7 +219,7 @@ def finetune(
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
     metric = next(item for item in problem.objectives.items if not item.is_cost)
-    with closing(run.writable()) as store:
+    with closing(run.writable()) as store, warnings_kept(store.keep_warning):
         kept = _Kept(store, key)
         jobs = [
             with_fit_teacher(
@@ -295,8 +295,15 @@ class _Kept:
         }
 
     def has(self, point: int, role: str) -> bool:
-        """Say whether a point's figures, and its file, are there."""
-        return (point, role) in self._metrics and self.file(point).exists()
+        """Say whether a point's figures, and its file, are there; a damaged file is said, and made again."""
+        if (point, role) not in self._metrics or not self.file(point).exists():
+            return False
+        try:
+            artifact.describe(self.file(point))
+        except ArtifactError as error:
+            warn(f"point {point} is trained again: {error}", stacklevel=3)
+            return False
+        return True
 
     def metrics(self, point: int, role: str) -> dict[str, float]:
         """Return a point's figures; none where they were not measured."""

@@ -57,7 +57,7 @@ class Run:
     @property
     def stop(self) -> str:
         """Why the last session ended: finished, evaluations, macs, seconds, interrupted; "" while it is going."""
-        events = self.store.events()
+        events = [event for event in self.store.events() if event.kind is not EventKind.WARNING]
         return events[-1].text if events and events[-1].kind is EventKind.STOP else ""
 
     @property

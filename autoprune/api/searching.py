@@ -28,7 +28,7 @@ from autoprune.core.jobs import Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
-from autoprune.errors import AutopruneWarning, BudgetError, InvalidArgumentError, shown
+from autoprune.errors import AutopruneWarning, BudgetError, InvalidArgumentError, shown, warnings_kept
 from autoprune.evaluate.runner import Runner
 from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.choice import check_executor
@@ -110,12 +110,15 @@ def search(
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
-    with RunStore(
-        folder,
-        problem=problem.fingerprint,
-        meta=None if meta is None else meta.to_json(),
-        check=lambda recorded: check_resumable(folder, recorded, problem),
-    ) as run:
+    with (
+        RunStore(
+            folder,
+            problem=problem.fingerprint,
+            meta=None if meta is None else meta.to_json(),
+            check=lambda recorded: check_resumable(folder, recorded, problem),
+        ) as run,
+        warnings_kept(run.keep_warning),
+    ):
         recorded = RunMeta.from_json(run.meta)
         _check_same_search(recorded, strategy, seed, folder)
         check_same_objectives(recorded, problem, folder)
@@ -201,9 +204,12 @@ def _setup(
 
 
 def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
-    """Have everything put beside the weights that evaluations need, once per run; returns also what that cost."""
+    """Have everything put beside the weights that evaluations need, once per run; returns also what that cost.
+
+    Where that blob is gone or damaged by now it is made again.
+    """
     for record in run.records(COMPLETED):
-        if record["weights"] == weight_set.weights and record["completed"] in run.weights:
+        if record["weights"] == weight_set.weights and run.weights.has_intact(record["completed"]):
             return replace(weight_set, weights=record["completed"]), Spending()
     completed, spent = runner.complete(weight_set)
     if completed != weight_set:
@@ -326,7 +332,7 @@ def _make_executor(
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
     plan = problem.runner_plan(fidelity=info.fidelity, recipes=info.recipes)
-    return start_ray_pool(plan, run.weights, executor, checkpoints if info.recipes else None)
+    return start_ray_pool(plan, run.weights, executor, checkpoints if info.recipes else None, runner.mark)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

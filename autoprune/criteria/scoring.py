@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from autoprune.core.groups import IntArray, Structure
 from autoprune.criteria.evidence import Evidence, Loss, Scores
 from autoprune.criteria.magnitude import norm_scores
 from autoprune.criteria.registry import find_criterion
-from autoprune.errors import AutopruneWarning, InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, warn
 from autoprune.surgery.matching import model_tensors
 
 FALLBACK = "l2"
@@ -90,7 +89,7 @@ def _informed(name: str, found: Scores, evidence: Evidence) -> Scores:
         f"groups): its evidence (gradients, batch norms, observed inputs) does not reach them, or is the same for all; "
         f"they are ranked by {FALLBACK!r} instead"
     )
-    warnings.warn(msg, AutopruneWarning, stacklevel=3)
+    warn(msg, stacklevel=3)
     return tuple(level * norms[i] if i in silent else values for i, values in enumerate(found))
 
 

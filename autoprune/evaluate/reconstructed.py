@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.errors import AutopruneWarning, InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, warn
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.measure import Batches
@@ -152,4 +151,4 @@ class Reconstructed(InheritedWeights):
 
     @staticmethod
     def _refuse(genome: Genome, why: str) -> None:
-        warnings.warn(f"the polish of {genome} was not taken: {why}", AutopruneWarning, stacklevel=3)
+        warn(f"the polish of {genome} was not taken: {why}", stacklevel=3)

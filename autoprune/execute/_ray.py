@@ -10,7 +10,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,7 @@ def start_ray_pool(
     blobs: Blobs,
     settings: RaySettings | None = None,
     checkpoints: Checkpoints | None = None,
+    mark: Callable[[Job], str] = lambda _: "",
 ) -> WorkerPool:
     """Start or join a cluster and return an executor on it.
 
@@ -46,6 +47,7 @@ def start_ray_pool(
         blobs: the run's weights; what a worker makes is kept there.
         settings: which cluster, how many workers.
         checkpoints: where trainings are saved, on the driver's machine; None where nothing is.
+        mark: names how far earlier attempts at a job have got, by these checkpoints.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -75,6 +77,7 @@ def start_ray_pool(
                 patience=settings.patience,
                 preparers=settings.preparation_resources is not None,
             ),
+            mark=mark,
         )
     except BaseException:
         cluster.close()

@@ -62,6 +62,10 @@ class RemoteSlot:
     keeper: Any
     key: str
 
+    def __str__(self) -> str:
+        """Name the training."""
+        return f"the checkpoint {self.key[:12]}"
+
     @property
     def every(self) -> int:
         """Steps between two saves."""

@@ -4,7 +4,8 @@ Where the workers are, a crew knows. A worker answers its calls in the order the
 it is busy with; when it hangs, that call is to blame and the others simply run elsewhere. When it dies, the answer to
 that call may have died with it, and any call may be to blame. Jobs under suspicion run alone from then on, with nothing
 sent after them. Such a job is tried again when its worker died, which may have been the machine's fault, and given up
-after the third time; a job that overstays its deadline is given up at once, because it would do so again.
+after the third time in a row without getting ahead; a job that overstays its deadline is given up at once, because it
+would do so again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
@@ -32,9 +33,6 @@ SHORT_SECONDS = 0.2
 MAX_BOOT_FAILURES = 3
 """So many workers in a row that raised an error while they started are the end."""
 
-LONG_SECONDS = 300.0
-"""A preparation that ran for so long has got ahead and saved itself: deaths before that are forgotten."""
-
 _TICK = 1.0  # seconds between two looks at deadlines and at the size of the cluster
 
 _log = logging.getLogger("autoprune")
@@ -49,9 +47,18 @@ class WorkerPool:
         crew: the workers; closed with the pool.
         settings: how many, and how patient to be with them.
         clock: tells the time.
+        mark: names how far earlier attempts at a job have got, "" where nothing is kept of them; deaths before it
+            changed are forgotten.
     """
 
-    def __init__(self, crew: Crew, settings: PoolSettings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        settings: PoolSettings,
+        *,
+        clock: Clock | None = None,
+        mark: Callable[[Job], str] = lambda _: "",
+    ) -> None:
         self._crew = crew
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -59,7 +66,9 @@ class WorkerPool:
         self._preparations: deque[Job] = deque()  # for workers of their own
         self._staff = Staff(crew, settings, self._clock)
         self._suspects: set[int] = set()  # ids of jobs that run alone
+        self._mark = mark
         self._deaths: Counter[int] = Counter()  # by id of the job that ran alone
+        self._marks: dict[int, str] = {}  # by the same, at its latest death
         self._boot_failures = 0
         self._stalled_since = self._clock.now()
         self._pace: float | None = None  # seconds of a recent evaluation, smoothed
@@ -210,10 +219,7 @@ class WorkerPool:
             self._suspects.update(job.id for job in suspects)
             if len(suspects) == 1:
                 job = suspects[0]
-                if isinstance(job, Prepare) and self._clock.now() - calls[0].since > LONG_SECONDS:
-                    self._deaths[job.id] = 0
-                self._deaths[job.id] += 1
-                deaths = self._deaths[job.id]
+                deaths = self._count_death(job)
                 if hopeless or deaths >= self._settings.max_deaths:
                     message = reason if hopeless else f"its worker died {deaths} times while it ran, lastly: {reason}"
                     failed.append(Outcome(job, Status.FAILED, message=message))
@@ -224,6 +230,15 @@ class WorkerPool:
         for job in reversed(again):
             self._queue_of(job).appendleft(job)
         return failed
+
+    def _count_death(self, job: Job) -> int:
+        """Return how many workers in a row died of a job that did not get ahead in between."""
+        mark = self._mark(job)
+        if mark != self._marks.get(job.id, mark):
+            self._deaths[job.id] = 0
+        self._marks[job.id] = mark
+        self._deaths[job.id] += 1
+        return self._deaths[job.id]
 
     def _check_patience(self) -> None:
         now = self._clock.now()

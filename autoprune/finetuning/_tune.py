@@ -7,6 +7,8 @@ trial has reached, survive the death of the driver.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,16 +22,17 @@ from typing import Any
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.errors import ExecutorError, InvalidArgumentError
+from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError
 from autoprune.execute._ray import flat_tensors, loose_modules
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.finetuning.training import PointTraining, Trained, best_of, train_point
+from autoprune.train.checkpoint import sealed, unsealed
 from autoprune.train.loop import Progress
 from autoprune.weight_sets import pack_weights, unpack_weights
 
-TRAINING, MODEL = "training.checkpoint", "model.safetensors"
-"""Files of a trial's checkpoint; the second one is there when the training is done."""
+TRAINING, MODEL, FIGURES = "training.checkpoint", "model.safetensors", "figures.json"
+"""Files of a trial's checkpoint; the others are there when the training is done. All have a seal."""
 
 TENSORBOARD, MLFLOW = "tensorboard", "mlflow.db"
 """What the loggers of these names write, in the folder of the experiments."""
@@ -95,7 +98,21 @@ def _trained(job: PointTraining, variant: int, model: bytes, report: dict[str, A
 def _experiment(
     job: PointTraining, folder: str, resources: dict[str, float], loggers: tuple[Any, ...]
 ) -> list[tuple[int, bytes, dict[str, Any]]]:
-    """Run or restore the experiment of one point; return variant, model and last report of every finished trial."""
+    """Run or restore the experiment of one point; return variant, model and last report of every finished trial.
+
+    Where the files of a finished trial are damaged it starts over.
+    """
+    try:
+        return _run_experiment(job, folder, resources, loggers)
+    except StoreError as error:
+        logging.getLogger("autoprune").warning("the experiment of point %d starts over: %s", job.point, error)
+        shutil.rmtree(Path(folder) / str(job.point))
+        return _run_experiment(job, folder, resources, loggers)
+
+
+def _run_experiment(
+    job: PointTraining, folder: str, resources: dict[str, float], loggers: tuple[Any, ...]
+) -> list[tuple[int, bytes, dict[str, Any]]]:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -131,12 +148,34 @@ def _experiment(
         if result.checkpoint is None:
             continue
         with result.checkpoint.as_directory() as reached:
-            model = Path(reached) / MODEL
-            if model.exists():
-                found.append((result.config["variant"], model.read_bytes(), dict(result.metrics)))
+            if (Path(reached) / MODEL).exists():
+                found.append(finished(Path(reached), result.config["variant"], dict(result.metrics)))
     if not found:
         raise RuntimeError(str(grid.errors[0]) if grid.errors else "no training came to its end")
     return found
+
+
+def finished(folder: Path, variant: int, report: dict[str, Any]) -> tuple[int, bytes, dict[str, Any]]:
+    """Return variant, model and last report of a finished trial.
+
+    Args:
+        folder: of its checkpoint.
+        variant: what Tune says; counts where an earlier version wrote no figures.
+        report: likewise.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+    model = unsealed((folder / MODEL).read_bytes())
+    unpack_weights(model)
+    if not (folder / FIGURES).exists():
+        return variant, model, report
+    try:
+        variant, report = json.loads(unsealed((folder / FIGURES).read_bytes()))
+    except ValueError as error:  # its seal was damaged
+        msg = f"{folder / FIGURES} is damaged"
+        raise StoreError(msg) from error
+    return variant, model, report
 
 
 def _tensorboard(folder: Path) -> Any:  # noqa: ARG001  it writes where the trial is
@@ -198,7 +237,9 @@ def _train(config: dict[str, Any], job: PointTraining) -> None:
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
         trained = train_point(job, variant, checkpoint, report)
-        (Path(folder) / MODEL).write_bytes(pack_weights(trained.state))
         spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
+        figures = json.dumps([variant, {**trained.metrics, **spent}])
+        (Path(folder) / FIGURES).write_bytes(sealed(figures.encode()))
+        (Path(folder) / MODEL).write_bytes(sealed(pack_weights(trained.state)))
         epochs = -(-job.settings[variant].n_steps(checkpoint.every) // checkpoint.every)
         tune.report({**trained.metrics, **spent, "epoch": epochs}, checkpoint=tune.Checkpoint.from_directory(folder))

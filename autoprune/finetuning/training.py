@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
-from autoprune.errors import AutopruneWarning
+from autoprune.errors import warn
 from autoprune.evaluate.measure import MeasureSettings, measure
 from autoprune.evaluate.teacher import clearly_above, losses
 from autoprune.surgery.copying import copy_model
@@ -104,7 +103,7 @@ def with_fit_teacher(job: PointTraining) -> PointTraining:
         f"point {job.point} does far better on the search-validation items than the dense model, which cannot teach "
         "it: it is trained without distillation"
     )
-    warnings.warn(msg, AutopruneWarning, stacklevel=3)
+    warn(msg, stacklevel=2)
     return replace(job, settings=tuple(replace(settings, distillation=None) for settings in job.settings))
 
 
@@ -124,7 +123,7 @@ def train_point(
 
     Raises:
         MetricError: the loss, or a figure, is not one finite number.
-        StoreError: the checkpoint is damaged or of another training.
+        StoreError: the checkpoint is of another training; a damaged one is said, and the training starts over.
     """
     model = copy_model(job.student)
     settings = job.settings[variant]

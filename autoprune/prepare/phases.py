@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoprune.errors import StoreError
 from autoprune.train.checkpoint import CheckpointSlot
 
 _SIZE_BYTES = 8
@@ -15,7 +14,8 @@ class PhaseSlot:
     """The part of a checkpoint slot that belongs to one phase.
 
     What a phase wrote last stays until the preparation ends, so that a later phase starts from it again after an
-    interruption. Nothing is written before the phases in front have come to their ends.
+    interruption. Nothing is written before the phases in front have come to their ends. Damaged bytes give damaged
+    parts, which whoever reads them notices; a phase that starts over drops those behind it.
 
     Attributes:
         slot: what all phases share.
@@ -25,26 +25,22 @@ class PhaseSlot:
     slot: CheckpointSlot
     phase: int
 
+    def __str__(self) -> str:
+        """Name what all phases share."""
+        return str(self.slot)
+
     @property
     def every(self) -> int:
         """Steps between two saves."""
         return self.slot.every
 
     def read(self) -> bytes | None:
-        """Return what this phase wrote last, None where it has not begun.
-
-        Raises:
-            StoreError: the slot holds something else.
-        """
+        """Return what this phase wrote last, None where it has not begun."""
         parts = self._parts()
         return parts[self.phase] if self.phase < len(parts) else None
 
     def write(self, data: bytes) -> None:
-        """Replace what this phase wrote last, as a whole or not at all.
-
-        Raises:
-            StoreError: the slot holds something else.
-        """
+        """Replace what this phase wrote last, as a whole or not at all."""
         parts = [*self._parts()[: self.phase], data]
         self.slot.write(b"".join(len(part).to_bytes(_SIZE_BYTES, "little") + part for part in parts))
 
@@ -56,7 +52,4 @@ class PhaseSlot:
             first = start + _SIZE_BYTES
             start = first + int.from_bytes(data[start:first], "little")
             parts.append(data[first:start])
-        if start != len(data):
-            msg = f"{self.slot} is not a complete checkpoint of a preparation; delete it to start over"
-            raise StoreError(msg)
         return parts

@@ -120,7 +120,7 @@ def summarize(run: RecordedRun) -> RunSummary:
 
 def _state(events: Sequence[Event], *, is_driven: bool) -> State:
     """Finished by its budget or its strategy, still going, or stopped before that (by the user, or it died)."""
-    last = events[-1] if events else None
+    last = next((event for event in reversed(events) if event.kind is not EventKind.WARNING), None)
     if last is not None and last.kind is EventKind.STOP:
         return State.STOPPED if last.text == INTERRUPTED else State.FINISHED
     return State.RUNNING if is_driven else State.STOPPED

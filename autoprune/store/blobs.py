@@ -68,6 +68,14 @@ class BlobStore:
             raise StoreError(msg)
         return data
 
+    def has_intact(self, name: str) -> bool:
+        """Say whether there is a blob called ``name`` whose bytes are those it is named after."""
+        try:
+            self.get(name)
+        except StoreError:
+            return False
+        return True
+
     def path(self, name: str) -> Path:
         """Return where the blob called ``name`` is, or would be.
 

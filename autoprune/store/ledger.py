@@ -250,7 +250,9 @@ class Ledger:
 
     def stopped(self, reason: str, *, elapsed: float) -> None:
         """Record that the search ended, and why; stopping again where it had stopped is not recorded twice."""
-        last = self._database.query("SELECT kind, text FROM events ORDER BY seq DESC LIMIT 1")
+        last = self._database.query(
+            "SELECT kind, text FROM events WHERE kind != ? ORDER BY seq DESC LIMIT 1", (EventKind.WARNING.value,)
+        )
         if last != [(EventKind.STOP.value, reason)]:
             self._database.begin()
             self._record(Event(EventKind.STOP, text=reason, elapsed=elapsed))

@@ -13,7 +13,7 @@ from autoprune.core.jobs import Job, Outcome
 from autoprune.core.protocols import Clock
 from autoprune.errors import StoreError
 from autoprune.store.blobs import BlobStore
-from autoprune.store.events import Event
+from autoprune.store.events import Event, EventKind
 from autoprune.store.ledger import Ledger
 from autoprune.store.lock import FolderLock, is_locked
 
@@ -130,6 +130,13 @@ class RunStore:
     def add_record(self, kind: str, data: Mapping[str, Any]) -> None:
         """Keep a measurement that is not an outcome (latency, test images), JSON types; durable at once."""
         self.ledger.add_record(kind, data)
+
+    def keep_warning(self, text: str) -> None:
+        """Record that something looks wrong, once however often it is said; durable at once."""
+        events = self.events()
+        if not any(event.kind is EventKind.WARNING and event.text == text for event in events):
+            self.ledger.warned(text, elapsed=max((event.elapsed for event in events), default=0.0))
+            self.ledger.commit()
 
     @property
     def is_damaged(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Outcome, Prepare, WeightSet, job_from_json, job_to_json
 from autoprune.core.limits import resolve_limits
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.prepare.recipe import Recipe, Workbench
 from autoprune.prepare.registry import RecipeInfo
 from autoprune.surgery.cut import cut
@@ -204,6 +204,19 @@ class RecipeLaws:
             resumed, _ = self.run(info, settings, slot=slot)
             assert resumed.identity() == undisturbed.identity()
             assert slot.n_writes <= watched.n_writes
+
+    def test_a_damaged_checkpoint_starts_over(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """A flipped bit in what was saved is said, and the job ends as an undisturbed one."""
+        slot = MemorySlot()
+        undisturbed, _ = self.run(info, settings, slot=slot)
+        if slot.written is None:
+            pytest.skip("it saves nothing")
+        data = bytearray(slot.written)
+        data[int(np.random.default_rng(0).integers(64, len(data) - 64))] ^= 16
+        slot.written = bytes(data)
+        with pytest.warns(AutopruneWarning, match="starts over"):
+            again, _ = self.run(info, settings, slot=slot)
+        assert again.identity() == undisturbed.identity()
 
     def test_what_is_made_fits_the_structure(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
         """Every tensor of the model in its dense shape, finite, an order per group, a genome within the limits."""

@@ -1,7 +1,12 @@
-"""Checkpoints of a training run: tensors and a JSON header in the safetensors format, replaced as a whole."""
+"""Checkpoints of a training run: tensors and a JSON header in the safetensors format, replaced as a whole.
+
+A seal at the end, a SHA-256 over everything before it, tells a checkpoint from one that the disk has changed: a
+training that finds its checkpoint damaged says so and starts over, which ends with the same weights, only later.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,9 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.errors import InvalidArgumentError, StoreError, shown, warn
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+UNSEALED_SCHEMA = 2
+"""Of the first releases."""
+
+_KEY = "autoprune"  # the entry of the safetensors metadata, which comes first in a file
+
+_SEAL = b"autoprune-sha256"
+_SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
+_FIRST_BYTES = 64  # what names `_KEY` is among them; who has no more has nothing to lose
 
 
 class CheckpointSlot(Protocol):
@@ -76,6 +89,27 @@ class Checkpoint:
         part.replace(self.path)
 
 
+def sealed(data: bytes) -> bytes:
+    """Return ``data`` with its SHA-256 at the end."""
+    return data + _SEAL + hashlib.sha256(data).digest()
+
+
+def unsealed(data: bytes) -> bytes:
+    """Undo `sealed`; bytes without a seal, such as those of the first releases, come back as they are.
+
+    Where the seal itself was changed they come back with what is left of it, which is no format's end.
+
+    Raises:
+        StoreError: the bytes have changed since they were sealed.
+    """
+    content, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if not seal.startswith(_SEAL):
+        return data
+    if hashlib.sha256(content).digest() != seal[len(_SEAL) :]:
+        raise StoreError("expected the bytes that were written, got others")
+    return content
+
+
 def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[str, Tensor]) -> None:
     """Write everything that the steps after ``step`` depend on.
 
@@ -89,32 +123,51 @@ def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[st
     """
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     header = {"schema": SCHEMA_VERSION, "step": step, "identity": identity}
-    slot.write(save(tensors, metadata={"autoprune": json.dumps(header)}))
+    slot.write(sealed(save(tensors, metadata={_KEY: json.dumps(header)})))
 
 
 def load_state(slot: CheckpointSlot, identity: str) -> tuple[int, dict[str, Tensor]] | None:
     """Return the steps done and the state that `save_state` wrote, None where nothing was.
 
+    None, with an `AutopruneWarning`, where what was written is damaged: the training starts over.
+
     Raises:
-        StoreError: the bytes are not a checkpoint, are damaged, or belong to another run.
+        StoreError: the bytes were never a checkpoint, or belong to another run.
     """
     data = slot.read()
     if data is None:
         return None
     try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["autoprune"])
-        tensors = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        msg = f"{slot} is not a complete training checkpoint ({error}); delete it to start over"
-        raise StoreError(msg) from error
-    if header["schema"] != SCHEMA_VERSION or header["identity"] != identity:
+        step, schema, owner, tensors = _parsed(data)
+    except (StoreError, SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
+        if _is_foreign(data):
+            msg = f"{slot} is not a training checkpoint; delete it to start over, or choose another path"
+            raise StoreError(msg) from error
+        warn(f"{slot} is damaged ({shown(str(error))}): this training starts over, from its first step", stacklevel=2)
+        return None
+    if schema not in (SCHEMA_VERSION, UNSEALED_SCHEMA) or owner != identity:
         msg = (
             f"the checkpoint {slot} belongs to a run with another model, data, settings or seed; delete it, or choose "
             "another path"
         )
         raise StoreError(msg)
-    return int(header["step"]), tensors
+    return step, tensors
+
+
+def _parsed(data: bytes) -> tuple[int, int, str, dict[str, Tensor]]:
+    """Return steps, schema, identity and state; raises all kinds of errors for damaged bytes."""
+    content = unsealed(data)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
+    if header["schema"] == SCHEMA_VERSION and "identity" in header and content is data:
+        raise StoreError("its end is missing")
+    return int(header.get("step", 0)), header["schema"], header.get("identity", ""), load(content)
+
+
+def _is_foreign(data: bytes) -> bool:
+    """Say whether bytes that cannot be read are someone's file, not a checkpoint; zeros are left by a power cut."""
+    is_ours = _KEY.encode() in data[:_FIRST_BYTES] or _SEAL in data[-_SEAL_BYTES:]
+    return len(data) > _FIRST_BYTES and not is_ours and any(data)
 
 
 def training_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def fit(
 
     Raises:
         MetricError: the loss is not one finite number.
-        StoreError: the checkpoint is damaged or of another run.
+        StoreError: the checkpoint is of another run; a damaged one is said, and the training starts over.
         InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
     """
     data = data.for_model(model)

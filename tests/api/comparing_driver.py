@@ -1,7 +1,7 @@
-"""A comparison that kills itself with SIGKILL: ``python comparing_driver.py FOLDER WHEN``.
+"""A comparison that sends itself a signal: ``python comparing_driver.py FOLDER WHEN [NAME]``, SIGKILL by default.
 
-Its task writes a line per model it measures into FOLDER/measured.txt. Before the WHEN-th model of this process is
-measured, the process ends; 0 lets the comparison end.
+Its task writes a line per model it measures into FOLDER/measured.txt. The signal comes before the WHEN-th model of this
+process is measured; 0 lets the comparison end.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from autoprune.train.source import Batch
 class Counting:
     """Classification that keeps a record of what it measures, and dies."""
 
-    def __init__(self, record: Path, when: int) -> None:
+    def __init__(self, record: Path, when: int, number: signal.Signals) -> None:
         self._inner = ap.Classification()
         self._record = record
         self._left = when
+        self._number = number
         self.metrics = self._inner.metrics
         self.fingerprint = self._inner.fingerprint
 
@@ -37,7 +38,7 @@ class Counting:
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._number)
         found = self._inner.metric(model, loader)
         with self._record.open("a", encoding="utf-8") as file:
             file.write(f"{describe(model)} {found['loss']:.9f}\n")
@@ -50,13 +51,13 @@ def describe(model: nn.Module) -> str:
     return f"{sum(w.numel() for w in weights)} {sum(float(w.sum()) for w in weights):.9f}"
 
 
-def drive(folder: Path, when: int = 0) -> ap.Comparison:
+def drive(folder: Path, when: int = 0, number: signal.Signals = signal.SIGKILL) -> ap.Comparison:
     """Compare, or go on with it, in ``folder``."""
     folder.mkdir(exist_ok=True)
     problem = ap.Problem(
         digits_network(),
         data=load_data("digits"),
-        task=Counting(folder / "measured.txt", when),
+        task=Counting(folder / "measured.txt", when, number),
         levels=4,
         evaluation=ap.ProxySettings(n_calibration=32, n_validation=64, batch_size=32),
     )
@@ -73,4 +74,4 @@ def drive(folder: Path, when: int = 0) -> ap.Comparison:
 
 
 if __name__ == "__main__":
-    drive(Path(sys.argv[1]), int(sys.argv[2]))
+    drive(Path(sys.argv[1]), int(sys.argv[2]), signal.Signals[(*sys.argv, "SIGKILL")[3]])

@@ -1,4 +1,4 @@
-"""A comparison is killed with SIGKILL and started again: nothing may show, and nothing is measured twice."""
+"""A comparison is ended by a signal and started again: nothing may show, and nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -56,15 +56,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[ap.Comparison
 
 
 @pytest.mark.parametrize(
-    "when", [9, 34, *(pytest.param(n, marks=pytest.mark.faults) for n in (2, 5, 13, 17, 20, 24, 28, 31, 36))]
+    ("when", "number"),
+    [
+        (9, signal.SIGKILL),
+        (34, signal.SIGKILL),
+        (13, signal.SIGTERM),
+        *(
+            pytest.param(n, number, marks=pytest.mark.faults)
+            for n in (2, 5, 17, 20, 24, 28, 31, 36)
+            for number in (signal.SIGKILL, signal.SIGTERM)
+        ),
+    ],
 )
-def test_killed_and_started_again(tmp_path: Path, undisturbed: tuple[ap.Comparison, list[str]], when: int) -> None:
-    """Killed in a search, a fine-tune or a test, the comparison ends the same, and no measurement is made twice."""
+def test_ended_and_started_again(
+    tmp_path: Path, undisturbed: tuple[ap.Comparison, list[str]], when: int, number: signal.Signals
+) -> None:
+    """Ended in a search, a fine-tune or a test, the comparison ends the same, and no measurement is made twice."""
     whole, all_measured = undisturbed
     assert len(all_measured) >= 35, "the kills below are meant to hit searches, fine-tunes and tests"
-    code = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), str(when)], timeout=120, check=False).returncode
-    assert code == -signal.SIGKILL
-    resumed = load_driver().drive(tmp_path)
+    command = [sys.executable, str(DRIVER), str(tmp_path), str(when), number.name]
+    assert subprocess.run(command, timeout=120, check=False).returncode == -number
+    resumed = load_driver().drive(tmp_path, number=number)
     assert outcomes(resumed) == outcomes(whole)
     pd.testing.assert_frame_equal(resumed.seeds_table(), whole.seeds_table())
     assert resumed.summary.agreement == whole.summary.agreement

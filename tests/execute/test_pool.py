@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -151,9 +152,10 @@ class SimulatedCrew:
 def make_pool(**changed: object) -> tuple[WorkerPool, SimulatedCrew]:
     """Return a pool of two workers and its crew."""
     settings = PoolSettings(**{"workers": 2} | changed.pop("settings", {}))
+    mark = changed.pop("mark", lambda _: "")
     clock = SimulatedClock()
     crew = SimulatedCrew(clock, **changed)
-    return WorkerPool(crew, settings, clock=clock), crew
+    return WorkerPool(crew, settings, clock=clock, mark=mark), crew
 
 
 def submit(pool: WorkerPool, jobs: Sequence[Job]) -> list[Outcome]:
@@ -295,13 +297,22 @@ def test_a_preparation_whose_worker_died_runs_again() -> None:
     assert len({worker for _, worker, ids in crew.calls if ids in ((5,), (6,))}) == 3
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(100.0, Status.FAILED), (400.0, Status.OK)])
-def test_a_long_preparation_outlives_many_nodes(seconds: float, status: Status) -> None:
-    """Nodes that are lost every few minutes cost minutes; one that is lost in every first minute ends it."""
-    pool, crew = make_pool(kills=lambda _, times: times < 5, seconds=lambda _: seconds)
+@pytest.mark.parametrize(
+    ("runs_per_save", "status", "runs"),
+    [(1, Status.OK, 7), (2, Status.OK, 7), (3, Status.FAILED, 5), (math.inf, Status.FAILED, 3)],
+)
+def test_a_preparation_that_gets_ahead_outlives_many_nodes(runs_per_save: float, status: Status, runs: int) -> None:
+    """However long an attempt took: a checkpoint that moved forgets the deaths, three without one end it."""
+    n_runs: dict[int, int] = {}
+    pool, crew = make_pool(
+        kills=lambda _, times: times < 6,
+        seconds=lambda _: 1000.0,
+        mark=lambda job: str(n_runs[job.id] // runs_per_save),
+    )
+    crew.n_runs = n_runs
     (outcome,) = submit(pool, [Prepare(0, "toy", {}, TRAINED)])
     assert outcome.status is status
-    assert crew.n_runs[0] == (3 if status is Status.FAILED else 6)
+    assert n_runs[0] == runs
 
 
 def test_a_preparation_that_no_node_has_room_for_is_an_error() -> None:

@@ -18,7 +18,7 @@ from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.testing.executor_laws import drain
-from autoprune.testing.interrupted_training import Interrupted, digits_weights, saves
+from autoprune.testing.interrupted_training import FUSE, Interrupted, digits_weights, saves
 from autoprune.testing.recipe_laws import MemoryBlobs
 from autoprune.train.checkpoint import Checkpoint
 
@@ -68,7 +68,8 @@ class Bench:
             self.plan,
             self.blobs,
             RaySettings(workers=1, patience=600, **settings),
-            partial(checkpoint, self.folder / "checkpoints"),
+            checkpoints := partial(checkpoint, self.folder / "checkpoints"),
+            self.plan(self.blobs, checkpoints).mark,
         )
 
 
@@ -118,6 +119,26 @@ def test_checkpoints_are_the_drivers(bench: Bench) -> None:
     runner = bench.plan(bench.blobs, partial(checkpoint, bench.folder / "checkpoints"))
     assert runner(bench.job(seed)).identity() == undisturbed
     assert abs(len(saves(bench.folder)) - n_saves) <= 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("bench", ["digits"], indirect=True)
+def test_a_preparation_that_gets_ahead_outlives_many_workers(bench: Bench) -> None:
+    """Killed more often than a job may be, each time after it has saved: the weights of an undisturbed one."""
+    seed = 200
+    undisturbed, _ = bench.undisturbed(seed)
+    bench.plan.lay_fuse(3, 0.0)
+    pool = bench.pool(max_deaths=2)
+    pool.submit(bench.job(seed))
+    kills, outcomes = 1, []
+    while not outcomes:
+        outcomes = pool.collect(timeout=0.05)
+        if kills < 4 and not (bench.folder / FUSE).exists():
+            bench.plan.lay_fuse(3, 0.0)
+            kills += 1
+    pool.close()
+    assert kills == 4
+    assert outcomes[0].identity() == undisturbed
 
 
 def test_preparations_reserve_what_they_need() -> None:

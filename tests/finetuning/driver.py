@@ -1,7 +1,7 @@
-"""A driver that fine-tunes points of a small run: ``python driver.py FOLDER DIE_AT [ADDRESS]``.
+"""A driver that fine-tunes points of a small run: ``python driver.py FOLDER DIE_AT [SIGNAL] [ADDRESS]``.
 
-DIE_AT counts calls of the progress callback, at which the process kills itself with SIGKILL; 0: never. With the address
-of a cluster the points are trained on Ray.
+DIE_AT counts calls of the progress callback, at which the process sends itself the signal of this name, SIGKILL by
+default; 0: never. With the address of a cluster the points are trained on Ray.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def settings() -> ap.FitSettings:
     return ap.FitSettings(batch_size=64, learning_rate=0.05, distillation=Distillation(weight=0.1))
 
 
-def tune(run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None) -> ap.Tuned:
+def tune(
+    run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None, number: signal.Signals = signal.SIGKILL
+) -> ap.Tuned:
     """Fine-tune the points."""
     calls = 0
 
@@ -44,11 +46,11 @@ def tune(run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None) -
         nonlocal calls
         calls += 1
         if calls == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return ap.finetune(run, points=N_POINTS, epochs=EPOCHS, settings=settings(), progress=tell, executor=executor)
 
 
 if __name__ == "__main__":
-    on_ray = ap.RaySettings(address=sys.argv[3], insecure=True) if len(sys.argv) > 3 else None
-    tune(make_run(Path(sys.argv[1])), int(sys.argv[2]), on_ray)
+    on_ray = ap.RaySettings(address=sys.argv[4], insecure=True) if len(sys.argv) > 4 else None
+    tune(make_run(Path(sys.argv[1])), int(sys.argv[2]), on_ray, signal.Signals[(*sys.argv, "SIGKILL")[3]])

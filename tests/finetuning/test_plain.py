@@ -89,15 +89,16 @@ def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.
 
 
 @pytest.mark.parametrize("round_", ROUNDS)
-def test_a_killed_driver_resumes(
+def test_a_driver_that_was_ended_resumes(
     driver: ModuleType, untuned: Path, undisturbed: ap.Tuned, tmp_path: Path, round_: int
 ) -> None:
-    """Killed at any moment of any point and called again, weights and figures are those of an undisturbed call."""
+    """By SIGKILL or SIGTERM at any moment of any point, and called again: what an undisturbed call gives."""
     n_calls = driver.N_POINTS * driver.CALLS_PER_POINT
     die_at = int(np.random.default_rng(round_).integers(1, n_calls + 1))
     shutil.copytree(untuned, tmp_path / "killed")
-    command = [sys.executable, str(DRIVER), str(tmp_path / "killed"), str(die_at)]
-    assert subprocess.run(command, timeout=100, check=False).returncode == -signal.SIGKILL
+    number = signal.SIGTERM if round_ % 2 else signal.SIGKILL
+    command = [sys.executable, str(DRIVER), str(tmp_path / "killed"), str(die_at), number.name]
+    assert subprocess.run(command, timeout=100, check=False).returncode == -number
     run = ap.open_run(tmp_path / "killed" / "run", undisturbed.run.problem)
     assert len(run.store.records("finetune")) == (die_at - 1) // driver.CALLS_PER_POINT
     again = driver.tune(run)

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import autoprune as ap
+from autoprune.finetuning._tune import MODEL, _experiment
+from autoprune.finetuning.training import PointTraining
 from autoprune.testing.tuned import assert_same
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
@@ -29,7 +32,7 @@ def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
     shutil.copytree(untuned, tmp_path / "killed")
     folder = tmp_path / "killed" / "run"
     killed = subprocess.Popen(
-        [sys.executable, str(DRIVER), str(tmp_path / "killed"), "0", ray.get_runtime_context().gcs_address],
+        [sys.executable, str(DRIVER), str(tmp_path / "killed"), "0", "SIGKILL", ray.get_runtime_context().gcs_address],
         env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
     )
     while not list(folder.glob("finetune/*/*/*/checkpoint_*")):
@@ -43,6 +46,29 @@ def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
     assert len(again) == driver.N_POINTS == 5
     assert_same(again, undisturbed)
     assert not list(folder.glob("finetune/*/*"))
+
+
+def test_an_experiment_whose_trained_model_is_damaged_starts_over(
+    driver: ModuleType, run: ap.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What had ended before its driver died is restored, found to be altered, and trained again to the same model."""
+    problem, point = run.needs_problem("train"), run.front.points[0]
+    job = PointTraining(
+        *(point.id, point.build(), problem.model, problem.data.without_test(), problem.task),
+        *((replace(driver.settings(), epochs=1),), problem.evaluation, "accuracy", True, 0),
+    )
+    resources = {"cpu": 1.0, "gpu": 0.0}
+    ((_, model, report),) = _experiment(job, str(tmp_path), resources, ())
+    trained = list(tmp_path.rglob(MODEL))
+    for path in trained:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    assert trained
+    ((_, again, measured),) = _experiment(job, str(tmp_path), resources, ())
+    assert "starts over" in caplog.text
+    assert again == model
+    assert {**measured, "seconds": 0.0} == {**report, "seconds": 0.0}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on

@@ -68,6 +68,21 @@ def test_a_search_collects_once_and_pays_for_it(tmp_path: Path) -> None:
     assert len(again.store.records("completed weights")) == 1
 
 
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_damaged_statistics_are_collected_again(tmp_path: Path, how: str) -> None:
+    """A search that goes on with a blob that the disk has changed measures what an undisturbed one does."""
+    whole = ap.search(make_problem(), "random", ap.Budget(evaluations=5), store=tmp_path / "a" / "run")
+    run = ap.search(make_problem(), "random", ap.Budget(evaluations=3), store=tmp_path / "b" / "run")
+    (record,) = run.store.records("completed weights")
+    path = run.store.weights.path(record["completed"])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink() if how == "gone" else path.write_bytes(data if how == "flipped" else data[:-1])
+    again = ap.search(make_problem(), "random", ap.Budget(evaluations=5), store=tmp_path / "b" / "run")
+    assert [outcome.identity() for outcome in again.outcomes] == [outcome.identity() for outcome in whole.outcomes]
+    assert again.store.weights.has_intact(record["completed"])
+
+
 def test_a_saved_point_has_the_score_of_the_run(tmp_path: Path) -> None:
     """Built from the run's blobs, saved and loaded, a reconstructed point measures exactly what was recorded."""
     problem = make_problem()

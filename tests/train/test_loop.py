@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from autoprune.errors import InvalidArgumentError, MetricError, StoreError, UnknownNameError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError, StoreError, UnknownNameError
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.checkpoint import Checkpoint
 from autoprune.train.data import Data
@@ -177,14 +177,20 @@ def test_a_killed_process_resumes_bit_identically(tmp_path: Path, kills: int) ->
 
 
 @pytest.mark.parametrize("position", [0, 1, 8, 100, 0.5, 0.99])
-def test_truncated_checkpoints_are_refused(tmp_path: Path, position: float) -> None:
-    """A damaged file is an error that names it, never a silent restart."""
-    checkpoint = Checkpoint(tmp_path / "state.safetensors")
-    trained(checkpoint=checkpoint)
-    content = checkpoint.path.read_bytes()
-    checkpoint.path.write_bytes(content[: int(position * len(content)) if position < 1 else int(position)])
-    with pytest.raises(StoreError, match="not a complete training checkpoint"):
-        trained(checkpoint=checkpoint)
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_training_with_a_damaged_checkpoint_starts_over(tmp_path: Path, how: str, position: float) -> None:
+    """With a warning that names the file, and it ends with the very weights of an undisturbed one."""
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", every=5)
+    with pytest.raises(StoppedError):
+        fit(digits_network(), small_data(), Interrupted(7), SHORT, checkpoint=checkpoint)
+    content = bytearray(checkpoint.path.read_bytes())
+    place = int(position * len(content)) if position < 1 else int(position)
+    content[place] ^= 4
+    checkpoint.path.write_bytes(content[:place] if how == "cut" else content)
+    with pytest.warns(AutopruneWarning, match="state.safetensors is damaged"):
+        found = trained(checkpoint=checkpoint)
+    assert equal(found, trained())
+    assert equal(trained(checkpoint=checkpoint), found)  # and what it has saved since is whole
 
 
 @pytest.mark.parametrize("change", ["seed", "settings", "task", "model"])
