@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _KEY = "autoprune"  # the one entry of the safetensors metadata
 _NO_DIGEST = "0" * 64
-_INTERNAL = ("dense", "attributes", "training")  # of use to `load` only
+_INTERNAL = ("dense", "attributes", "rules", "widths", "training")  # of use to `load` only
 
 
 def save(
@@ -88,6 +88,11 @@ def save(
             [attribute.module, attribute.name, attribute.container, value]
             for attribute, value in zip(structure.attributes, values, strict=True)
         ],
+        "rules": [
+            [[count.constant, [[structure.groups[g].name, n] for g, n in count.terms]] for count in attribute.value]
+            for attribute in structure.attributes
+        ],
+        "widths": {group.name: group.width for group in structure.groups},
         "dense": [[info.name, list(info.shape), info.kind, list(info.aliases)] for info in structure.tensors],
     }
     try:
@@ -146,6 +151,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         _check_tensors(own, tensors)
         for attribute, value in values:
             check_smaller(model, attribute, value)
+        _check_rules(header, model, values)
         pairs: list[tuple[Tensor, Tensor]] = [(own[name], tensors[name].to(own[name].device)) for name in own]
         pruned = copy_with(model, pairs, values)
         check_measures(pruned)
@@ -230,6 +236,32 @@ def _check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> No
         if not is_same:
             msg = f"{name!r} has the type {tensor.dtype}, the model's is {dense.dtype}"
             raise SurgeryError(msg)
+
+
+def _check_rules(header: Mapping[str, Any], model: nn.Module, values: Sequence[tuple[Attribute, Any]]) -> None:
+    """Check every attribute against its rule, which gives the model's at the dense widths, the value at the kept.
+
+    Files of earlier versions have no rules.
+
+    Raises:
+        SurgeryError: it does not.
+    """
+    if "rules" not in header:
+        return
+    try:
+        dense, cut = header["widths"], {name: len(channels) for name, channels in header["kept"].items()}
+        for (attribute, value), counts in zip(values, header["rules"], strict=True):
+            own = getattr(model.get_submodule(attribute.module), attribute.name)
+            for widths, size in ((dense, own), (cut, value)):
+                found = [constant + sum(n * widths[group] for group, n in terms) for constant, terms in counts]
+                if found != (list(size) if isinstance(size, tuple | list) else [size]):
+                    msg = (
+                        f"{attribute.module}.{attribute.name} is {shown(size)}, and by the widths it is {shown(found)}"
+                    )
+                    raise SurgeryError(msg)
+    except (LookupError, TypeError, ValueError) as error:
+        msg = f"its rules for attributes cannot be read ({shown(error)})"
+        raise SurgeryError(msg) from error
 
 
 def _is_text(value: Any) -> bool:

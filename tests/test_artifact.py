@@ -304,3 +304,17 @@ def test_a_file_sets_nothing_but_sizes_that_a_cut_may_change(file, row):
     forged(file, lambda header: header["attributes"].append(row))
     with pytest.raises(ArtifactError, match=f"{row[0]}|{row[1]}"):
         load(file, dense_model())
+
+
+def test_files_of_earlier_versions_load(file):
+    """Without the rules of its attributes a file is believed as far as sizes can be checked."""
+    forged(file, lambda header: [header.pop(key) for key in ("rules", "widths")])
+    assert load(file, dense_model())[0].out_channels == 4
+
+
+@pytest.mark.parametrize(("key", "value"), [("rules", [[[0, [["0", 2]]]]] * 3), ("rules", [3]), ("widths", {"0": 7})])
+def test_attributes_follow_their_rules(file, key, value):
+    """Rules that give the dense model's sizes and the kept ones, or a refusal."""
+    forged(file, lambda header: header.update({key: value}))
+    with pytest.raises(ArtifactError, match=r"by the widths|cannot be read"):
+        load(file, dense_model())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
-from autoprune.errors import ArtifactError, InvalidArgumentError, unknown_name, warn, warnings_kept
+from autoprune.core.settings import as_integer, settings_of
+from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
@@ -201,9 +202,10 @@ def finetune(
         StoreError: another process drives the run.
     """
     check_executor(executor, custom=False)
+    _check_call(run, epochs)
     _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
     problem = run.needs_problem("train")
-    chosen = run.choose(points) if isinstance(points, int) else list(points)
+    chosen = _chosen(run, points)
     if not chosen:
         msg = f"expected points to train, got none: {run!r}"
         raise InvalidArgumentError(msg)
@@ -213,8 +215,8 @@ def finetune(
             device=str(problem.evaluator.device),
             threads=problem.evaluation.threads,
         )
-    given = [settings] if isinstance(settings, FitSettings) else settings
-    variants = tuple(replace(item, epochs=epochs) for item in given)
+    given: Sequence[Any] = settings if isinstance(settings, tuple | list) else [settings]
+    variants = tuple(replace(settings_of(FitSettings, item, "a fine-tuning"), epochs=epochs) for item in given)
     polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
@@ -238,7 +240,7 @@ def finetune(
             hands = executor if isinstance(executor, RaySettings) else RaySettings()
             results = train_on_ray(jobs, folder, hands, loggers)
         by_id = {point.id: point for point in chosen}
-        settings_of = {job.point: job.settings for job in jobs}
+        settings_by_point = {job.point: job.settings for job in jobs}
         for trained in results:
             point = by_id[trained.point]
             model = point.build()
@@ -246,7 +248,7 @@ def finetune(
             kept.file(point.id).parent.mkdir(exist_ok=True)
             point.save(kept.file(point.id), model.eval())
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
-            used = asdict(settings_of[trained.point][trained.variant])
+            used = asdict(settings_by_point[trained.point][trained.variant])
             kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": used, "seed": seed})
         if test and problem.data.test is not None:
             for point in chosen:
@@ -259,6 +261,28 @@ def finetune(
                 for point in chosen
             ],
         )
+
+
+def _check_call(run: object, epochs: object) -> None:
+    if not isinstance(run, Run):
+        msg = f"expected a run, such as ap.open_run(folder, problem), got {shown(run)}"
+        raise InvalidArgumentError(msg)
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float):
+        msg = f"expected epochs as a number, got {shown(epochs)}"
+        raise InvalidArgumentError(msg)
+
+
+def _chosen(run: Run, points: Any) -> list[RunPoint]:
+    """Return the points that a user means: how many of the front, or which ones."""
+    n = as_integer(points)
+    if n is not None and n > 0:
+        return run.choose(n)
+    if isinstance(points, Iterable) and not isinstance(points, str):
+        chosen = list(points)
+        if all(isinstance(point, RunPoint) for point in chosen):
+            return chosen
+    msg = f"expected how many points to train (1 or more), or a list of points of the run, got {shown(points)}"
+    raise InvalidArgumentError(msg)
 
 
 def _check_loggers(loggers: Sequence[Any], *, on_ray: bool) -> None:

@@ -85,7 +85,7 @@ def compare(
     from autoprune.cli.progress import comparison_progress, working
     from autoprune.comparison.plan import entries, roster
     from autoprune.config.problem import build_problem
-    from autoprune.config.record import record_problem
+    from autoprune.config.record import make_folder, record_problem
 
     file = read_problem(
         problem,
@@ -107,6 +107,7 @@ def compare(
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
         budget = ap.Budget(macs=macs, evaluations=evaluations)
+    make_folder(folder)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
             built = build_problem(file, folder / "dense")

@@ -37,9 +37,11 @@ def demo(
     from autoprune.cli.progress import search_progress, working
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.problem import build_problem
+    from autoprune.config.record import make_folder
 
     file = read_problem_file(SPACE, {("search", "seed"): seed})
     budget = ap.Budget(evaluations=evaluations)
+    make_folder(folder)
     log("training a small ResNet on 1,797 handwritten digits")
     with working("training", quiet=quiet):
         problem = build_problem(file, folder / "dense")

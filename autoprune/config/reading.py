@@ -76,7 +76,9 @@ class ProblemFile:
 
     def error(self, key: KeyPath, message: str) -> ConfigError:
         """Return the error that says what is wrong at ``key``."""
-        return ConfigError(f"{self.path}, {_place(line_of(key, self.lines))}: {'.'.join(map(str, key))}: {message}")
+        line = line_of(key, self.lines)
+        place = "the command line" if line == COMMAND_LINE else f"{self.path}, {_place(line)}"
+        return ConfigError(f"{place}: {'.'.join(map(str, key))}: {message}")
 
 
 def space_names() -> list[str]:

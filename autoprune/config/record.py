@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from autoprune.config.reading import ProblemFile, read_problem_file
 from autoprune.errors import ConfigError, StoreError, shown
@@ -22,11 +23,27 @@ def record_problem(folder: Path, file: ProblemFile) -> None:
         return
     overrides = [[list(key), value] for key, value in file.overrides.items()]
     text = json.dumps({"problem": file.source, "overrides": overrides}, indent=2) + "\n"
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / PROBLEM_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
-        msg = f"cannot write to the run folder {folder}: {error}; name another one with --store"
+        msg = f"cannot write to the run folder {folder}: {error.strerror}; name another one with --store"
+        raise StoreError(msg) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, before the work whose results it is for.
+
+    Raises:
+        StoreError: it cannot be made, or not written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        msg = f"cannot write to the folder {folder}: {reason}; name another one"
         raise StoreError(msg) from error
 
 

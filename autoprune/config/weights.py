@@ -31,6 +31,11 @@ def load_weights(model: nn.Module, source: str, folder: Path) -> None:
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     foreign = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
     misfits = [
+        f"{name} is of {state[name].dtype}, the model's is of {tensor.dtype}"  # quantized codes are no weights
+        for name, tensor in own.items()
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    misfits += [
         f"{name} is {tuple(state[name].shape)}, the model's is {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape

@@ -186,3 +186,25 @@ def test_no_message_is_longer_than_a_page() -> None:
     assert text.startswith("start")
     assert text.endswith("end")
     assert "characters left out" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"points": 0}, "1 or more"),
+        ({"points": -1}, "1 or more"),
+        ({"points": "5"}, "1 or more"),
+        ({"points": [3]}, "list of points"),
+        ({"epochs": "3"}, "epochs as a number"),
+        ({"settings": ap.ProxySettings()}, "settings of a fine-tuning as FitSettings"),
+        ({"settings": {"batchsize": 3}}, "did you mean 'batch_size'"),
+        ({"run": "runs/r56"}, "ap.open_run"),
+    ],
+)
+def test_arguments_of_a_finetuning(
+    wrong: dict[str, Any], message: str, make_problem: MakeProblem, tmp_path: Path
+) -> None:
+    """Each is named with what was expected."""
+    run = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
+    with pytest.raises(InvalidArgumentError, match=message):
+        ap.finetune(**{"run": run, **wrong})
