@@ -6,9 +6,13 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from autoprune.config import read_problem_file, recorded_problem
+from autoprune.config.weights import load_weights
 from autoprune.errors import LONGEST, ConfigError
+from autoprune.testing.digits_network import digits_network
 
 FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz" / "problem_files.py"
 
@@ -95,3 +99,12 @@ def test_why_a_folder_names_no_problem(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError, match=message):
             recorded_problem(tmp_path / name)
+
+
+def test_codes_of_a_quantized_network_are_no_weights(tmp_path: Path) -> None:
+    """Integers under the names of floating weights are refused, not taken for numbers of that size."""
+    model = digits_network()
+    codes = {name: (100 * tensor).to(torch.int8) for name, tensor in model.state_dict().items()}
+    save_file(codes, tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError, match=r"conv1.weight is of torch.int8, the model's is of torch.float32"):
+        load_weights(model, "weights.safetensors", tmp_path)
