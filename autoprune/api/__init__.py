@@ -6,6 +6,7 @@ from autoprune.api.finetuning import Tuned, TunedPoint, finetune
 from autoprune.api.front import RunFront
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
+from autoprune.api.pruning import Pruned, prune, recover
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 
@@ -13,6 +14,7 @@ __all__ = [
     "CompareProgress",
     "Comparison",
     "Problem",
+    "Pruned",
     "Run",
     "RunFront",
     "RunPoint",
@@ -21,5 +23,7 @@ __all__ = [
     "compare",
     "finetune",
     "open_run",
+    "prune",
+    "recover",
     "search",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ from autoprune.errors import (
     shown,
     unknown_name,
 )
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.evidence import OUTPUTS, environment, measure_dense, observe_behaviour, observe_figures
 from autoprune.evaluate.measure import measure
@@ -348,6 +350,18 @@ class Problem:
             return self.evaluation
         return shared_settings(type(evaluator_settings(fidelity)), self.evaluation)
 
+    def with_batchnorm(self, batchnorm: str) -> Problem:
+        """Return this problem with another treatment of BatchNorm statistics, see `ProxySettings`."""
+        if batchnorm == self.evaluation.batchnorm:
+            return self
+        found = copy.copy(self)
+        for name in ("dense_metrics", "_dense_measured", "behaviour", "identity"):
+            found.__dict__.pop(name, None)
+        found.evaluation = replace(self.evaluation, batchnorm=batchnorm)
+        found.evaluator = make_evaluator(self.evaluator.name, self._setup, found.evaluation)
+        found._evaluators = {FIDELITY: found.evaluator}
+        return found
+
     def runner(
         self,
         blobs: Blobs,
@@ -424,7 +438,7 @@ def _check_objectives(names: Sequence[str], task: Task) -> None:
                 "latency is measured in reports, with intervals, and cannot be an objective; use 'macs' or 'peak_bytes'"
             )
             raise InvalidArgumentError(msg)
-        known = (*task.metrics, *COSTS)
+        known = (*task.metrics, DISTANCE, *COSTS)
         if name not in known:
             msg = (
                 f"objective {name!r} is neither a metric of the task nor a cost"

@@ -266,8 +266,12 @@ class Run:
     @property
     def runner(self) -> Runner:
         """Runs and rebuilds the run's jobs."""
-        problem = self.needs_problem("build")
+        problem = self._as_scored(self.needs_problem("build"))
         return problem.runner(self.store.weights, fidelity=self.meta.fidelity)
+
+    def _as_scored(self, problem: Problem) -> Problem:
+        """Return the problem as it was when candidates were scored: BatchNorm once was always recalibrated afresh."""
+        return problem.with_batchnorm(self.meta.settings.get("batchnorm", "afresh"))
 
     def writable(self) -> RunStore:
         """Open the folder for writing, as a context manager.
@@ -284,7 +288,7 @@ class Run:
         Raises:
             InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
         """
-        evaluator = self.needs_problem("polish").evaluator_of(self.meta.fidelity)
+        evaluator = self._as_scored(self.needs_problem("polish")).evaluator_of(self.meta.fidelity)
         if not isinstance(evaluator, Reconstructed):
             msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
             raise InvalidArgumentError(msg)

@@ -24,7 +24,7 @@ from autoprune.api.recorded_problem import check_resumable
 from autoprune.api.run import Run, check_same_objectives
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
-from autoprune.core.jobs import Prepare, Status, WeightSet
+from autoprune.core.jobs import PROBE, Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
@@ -199,6 +199,7 @@ def _setup(
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
         estimate=runner.estimate,
+        probe=PROBE if problem.evaluator_of(info.fidelity).probes else "",
     )
     return setup, prior
 
@@ -246,6 +247,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
         settings={
             "criterion": problem.criterion,
             "evaluator": problem.evaluator.name,
+            "batchnorm": problem.evaluation.batchnorm,
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
             "planned_macs": budget.macs,
             "stream": find_strategy(strategy)[0].twin_of or strategy,  # a twin draws the random numbers of its family

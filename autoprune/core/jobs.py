@@ -42,6 +42,10 @@ class Candidate:
     weight_set: WeightSet
 
 
+PROBE = "probe"
+"""The fidelity of cheap evaluations on few items: what they measure predicts, and never enters a front."""
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Measure one candidate.

@@ -15,7 +15,7 @@ COSTS = ("macs", "params", "peak_bytes")
 """Names that are counted on the cut model; all are minimised."""
 
 AGREED = dict.fromkeys(("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc"), "max") | dict.fromkeys(
-    ("loss", "error", "perplexity", "mae", "mse", "rmse"), "min"
+    ("loss", "error", "perplexity", "mae", "mse", "rmse", "distance"), "min"
 )
 """Metric names whose direction everybody agrees on; that of any other name is said by the task or by the user."""
 

@@ -59,6 +59,7 @@ class SearchSetup:
         evaluations: how many evaluations the budget is likely to allow (None: unknown); for sizing populations.
         macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
         estimate: what a job will be charged, seconds excepted; for sizing preparations.
+        probe: the fidelity of cheap evaluations that predict; "" where there is none.
     """
 
     space: SearchSpace
@@ -71,6 +72,7 @@ class SearchSetup:
     evaluations: int | None = None
     macs: int | None = None
     estimate: Callable[[Job], Spending] | None = None
+    probe: str = ""
 
 
 class Strategy(Protocol):

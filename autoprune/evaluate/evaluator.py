@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.errors import InvalidArgumentError
-from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
+from autoprune.evaluate.distance import DISTANCE, DenseAnswers
+from autoprune.evaluate.measure import Batches, MeasureSettings, is_ours, metrics_of, resident
+from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
+from autoprune.surgery.cut import cut
 from autoprune.train.devices import autocast, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
-from autoprune.train.recalibrate import batch_norms, recalibrate
+from autoprune.train.recalibrate import batch_norms, move_by_difference, recalibrate
 from autoprune.train.source import Batch
-from autoprune.train.split import Loader
+from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
 
@@ -57,6 +63,11 @@ class Evaluator(Protocol):
         """Whether the seed changes nothing."""
         ...
 
+    @property
+    def keeps_the_whole_model(self) -> bool:
+        """Whether the candidate of full widths is the model whose weights it inherits, bit for bit."""
+        ...
+
     def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
         """Return the job that puts beside a set of weights what every evaluation with them needs; None for nothing."""
         ...
@@ -67,6 +78,19 @@ class Evaluator(Protocol):
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
         """Return the task's metrics for one candidate."""
+        ...
+
+    @property
+    def probes(self) -> bool:
+        """Whether it has `probe` and `probe_macs`, and they say something about `evaluate`."""
+        ...
+
+    def probe(self, genome: Genome, inherited: Inherited) -> dict[str, float]:
+        """Return the metrics and the distance of one candidate on few items."""
+        ...
+
+    def probe_macs(self, genome: Genome) -> int:
+        """Return the multiply-adds of one probe, known before it starts."""
         ...
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
@@ -86,11 +110,15 @@ class ProxySettings(MeasureSettings):
         n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
         n_validation: search-validation items to measure on, of those that score (`Data.score`); None for all of them.
         proxy_seed: decides which items, and how the calibration items are augmented.
+        batchnorm: what becomes of the statistics that the dense model came with: ``"difference"`` moves them by what
+            the cut changes on the calibration items, so that the whole model stays itself whatever these items are;
+            ``"afresh"`` replaces them by those of the calibration items.
     """
 
     n_calibration: int = 1000
     n_validation: int | None = None
     proxy_seed: int = 0
+    batchnorm: str = "difference"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -101,6 +129,44 @@ class ProxySettings(MeasureSettings):
                 f"{self.n_calibration} and {self.n_validation}"
             )
             raise InvalidArgumentError(msg)
+        if self.batchnorm not in ("difference", "afresh"):
+            msg = f"expected batchnorm to be 'difference' or 'afresh', got {self.batchnorm!r}"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, eq=False)
+class NormReference:
+    """BatchNorm statistics of the dense model, cut to the channels of a candidate, by the names of the buffers.
+
+    Attributes:
+        dense: recalibrated on the calibration items.
+        stored: as its weights came.
+    """
+
+    dense: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, structure: Structure, kept: BoolArray, weights: Mapping[str, Tensor], *, few: bool = False
+    ) -> NormReference | None:
+        """Return those of a candidate that keeps ``kept``; None where the weights hold no fresh statistics."""
+        fresh = unpack_norms(weights, few=few)
+        if not fresh:
+            return None
+        positions = {
+            axis.tensor: torch.from_numpy(structure.kept_positions(axis, kept))
+            for name in fresh
+            for axis in structure.axes_of.get(name, ())
+        }
+
+        def cut_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: tensors[name][positions[name].to(tensors[name].device)] if name in positions else tensors[name]
+                for name in fresh
+            }
+
+        return cls(cut_of(fresh), cut_of(weights))
 
 
 class Proxy:
@@ -127,6 +193,18 @@ class Proxy:
         self.calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
         self._calibration = self._training(settings.n_calibration)
 
+    def fewer(self) -> Proxy:
+        """Return the few of these items that a probe is recalibrated and measured on."""
+        found = copy.copy(self)
+        for name in ("validation", "calibration", "_answers"):
+            found.__dict__.pop(name, None)
+        seed, size = self.settings.proxy_seed, self.settings.batch_size
+        found._validation = self._validation.split.subset(PROBE_ITEMS, seed).loader(
+            size, device=self.device, channels_last=self._channels_last
+        )
+        found._calibration = self._augmented(self._calibration.split.subset(PROBE_ITEMS, seed))
+        return found
+
     @property
     def n_items(self) -> int:
         """Items that one candidate is run on: calibration, where it has BatchNorm, and validation."""
@@ -146,22 +224,54 @@ class Proxy:
         """Return batches of ``n`` training items, all that there are at most, augmented once."""
         return resident(self._training(n), self._setup.data.memory_limit)
 
-    def recalibrate(self, model: nn.Module) -> None:
-        """Recompute the BatchNorm statistics of a model on the device, where it has any."""
+    @property
+    def by_difference(self) -> bool:
+        """Whether BatchNorm statistics are moved, not replaced."""
+        return self.calibrates and self.settings.batchnorm == "difference"
+
+    def recalibrate(self, model: nn.Module, norms: NormReference | None = None) -> None:
+        """Recompute the BatchNorm statistics of a model on the device, where it has any.
+
+        Args:
+            model: changed in place.
+            norms: what to move by the difference; None to keep what is found on the calibration items.
+        """
         if not self.calibrates:
             return
         with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
             recalibrate(model, self.calibration)
+        if norms is not None:
+            move_by_difference(model, norms.dense, norms.stored)
 
     def measure(self, model: nn.Module, batches: Iterable[Batch] | None = None) -> dict[str, float]:
-        """Return the task's metrics of a model that is on the device and in evaluation mode.
+        """Return the task's metrics of a model that is on the device and in evaluation mode, and its distance.
 
         Args:
             model: what to measure.
-            batches: on what; by default on the search-validation batches.
+            batches: the search-validation batches, or what yields them; by default themselves.
         """
         batches = self.validation if batches is None else batches
+        if not self._answers.exist:
+            return self.task_metrics(model, batches)
+        # A user's metric may do anything to the model that it is given: only ours are watched while they run it.
+        metrics = {} if is_ours(self._setup.task) else self.task_metrics(model, batches)
+        with self._answers.compared(model, batches) as watched:
+            metrics = metrics or self.task_metrics(model, watched)
+            with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
+                return {**metrics, DISTANCE: watched.distance()}
+
+    def task_metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the task's metrics alone, on any batches."""
         return metrics_of(model, batches, self._setup.task, self.device, self.settings)
+
+    @cached_property
+    def _answers(self) -> DenseAnswers:
+        """What the dense model answers to the search-validation items."""
+        setup = self._setup
+        everything = np.ones(setup.structure.n_genes, dtype=np.bool_)
+        dense = cut(setup.model, setup.structure, everything).to(self.device).eval()
+        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
+            return DenseAnswers(dense, self.validation)
 
     @property
     def n_validation(self) -> int:
@@ -180,7 +290,10 @@ class Proxy:
         )
 
     def _training(self, n: int) -> Loader:
-        return self._setup.data.train.subset(max(1, n), self.settings.proxy_seed).loader(
+        return self._augmented(self._setup.data.train.subset(max(1, n), self.settings.proxy_seed))
+
+    def _augmented(self, split: Split) -> Loader:
+        return split.loader(
             self.settings.batch_size,
             device=self.device,
             channels_last=self._channels_last,

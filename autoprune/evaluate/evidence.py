@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from autoprune.core.jobs import WeightSet
 from autoprune.core.streams import stream
+from autoprune.errors import MetricError
 from autoprune.evaluate.evaluator import Evaluator
 from autoprune.store.identity import Evidence, metrics_evidence
 from autoprune.surgery.cut import cut
@@ -99,7 +100,9 @@ def measure_dense(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, Evi
     return figures, {
         "the validation inputs": inputs,
         "the validation targets": targets,
-        "the metrics": metrics_evidence(figures, evaluator.proxy.n_validation),
+        "the metrics": metrics_evidence(
+            {name: figures[name] for name in evaluator.setup.task.metrics}, evaluator.proxy.n_validation
+        ),
     }
 
 
@@ -115,7 +118,7 @@ def observe_figures(evaluator: Evaluator) -> dict[str, Evidence]:
         training, few = look.training(), _Noted(look.validation())
 
         def say(batches: Any) -> Evidence:
-            return _attempted(lambda: evaluator.proxy.measure(look.cut(training), batches))
+            return _attempted(lambda: evaluator.proxy.task_metrics(look.cut(training), batches))
 
         all_items, some_items = say(evaluator.proxy.validation), say(few)
         before = some_items if few.was_read else all_items  # else the metrics bring their own data
@@ -233,6 +236,8 @@ def _attempted(see: Callable[[], Any]) -> Evidence:
     try:
         return _evidence(see())
     except Exception as error:  # noqa: BLE001  whatever a user's model or metric raises: it cannot be recognised
+        if isinstance(error, MetricError) and error.__cause__ is None:  # a figure that is none, such as NaN
+            return _evidence(str(error))
         return Evidence("", reason=f"{type(error).__name__}: {error}"[:300])
 
 

@@ -28,6 +28,13 @@ class Generated(InheritedWeights):
 
     name = "generated"
 
+    keeps_the_whole_model = False
+
+    @property
+    def _moves_norms(self) -> bool:
+        """False: generated weights are not those that the stored statistics are of."""
+        return False
+
     @torch.no_grad()
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
         return PruningNet(self.setup.structure, inherited.weights)(check_kept(self.setup.structure, kept))

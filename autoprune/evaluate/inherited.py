@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
+from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
+from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpack_norms
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
@@ -32,11 +34,17 @@ class InheritedWeights:
     name = "inherited"
     deterministic = True
 
+    @property
+    def keeps_the_whole_model(self) -> bool:
+        """Whether BatchNorm statistics stay where nothing is cut."""
+        return self._moves_norms or not self._proxy.calibrates
+
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
         self.settings = settings or ProxySettings()
         self.setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
+        self._norms: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
 
     @property
     def proxy(self) -> Proxy:
@@ -52,9 +60,28 @@ class InheritedWeights:
         """Return the multiply-adds of one evaluation: recalibration and measurement."""
         return self.setup.macs(genome) * self._proxy.n_items
 
-    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:  # noqa: ARG002  whatever the weights
-        """Return None: the weights are all that is needed."""
-        return None
+    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
+        """Return the job that sees which BatchNorm statistics the whole model has on the calibration items."""
+        if not self._moves_norms:
+            return None
+        return Prepare(id, "statistics", asdict(self._statistics), parent, self.settings.proxy_seed)
+
+    @property
+    def _moves_norms(self) -> bool:
+        """Whether the statistics that the weights came with are moved by the difference."""
+        return self._proxy.by_difference
+
+    @property
+    def _statistics(self) -> StatisticsSettings:
+        """What a preparation collects."""
+        settings = self.settings
+        return StatisticsSettings(
+            max(1, settings.n_calibration),
+            settings.batch_size,
+            settings.channels_last,
+            moments=False,
+            norms=self._moves_norms,
+        )
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:  # noqa: ARG002  nothing is random
         """Return the metrics of a candidate on the search-validation items.
@@ -64,12 +91,35 @@ class InheritedWeights:
             MetricError: a figure is not one finite number.
         """
         with reproducible(self.settings.threads):
-            return self._proxy.measure(self._scored(genome, inherited))
+            return self._proxy.measure(self._scored(genome, inherited, self._proxy))
+
+    @property
+    def probes(self) -> bool:
+        """Whether `probe` says something about `evaluate`: not so where training comes in between."""
+        return True
+
+    def probe(self, genome: Genome, inherited: Inherited) -> dict[str, float]:
+        """Return the metrics and the distance of a candidate on few items: enough to predict by.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+            MetricError: a figure is not one finite number.
+        """
+        with reproducible(self.settings.threads):
+            return self._few.measure(self._scored(genome, inherited, self._few))
+
+    def probe_macs(self, genome: Genome) -> int:
+        """Return the multiply-adds of one probe."""
+        return self.setup.macs(genome) * self._few.n_items
+
+    @cached_property
+    def _few(self) -> Proxy:
+        return self._proxy.fewer()
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:  # noqa: ARG002  nothing is random
         """Return the smaller model that `evaluate` measures: weights and BatchNorm statistics bit for bit."""
         with reproducible(self.settings.threads):
-            scored = self._scored(genome, inherited)
+            scored = self._scored(genome, inherited, self._proxy)
             state = {name: tensor.clone() for name, tensor in scored.state_dict().items()}
         model = cut(self.setup.model, self.setup.structure, self.setup.kept(genome, inherited), inherited.weights)
         model.load_state_dict(state)
@@ -88,12 +138,50 @@ class InheritedWeights:
         model = copy_model(self.setup.model).to(self.device)
         return Skeleton(model.eval(), self.setup.structure)
 
-    def _scored(self, genome: Genome, inherited: Inherited) -> nn.Module:
+    def _scored(self, genome: Genome, inherited: Inherited, proxy: Proxy) -> nn.Module:
         """Return the skeleton as the candidate, recalibrated; valid until the next one."""
         kept = self.setup.kept(genome, inherited)
-        model = self._skeleton.build(self._weights(kept, inherited), kept).eval()
-        self._proxy.recalibrate(model)
+        weights = self._weights(kept, inherited)
+        model = self._skeleton.build(weights, kept).eval()
+        self._recalibrate(model, kept, weights, inherited, proxy)
         return model
+
+    def _recalibrate(
+        self,
+        model: nn.Module,
+        kept: BoolArray,
+        weights: Mapping[str, Tensor],
+        inherited: Inherited,
+        proxy: Proxy | None = None,
+    ) -> None:
+        """Give a cut model its BatchNorm statistics; the whole model keeps those that it came with, bit for bit.
+
+        Args:
+            model: cut and on the device.
+            kept: (n_genes,) boolean array, what it still has.
+            weights: the dense tensors that it was cut from; left out where it was trained or solved since.
+            inherited: what the candidate inherits.
+            proxy: on which items; by default on all of them.
+        """
+        proxy = proxy or self._proxy
+        if not self._moves_norms:
+            proxy.recalibrate(model)
+            return
+        names = (info.name for info in self.setup.structure.tensors)
+        if kept.all() and all(weights.get(name) is inherited.weights[name] for name in names):
+            return
+        few = proxy is not self._proxy
+        proxy.recalibrate(model, NormReference.of(self.setup.structure, kept, self._with_norms(inherited), few=few))
+
+    def _with_norms(self, inherited: Inherited) -> Mapping[str, Tensor]:
+        """Return the weights with the statistics of a preparation, which are collected here where there was none."""
+        weights = inherited.weights
+        if unpack_norms(weights):
+            return weights
+        if self._norms is None or self._norms[0] is not weights:
+            found = collect_norms(self.setup, weights, self._statistics, self.settings.proxy_seed, self.device)
+            self._norms = (weights, {**weights, **found})
+        return self._norms[1]
 
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:  # noqa: ARG002  a subclass needs it
         """Return the dense tensors that are sliced to ``kept``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -64,14 +64,14 @@ class Reconstructed(InheritedWeights):
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
         settings = settings or ReconstructedSettings()
         super().__init__(setup, settings)
-        self._statistics = StatisticsSettings(
-            max(1, settings.n_calibration),
-            settings.batch_size,
-            settings.channels_last,
-            settings.max_bytes if isinstance(settings, ReconstructedSettings) else MAX_BYTES,
-        )
-        self._consumers = survey(setup.model, setup.structure, max_bytes=self._statistics.max_bytes).consumers
+        self._max_bytes = settings.max_bytes if isinstance(settings, ReconstructedSettings) else MAX_BYTES
+        self._consumers = survey(setup.model, setup.structure, max_bytes=self._max_bytes).consumers
         self._solvers: dict[int, LeastSquares] = {}  # by the identity of the weights they hold
+
+    @property
+    def _statistics(self) -> StatisticsSettings:
+        """What a preparation collects: second moments, too."""
+        return replace(super()._statistics, max_bytes=self._max_bytes, moments=True)
 
     def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
         """Return the job that collects the second moments on the calibration items."""
@@ -135,7 +135,7 @@ class Reconstructed(InheritedWeights):
                 self._polish_items,
                 seed=self.settings.proxy_seed,
             )
-            self._proxy.recalibrate(model)
+            self._recalibrate(model, kept, {}, inherited)
             after = distance(dense, model, self._proxy.validation)
             why = ""
             if before is not None and after is not None and not after <= before:  # nor where it is no number

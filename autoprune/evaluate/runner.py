@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import PROBE, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
@@ -68,11 +68,13 @@ class Runner:
             InvalidArgumentError: the genome is not of this space.
         """
         if isinstance(job, Evaluate):
-            return Spending(macs=self._evaluator(job).macs(job.candidate.genome), evaluations=1)
+            evaluator = self._evaluator(job)
+            macs = evaluator.probe_macs if job.fidelity == PROBE else evaluator.macs
+            return Spending(macs=macs(job.candidate.genome), evaluations=1)
         spent = self._recipe(job).estimate(job)
         for evaluator in self._evaluators.values():
             more = evaluator.preparation(job.parent, job.id)
-            if more is not None and more.recipe != job.recipe:
+            if more is not None and self._is_needed(more, job.recipe):
                 spent = spent + self._recipe(more).estimate(more)
         return spent
 
@@ -95,11 +97,15 @@ class Runner:
         spent = Spending()
         for evaluator in self._evaluators.values():
             job = evaluator.preparation(weight_set, id)
-            if job is not None and job.recipe != made_by:
+            if job is not None and self._is_needed(job, made_by):
                 outcome = self._recipe(job)(job)
                 weight_set = outcome.weight_set or weight_set
                 spent = spent + outcome.spent
         return weight_set, spent
+
+    def _is_needed(self, preparation: Prepare, made_by: str) -> bool:
+        """Say whether weights lack what a preparation adds: those that a recipe only passes on have it already."""
+        return preparation.recipe != made_by and (not made_by or self._recipes[made_by].trains)
 
     def build(self, job: Evaluate) -> nn.Module:
         """Return the independent model that running ``job`` scores.
@@ -116,7 +122,9 @@ class Runner:
         evaluator = self._evaluator(job)
         spent = self.estimate(job)
         inherited = self._readers[evaluator.device](job.candidate.weight_set)
-        metrics = evaluator.evaluate(job.candidate.genome, inherited, job.seed)
+        genome = job.candidate.genome
+        is_probe = job.fidelity == PROBE
+        metrics = evaluator.probe(genome, inherited) if is_probe else evaluator.evaluate(genome, inherited, job.seed)
         counted = self._costs(np.array([job.candidate.genome], dtype=np.int64))
         costs = {name: int(values[0]) for name, values in counted.items()}
         return Outcome(job, Status.OK, metrics, costs, spent=spent)
@@ -136,6 +144,8 @@ class Runner:
             return Spending(evaluations=int(isinstance(job, Evaluate)))
 
     def _evaluator(self, job: Evaluate) -> Evaluator:
+        if job.fidelity == PROBE:
+            return next(iter(self._evaluators.values()))
         if job.fidelity not in self._evaluators:
             raise unknown_name("fidelity", job.fidelity, self._evaluators)
         return self._evaluators[job.fidelity]

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from torch import nn
 
-from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.evaluate.evaluator import Proxy, ProxySettings, fingerprint_of
+from autoprune.evaluate.evaluator import ProxySettings, fingerprint_of
+from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import placed, reproducible
@@ -32,7 +32,7 @@ class ShortTrainingSettings(ProxySettings):
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100, batch_size=64, learning_rate=0.01))
 
 
-class ShortTraining:
+class ShortTraining(InheritedWeights):
     """Scores candidates after a few training steps from the weights they inherit.
 
     Args:
@@ -42,23 +42,18 @@ class ShortTraining:
 
     name = "short_training"
     deterministic = False
+    keeps_the_whole_model = False
+    probes = False
 
     def __init__(self, setup: JobSetup, settings: ShortTrainingSettings | None = None) -> None:
-        self.settings = settings or ShortTrainingSettings()
-        self.setup = setup
-        self._proxy = Proxy(setup, self.settings)
-        self.device = self._proxy.device
+        settings = settings or ShortTrainingSettings()
+        super().__init__(setup, settings)
         self._fit = replace(
-            self.settings.fit,
+            settings.fit,
             device=str(self.device),
             threads=self.settings.threads,
             mixed_precision=self.settings.mixed_precision,
         )
-
-    @property
-    def proxy(self) -> Proxy:
-        """The items that it measures on."""
-        return self._proxy
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,10 +68,6 @@ class ShortTraining:
         trained = training_macs(self._fit, len(self.setup.data.train), macs=own, teacher_macs=teacher)
         return trained + own * self._proxy.n_items
 
-    def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:  # noqa: ARG002  whatever the weights
-        """Return None: the weights are all that is needed."""
-        return None
-
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
         """Return the metrics of a candidate, after training, on the search-validation items.
 
@@ -88,25 +79,17 @@ class ShortTraining:
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
         """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
-        setup = self.setup
-        model = cut(setup.model, setup.structure, setup.kept(genome, inherited), inherited.weights)
+        setup, kept = self.setup, self.setup.kept(genome, inherited)
+        model = cut(setup.model, setup.structure, kept, inherited.weights)
         fit(model, setup.data, setup.task, self._fit, teacher=self._teacher, seed=seed)
         with (
             reproducible(self.settings.threads),
             placed(model, self.device, training=False, channels_last=False),
         ):
-            self._proxy.recalibrate(model)
+            self._recalibrate(model, kept, {}, inherited)
         return model.eval()
 
     @cached_property
     def _teacher(self) -> nn.Module | None:
         """The dense model, a copy of our own on the device, when there is something to distil."""
         return None if self._fit.distillation is None else copy_model(self.setup.model).to(self.device)
-
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics of any model on the same items, run in the same way."""
-        with (
-            reproducible(self.settings.threads),
-            placed(model, self.device, training=False, channels_last=False),
-        ):
-            return self._proxy.measure(model)

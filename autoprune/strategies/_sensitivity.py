@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Candidate, Evaluate
+from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.strategies._additive import predicted_front
@@ -17,40 +17,54 @@ from autoprune.strategies._curve import widest_gap_first
 from autoprune.strategies._population import likely_evaluations
 
 FloatArray = npt.NDArray[np.float64]
-Known = Mapping[Genome, FloatArray | None]
-"""Objective values of measured genomes; None where the measurement failed."""
+DISTANCE = "distance"
+"""The metric of every evaluator that says how far the outputs are from the dense model's."""
+
+_LEVELS, _PROBE_LEVELS = 2, 4  # measured per variable by default: as candidates, or by probes
 
 
 class Sensitivities:
-    """Each variable is lowered alone from the largest feasible network.
+    """Each variable is lowered alone, from the whole network by probes, else from the largest feasible one.
 
-    Between the measured levels its damage is taken to be linear in ``(1 - keep ratio)^2``, beyond them by extension.
-    The damages are summed, and for every budget the genome of least sum within the limits is found.
+    What that does to the signal is its damage. Between the measured levels the damage is taken to be linear in
+    ``(1 - keep ratio)^2``, beyond them by extension. The damages are summed, and for every budget the genome of least
+    sum within the limits is found. The distance from the dense model's outputs is the best signal: it has almost no
+    noise, does not saturate, and adds up over layers (docs/methods.md).
 
     Args:
         setup: what a strategy may know.
-        n_levels: levels measured per variable, the lowest one always; 1 where more would take above a third of the
-            evaluations.
+        n_levels: levels measured per variable, the lowest one always; fewer where they would take above half of the
+            evaluations (a third without probes). None for 4 (2 without probes).
+        signal: ``"distance"``, or the name of a measured objective; evaluators without a distance give the first
+            measured objective instead.
 
     Attributes:
-        plan: what has to be measured, the largest feasible network first: one genome more than there are free
-            variables, or than ``n_levels`` times as many.
+        plan: what has to be measured, the largest network first: one genome more than there are free variables, or
+            than ``n_levels`` times as many.
 
     Raises:
-        InvalidArgumentError: no objective is measured.
+        InvalidArgumentError: no objective is measured, or the signal is not one.
         BudgetError: the budget does not suffice for one genome per variable.
     """
 
-    def __init__(self, setup: SearchSetup, n_levels: int) -> None:
-        if all(objective.is_cost for objective in setup.objectives.items):
+    def __init__(self, setup: SearchSetup, n_levels: int | None = None, signal: str = DISTANCE) -> None:
+        measured = [item.name for item in setup.objectives.items if not item.is_cost]
+        if not measured:
             msg = f"knapsack needs an objective that is measured, such as 'accuracy', got {setup.objectives.names}"
             raise InvalidArgumentError(msg)
+        if signal not in (DISTANCE, *measured):
+            msg = f"expected the signal as 'distance' or a measured objective ({', '.join(measured)}), got {signal!r}"
+            raise InvalidArgumentError(msg)
         self._setup = setup
-        self.top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
+        self._signal = signal
+        self._known: dict[Genome, float | None] = {}
+        self._largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
+        self.top = setup.space.full_genome if setup.probe else self._largest
         n_free = int(np.count_nonzero(self.top))
-        evaluations = likely_evaluations(setup)
+        n_levels = n_levels or (_PROBE_LEVELS if setup.probe else _LEVELS)
+        evaluations = likely_evaluations(setup, setup.probe or "proxy")
         if evaluations is not None:
-            n_levels = max(1, min(n_levels, evaluations // (3 * max(1, n_free))))
+            n_levels = max(1, min(n_levels, evaluations // ((2 if setup.probe else 3) * max(1, n_free))))
         self._probes = [
             (variable, int(level))
             for variable, top in enumerate(self.top.tolist())
@@ -62,20 +76,38 @@ class Sensitivities:
         ]
         self._check_budget(n_free)
 
-    def front(self, known: Known) -> list[Genome]:
-        """Return the predicted optima for every budget, so that every prefix covers the range of the cost.
+    def job(self, id_: int, genome: Genome) -> Evaluate:
+        """Return the job that measures a genome of the plan."""
+        candidate = Candidate(genome, self._setup.weight_set)
+        return Evaluate(id_, candidate, self._setup.probe) if self._setup.probe else Evaluate(id_, candidate)
 
-        Args:
-            known: values of everything in the plan.
-        """
+    def hear(self, outcome: Outcome) -> bool:
+        """Take note of an outcome of the plan; returns whether it was a probe, which is no candidate of a front."""
+        job = outcome.job
+        if not isinstance(job, Evaluate) or job.fidelity != self.job(0, job.candidate.genome).fidelity:
+            return False
+        self._known[job.candidate.genome] = self._damage(outcome)
+        return bool(self._setup.probe)
+
+    def knows(self, genome: Genome) -> bool:
+        """Say whether a genome of the plan has been measured."""
+        return genome in self._known
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything in the plan has been measured."""
+        return all(genome in self._known for genome in self.plan)
+
+    def front(self) -> list[Genome]:
+        """Return the predicted optima for every budget, so that every prefix covers the range of the cost."""
         space = self._setup.space
-        start = np.stack([self.top, space.min_genome])
-        front = predicted_front(self._setup, self.damages(known), start)
+        start = np.stack([self._largest, space.min_genome])
+        front = predicted_front(self._setup, self.damages(), start)
         order = widest_gap_first(self._setup.costs(front)[spread_cost(self._setup)])
         return [tuple(genome) for genome in front[order].tolist()]
 
-    def damages(self, known: Known) -> list[FloatArray]:
-        """Return per variable the (L,) predicted loss of each level against the largest feasible network.
+    def damages(self) -> list[FloatArray]:
+        """Return per variable the (L,) predicted damage of each level against the largest network.
 
         A variable that could not be measured gets the median slope of those that could.
         """
@@ -83,7 +115,7 @@ class Sensitivities:
         levels = np.minimum(np.arange(int(space.n_levels.max()))[:, None], space.n_levels - 1)
         removed = (1 - space.keep_ratios(levels)) ** 2
         shapes = [removed[:n, v] for v, n in enumerate(space.n_levels)]
-        lost = self._losses(known)
+        lost = self._losses()
         steepness = [
             loss / (shapes[v][level] - shapes[v][self.top[v]])
             for (v, level), loss in zip(self._probes, lost, strict=True)
@@ -98,17 +130,26 @@ class Sensitivities:
             damages.append(damage_curve(shape, anchors, slope))
         return damages
 
-    def _losses(self, known: Known) -> list[float]:
-        """Return what each probe lost against the largest feasible network, NaN where it failed.
+    def _losses(self) -> list[float]:
+        """Return what each probe lost against the largest network, NaN where it failed.
 
         Should that network have failed, the best probe stands in for it.
         """
-        metric = next(i for i, item in enumerate(self._setup.objectives.items) if not item.is_cost)
-        values = [known[genome] for genome in self.plan]
-        base, *probes = [np.nan if value is None else float(value[metric]) for value in values]
+        values = [self._known[genome] for genome in self.plan]
+        base, *probes = [np.nan if value is None else value for value in values]
         if np.isnan(base):
             base = min((probe for probe in probes if not np.isnan(probe)), default=np.nan)
         return [float(np.maximum(0.0, probe - base)) for probe in probes]
+
+    def _damage(self, outcome: Outcome) -> float | None:
+        """Return the signal, to be minimised; None where the measurement failed."""
+        if outcome.status is not Status.OK:
+            return None
+        if self._signal == DISTANCE and DISTANCE in outcome.metrics:
+            return float(outcome.metrics[DISTANCE])
+        items = self._setup.objectives.items
+        wanted = [i for i, item in enumerate(items) if not item.is_cost and self._signal in (DISTANCE, item.name)]
+        return float(self._setup.objectives.values(outcome.metrics, outcome.costs)[wanted[0]])
 
     def _lowered(self, variable: int, level: int) -> IntArray:
         genome = self.top.copy()
@@ -123,7 +164,7 @@ class Sensitivities:
             msg = f"{what}), got {setup.evaluations} evaluations; raise the budget"
             raise BudgetError(msg)
         if setup.macs is not None and setup.estimate is not None:
-            jobs = [Evaluate(0, Candidate(genome, setup.weight_set)) for genome in self.plan]
+            jobs = [self.job(0, genome) for genome in self.plan]
             needed = sum(setup.estimate(job).macs for job in jobs)
             if needed > setup.macs:
                 msg = f"{what}, {needed:,} MACs), the budget leaves {setup.macs:,}; raise the budget"

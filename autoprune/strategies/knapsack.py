@@ -15,7 +15,7 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import likely_evaluations
-from autoprune.strategies._sensitivity import Sensitivities
+from autoprune.strategies._sensitivity import DISTANCE, Sensitivities
 from autoprune.strategies._unseen import UnseenGenomes
 
 FloatArray = npt.NDArray[np.float64]
@@ -28,8 +28,9 @@ class KnapsackSettings:
     """Settings of `KnapsackStrategy`.
 
     Attributes:
-        probes: levels measured per variable, the lowest one always; 1 where more would take above a third of the
-            evaluations.
+        probes: levels measured per variable, the lowest one always; fewer where they would take above half of the
+            evaluations. None for 4, or 2 where an evaluator has no cheap probes.
+        signal: what a lowered variable damages: ``"distance"`` from the dense model's outputs, or a measured objective.
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
             leave of the evaluations (32 when these are unknown).
         step: how many variables a step around the measured front changes by one level.
@@ -38,7 +39,8 @@ class KnapsackSettings:
         InvalidArgumentError: a setting is below one.
     """
 
-    probes: int = 2
+    probes: int | None = None
+    signal: str = DISTANCE
     front: int | None = None
     step: int = 2
 
@@ -54,7 +56,7 @@ class KnapsackStrategy(BaseStrategy):
     """What FastNAS does with one threshold and HALP with a latency table, solved exactly and refined by measuring.
 
     The sensitivities (`autoprune.strategies._sensitivity.Sensitivities`) take one evaluation, and one more per free
-    variable and probe: 21 for the 10 variables of a ResNet-20 with two probes. The optima that they predict for every
+    variable and probe, on few items each where the evaluator has such probes. The optima that they predict for every
     budget are measured. Then genomes near the measured front follow.
 
     Raises:
@@ -70,13 +72,20 @@ class KnapsackStrategy(BaseStrategy):
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._rng = np.random.default_rng(for_steps)
         self._known: dict[Genome, FloatArray | None] = {}  # values of what was told, None where it failed
-        self._sensitivities = Sensitivities(setup, self.settings.probes)
-        self._waiting = deque(self._sensitivities.plan)
+        self._sensitivities = Sensitivities(setup, self.settings.probes, self.settings.signal)
+        self._planned = deque(self._sensitivities.plan)
+        self._waiting: deque[Genome] = deque()
         self._is_solved = False
 
     def _propose(self, ids: range) -> Sequence[Job]:
         jobs: list[Job] = []
         for id_ in ids:
+            if self._planned:
+                planned = self._planned.popleft()
+                if not self.setup.probe:
+                    self._unseen.add(planned)
+                jobs.append(self._sensitivities.job(id_, planned))
+                continue
             genome = self._next()
             if genome is None:
                 break
@@ -86,16 +95,17 @@ class KnapsackStrategy(BaseStrategy):
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
+            if isinstance(outcome.job, Evaluate) and not self._sensitivities.hear(outcome):
                 self._known[outcome.job.candidate.genome] = self._values(outcome)
 
     def _absorb(self, outcomes: Sequence[Outcome]) -> None:
         self._learn(outcomes)
+        self._planned = deque(genome for genome in self._planned if not self._sensitivities.knows(genome))
         for genome in self._known:
             self._unseen.add(genome)
 
     def _next(self) -> Genome | None:
-        """Return the next genome: a probe, a predicted optimum, a step from the measured front, whatever is left."""
+        """Return the next genome: a predicted optimum, a step from the measured front, whatever is left."""
         while True:
             while self._waiting:
                 genome = self._waiting.popleft()
@@ -103,7 +113,7 @@ class KnapsackStrategy(BaseStrategy):
                     return genome
             if self._is_solved:
                 return self._step() or next(iter(self._unseen.draw(1)), None)
-            if any(genome not in self._known for genome in self._sensitivities.plan):
+            if not self._sensitivities.is_complete:
                 return None
             self._is_solved = True
             self._waiting.extend(self._predicted())
@@ -114,7 +124,7 @@ class KnapsackStrategy(BaseStrategy):
         if n is None:
             evaluations = likely_evaluations(self.setup)
             n = 32 if evaluations is None else max(1, (evaluations - len(self._sensitivities.plan)) // 2)
-        return self._sensitivities.front(self._known)[:n]
+        return self._sensitivities.front()[:n]
 
     def _step(self) -> Genome | None:
         """Return an unknown genome that differs from one of the measured front in a few levels."""

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy.typing as npt
-from numpy import float64
-
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
@@ -25,7 +22,7 @@ class WarmStartSettings:
     Attributes:
         strategy: key of the strategy that goes on; one that inherits the weights of the setup.
         settings: its own settings; defaults when left out.
-        probes: levels measured per variable, the lowest one always.
+        probes: levels measured per variable, the lowest one always; None for 4, or 2 without cheap probes.
         front: predicted optima to measure, spread over cost.
 
     Raises:
@@ -34,13 +31,13 @@ class WarmStartSettings:
 
     strategy: str = "pymoo:nsga2"
     settings: Any = None
-    probes: int = 1
+    probes: int | None = None
     front: int = 16
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name, value in (("probes", self.probes), ("front", self.front)):
-            if value < 1:
+            if value is not None and value < 1:
                 msg = f"expected {name} to be at least 1, got {value}"
                 raise InvalidArgumentError(msg)
 
@@ -49,8 +46,8 @@ class WarmStartStrategy(BaseStrategy):
     """Measures one-at-a-time sensitivities and the optima of their sum, and lets another strategy take over from there.
 
     What was measured reaches the other strategy as the outcomes of an earlier run do (`BaseStrategy.absorb`): a
-    population begins with the best of it, a model with all of it. Sensitivities and optima are ordinary evaluations,
-    counted and charged: one, and one more per free variable, and the optima (27 for the 10 variables of a ResNet-20).
+    population begins with the best of it, a model with all of it; probes are for the prediction alone. Sensitivities
+    and optima are counted and charged like all evaluations.
 
     Raises:
         InvalidArgumentError: no objective is measured, or the other strategy does not suit the setup.
@@ -88,7 +85,8 @@ class WarmStartStrategy(BaseStrategy):
         if self._heir is None:
             waiting = self._waiting()
             if waiting or self._pending:
-                proposed = [self._evaluate(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
+                make = self._evaluate if self._front is not None else self._sensitivities.job
+                proposed = [make(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
                 self._pending.update(job.candidate.genome for job in proposed)
                 return proposed
             self._heir = self._make(self.setup)
@@ -99,23 +97,22 @@ class WarmStartStrategy(BaseStrategy):
         if self._heir is not None:
             self._heir.tell(outcomes)
             return
-        self._told.extend(outcomes)
         for outcome in outcomes:
             if isinstance(outcome.job, Evaluate):
                 self._pending.discard(outcome.job.candidate.genome)
+                if self._sensitivities.hear(outcome):
+                    continue
+            self._told.append(outcome)
 
     def _waiting(self) -> list[Genome]:
         """Return what has to be measured next: the sensitivities, then, when all of them are known, the optima."""
-        known: dict[Genome, npt.NDArray[float64] | None] = {
-            outcome.job.candidate.genome: self._values(outcome)
-            for outcome in self._told
-            if isinstance(outcome.job, Evaluate)
-        }
-        wanted = self._sensitivities.plan
-        if self._front is None and all(genome in known for genome in wanted):
-            self._front = self._sensitivities.front(known)[: self.settings.front]
-        wanted = [*wanted, *(self._front or ())]
-        return [genome for genome in wanted if genome not in known and genome not in self._pending]
+        if not self._sensitivities.is_complete:
+            plan = self._sensitivities.plan
+            return [g for g in plan if not self._sensitivities.knows(g) and g not in self._pending]
+        if self._front is None:
+            self._front = self._sensitivities.front()[: self.settings.front]
+        told = {outcome.job.candidate.genome for outcome in self._told if isinstance(outcome.job, Evaluate)}
+        return [genome for genome in self._front if genome not in told and genome not in self._pending]
 
     def _make(self, setup: SearchSetup) -> BaseStrategy:
         """Return the strategy that goes on, in its initial state."""

@@ -19,6 +19,7 @@ import torch
 from autoprune.artifact import load, save
 from autoprune.cost.counter import count_macs, count_params
 from autoprune.errors import InvalidArgumentError
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import Evaluator
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
 from autoprune.testing.digits_network import digits_inherited, digits_pruningnet, digits_setup
@@ -95,10 +96,20 @@ class EvaluatorLaws:
         return make_subject(factory)
 
     def test_metrics_are_those_of_the_task(self, subject: Subject, genomes: tuple[tuple[int, ...], ...]) -> None:
-        """Every metric of the task is there, in order, and finite."""
+        """Every metric of the task is there, in order, then the distance from the dense model, all finite."""
         metrics = subject.evaluator.evaluate(genomes[0], subject.inherited)
-        assert tuple(metrics) == subject.setup.task.metrics
+        assert tuple(metrics) == (*subject.setup.task.metrics, DISTANCE)
         assert all(math.isfinite(value) for value in metrics.values())
+
+    def test_the_whole_model_is_the_dense_model(self, subject: Subject) -> None:
+        """Where nothing is cut and nothing trained, weights and BatchNorm statistics stay bit for bit; distance 0."""
+        evaluator, setup = subject.evaluator, subject.setup
+        if not evaluator.keeps_the_whole_model:
+            pytest.skip("makes other weights of the whole model, and says so")
+        full = tuple(setup.space.full_genome.tolist())
+        state = evaluator.build(full, subject.inherited).state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in setup.model.state_dict().items())
+        assert evaluator.evaluate(full, subject.inherited)[DISTANCE] == 0.0
 
     def test_figures_do_not_depend_on_what_ran_before(
         self, factory: str, subject: Subject, genomes: tuple[tuple[int, ...], ...]

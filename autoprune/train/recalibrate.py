@@ -6,15 +6,24 @@ recomputed, not tracked, and every item weighs the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.surgery.forward import forward
 from autoprune.train.source import Batch, n_items
+
+KINDS = ("running_mean", "running_var")
+
+TINY = 1e-8
+"""Added to variances before they are divided: channels that are dead on the calibration items stay what they were."""
+
+MOST = 20.0
+"""A variance moves by this factor at most."""
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -59,6 +68,36 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> int:
         for module, flag in training.items():
             module.training = flag
     return items
+
+
+def norm_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the running means and variances of every BatchNorm, by the names of the buffers."""
+    layers = {name: module for name, module in model.named_modules() if module in set(batch_norms(model))}
+    return {f"{name}.{kind}": getattr(layers[name], kind).clone() for name in layers for kind in KINDS}
+
+
+@torch.no_grad()
+def move_by_difference(model: nn.Module, dense: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Turn fresh statistics of a changed model into the stored ones of the dense model, moved by what the change did.
+
+    Fresh statistics describe the calibration items; where these are not what the dense model was trained on, they would
+    ruin it before anything is cut. What the change did to them is the same on items that are a little different:
+
+        mean = stored mean + (fresh mean - dense fresh mean),    variance = stored variance * fresh / dense fresh
+
+    Args:
+        model: just recalibrated; its running means and variances are replaced.
+        dense: running means and variances of the dense model recalibrated on the same items, by the names of the
+            buffers, cut to the channels of ``model``.
+        stored: those that the dense model came with, likewise.
+    """
+    for name, layer in model.named_modules():
+        mean, variance = (f"{name}.{kind}" for kind in KINDS)
+        if mean in dense and layer in batch_norms(layer):
+            fresh: Any = layer  # whose statistics exist, as its being listed says
+            fresh.running_mean.copy_(stored[mean] + (fresh.running_mean - dense[mean]))
+            ratio = (fresh.running_var + TINY) / (dense[variance] + TINY)
+            fresh.running_var.copy_(stored[variance] * ratio.clamp(1 / MOST, MOST))
 
 
 @contextmanager

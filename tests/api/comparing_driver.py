@@ -64,7 +64,7 @@ def drive(folder: Path, when: int = 0, number: signal.Signals = signal.SIGKILL) 
     return ap.compare(
         problem,
         ["pymoo:nsga2"],
-        ap.Budget(macs=1e7),
+        ap.Budget(macs=1.2e7),
         seeds=2,
         shares=[0.5],
         finetune=ap.FitSettings(steps=3, batch_size=32),

@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[ap.Comparison
         (13, signal.SIGTERM),
         *(
             pytest.param(n, number, marks=pytest.mark.faults)
-            for n in (2, 5, 17, 20, 24, 28, 31, 36)
+            for n in (2, 5, 17, 20, 24, 28, 31, 33)
             for number in (signal.SIGKILL, signal.SIGTERM)
         ),
     ],
@@ -73,7 +73,7 @@ def test_ended_and_started_again(
 ) -> None:
     """Ended in a search, a fine-tune or a test, the comparison ends the same, and no measurement is made twice."""
     whole, all_measured = undisturbed
-    assert len(all_measured) >= 35, "the kills below are meant to hit searches, fine-tunes and tests"
+    assert len(all_measured) >= 34, "the kills below are meant to hit searches, fine-tunes and tests"
     command = [sys.executable, str(DRIVER), str(tmp_path), str(when), number.name]
     assert subprocess.run(command, timeout=120, check=False).returncode == -number
     resumed = load_driver().drive(tmp_path, number=number)

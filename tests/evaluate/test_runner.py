@@ -24,7 +24,7 @@ from autoprune.testing.structures import chain
 from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
 from autoprune.weight_sets import pack_weights, put_weight_set, unpack_weights
 
-SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50)
+SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50, batchnorm="afresh")
 
 
 class MemoryBlobs(dict[str, bytes]):

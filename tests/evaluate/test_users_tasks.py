@@ -57,7 +57,8 @@ def test_any_number_is_a_figure_and_extras_are_left_out(figures: Any, tmp_path: 
     """Tensors and numpy scalars become floats at one place; what is no metric of the task is not recorded."""
     run = ap.search(problem_of(Written(lambda *_: figures)), "uniform", 2, store=tmp_path / "run")
     assert run.dense["score"] == 0.5
-    assert [outcome.metrics for outcome in run.outcomes] == [{"score": 0.5}] * 2
+    assert [outcome.metrics["score"] for outcome in run.outcomes] == [0.5] * 2
+    assert all(outcome.metrics.keys() == {"score", "distance"} for outcome in run.outcomes)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Stat
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed, ReconstructedSettings
 from autoprune.evaluate.runner import Runner
-from autoprune.prepare.statistics import Statistics
+from autoprune.prepare.statistics import Statistics, unpack_norms
 from autoprune.reconstruct import unpack_moments
 from autoprune.testing.digits_network import digits_inherited, digits_network, digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, digits_bench
@@ -53,12 +53,12 @@ def test_moments_beside_the_weights_are_those_collected_on_the_spot() -> None:
 
 
 def test_a_search_collects_once_and_pays_for_it(tmp_path: Path) -> None:
-    """The first session counts one dense pass over the calibration items, whatever the rankings; a resumed one none."""
+    """The first session counts a dense pass for moments and two for norms, a resumed one none."""
     problem = make_problem()
     run = ap.search(problem, "global_ranking:l1", ap.Budget(evaluations=3), store=tmp_path / "run")
     before, prior = run.outcomes, run.meta.prior
     spent = sum(outcome.spent.macs for outcome in before)
-    assert run.spent.macs - spent == problem.dense_costs["macs"] * 64
+    assert run.spent.macs - spent == problem.dense_costs["macs"] * 64 * 3  # the few items of a probe are all 64
     names = {outcome.job.candidate.weight_set.weights for outcome in before}
     assert len(names) == 1
     assert unpack_moments(unpack_weights(run.store.weights.get(names.pop())))
@@ -92,15 +92,23 @@ def test_a_saved_point_has_the_score_of_the_run(tmp_path: Path) -> None:
         assert problem.evaluator.measure(ap.load(tmp_path / "point.autoprune", digits_network())) == point.metrics
 
 
-def test_evaluators_that_need_nothing_leave_the_weights_alone(tmp_path: Path) -> None:
-    """With inherited weights nothing is collected, counted or stored."""
-    run = ap.search(make_problem("inherited"), "random", ap.Budget(evaluations=2), store=tmp_path / "run")
-    assert run.meta.prior == Spending()
-    assert run.store.records("completed weights") == []
+def test_evaluators_collect_no_more_than_they_need(tmp_path: Path) -> None:
+    """With inherited weights only BatchNorm statistics are seen and counted; afresh, nothing is."""
+    problem = make_problem("inherited")
+    run = ap.search(problem, "random", ap.Budget(evaluations=2), store=tmp_path / "run")
+    assert run.meta.prior.macs == problem.dense_costs["macs"] * 64 * 2  # all of them, and the few of a probe
+    weights = unpack_weights(run.store.weights.get(run.outcomes[0].job.candidate.weight_set.weights))
+    assert unpack_norms(weights)
+    assert not unpack_moments(weights)
+    afresh = ap.search(problem.with_batchnorm("afresh"), "random", ap.Budget(evaluations=2), store=tmp_path / "afresh")
+    assert afresh.meta.prior == Spending()
+    assert afresh.store.records("completed weights") == []
 
 
 class Doubling:
     """A recipe that doubles the weights of the last layer."""
+
+    trains = True
 
     def __init__(self, blobs: MemoryBlobs) -> None:
         self.blobs = blobs
@@ -119,7 +127,7 @@ class Doubling:
 
 
 def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() -> None:
-    """What a Prepare job is charged includes the pass over the calibration items, known before it starts."""
+    """What a Prepare job is charged includes the passes over the calibration items, known before it starts."""
     bench, parent = digits_bench()
     assert isinstance(bench.blobs, MemoryBlobs)
     setup, evaluator = bench.setup, Reconstructed(bench.setup, SETTINGS)
@@ -127,7 +135,7 @@ def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() ->
     runner = Runner({"proxy": evaluator}, bench.blobs, setup.costs, recipes=recipes)  # type: ignore[arg-type]  duck
     job = Prepare(4, "double", {}, parent)
     outcome = runner(job)
-    assert outcome.spent.macs == runner.estimate(job).macs == 10 + 100 * setup.dense_macs
+    assert outcome.spent.macs == runner.estimate(job).macs == 10 + 3 * 100 * setup.dense_macs
     assert (outcome.status, outcome.genome) == (Status.OK, (1, 1))
     assert outcome.weight_set is not None
     weights = unpack_weights(bench.blobs[outcome.weight_set.weights])
@@ -140,13 +148,13 @@ def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() ->
 
 
 def test_a_job_of_the_recipe_itself_is_not_followed_by_another() -> None:
-    """Statistics asked for by name cost one pass, not two."""
+    """Statistics asked for by name are collected once: a pass for moments, one for norms, one for those of probes."""
     bench, parent = digits_bench()
     evaluator = Reconstructed(bench.setup, SETTINGS)
     runner = Runner({"proxy": evaluator}, bench.blobs, bench.setup.costs, recipes={"statistics": Statistics(bench)})
     job = evaluator.preparation(parent, id=2)
     assert job is not None
-    assert runner(job).spent.macs == runner.estimate(job).macs == 100 * bench.setup.dense_macs
+    assert runner(job).spent.macs == runner.estimate(job).macs == 3 * 100 * bench.setup.dense_macs
 
 
 def test_without_memory_the_weights_stay_plain() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,9 +87,10 @@ def test_additive_damage_is_recovered_exactly(limits):
     """Where the damage is the sum it assumes, the prediction equals the measurement for every genome."""
     setup = toy_setup(toy_space((8, 16, 8), levels=8), limits=limits)
     sensitivities = Sensitivities(setup, n_levels=2)
-    known = {genome: -toy_accuracy(setup.space, np.array([genome])) for genome in sensitivities.plan}
+    for id_, genome in enumerate(sensitivities.plan):
+        sensitivities.hear(toy_outcome(setup, sensitivities.job(id_, genome)))
     every = every_genome(setup.space.n_levels)
-    predicted = total_damage(sensitivities.damages(known), every)
+    predicted = total_damage(sensitivities.damages(), every)
     reference = toy_accuracy(setup.space, sensitivities.top[None, :])
     np.testing.assert_allclose(predicted, reference - toy_accuracy(setup.space, every), atol=1e-12)
 
@@ -162,3 +164,29 @@ def test_settings_are_checked():
     """A setting below one is an error that names it."""
     with pytest.raises(InvalidArgumentError, match="probes to be at least 1, got 0"):
         KnapsackSettings(probes=0)
+
+
+def test_probes_predict_by_distance_and_are_no_candidates() -> None:
+    """With cheap probes the whole network is lowered, limits or not, by distance; no probe is taken for a candidate."""
+    setup = replace(toy_setup(limits={"macs": "50%"}, evaluations=60), probe="probe")
+    strategy = KnapsackStrategy(setup)
+    weight = np.ones(setup.space.n_variables)
+    weight[2] = 1000.0
+    jobs = []
+    while len(jobs) < 60 and (asked := strategy.ask(4)):
+        jobs += asked
+        for job in asked:
+            outcome = toy_outcome(setup, job)
+            removed = (1 - setup.space.keep_ratios(np.array([job.candidate.genome]))[0]) ** 2
+            strategy.tell([replace(outcome, metrics={"accuracy": 0.5, "distance": float(weight @ removed)})])
+    probes = [job for job in jobs if job.fidelity == "probe"]
+    rest = [job.candidate.genome for job in jobs if job.fidelity != "probe"]
+    assert probes[0].candidate.genome == tuple(setup.space.full_genome.tolist())
+    assert all(sum(np.array(job.candidate.genome) < setup.space.full_genome) <= 1 for job in probes)
+    assert len(probes) <= 31
+    costs = setup.costs(np.array(rest))["macs"]
+    assert (costs <= setup.limits["macs"]).all()
+    best = rest[int(np.argmax(costs))]
+    kept = setup.space.keep_ratios(np.array([best]))[0]
+    assert kept[2] == 1.0
+    assert kept.min() < 0.8

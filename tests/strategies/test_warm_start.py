@@ -46,11 +46,11 @@ def test_the_front_is_measured_and_reaches_the_strategy() -> None:
     setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
     strategy = make_strategy("pymoo:nsga2+knapsack", setup)
     jobs = drive(strategy, setup, 60)
-    sensitivities = Sensitivities(setup, 1)
-    outcomes = {job.candidate.genome: toy_outcome(setup, job) for job in jobs}  # type: ignore[union-attr]
-    known = {g: setup.objectives.values(outcomes[g].metrics, outcomes[g].costs) for g in sensitivities.plan}
+    sensitivities = Sensitivities(setup)
+    for id_, genome in enumerate(sensitivities.plan):
+        sensitivities.hear(toy_outcome(setup, sensitivities.job(id_, genome)))
     n = len(sensitivities.plan)
-    front = [genome for genome in sensitivities.front(known)[:16] if genome not in sensitivities.plan]
+    front = [genome for genome in sensitivities.front()[:16] if genome not in sensitivities.plan]
     assert genomes_of(jobs)[n : n + len(front)] == front
 
 

@@ -20,6 +20,7 @@ class Damped(InheritedWeights):
     """Inherited weights, scaled."""
 
     name = "acme_damped"
+    keeps_the_whole_model = False
 
     def __init__(self, setup, settings=None):
         super().__init__(setup, settings or DampedSettings())

@@ -1,0 +1,87 @@
+"""`prune`: one call from a model to a smaller one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autoprune as ap
+from autoprune.errors import InfeasibleError, InvalidArgumentError
+
+
+def network() -> nn.Module:
+    """Return a small network for the digits."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 24, 3, stride=2, bias=False), nn.BatchNorm2d(24), nn.ReLU()),
+        *(nn.Conv2d(24, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(216, 10)),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, ap.Data]:
+    """Return a network that has learned the digits, and the digits."""
+    torch.manual_seed(0)
+    data = ap.load_data("digits", held_out=True)
+    model = network()
+    ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=8, batch_size=64, learning_rate=0.05))
+    return model.eval(), data
+
+
+def test_one_call_gives_a_smaller_model(trained: tuple[nn.Module, ap.Data], tmp_path: Path) -> None:
+    """Within the limits, better than one keep ratio for all layers, saved and loaded with its figures."""
+    model, data = trained
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = ap.prune(model, data, {"macs": "40%", "params": "60%"}, store=tmp_path / "run")
+    assert found.share["macs"] <= 0.4
+    assert found.share["params"] <= 0.6
+    assert list(found.steps) == ["cut", "polished"]
+    uniform = ap.search(
+        ap.Problem(model, data=data, limits={"macs": "40%"}, evaluator="reconstructed", criterion="obs"),
+        "uniform",
+        ap.Budget(evaluations=4),
+        store=tmp_path / "uniform",
+    )
+    best = min(point.metrics["distance"] for point in uniform.front)
+    assert found.steps["cut"]["distance"] < best
+    assert found.after["distance"] <= found.steps["cut"]["distance"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    found.save(tmp_path / "small.autoprune")
+    again = ap.load(tmp_path / "small.autoprune", network())
+    assert found.point.run.problem.evaluator.measure(again) == dict(found.after)
+    assert f"{found.share['macs']:.0%} of the macs" in found.summary
+    assert f"accuracy {found.after['accuracy']:.4g} (dense {found.before['accuracy']:.4g})" in found.summary
+
+
+def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.Module, ap.Data]) -> None:
+    """With labels that are all wrong, a recovery brings the answers nearer all the same; a score stands for a task."""
+    model, data = trained
+    x, y = (torch.cat(parts) for parts in zip(*data.train.loader(500), strict=True))
+    vx, vy = (torch.cat(parts) for parts in zip(*data.validation.loader(500), strict=True))
+    wrong = ap.Data((x, (y + 1) % 10), (vx, vy))
+    calls = []
+
+    def score(candidate: nn.Module) -> float:
+        calls.append(candidate)
+        with torch.no_grad():
+            return float((candidate(vx).argmax(1) == vy).float().mean())
+
+    found = ap.prune(model, wrong, {"macs": "25%"}, score=score, recover_minutes=0.1)
+    assert found.after["distance"] < found.steps["polished"]["distance"]
+    assert found.after["score"] > 0.8
+    assert calls
+
+
+def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data]) -> None:
+    """No limit, two judges, or a limit that nothing meets: said before anything is measured."""
+    model, data = trained
+    with pytest.raises(InvalidArgumentError, match="at least one limit"):
+        ap.prune(model, data, {})
+    with pytest.raises(InvalidArgumentError, match="a task or a score"):
+        ap.prune(model, data, {"macs": "50%"}, task=ap.Classification(), score=lambda _: 1.0)
+    with pytest.raises(InfeasibleError, match="macs"):
+        ap.prune(model, data, {"macs": "0.1%"})
