@@ -38,7 +38,14 @@ from autoprune.errors import (
 )
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
-from autoprune.evaluate.evidence import OUTPUTS, environment, measure_dense, observe_behaviour, observe_figures
+from autoprune.evaluate.evidence import (
+    OUTPUTS,
+    environment,
+    measure_dense,
+    observe_behaviour,
+    observe_figures,
+    propagate,
+)
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
@@ -279,7 +286,7 @@ class Problem:
         }
         # Items of datasets are hashed as they are decoded, which another version of a library does with other digits.
         observed = {"the data": Evidence(data.fingerprint, content), **observe_behaviour(self.evaluator)}
-        return Identity(decided, machine, observed, environment())
+        return Identity(decided, machine, propagate(observed), environment())
 
     @cached_property
     def identity(self) -> Identity:
@@ -293,7 +300,7 @@ class Problem:
         observed |= observe_figures(self.evaluator)
         looks.append(content_of(self.task))
         observed["the task's settings"] = Evidence(hash_settings(self.task, *looks), self.task.fingerprint)
-        found = replace(self.behaviour, observed=observed)
+        found = replace(self.behaviour, observed=propagate(observed))
         if found.unrepeatable:
             msg = (
                 f"{', '.join(found.unrepeatable)} did not come out the same twice in a row, so what is measured cannot "

@@ -40,6 +40,29 @@ N_ITEMS = 64
 PER_LEAF, PER_SAMPLE = 32, 128
 """Numbers of one tensor, and of all, that are kept to be compared on another machine."""
 
+OUTPUTS = "the model's outputs"
+"""Name of what a worker elsewhere has to see with the same bits."""
+
+FOLLOWS = {
+    "sampled validation items": (
+        "the data",
+        OUTPUTS,
+        "the outputs of a cut model",
+        "the validation inputs",
+        "the validation targets",
+    ),
+    "sampled training items": (
+        "the data",
+        "the calibration items",
+        "the outputs of a cut model",
+        "the loss in training",
+    ),
+    OUTPUTS: ("the metrics",),
+    "the outputs of a cut model": ("the metrics of a cut model",),
+    "the metrics of a cut model": ("the metrics",),
+}
+"""What cannot repeat where something before it does not, looked at once or the same by chance."""
+
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -52,9 +75,6 @@ LIBRARIES = (
     "opencv-python",
 )
 """Whose versions may change the last digits of what models receive and answer."""
-
-OUTPUTS = "the model's outputs"
-"""Name of what a worker elsewhere has to see with the same bits."""
 
 
 def observe_behaviour(evaluator: Evaluator) -> dict[str, Evidence]:
@@ -74,6 +94,15 @@ def observe_behaviour(evaluator: Evaluator) -> dict[str, Evidence]:
         gradients = _twice(lambda: look.gradients(training))
         if gradients.repeats:  # some kernels of GPUs add in any order, which changes no evaluation
             found["the gradients"] = _seeded(gradients)
+    return found
+
+
+def propagate(observed: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """Return what was observed, without the bits of whatever follows from something that did not repeat."""
+    found = dict(observed)
+    for name, followers in FOLLOWS.items():
+        if name in found and not found[name].repeats:
+            found |= {follower: Evidence("") for follower in followers if found.get(follower, Evidence("")).repeats}
     return found
 
 

@@ -175,3 +175,14 @@ def test_what_does_not_repeat_is_not_cached_and_says_so_once(
     assert len([item for item in told if "twice in a row" in str(item.message)]) == 1
     assert not [item for item in later if "twice in a row" in str(item.message)]
     assert not (tmp_path / "evaluations.sqlite").exists()
+
+
+@pytest.mark.parametrize("make", [restless_model, restless_metric, restless_data])
+@pytest.mark.filterwarnings("ignore:.* did not come out the same twice:UserWarning")
+def test_what_does_not_repeat_is_resumed_by_what_does(make: Callable[[], ap.Problem], tmp_path: Path) -> None:
+    """The same problem, made again, goes on; one that differs in what does repeat is refused."""
+    search(make(), tmp_path / "run", 1)
+    assert search(make(), tmp_path / "run", 2).evaluations == 2
+    assert ap.open_run(tmp_path / "run", make()).problem is not None
+    with pytest.raises(StoreError, match="searched another problem"):
+        search(changed.problem(), tmp_path / "run", 3)
