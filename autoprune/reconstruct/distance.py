@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autoprune.reconstruct.following import tensors_in
-from autoprune.reconstruct.polish import Batches
+from autoprune.reconstruct.goals import Batches
 from autoprune.surgery.forward import forward
 
 

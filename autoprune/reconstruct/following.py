@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+_Origin = tuple[int, str, int]
 
 _ADDITIONS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
@@ -26,10 +28,13 @@ class OutputFollower(TorchFunctionMode):
         model: what is run meanwhile.
         names: dotted names of the modules to follow.
         on_call: called with a name, the input and the output, whenever the module has run.
-        on_sum: called with a name and the other term, before the output is added to a tensor of its shape.
+        on_sum: called with a name and the other term, before the output is added to a tensor of its shape; of two
+            outputs first for the one that was there first. What it returns is added in the place of the output.
+        on_input: called with a name and the input, before the module runs.
 
     Attributes:
         norms: dotted name of the batch norm by the name of the module whose output it takes.
+        n_calls: how often a module has run, or a batch norm, by its name.
     """
 
     def __init__(
@@ -37,32 +42,39 @@ class OutputFollower(TorchFunctionMode):
         model: nn.Module,
         names: Collection[str],
         on_call: Callable[[str, Tensor, Tensor], None],
-        on_sum: Callable[[str, Tensor], None] = lambda name, other: None,  # noqa: ARG005  nothing to do
+        on_sum: Callable[[str, Tensor], Tensor | None] = lambda name, other: None,  # noqa: ARG005  nothing to do
+        on_input: Callable[[str, Tensor], None] = lambda name, x: None,  # noqa: ARG005
     ) -> None:
         super().__init__()
         self.norms: dict[str, str] = {}
+        self.n_calls: Counter[str] = Counter()
         self._on_call = on_call
         self._on_sum = on_sum
+        self._on_input = on_input
         self._followed = {model.get_submodule(name): name for name in names}
         self._norms: dict[nn.Module, str] = {
             module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)
         }
-        self._made_by: Any = WeakIdKeyDictionary()  # names by tensors, which are no keys of a dict
-        self._taken: dict[nn.Module, str] = {}  # whose output a batch norm is working on
+        self._made_by: Any = WeakIdKeyDictionary()  # (turn, name, call) by tensors, which are no keys of a dict
+        self._taken: dict[nn.Module, _Origin] = {}  # whose output a batch norm is working on
         self._is_aside = False  # while a callback works on what it was given
         self._hooks = ExitStack()
-        self._n_calls: Counter[str] = Counter()
         self._n_sums: Counter[str] = Counter()
         self._n_uses: Counter[str] = Counter()
 
     def joining(self) -> frozenset[str]:
         """Return the modules whose outputs were terms of a sum every time they ran, and nothing else."""
-        return frozenset(name for name, n in self._n_calls.items() if n == self._n_sums[name] == self._n_uses[name])
+        return frozenset(
+            name
+            for name in self._followed.values()
+            if self.n_calls[name] == self._n_sums[name] == self._n_uses[name] > 0
+        )
 
     def __enter__(self) -> Self:
         """Hook the modules."""
         for module in self._followed:
-            self._hooks.callback(module.register_forward_hook(self._after_call).remove)
+            self._hooks.callback(module.register_forward_pre_hook(self._before_call, with_kwargs=True).remove)
+            self._hooks.callback(module.register_forward_hook(self._after_call, with_kwargs=True).remove)
         for norm in self._norms:
             self._hooks.callback(norm.register_forward_pre_hook(self._before_norm).remove)
             self._hooks.callback(norm.register_forward_hook(self._after_norm).remove)
@@ -90,42 +102,64 @@ class OutputFollower(TorchFunctionMode):
             return func(*args, **kwargs)
         read = [self._made_by[tensor] for tensor in tensors_in((args, kwargs)) if tensor in self._made_by]
         if read and getattr(func, "__name__", "") in _ADDITIONS and not kwargs:
-            for term, other in (args, args[::-1]):
-                if isinstance(term, Tensor) and isinstance(other, Tensor) and term.shape == other.shape:
-                    self._meet(term, other)
+            self._meet(*args)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
-            self._n_uses.update(read)
+            self._n_uses.update(name for _, name, _ in read)
             if result in self._made_by and read:
                 del self._made_by[result]  # changed in place
         return result
 
-    def _meet(self, term: Tensor, other: Tensor) -> None:
-        name = self._made_by.get(term)
-        if name is not None:
-            self._n_sums[name] += 1
-            self._on_sum(name, other)
+    def _meet(self, *terms: Any) -> None:
+        """Say which terms of a sum are the latest outputs of followed modules."""
+        if len(terms) != 2 or not all(isinstance(term, Tensor) for term in terms) or terms[0].shape != terms[1].shape:
+            return
+        pairs = [(self._made_by[x], x, y) for x, y in (terms, terms[::-1]) if x in self._made_by]
+        for (_, name, call), term, other in sorted(pairs, key=lambda pair: pair[0]):
+            if call == self.n_calls[name]:
+                self._n_sums[name] += 1
+                with self._aside():
+                    instead = self._on_sum(name, other)
+                if instead is not None:
+                    term.copy_(instead)
 
-    def _after_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        name = self._followed[module]
-        self._n_calls[name] += 1
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
         self._is_aside = True
         try:
-            self._on_call(name, args[0], output)
+            yield
         finally:
             self._is_aside = False
-        self._made_by[output] = name
+
+    def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._is_aside:
+            return
+        name = self._followed[module]
+        self.n_calls[name] += 1
+        with self._aside():
+            self._on_input(name, next(tensors_in((args, kwargs))))
+
+    def _after_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        if self._is_aside:
+            return
+        name = self._followed[module]
+        with self._aside():
+            self._on_call(name, next(tensors_in((args, kwargs))), output)
+        self._made_by[output] = (self.n_calls.total(), name, self.n_calls[name])
 
     def _before_norm(self, norm: nn.Module, args: tuple[Any, ...]) -> None:
-        name = self._made_by.pop(args[0], None) if args else None
-        if name is not None:
-            self._taken[norm] = name
+        if self._is_aside:
+            return
+        self.n_calls[self._norms[norm]] += 1
+        origin = self._made_by.pop(args[0], None) if args else None
+        if origin is not None:
+            self._taken[norm] = origin
 
     def _after_norm(self, norm: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-        name = self._taken.pop(norm, None)
-        if name is not None:
-            self.norms[name] = self._norms[norm]
-            self._made_by[output] = name
+        origin = None if self._is_aside else self._taken.pop(norm, None)
+        if origin is not None:
+            self.norms[origin[1]] = self._norms[norm]
+            self._made_by[output] = origin
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,9 +79,11 @@ class FeatureReader:
         consumer: what reads the input.
         module: the module that owns the weight, in the dense model or in a cut one.
         seed: of the positions; readers with the same seed sample the same ones of equally large feature maps.
+        max_rows: positions of a batch that are read.
     """
 
-    def __init__(self, consumer: Consumer, module: nn.Module, seed: int) -> None:
+    def __init__(self, consumer: Consumer, module: nn.Module, seed: int, max_rows: int = ROWS_PER_BATCH) -> None:
+        self._max_rows = max_rows
         self._consumer = consumer
         self._module = module
         self._generator = torch.Generator().manual_seed(seed)
@@ -88,47 +91,55 @@ class FeatureReader:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (blocks, rows, f + 1) float32 features of an input activation, the constant 1 last."""
-        x = x.detach().float()
-        if isinstance(self._module, nn.Linear):
-            rows = x.reshape(-1, x.shape[-1])
-            rows = rows[self._sample(len(rows), rows.device)]
-        elif self._consumer.shared_taps:
-            rows = x.movedim(1, -1).reshape(-1, x.shape[1])
-            rows = rows[self._sample(len(rows), rows.device)]
+        x = x.detach()
+        if isinstance(self._module, nn.Linear) or self._consumer.shared_taps:
+            rows = x if isinstance(self._module, nn.Linear) else x.movedim(1, -1)
+            rows = rows.reshape(-1, rows.shape[-1])
+            rows = rows[self._sample(len(rows), rows.device)].float()
+            features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
         else:
-            rows = self._patches(x)
-        features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
+            features = self._patches(x)
         return torch.cat([features, features.new_ones(features.shape[0], features.shape[1], 1)], dim=2)
+
+    def sampled(self, y: Tensor) -> Tensor:
+        """Sample positions as for the input that belongs to the output ``y``, and return `outputs` of it."""
+        n_rows = y.numel() // y.shape[-1 if isinstance(self._module, nn.Linear) else 1]
+        self._sample(n_rows, y.device)
+        return self.outputs(y)
 
     def outputs(self, y: Tensor) -> Tensor:
         """Return (rows, o) float32 values, at the positions read last, of what is shaped like the module's output."""
-        rows = y if isinstance(self._module, nn.Linear) else y.movedim(1, -1)
+        rows = y.detach() if isinstance(self._module, nn.Linear) else y.detach().movedim(1, -1)
         return rows.reshape(-1, rows.shape[-1])[self._positions].float()
 
     def _patches(self, x: Tensor) -> Tensor:
-        """Return (rows, channels * taps) patches of a convolution's input at sampled output positions."""
+        """Return (blocks, rows, channels * taps) patches of a convolution's input at sampled output positions."""
         conv: Any = self._module
         padding = list(conv._reversed_padding_repeated_twice)
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        x = F.pad(x, padding, mode=mode)
-        n_dims = len(conv.kernel_size)
-        for d in range(n_dims):
-            span = (conv.kernel_size[d] - 1) * conv.dilation[d] + 1
-            x = x.unfold(2 + d, span, conv.stride[d])[..., :: conv.dilation[d]]
-        positions = x.shape[2 : 2 + n_dims]  # x: (n, c, *positions, *kernel), a view without copies
-        flat = self._sample(x.shape[0] * positions.numel(), x.device)
-        index: list[Tensor] = []
-        for size in reversed([x.shape[0], *positions]):
-            index.insert(0, flat % size)
-            flat = torch.div(flat, size, rounding_mode="floor")
-        patches = x.movedim(1, 1 + n_dims)[tuple(index)]  # (rows, c, *kernel)
-        return patches.reshape(len(patches), -1)
+        x = F.pad(x, padding, mode=mode) if any(padding) else x
+        channels, sizes = x.shape[1], x.shape[2:]
+        steps = [math.prod(sizes[d + 1 :]) for d in range(len(sizes))]  # between neighbours, in rows of channels
+        spans = [(k - 1) * dilation for k, dilation in zip(conv.kernel_size, conv.dilation, strict=True)]
+        counts = [(size - span - 1) // stride + 1 for size, span, stride in zip(sizes, spans, conv.stride, strict=True)]
+        flat = self._sample(len(x) * math.prod(counts), x.device)
+        index = torch.zeros_like(flat)
+        taps = torch.zeros(1, dtype=torch.int64, device=x.device)
+        for d in reversed(range(len(sizes))):
+            index += flat % counts[d] * conv.stride[d] * steps[d]
+            flat = torch.div(flat, counts[d], rounding_mode="floor")
+            along = torch.arange(conv.kernel_size[d], device=x.device) * conv.dilation[d] * steps[d]
+            taps = (along[:, None] + taps).flatten()
+        index += flat * math.prod(sizes)
+        rows = x.movedim(1, -1).reshape(-1, channels)  # a view where channels are last in memory
+        rows = rows.index_select(0, (index[:, None] + taps).flatten()).float()
+        return rows.reshape(len(index), len(taps), self._consumer.blocks, -1).permute(2, 0, 3, 1).flatten(2)
 
     def _sample(self, rows: int, device: torch.device) -> Tensor:
-        if rows <= ROWS_PER_BATCH:
+        if rows <= self._max_rows:
             self._positions = torch.arange(rows, device=device)
         else:
-            self._positions = torch.randint(rows, (ROWS_PER_BATCH,), generator=self._generator).to(device)
+            self._positions = torch.randint(rows, (self._max_rows,), generator=self._generator).to(device)
         return self._positions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -10,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.reconstruct import LeastSquares, polish
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.reconstruct import Consumer, LeastSquares, collect, distance, find_consumers, polish
 from autoprune.reconstruct.following import OutputFollower
+from autoprune.reconstruct.goals import Goal, find_goals, input_statistics, watch_dense
 from autoprune.reconstruct.least_squares import DAMPING
+from autoprune.reconstruct.polish import MAX_ROWS, _as_calibrated, _solve
+from autoprune.reconstruct.statistics import FeatureReader, products
 from autoprune.surgery.cut import cut
+from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
+from autoprune.trace import trace
 from autoprune.train.recalibrate import recalibrate
 from tests.reconstruct.consumer_kinds import NETWORKS, make_case, random_kept
 
@@ -145,3 +152,276 @@ def test_the_follower_finds_what_is_added_to_a_stream_and_nothing_else() -> None
     assert sums == ["plain", "normed", "in_place", "left", "right", "twice", "twice", "read"]
     model(torch.randn(2, 3, 4, 4))
     assert calls == names, "it goes on after its end"
+
+
+# ---------------------------------------------------------------------------------------- one pass, and its definition
+
+
+class Shared(nn.Module):
+    """A layer that runs twice with one in between, in a residual stream; what a module keeps between two lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.between = nn.Conv2d(8, 8, 1)
+        self.head = nn.Conv2d(8, 5, 1)
+        self.kept = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 5) class scores."""
+        self.kept = torch.relu(self.stem(x))
+        x = torch.relu(self.first(self.kept))
+        x = torch.tanh(self.first(torch.relu(self.between(x))))
+        return self.head(x + self.kept).mean((2, 3))
+
+
+class Preactivated(nn.Module):
+    """A block whose shortcut is computed before its branch, and added after it; then one the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.short = nn.Conv2d(8, 10, 1)
+        self.one = nn.Conv2d(8, 7, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(7)
+        self.two = nn.Conv2d(7, 10, 3, padding=1)
+        self.three = nn.Conv2d(10, 6, 1, bias=False)
+        self.last = nn.BatchNorm2d(6)
+        self.down = nn.Conv2d(10, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 5) class scores."""
+        x = torch.relu(self.stem(x))
+        short = self.short(x)
+        y = self.two(torch.relu(self.norm(self.one(x))))
+        y += short
+        x = torch.relu(y)
+        return self.head(torch.relu(self.last(self.three(x)) + self.down(x)).mean((2, 3)))
+
+
+class Dense(nn.Module):
+    """Layers that read what all earlier ones have made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6 + 4 * i) for i in range(3))
+        self.layers = nn.ModuleList(nn.Conv2d(6 + 4 * i, 4, 3, padding=1, bias=False) for i in range(3))
+        self.head = nn.Linear(18, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 5) class scores."""
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = torch.cat([x, layer(torch.relu(norm(x)))], 1)
+        return self.head(x.mean((2, 3)))
+
+
+def mobile() -> nn.Module:
+    """Return an inverted bottleneck."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 12, 1, bias=False), nn.BatchNorm2d(12),
+        nn.ReLU6(inplace=True), nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12),
+        nn.ReLU6(inplace=True), nn.Conv2d(12, 8, 1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1), nn.Flatten(2),
+    )  # fmt: skip
+
+
+OTHERS = {"shared": Shared, "preactivated": Preactivated, "dense": Dense, "mobile": mobile}
+
+
+def case_of(name: str) -> tuple[nn.Module, Structure, list[tuple[Tensor, None]], tuple[Consumer, ...]]:
+    """Return a network, its structure, batches and consumers."""
+    if name not in OTHERS:
+        model, structure, batches, consumers, _ = make_case(name)
+    else:
+        torch.manual_seed(0)
+        model = OTHERS[name]().eval()
+        structure = trace(model, torch.randn(1, 3, 8, 8))
+        batches, consumers = [torch.randn(16, 3, 8, 8) + 0.3 for _ in range(4)], find_consumers(model, structure)
+    return model, structure, [(x, None) for x in batches], consumers
+
+
+@torch.no_grad()
+def by_definition(
+    dense: nn.Module,
+    pruned: nn.Module,
+    structure: Structure,
+    kept: BoolArray,
+    consumers: tuple[Consumer, ...],
+    batches: list[tuple[Tensor, None]],
+) -> None:
+    """Polish by running the cut model from its input for every consumer."""
+    turns = [operator.module for operator in structure.operators]
+    with _as_calibrated(dense, pruned, by_difference=False):
+        goals = find_goals(dense, structure, kept, consumers, batches)
+        watch_dense(dense, consumers, goals, batches, seed=0, max_rows=MAX_ROWS)
+        for consumer in sorted(consumers, key=lambda consumer: turns.index(consumer.module)):
+            goal = goals[consumer.module]
+            cross, own, n_rows = moments_of(pruned, consumer, goal, batches)
+            _solve(pruned, consumer, goal, cross / n_rows, own / n_rows, None)
+
+
+def moments_of(
+    pruned: nn.Module, consumer: Consumer, goal: Goal, batches: list[tuple[Tensor, None]]
+) -> tuple[Tensor, Tensor, int]:
+    """Return sums of products over whole passes, and of how many rows."""
+    reader = FeatureReader(consumer, pruned.get_submodule(consumer.module), 0, MAX_ROWS)
+    found: list[tuple[Tensor, Tensor]] = []
+    seen: list[Tensor] = []
+
+    def on_call(_: str, x: Tensor, __: Tensor) -> None:
+        seen.append(reader(x))
+        if not goal.sum:
+            found.append((rows.pop(0), seen[-1]))
+
+    def on_sum(_: str, other: Tensor) -> None:
+        if goal.sum:
+            found.append((rows.pop(0) - goal.in_blocks(goal.sum.before(reader.outputs(other))), seen[-1]))
+
+    with OutputFollower(pruned, [consumer.module], on_call, on_sum):
+        for turn, (inputs, _) in enumerate(batches):
+            rows = list(goal.rows[turn])
+            forward(pruned, inputs)
+    cross = sum((products(t, x) for t, x in found), torch.zeros(()))
+    own = sum((products(x, x) for _, x in found), torch.zeros(()))
+    return cross, own, sum(x.shape[1] for _, x in found)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 150_000, 2**30])
+@pytest.mark.parametrize("name", [*OTHERS, "residual", "attention", "batchnorm", "concat", "transposed", "grouped"])
+def test_one_pass_gives_what_a_pass_for_every_consumer_gives(name: str, max_bytes: int) -> None:
+    """The same weights up to rounding, whatever is held in between, also where layers run twice or out of turn."""
+    model, structure, batches, consumers = case_of(name)
+    kept = random_kept(structure)
+    at_once, one_by_one = cut(model, structure, kept), cut(model, structure, kept)
+    threads = threading.active_count()
+    polish(model, at_once, structure, kept, consumers, batches, max_bytes=max_bytes)
+    assert threading.active_count() == threads
+    by_definition(model, one_by_one, structure, kept, consumers, batches)
+    for (weight, mine), theirs in zip(at_once.named_parameters(), one_by_one.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=lambda text, weight=weight: weight + text)
+
+
+def test_the_cut_model_runs_once() -> None:
+    """Not once per consumer: from its input every batch starts one time where nothing runs out of turn."""
+    for name, most in (("residual", 1), ("attention", 1), ("dense", 1), ("mobile", 1), ("shared", 4)):
+        model, structure, batches, consumers = case_of(name)
+        kept = random_kept(structure)
+        pruned = cut(model, structure, kept)
+        starts: list[int] = []
+        pruned.register_forward_pre_hook(lambda *_, starts=starts: starts.append(1))
+        polish(model, pruned, structure, kept, consumers, batches)
+        assert len(starts) <= most * len(batches), name
+
+
+def test_what_a_model_raises_comes_out_and_leaves_nothing_behind() -> None:
+    """An error in the middle of a pass ends all of them; hooks and modes are as before."""
+    model, structure, batches, consumers = case_of("residual")
+    kept = random_kept(structure)
+    pruned = cut(model, structure, kept)
+    threads = threading.active_count()
+
+    def fail(module: nn.Module, *_: object) -> None:
+        raise ValueError(type(module).__name__)
+
+    pruned.head.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="Conv2d"):
+        polish(model, pruned, structure, kept, consumers, batches)
+    assert threading.active_count() == threads
+    assert not pruned.norm.training
+    assert len(pruned.head._forward_pre_hooks) == 1
+    assert not pruned.inner._forward_pre_hooks
+
+
+# ------------------------------------------------------------------------------------------------ data from elsewhere
+
+
+class Stages(nn.Module):
+    """Convolutions with batch norms in a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+                nn.Conv2d(16, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12),
+            )
+            for _ in range(3)
+        )  # fmt: skip
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 5) class scores."""
+        x = torch.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(x.mean((2, 3)))
+
+
+@torch.no_grad()
+def norms_by_difference(
+    dense: nn.Module, pruned: nn.Module, batches: list[tuple[Tensor, None]], cut_to: tuple[Structure, BoolArray]
+) -> None:
+    """Move the stored statistics by what the cut changes between two models that are recalibrated afresh."""
+    structure, kept = cut_to
+    afresh = copy.deepcopy(dense)
+    for model in (afresh, pruned):
+        recalibrate(model, batches)
+    for name, layer in pruned.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            axis = structure.axes_of[f"{name}.weight"][0]
+            positions = torch.from_numpy(structure.kept_positions(axis, kept))
+            stored, before = dense.get_submodule(name), afresh.get_submodule(name)
+            layer.running_mean += (stored.running_mean - before.running_mean)[positions]
+            layer.running_var *= (stored.running_var / before.running_var)[positions]
+
+
+@pytest.mark.parametrize(("contrast", "brightness"), [(1.0, 0.0), (0.4, 0.8), (1.8, -0.5)])
+def test_calibration_data_from_elsewhere_do_no_harm(contrast: float, brightness: float) -> None:
+    """Polished for statistics by difference the outputs come nearer to the dense ones, on such data and on its own."""
+    torch.manual_seed(0)
+    smooth = nn.AvgPool2d(3, 1, 1)
+    images = [(smooth(torch.randn(32, 3, 10, 10)), None) for _ in range(16)]
+    model = Stages().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    recalibrate(model, images)
+    elsewhere = [(x * contrast + brightness, None) for x, _ in images]
+    structure = trace(model, images[0][0])
+    consumers, kept = find_consumers(model, structure), random_kept(structure, 0.7)
+    weights = model_weights(model, structure)
+    moments = collect(model, consumers, [x for x, _ in elsewhere[:8]])
+    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
+    polished = copy.deepcopy(solved)
+    polish(model, polished, structure, kept, consumers, elsewhere[:8], by_difference=True)
+    left_alone = copy.deepcopy(solved)
+    polish(model, left_alone, structure, kept, (), elsewhere[:8], by_difference=True)  # its statistics alone
+    norms_by_difference(model, solved, elsewhere[:8], (structure, kept))
+    new, own = elsewhere[8:], images[8:]
+    assert distance(model, polished, new) <= distance(model, left_alone, new) <= 1.05 * distance(model, solved, new)
+    assert distance(model, polished, own) <= distance(model, left_alone, own)
+
+
+def test_by_difference_the_whole_model_changes_nothing_on_any_data() -> None:
+    """Not even where the items have nothing in common with the stored statistics; afresh they would move everything."""
+    torch.manual_seed(0)
+    model = Stages().eval()
+    structure = trace(model, torch.randn(1, 3, 10, 10))
+    everything = np.ones(structure.n_genes, dtype=bool)
+    same = cut(model, structure, everything)
+    batches = [(3 * torch.randn(16, 3, 10, 10) + 5, None) for _ in range(4)]
+    polish(model, same, structure, everything, find_consumers(model, structure), batches, by_difference=True)
+    assert distance(model, same, batches) < 1e-6 * float(model(batches[0][0]).detach().square().mean())
+
+
+def test_statistics_of_an_input_are_those_that_batch_norm_takes() -> None:
+    """By whatever kernel: mean and variance over all but the channels."""
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    mean, variance = input_statistics(x)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x.transpose(0, 1).flatten(1).var(1))

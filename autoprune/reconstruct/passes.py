@@ -1,0 +1,270 @@
+"""The passes of a cut model over all batches, advanced together from one consumer to the next.
+
+A consumer can be solved when every batch has reached it, and what lies before it has been computed with the weights
+that are solved by then. So each batch has a forward pass of its own, which stops where its batch has told what the
+consumer needs, and goes on when the consumer is solved: the cut model runs once for all consumers. Only one pass runs
+at any time.
+
+Two things make a pass start again from the input. A consumer that runs several times in a forward pass has computed
+something with the weights that it had before; so has one that runs before an earlier one is solved, as in a branch that
+is not finished when the other one begins. And passes that have stopped hold their activations: those that do not fit
+into the memory are given up, and start again when the next consumer is solved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from autoprune.reconstruct.consumers import Consumer
+from autoprune.reconstruct.following import OutputFollower, tensors_in
+from autoprune.reconstruct.goals import Batches, DenseNorms, Goal
+from autoprune.reconstruct.statistics import FeatureReader, products
+from autoprune.reconstruct.strand import Strand
+from autoprune.surgery.copying import copy_with
+from autoprune.surgery.forward import forward
+
+_MAX_HELD = 256
+"""Passes that wait at a time: each of them is a thread."""
+
+
+class Passes:
+    """Forward passes of a cut model, one per batch.
+
+    Args:
+        pruned: the cut model; consumers are solved in it.
+        goals: of the consumers that are not solved yet, by module; entries are taken out as they are solved.
+        batches: what to run on.
+        seed: of the positions that are sampled in large feature maps.
+        max_rows: see `FeatureReader`.
+        norms: by which to normalise; None leaves it to the batch norms.
+        max_bytes: memory for the activations of passes that wait.
+    """
+
+    def __init__(
+        self,
+        pruned: nn.Module,
+        goals: Mapping[str, Goal],
+        batches: Batches,
+        *,
+        seed: int,
+        max_rows: int,
+        norms: DenseNorms | None,
+        max_bytes: int,
+    ) -> None:
+        self._max_rows = max_rows
+        self._pruned = pruned
+        self._batches = batches
+        self._seed = seed
+        self._max_bytes = max_bytes
+        # Modules may keep something between two lines of their forward: every pass has modules of its own, with the
+        # tensors of the one model.
+        tensors = [(tensor, tensor.detach()) for tensor in chain(pruned.parameters(), pruned.buffers())]
+        self._passes = [_Pass(copy_with(pruned, tensors), goals, norms, turn) for turn in range(len(batches))]
+
+    def moments(self, consumer: Consumer) -> tuple[Tensor, Tensor] | None:
+        """Advance all passes until they have seen what solves a consumer, which then counts as solved.
+
+        Returns:
+            The (blocks, o, k + 1) means of ``t x'^T`` and the (blocks, k + 1, k + 1) means of ``x' x'^T``; None for a
+            consumer that never runs.
+        """
+        name = consumer.module
+        reader = FeatureReader(consumer, self._pruned.get_submodule(name), self._seed, self._max_rows)
+        target = _Target(name, reader)
+        self._advance(target)
+        return target.means()
+
+    def finish(self) -> None:
+        """Let all passes run to their ends, with what is solved."""
+        self._advance(None)
+
+    def _advance(self, target: _Target | None) -> None:
+        starting = [not each.leads_to(target.name if target else "") for each in self._passes]
+        batches = iter(self._batches) if any(starting) else None
+        for each, starts in zip(self._passes, starting, strict=True):
+            inputs = next(batches)[0] if batches else None
+            if starts:
+                each.start(inputs)
+            each.advance(target)
+            held = [other.n_bytes for other in self._passes if other.n_bytes]
+            if sum(held) > self._max_bytes or len(held) > _MAX_HELD:
+                each.give_up()
+
+    def close(self) -> None:
+        """Give up what has not run to its end."""
+        for each in self._passes:
+            each.give_up()
+
+
+class _Target:
+    """The consumer that all passes go to, and what they have seen there."""
+
+    def __init__(self, name: str, reader: FeatureReader) -> None:
+        self.name = name
+        self.reader = reader
+        self._cross = self._own = torch.zeros(())
+        self._n_rows = 0
+
+    def add(self, goal: Tensor, features: Tensor) -> None:
+        """Add (blocks, rows, o) goals of (blocks, rows, k + 1) features."""
+        self._cross = self._cross + products(goal, features)
+        self._own = self._own + products(features, features)
+        self._n_rows += features.shape[1]
+
+    def means(self) -> tuple[Tensor, Tensor] | None:
+        """Return the mean products; None when there were none."""
+        return (self._cross / self._n_rows, self._own / self._n_rows) if self._n_rows else None
+
+
+class _Pass:
+    """The forward pass of one batch.
+
+    Args:
+        model: a copy of the cut model that shares its tensors.
+        goals: of the consumers that are not solved yet, by module.
+        norms: see `Passes`.
+        turn: number of the batch.
+    """
+
+    def __init__(self, model: nn.Module, goals: Mapping[str, Goal], norms: DenseNorms | None, turn: int) -> None:
+        self.n_bytes = 0
+        self._model = model
+        self._names = list(goals)
+        self._goals = goals
+        self._norms = norms
+        self._turn = turn
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+        self._strand: Strand | None = None
+        self._is_stale = False  # something was computed with weights that are out of date
+        self._alive = _Alive()
+        self._n_calls: Counter[str] = Counter()
+        self._norm_calls: Counter[str] = Counter()
+        self._under_way: dict[str, tuple[Tensor, int]] = {}  # inputs of consumers on the way to their sums
+        self._target: _Target | None = None
+
+    def leads_to(self, name: str) -> bool:
+        """Whether going on from here passes the consumer ("" for the end), or its sum, with everything up to date."""
+        if self._strand is None or self._strand.is_done or self._is_stale:
+            return False
+        return not self._n_calls[name] or (name in self._under_way and self._goals[name].n_calls == 1)
+
+    def start(self, inputs: Any) -> None:
+        """Begin with the batch."""
+        self.give_up()
+        self._is_stale = False
+        self._n_calls.clear()
+        self._norm_calls.clear()
+        self._under_way.clear()
+        self._alive = _Alive()
+        self._strand = Strand(lambda: self._run(inputs))
+
+    def advance(self, target: _Target | None) -> None:
+        """Go on until the batch has told the target all that it has to tell."""
+        self._target = target
+        if self._strand:
+            self._strand.resume()
+
+    def give_up(self) -> None:
+        """Forget how far the batch has come."""
+        if self._strand:
+            self._strand.give_up()
+        self._strand = None
+        self.n_bytes = 0
+
+    def _run(self, inputs: Any) -> None:
+        follower = OutputFollower(self._model, self._names, lambda *_: None, self._on_sum, self._on_input)
+        with ExitStack() as stack:
+            for name, layer in self._model.named_modules():
+                if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+                    hook = layer.register_forward_pre_hook(lambda m, x, name=name: self._normalise(name, m, x[0]))
+                    stack.callback(hook.remove)
+            stack.enter_context(follower)
+            stack.enter_context(self._alive)
+            forward(self._model, inputs)
+        self.n_bytes = 0
+
+    def _on_input(self, name: str, x: Tensor) -> None:
+        self._n_calls[name] += 1
+        goal = self._goals.get(name)
+        if goal and goal.sum:
+            self._under_way[name] = (x, _version(x))
+        elif goal and self._target and name == self._target.name:
+            self._tell(self._target, goal, x)
+
+    def _on_sum(self, name: str, other: Tensor) -> Tensor | None:
+        goal = self._goals.get(name)
+        if goal is None or goal.sum is None or name not in self._under_way:
+            return None
+        x, version = self._under_way.pop(name)
+        if not self._target or name != self._target.name:
+            return None
+        self._is_stale |= _version(x) != version  # overwritten meanwhile: it cannot run again on what is left
+        self._tell(self._target, goal, x, other)
+        # What is added to the stream, with the solved weights: nothing else has read it yet.
+        output: Tensor = self._model.get_submodule(name)(x)
+        if goal.sum.norm:
+            self._norm_calls[goal.sum.norm] -= 1
+            output = self._model.get_submodule(goal.sum.norm)(output)
+        return output
+
+    def _tell(self, target: _Target, goal: Goal, x: Tensor, other: Tensor | None = None) -> None:
+        """Add what a call has to tell; wait after the last one."""
+        rows = goal.rows[self._turn]
+        if not rows:
+            return  # it runs more often than in the dense model
+        features, aim = target.reader(x), rows.pop(0)
+        if other is not None and goal.sum:
+            aim = aim - goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
+        target.add(aim, features)
+        self._is_stale |= goal.n_calls > 1
+        if not rows and self._strand:
+            del features, aim
+            self.n_bytes = self._alive.n_bytes(self._own)
+            self._strand.pause()
+
+    def _normalise(self, name: str, layer: nn.Module, x: Tensor) -> None:
+        if self._norms:
+            self._norms.normalise(name, layer, x, self._turn, self._norm_calls[name])
+        self._norm_calls[name] += 1
+
+
+class _Alive(TorchFunctionMode):
+    """Knows the tensors that were made while it is entered and that something still refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensors: Any = WeakIdKeyDictionary()
+
+    def n_bytes(self, besides: Iterable[int]) -> int:
+        """Return their size, without those in the storages at the addresses ``besides``."""
+        storages = (tensor.untyped_storage() for tensor in self._tensors)
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        return sum(size for address, size in sizes.items() if address not in besides)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` and remember what it gave."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(result):
+            self._tensors[tensor] = None
+        return result
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to, as far as that is known."""
+    return 0 if tensor.is_inference() else tensor._version
