@@ -107,6 +107,9 @@ def search(
     settings = strategy_settings(strategy, settings)
     check_executor(executor)
     _check_numbers(seed, window)
+    if progress is not None and not callable(progress):
+        msg = f"expected progress to be a function that takes an autoprune Progress, got {shown(progress)}"
+        raise InvalidArgumentError(msg)
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
@@ -160,14 +163,20 @@ def search(
 
 
 def _why_empty(run: Run, budget: Budget) -> str:
-    """Say why a search that has ended found nothing; "" where it found something."""
+    """Say why a search that has ended found nothing smaller; "" where it found something."""
+    failed = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
     if not run.evaluations:
-        failed = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
         why = f"; {len(failed)} jobs failed, the first with: {failed[0][:300]}" if failed else "; raise the budget"
         return f"the search ended ({run.stop}) before anything was evaluated, within {budget}{why}"
     if not len(run.front):
-        message = next((outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED), "")
+        message = failed[0] if failed else ""
         return f"all {run.evaluations} evaluations failed, and there is no front; the first with: {message[:300]}"
+    dense = tuple(run.space.full_genome.tolist())
+    if failed and all(point.genome == dense for point in run.front):
+        return (
+            f"{len(failed)} of {len(run.outcomes)} jobs failed, and the front is the dense model alone; the first "
+            f"with: {failed[0][:300]}"
+        )
     return ""
 
 

@@ -147,8 +147,9 @@ class SoftGatedModel(nn.Module):
         for name, axes in self._axes.items():
             is_parameter = name in self._parameters_read
             weight = self.model.get_parameter(name) if is_parameter else self.model.get_buffer(name)
+            own = weight.dtype
             for dim, gates in axes:
                 shape = [-1 if d == dim else 1 for d in range(weight.dim())]
                 weight = weight * padded[gates.to(padded.device)].view(shape)
-            scaled[name] = weight
+            scaled[name] = weight.to(own)  # gates may be finer than a model in half precision
         return scaled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import autoprune as ap
 from autoprune.api.searching import _why_empty
@@ -37,3 +38,26 @@ def test_a_search_whose_evaluations_all_fail_warns(tmp_path) -> None:
         run = ap.search(problem, "random", 4, executor=InProcessExecutor(Failing()), store=tmp_path / "run")
     assert len(run.front) == 0
     assert len(_why_empty(run, Budget(4))) < 2000
+
+
+def test_a_front_of_the_dense_model_alone_is_explained(tmp_path) -> None:
+    """Candidates cannot be measured, and the dense model can: the search has not found that nothing may be cut."""
+    dense = digits_network()
+    size = sum(p.numel() for p in dense.parameters())
+
+    def score(model: torch.nn.Module) -> float:
+        return 0.5 if sum(p.numel() for p in model.parameters()) == size else float("nan")
+
+    problem = ap.Problem(
+        dense,
+        data=load_data("digits"),
+        task=ap.FunctionTask(torch.nn.functional.cross_entropy, {"max:score": score}),
+        objectives=("score", "macs"),
+        levels=4,
+    )
+    with (
+        pytest.warns(AutopruneWarning, match="not at all, so what is measured"),
+        pytest.warns(AutopruneWarning, match=r"3 of 4 jobs failed, and the front is the dense model alone.*finite"),
+    ):
+        run = ap.search(problem, "random", 4, store=tmp_path / "run")
+    assert len(run.front) == 1

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import autoprune as ap
+from autoprune.core.jobs import Status
 from autoprune.testing.digits_network import digits_network
 
 EVALUATIONS = {
@@ -31,6 +32,19 @@ def test_a_model_keeps_its_precision(tmp_path: Path, dtype: torch.dtype, evaluat
     (tuned,) = ap.finetune(run, [point], epochs=0.1)
     for model in (small, ap.load(tuned.file, dense)):
         assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("strategy", ["dais", "dsa", "metapruning"])
+def test_recipes_train_in_half_precision(tmp_path: Path, strategy: str) -> None:
+    """Gates and masks are finer than the weights that they scale, and leave them in their precision."""
+    inputs = torch.randn(240, 8)
+    targets = torch.arange(240) % 3
+    data = ap.Data((inputs[:120].numpy(), targets[:120].numpy()), (inputs[120:].numpy(), targets[120:].numpy()))
+    dense = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).bfloat16()
+    problem = ap.Problem(dense, data=data, levels=4)
+    run = ap.search(problem, strategy, ap.Budget(macs=2e7), store=tmp_path / "run")
+    assert [outcome.message for outcome in run.outcomes if outcome.status is not Status.OK] == []
+    assert run.evaluations > 1
 
 
 class Squeezed(nn.Module):
