@@ -303,9 +303,10 @@ class Problem:
         found = replace(self.behaviour, observed=propagate(observed))
         if found.unrepeatable:
             msg = (
-                f"{', '.join(found.unrepeatable)} did not come out the same twice in a row, or not at all, so what is "
-                "measured cannot be recognised again: nothing is taken from the cache of evaluations and nothing kept; look for random "
-                "numbers that no seed decides (dropout in evaluation, a random metric, transform or collation)"
+                f"{', '.join(found.unrepeatable)} did not come out the same twice in a row, or not at all, so what "
+                "is measured cannot be recognised again: nothing is taken from the cache of evaluations and nothing "
+                "kept in it; look for random numbers that no seed decides (dropout in evaluation, a random metric, "
+                "transform or collation)"
             )
             warnings.warn(msg, AutopruneWarning, stacklevel=3)
         return found
