@@ -107,9 +107,7 @@ def search(
     settings = strategy_settings(strategy, settings)
     check_executor(executor)
     _check_numbers(seed, window)
-    if progress is not None and not callable(progress):
-        msg = f"expected progress to be a function that takes an autoprune Progress, got {shown(progress)}"
-        raise InvalidArgumentError(msg)
+    _check_progress(progress)
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
@@ -284,6 +282,12 @@ def _check_numbers(seed: Any, window: Any) -> None:
         if whole is None or whole < least:
             msg = f"expected {name} to be an integer of at least {least}, got {shown(value)}"
             raise InvalidArgumentError(msg)
+
+
+def _check_progress(progress: Any) -> None:
+    if progress is not None and not callable(progress):
+        msg = f"expected progress to be a function of how far the search is, got {shown(progress)}"
+        raise InvalidArgumentError(msg)
 
 
 def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:
