@@ -148,7 +148,7 @@ def products(left: Tensor, right: Tensor) -> Tensor:
 
     The products are float32, the sums over chunks float64: each chunk is short enough to lose nothing that matters.
     """
-    return torch.bmm(left.transpose(1, 2), right).double()
+    return torch.bmm(left.transpose(1, 2).float(), right.float()).double()
 
 
 class _Accumulator:
