@@ -17,6 +17,7 @@ from autoprune.api.problem import Problem
 from autoprune.api.searching import search
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Evaluate, Status
+from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InfeasibleError, InvalidArgumentError
 from autoprune.evaluate.distance import DISTANCE
@@ -148,11 +149,10 @@ def prune(
         evaluator="reconstructed",
         seed=seed,
     )
-    n_free = problem.space.n_variables
     run = search(
         problem,
         "knapsack",
-        Budget(evaluations=1 + PROBES * n_free + CANDIDATES),
+        budget_of(problem.space),
         settings={"probes": PROBES, "front": 1, "step": 2},
         store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
         seed=seed,
@@ -182,6 +182,11 @@ def prune(
         steps,
         time.monotonic() - started,
     )
+
+
+def budget_of(space: SearchSpace) -> Budget:
+    """Return what `prune` spends on a space: its probes, and some candidates."""
+    return Budget(evaluations=1 + PROBES * space.n_variables + CANDIDATES)
 
 
 def _finished(

@@ -133,9 +133,11 @@ class Reconstructed(InheritedWeights):
                 kept,
                 self._consumers,
                 self._polish_items,
+                by_difference=self._moves_norms,
                 seed=self.settings.proxy_seed,
             )
-            self._recalibrate(model, kept, {}, inherited)
+            if not self._moves_norms:
+                self._proxy.recalibrate(model)
             after = distance(dense, model, self._proxy.validation)
             why = ""
             if before is not None and after is not None and not after <= before:  # nor where it is no number

@@ -1,0 +1,56 @@
+"""`ap.prune` at 70, 50 and 30 % of the MACs: test accuracy after each step, and CPU seconds of one core.
+
+    python benchmarks/methods/prune.py --model resnet20 --weights resnet20.safetensors --data npz:CIFAR10 [--minutes 2]
+
+The weights are those of a CIFAR-10 network of `autoprune.searchspaces.models.resnet_cifar`, normalised by ImageNet's
+mean and deviation. Nothing is searched by accuracy; no label is used but for the test accuracy that is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from safetensors.torch import load_file
+
+import autoprune as ap
+from autoprune.evaluators import measure
+from autoprune.searchspaces.models import resnet_cifar
+from autoprune.train.named_data import IMAGENET_MEAN, IMAGENET_STD
+
+
+def main() -> None:
+    """Print one row per limit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20", help="a factory of searchspaces/models/resnet_cifar.py")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True, help="npz:FOLDER with CIFAR-10")
+    parser.add_argument("--limits", nargs="+", default=["70%", "50%", "30%"])
+    parser.add_argument("--minutes", type=float, default=0.0, help="of label-free recovery")
+    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = getattr(resnet_cifar, options.model)()
+    model.load_state_dict(load_file(options.weights))
+    transform = ap.ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
+    data = ap.load_data(options.data, transform=transform, val_size=5000)
+    test = data.test.subset(options.test_images, 0)
+    task = ap.Classification()
+    print(f"dense: {measure(model.eval(), test, task)['accuracy']:.4f}", flush=True)
+    for limit in options.limits:
+        began = time.process_time()
+        found = ap.prune(model, data, {"macs": limit}, recover_minutes=options.minutes, seed=options.seed)
+        seconds = time.process_time() - began
+        cut = measure(found.point.build(), test, task)["accuracy"]
+        done = measure(found.model, test, task)["accuracy"]
+        print(
+            f"<= {limit}: {found.share['macs']:.3f} of the MACs, cut {cut:.4f}, {list(found.steps)[-1]} {done:.4f}, "
+            f"{seconds:.0f} CPU s; {found.summary}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""`autoprune prune`: one network, one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import autoprune as ap
+from autoprune.cli.app import app
+
+PROBLEM = """
+[model]
+factory = "models/resnet_digits.py:resnet_digits"
+input = [1, 8, 8]
+
+[training]
+epochs = 1
+batch_size = 64
+
+[data]
+name = "digits"
+"""
+
+
+def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file holds what the summary says; without a limit the command says what it needs."""
+    monkeypatch.chdir(tmp_path)
+    spaces = Path(ap.__file__).parent / "searchspaces"
+    (tmp_path / "digits.toml").write_text(PROBLEM.replace("models/", f"{spaces}/models/"))
+    done = CliRunner().invoke(app, ["prune", "digits.toml", "--limit", "macs=50%", "-o", "half.autoprune", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert "of the macs" in found["summary"]
+    assert list(found["steps"]) == ["cut", "polished"]
+    assert ap.describe(tmp_path / "half.autoprune")["costs"]["macs"] <= 0.5 * 1_648_256
+    refused = CliRunner().invoke(app, ["prune", "digits.toml"])
+    assert refused.exit_code == 1
+    assert "--limit macs=50%" in refused.output
