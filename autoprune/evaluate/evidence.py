@@ -143,6 +143,8 @@ def observe_figures(evaluator: Evaluator) -> dict[str, Evidence]:
     found: dict[str, Evidence] = {}
     if evaluator.proxy.calibrates or evaluator.preparation(WeightSet("", "")) is not None:
         found["the calibration items"] = _seeded(_evidence(evaluator.proxy.calibration))
+    if not evaluator.setup.data.steer.source.whole:  # else the content of the data names every item and target
+        found["the items that steer"] = _steering(evaluator)
     with _observing(evaluator) as look:
         training, few = look.training(), _Noted(look.validation())
 
@@ -154,6 +156,17 @@ def observe_figures(evaluator: Evaluator) -> dict[str, Evidence]:
         again = say(few) if few.was_read else some_items
         found["the metrics of a cut model"] = all_items if again.exact == before.exact else Evidence("")
     return found
+
+
+def _steering(evaluator: Evaluator) -> Evidence:
+    """Observe what the search-validation items that steer give to recipes, targets included."""
+    steer = evaluator.setup.data.steer
+    chosen = steer.positions[np.unique(np.linspace(0, len(steer) - 1, N_STEERING).astype(np.int64))]
+    content = _Content()
+    with preserved_random_state(evaluator.device):
+        for batch in dataclasses.replace(steer, positions=chosen).loader(evaluator.proxy.settings.batch_size):
+            content.add(batch)
+    return content.evidence()
 
 
 def environment() -> str:
@@ -384,3 +397,7 @@ class _Content:
     def _note(self, text: str) -> None:
         for digest in (self._exact, self._portable):
             digest.update(f"{len(text)}:{text}".encode())
+
+
+N_STEERING = 4096
+"""Items that steer to look at, evenly spread, where each has to be read."""
