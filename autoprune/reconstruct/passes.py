@@ -13,6 +13,8 @@ into the memory are given up, and start again when the next consumer is solved.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -79,8 +81,8 @@ class Passes:
             consumer that never runs.
         """
         name = consumer.module
-        reader = FeatureReader(consumer, self._pruned.get_submodule(name), self._seed, self._max_rows)
-        target = _Target(name, reader)
+        module = self._pruned.get_submodule(name)
+        target = _Target(name, module, FeatureReader(consumer, module, self._seed, self._max_rows))
         self._advance(target)
         return target.means()
 
@@ -109,8 +111,9 @@ class Passes:
 class _Target:
     """The consumer that all passes go to, and what they have seen there."""
 
-    def __init__(self, name: str, reader: FeatureReader) -> None:
+    def __init__(self, name: str, module: nn.Module, reader: FeatureReader) -> None:
         self.name = name
+        self._module = module
         self.reader = reader
         self._cross = self._own = torch.zeros(())
         self._n_rows = 0
@@ -120,6 +123,13 @@ class _Target:
         self._cross = self._cross + products(goal, features)
         self._own = self._own + products(features, features)
         self._n_rows += features.shape[1]
+
+    def blank(self, x: Tensor) -> Tensor:
+        """Return memory for the output of the consumer for an input, whatever is in it."""
+        module = copy.deepcopy(self._module).to("meta")
+        with torch.device("meta"):
+            like: Tensor = type(module).forward(module, x.to("meta"))
+        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device)
 
     def means(self) -> tuple[Tensor, Tensor] | None:
         """Return the mean products; None when there were none."""
@@ -151,6 +161,13 @@ class _Pass:
         self._norm_calls: Counter[str] = Counter()
         self._under_way: dict[str, tuple[Tensor, int]] = {}  # inputs of consumers on the way to their sums
         self._target: _Target | None = None
+        self._blank: Tensor | None = None  # in the place of an output that is computed when its consumer is solved
+        self._leaves_blank = False
+        for name, goal in goals.items():
+            if goal.sum and goal.n_calls == 1:
+                for part in filter(None, (name, goal.sum.norm)):
+                    layer = model.get_submodule(part)
+                    layer.forward = functools.partial(self._or_blank, layer.forward)
 
     def leads_to(self, name: str) -> bool:
         """Whether going on from here passes the consumer ("" for the end), or its sum, with everything up to date."""
@@ -161,7 +178,8 @@ class _Pass:
     def start(self, inputs: Any) -> None:
         """Begin with the batch."""
         self.give_up()
-        self._is_stale = False
+        self._is_stale = self._leaves_blank = False
+        self._blank = None
         self._n_calls.clear()
         self._norm_calls.clear()
         self._under_way.clear()
@@ -184,11 +202,11 @@ class _Pass:
     def _run(self, inputs: Any) -> None:
         follower = OutputFollower(self._model, self._names, lambda *_: None, self._on_sum, self._on_input)
         with ExitStack() as stack:
+            stack.enter_context(follower)  # first, so that it sees what a batch norm is given before anything reads it
             for name, layer in self._model.named_modules():
                 if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
                     hook = layer.register_forward_pre_hook(lambda m, x, name=name: self._normalise(name, m, x[0]))
                     stack.callback(hook.remove)
-            stack.enter_context(follower)
             stack.enter_context(self._alive)
             forward(self._model, inputs)
         self.n_bytes = 0
@@ -198,6 +216,7 @@ class _Pass:
         goal = self._goals.get(name)
         if goal and goal.sum:
             self._under_way[name] = (x, _version(x))
+            self._leaves_blank = self._target is not None and name == self._target.name and goal.n_calls == 1
         elif goal and self._target and name == self._target.name:
             self._tell(self._target, goal, x)
 
@@ -210,6 +229,7 @@ class _Pass:
             return None
         self._is_stale |= _version(x) != version  # overwritten meanwhile: it cannot run again on what is left
         self._tell(self._target, goal, x, other)
+        self._blank = None
         # What is added to the stream, with the solved weights: nothing else has read it yet.
         output: Tensor = self._model.get_submodule(name)(x)
         if goal.sum.norm:
@@ -232,8 +252,16 @@ class _Pass:
             self.n_bytes = self._alive.n_bytes(self._own)
             self._strand.pause()
 
+    def _or_blank(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run a layer, unless nothing reads its output before it runs again with the solved weights."""
+        if self._leaves_blank and self._target:
+            self._leaves_blank = False
+            self._blank = self._target.blank(x)
+            return self._blank
+        return x if x is self._blank else compute(x)
+
     def _normalise(self, name: str, layer: nn.Module, x: Tensor) -> None:
-        if self._norms:
+        if self._norms and x is not self._blank:
             self._norms.normalise(name, layer, x, self._turn, self._norm_calls[name])
         self._norm_calls[name] += 1
 

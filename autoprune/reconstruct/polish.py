@@ -15,8 +15,8 @@ against the dense ``s``: it aims at the sum (He, Zhang, Sun 2017, section 3.2, w
 and the batch norm is set to pass the solution on at the scale ``a``. As in `least_squares` the penalty shrinks towards
 the weights that were there: no consumer gets worse on the calibration data.
 
-Costs one calibration pass of the dense model and one of the cut one, that stops at every consumer (`Passes`), in which
-the layers that are added to a stream run twice; more passes where memory is short or a layer runs several times.
+Costs one calibration pass of the dense model and one of the cut one, that stops at every consumer (`Passes`); more
+where memory is short or a layer runs several times.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.goals import Batches, DenseNorms, Goal, find_goals, watch_dense
 from autoprune.reconstruct.least_squares import factorised, from_features, to_features
 from autoprune.reconstruct.passes import Passes
+from autoprune.reconstruct.statistics import ROWS_PER_BATCH
 
 MAX_BYTES = 2**30
 """Memory for what the dense consumers compute, and as much for the activations of the cut model."""
 
-MAX_ROWS = 1024
-"""Positions per consumer and batch, fewer than for second moments: a point is polished on more items."""
+N_ROWS = 40 * 1024
+"""Positions per consumer of all batches together, but no more of one than for second moments, nor less than 1024."""
 
 
 @torch.no_grad()
@@ -75,24 +76,25 @@ def polish(
             it does not suffice, parts of the models run several times.
     """
     turns = {operator.module: turn for turn, operator in reversed(list(enumerate(structure.operators)))}
+    max_rows = min(ROWS_PER_BATCH, max(1024, N_ROWS // len(batches)))
     left = sorted(consumers, key=lambda consumer: turns.get(consumer.module, len(turns)))
     with _as_calibrated(dense, pruned, by_difference=by_difference):
         goals = find_goals(dense, structure, kept, consumers, batches)
         norms = DenseNorms(dense, structure, kept) if by_difference else None
-        passes = Passes(pruned, goals, batches, seed=seed, max_rows=MAX_ROWS, norms=norms, max_bytes=max_bytes)
+        passes = Passes(pruned, goals, batches, seed=seed, max_rows=max_rows, norms=norms, max_bytes=max_bytes)
         try:
             while left:
                 sizes = [goals[consumer.module].weight.shape[:2].numel() for consumer in left]
-                fitting = np.cumsum(sizes) * 4 * MAX_ROWS * len(batches) <= max_bytes
+                fitting = np.cumsum(sizes) * 4 * max_rows * len(batches) <= max_bytes
                 chunk, left = left[: max(1, fitting.sum())], left[max(1, fitting.sum()) :]
-                watch_dense(dense, chunk, goals, batches, seed=seed, max_rows=MAX_ROWS, norms=norms)
+                watch_dense(dense, chunk, goals, batches, seed=seed, max_rows=max_rows, norms=norms)
                 for consumer in chunk:
                     found = passes.moments(consumer) if goals[consumer.module].n_calls else None
                     goal = goals.pop(consumer.module)
                     if found is not None:
                         _solve(pruned, consumer, goal, *found, norms)
             if norms:
-                watch_dense(dense, (), goals, batches, seed=seed, max_rows=MAX_ROWS, norms=norms)
+                watch_dense(dense, (), goals, batches, seed=seed, max_rows=max_rows, norms=norms)
                 passes.finish()
                 norms.settle(pruned)
         finally:
