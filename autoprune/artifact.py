@@ -129,7 +129,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         came = f"the class {given.__name__}: call it" if isinstance(given, type) else shown(given)
         msg = f"expected a dense model to fill, such as ap.load(path, resnet56()), got {came}"
         raise InvalidArgumentError(msg)
-    header, data = _read(Path(path))
+    header, data = _read(_given(path))
     dense = Structure(
         groups=(),
         axes=(),
@@ -171,7 +171,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises:
         ArtifactError: as in `load`.
     """
-    header, _ = _read(Path(path))
+    header, _ = _read(_given(path))
     return {key: value for key, value in header.items() if key not in _INTERNAL}
 
 
@@ -184,6 +184,14 @@ def _pruned(structure: Structure, kept: BoolArray) -> Structure:
             shape[axis.dim] = len(structure.kept_positions(axis, kept))
         infos.append(TensorInfo(info.name, tuple(shape), info.kind, info.aliases))
     return Structure(groups=(), axes=(), tensors=tuple(infos))
+
+
+def _given(path: object) -> Path:
+    """Return a path as it was given; ArtifactError for what is none."""
+    if not isinstance(path, str | Path):
+        msg = f"expected the path of a pruned-model file, got {type(path).__name__}"
+        raise ArtifactError(msg)
+    return Path(path)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

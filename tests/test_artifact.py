@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,3 +319,11 @@ def test_attributes_follow_their_rules(file, key, value):
     forged(file, lambda header: header.update({key: value}))
     with pytest.raises(ArtifactError, match=r"by the widths|cannot be read"):
         load(file, dense_model())
+
+
+@pytest.mark.parametrize("path", [None, 3, nn.Identity()])
+def test_what_is_no_path(path: Any) -> None:
+    """A model or nothing in the place of the file is named."""
+    for read in (lambda: load(path, nn.Identity()), lambda: describe(path)):
+        with pytest.raises(ArtifactError, match=f"path of a pruned-model file, got {type(path).__name__}"):
+            read()
