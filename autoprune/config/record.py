@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
-        msg = f"cannot write to the folder {folder}: {reason}; name another one"
+        msg = f"cannot write to the folder {folder}: {reason}; name another one with --store"
         raise StoreError(msg) from error
 
 

@@ -184,7 +184,7 @@ def test_a_store_that_cannot_be_written(folder: Path) -> None:
     """A run folder below a file cannot be made; another one is asked for."""
     (folder / "taken").write_text("a file")
     shown = fails("search", "problem.toml", "--store", "taken/run")
-    assert "cannot write to the run folder taken/run" in shown
+    assert "cannot write to the folder taken/run" in shown
     assert "name another one with --store" in shown
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.core.jobs import Status
-from autoprune.errors import MetricError
+from autoprune.errors import AutopruneWarning, MetricError
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettings
@@ -87,7 +87,8 @@ def test_a_candidate_without_figures_is_a_failure(tmp_path: Path) -> None:
         return {"score": 1.0 if whole else float("nan")}
 
     for n in (2, 3):
-        run = ap.search(problem_of(Written(figures)), "uniform", n, store=tmp_path / "run")
+        with pytest.warns(AutopruneWarning, match="the front is the dense model alone"):
+            run = ap.search(problem_of(Written(figures)), "uniform", n, store=tmp_path / "run")
     failed = [outcome for outcome in run.outcomes if outcome.status is Status.FAILED]
     assert failed
     assert all("finite" in outcome.message for outcome in failed)

@@ -20,6 +20,12 @@ from autoprune.trace import trace, trace_space
 from autoprune.trace.validation import validate
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same weights in every run."""
+    torch.manual_seed(0)
+
+
 def roll(axis: Axis, group: ChannelGroup, key: tuple[str, int]) -> Axis:
     """Return an axis in which every channel of a group is mistaken for the next one, if it is the axis meant."""
     inside = (axis.genes >= group.start) & (axis.genes < group.start + group.width)
