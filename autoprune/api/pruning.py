@@ -1,4 +1,4 @@
-"""`prune`: from a model and limits to one smaller model, in one call, without labels where there are none to ask."""
+"""`prune`: from a model and limits to one smaller model, in one call."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class Pruned:
         figures = f"{name} {self.after[name]:.4g} (dense {self.before[name]:.4g})"
         middle, low, high = self.speedup
         faster = "no faster" if low <= 1 else f"{middle:.2f}x faster"
-        return f"{costs}; {figures} on held-back items; {faster} on this machine [{low:.2f}, {high:.2f}]"
+        meta = self.point.run.meta
+        items = "held-out items" if meta.held_out else "search-validation items, which are not held out"
+        return f"{costs}; {figures} on {items}; {faster} on this machine [{low:.2f}, {high:.2f}]"
 
     def save(self, path: str | Path) -> None:
         """Write the smaller model to one file that `autoprune.load` reads.
@@ -103,8 +105,9 @@ def prune(
     """Make one model smaller: probe every layer by distance, solve for the limits, measure a few candidates, polish.
 
     What a layer's channels are worth is measured as the distance of the outputs from the dense model's on 200 items, so
-    nothing is searched by a noisy accuracy and no label is looked at before the end. For a front of many sizes, or more
-    time, see `search`.
+    nothing is searched by a noisy accuracy and no label decides about widths. Labels are looked at for the metrics that
+    are reported, and by the check that takes a polish back which would raise the task's loss. For a front of many
+    sizes, or more time, see `search`.
 
     Args:
         model: the trained model; it is not changed.

@@ -54,7 +54,7 @@ def test_one_call_gives_a_smaller_model(trained: tuple[nn.Module, ap.Data], tmp_
     again = ap.load(tmp_path / "small.autoprune", network())
     assert found.point.run.problem.evaluator.measure(again) == dict(found.after)
     assert f"{found.share['macs']:.0%} of the macs" in found.summary
-    assert f"accuracy {found.after['accuracy']:.4g} (dense {found.before['accuracy']:.4g})" in found.summary
+    assert f"accuracy {found.after['accuracy']:.4g} (dense {found.before['accuracy']:.4g}) on held-out" in found.summary
 
 
 def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.Module, ap.Data]) -> None:
@@ -62,7 +62,7 @@ def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.M
     model, data = trained
     x, y = (torch.cat(parts) for parts in zip(*data.train.loader(500), strict=True))
     vx, vy = (torch.cat(parts) for parts in zip(*data.validation.loader(500), strict=True))
-    wrong = ap.Data((x, (y + 1) % 10), (vx, vy))
+    wrong = ap.Data((x, (y + 1) % 10), (vx, vy), held_out=False)
     calls = []
 
     def score(candidate: nn.Module) -> float:
@@ -73,6 +73,7 @@ def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.M
     found = ap.prune(model, wrong, {"macs": "25%"}, score=score, recover_minutes=0.1)
     assert found.after["distance"] < found.steps["polished"]["distance"]
     assert found.after["score"] > 0.8
+    assert "which are not held out" in found.summary
     assert calls
 
 
