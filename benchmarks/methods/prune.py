@@ -3,7 +3,8 @@
     python benchmarks/methods/prune.py --model resnet20 --weights resnet20.safetensors --data npz:CIFAR10 [--minutes 2]
 
 The weights are those of a CIFAR-10 network of `autoprune.searchspaces.models.resnet_cifar`, normalised by ImageNet's
-mean and deviation. Widths are chosen by distance alone; labels serve the check of a polish and the figures that are printed.
+mean and deviation. Widths are chosen by distance alone; labels serve the check of a polish and the figures that are
+printed.
 """
 
 from __future__ import annotations
