@@ -2,7 +2,7 @@
 
 from autoprune.api.comparing import CompareProgress, compare
 from autoprune.api.comparison import Comparison
-from autoprune.api.finetuning import Tuned, TunedPoint, finetune
+from autoprune.api.finetuning import TunedFront, TunedPoint, finetune
 from autoprune.api.front import RunFront
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
@@ -18,7 +18,7 @@ __all__ = [
     "Run",
     "RunFront",
     "RunPoint",
-    "Tuned",
+    "TunedFront",
     "TunedPoint",
     "compare",
     "finetune",

@@ -12,7 +12,7 @@ from autoprune.api.finetuning import TunedPoint, finetune
 from autoprune.api.point import RunPoint
 from autoprune.api.run import Run
 from autoprune.comparison.plan import Entry
-from autoprune.comparison.summary import SharePoint, Tried
+from autoprune.comparison.summary import SampledCandidate, SharePoint
 from autoprune.core.jobs import Evaluate
 from autoprune.core.streams import stream
 from autoprune.errors import InfeasibleError
@@ -128,16 +128,18 @@ def share_points(
         if test is not None:
             found = replace(found, test=test[quality])
         if trained is not None:
-            found = replace(found, tuned=trained.metrics[quality], tuned_test=trained.test.get(quality))
+            found = replace(found, tuned=trained.metrics[quality], tuned_test=trained.test_metrics.get(quality))
         return found
 
     return {entry: {share: figures(entry, point) for share, point in picks[entry].items()} for entry in runs}
 
 
-def tried_points(points: Points, tuned: Mapping[tuple[Entry, int], TunedPoint], quality: str, cost: str) -> list[Tried]:
+def sampled_candidates(
+    points: Points, tuned: Mapping[tuple[Entry, int], TunedPoint], quality: str, cost: str
+) -> list[SampledCandidate]:
     """Return the drawn candidates before and after the short fine-tune, with their share of the dense ``cost``."""
     return [
-        Tried(
+        SampledCandidate(
             entry.strategy,
             entry.seed,
             point.id,

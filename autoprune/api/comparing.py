@@ -14,8 +14,8 @@ from autoprune.api.compared_points import (
     distinct_points,
     draw_points,
     pick_points,
+    sampled_candidates,
     share_points,
-    tried_points,
 )
 from autoprune.api.compared_runs import ComparedRuns
 from autoprune.api.comparison import Comparison
@@ -24,7 +24,7 @@ from autoprune.api.problem import Problem
 from autoprune.api.run import Run
 from autoprune.comparison.plan import Entry, entries, roster
 from autoprune.comparison.summarize import summarize, trial
-from autoprune.comparison.summary import Refusal, SharePoint, Tried
+from autoprune.comparison.summary import SampledCandidate, SharePoint, SkippedRun
 from autoprune.core.budget import Budget
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
@@ -79,7 +79,7 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     shares: Sequence[float] = SHARES,
     finetune: FitSettings | None = None,
-    n_tried: int = 20,
+    n_sampled: int = 20,
     test: bool = True,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
@@ -102,7 +102,7 @@ def compare(
         shares: of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
-        n_tried: size of that sample; 0 for none.
+        n_sampled: size of that sample; 0 for none.
         test: whether points are measured on test items, once all searches are done; data without them has none.
         executor: as for `search`.
         store: folder of the comparison, a run's folder in it per strategy and seed; a temporary one by default.
@@ -110,7 +110,7 @@ def compare(
 
     Returns:
         The comparison: tables, a report, the runs. A strategy that cannot run with this budget or on this problem is
-        among its ``refusals``, with the reason; the others go on.
+        among its ``skipped`` runs, with the reason; the others go on.
 
     Raises:
         UnknownNameError: there is no such strategy or executor; nothing was run.
@@ -129,13 +129,13 @@ def compare(
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     tell = progress or _ignore
     make_run = ComparedRuns(problem, budget, settings, executor, folder)
-    runs, refusals, interrupted = _searched(make_run, plan, tell)
+    runs, skipped, interrupted = _searched(make_run, plan, tell)
     tuner = None
     if finetune is not None and not interrupted:
         hands = executor if isinstance(executor, str | RaySettings) else None
         tuner = ShortFinetune(finetune, hands, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
     points, sample = _measured(
-        problem, runs, shares, tuner, n_tried, tell, test=test and problem.data.test is not None and not interrupted
+        problem, runs, shares, tuner, n_sampled, tell, test=test and problem.data.test is not None and not interrupted
     )
     reference = common_reference([run.meta.reference for run in runs.values()], problem)
     metas = {entry: replace(run.meta, reference=reference) for entry, run in runs.items()}
@@ -150,7 +150,7 @@ def compare(
         budget=budget,
         seeds=sorted({entry.seed for entry in plan}),
         shares=shares,
-        refusals=refusals,
+        skipped=skipped,
         sample=sample,
         tuned="" if tuner is None else _in_words(tuner.settings),
     )
@@ -170,30 +170,30 @@ def common_reference(recorded: Sequence[Mapping[str, float]], problem: Problem) 
 
 def _searched(
     make_run: ComparedRuns, plan: Sequence[Entry], tell: Callable[[CompareProgress], None]
-) -> tuple[dict[Entry, Run], list[Refusal], bool]:
+) -> tuple[dict[Entry, Run], list[SkippedRun], bool]:
     """Return the finished runs, those that there are not, and whether the user interrupted the search.
 
     Raises:
         BudgetError: nobody could run.
     """
     runs: dict[Entry, Run] = {}
-    refusals: list[Refusal] = []
+    skipped: list[SkippedRun] = []
     for done, entry in enumerate(plan):
         where = CompareProgress("search", done, len(plan), entry)
         tell(where)
         try:
             run = make_run(entry, partial(_tell_search, tell, where))
         except UNSUITED as error:
-            refusals.append(Refusal(entry.strategy, entry.seed, str(error)))
+            skipped.append(SkippedRun(entry.strategy, entry.seed, str(error)))
             continue
         if run.interrupted and not runs:
             raise KeyboardInterrupt
         if run.interrupted:
-            return runs, refusals, True
+            return runs, skipped, True
         runs[entry] = run
     if not runs:
-        raise BudgetError("; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in refusals)))
-    return runs, refusals, False
+        raise BudgetError("; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in skipped)))
+    return runs, skipped, False
 
 
 def _measured(
@@ -201,24 +201,24 @@ def _measured(
     runs: Mapping[Entry, Run],
     shares: Sequence[float],
     tuner: ShortFinetune | None,
-    n_tried: int,
+    n_sampled: int,
     tell: Callable[[CompareProgress], None],
     *,
     test: bool,
-) -> tuple[dict[Entry, dict[float, SharePoint | None]], list[Tried] | None]:
+) -> tuple[dict[Entry, dict[float, SharePoint | None]], list[SampledCandidate] | None]:
     """Choose points by what the searches measured, fine-tune them, and only then look at test items."""
     objectives = problem.objectives.items
     quality = next(item.name for item in objectives if not item.is_cost)
     picks = pick_points(runs, shares)
     chosen = distinct_points(picks)
-    sample: list[Tried] | None = None
+    sample: list[SampledCandidate] | None = None
     tuned: dict[tuple[Entry, int], TunedPoint] = {}
     if tuner is not None:
         tuned = tuner(runs, chosen, test=False)
-    if tuner is not None and n_tried:
-        drawn = draw_points(runs, n_tried)
+    if tuner is not None and n_sampled:
+        drawn = draw_points(runs, n_sampled)
         cost = next((item.name for item in objectives if item.is_cost), "macs")
-        sample = tried_points(drawn, tuner(runs, drawn, test=False), quality, cost)
+        sample = sampled_candidates(drawn, tuner(runs, drawn, test=False), quality, cost)
     tested: dict[tuple[Entry, int], Mapping[str, float]] = {}
     if test:
         for done, (entry, points) in enumerate(chosen.items()):

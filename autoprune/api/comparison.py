@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.api.run import Run
 from autoprune.comparison.plan import Entry
-from autoprune.comparison.summary import ComparisonSummary, Refusal
+from autoprune.comparison.summary import ComparisonSummary, SkippedRun
 from autoprune.report.comparison.tables import seeds_table, strategies_table
 from autoprune.report.comparison.write import write_comparison
 
@@ -35,9 +35,9 @@ class Comparison:
         self.interrupted = interrupted
 
     @property
-    def refusals(self) -> tuple[Refusal, ...]:
+    def skipped(self) -> tuple[SkippedRun, ...]:
         """The runs that there are not, each with its reason."""
-        return self.summary.refusals
+        return self.summary.skipped
 
     def table(self) -> pd.DataFrame:
         """Return a data frame, one row per strategy, the largest mean hypervolume first; figures are means over seeds.
@@ -46,7 +46,7 @@ class Comparison:
         (``_spread``: the 95 % t interval, below 8 seeds the range), per share of the MACs such as ``@50%`` the quality
         in the search (``accuracy@50%``), after the short fine-tune
         (``accuracy_tuned@50%``) and both on test items (``accuracy_test@50%``, ``accuracy_tuned_test@50%``),
-        ``evaluations``, ``macs_spent``, ``macs_prepared``, ``ran_out``.
+        ``evaluations``, ``macs_spent``, ``macs_prepared``, ``space_exhausted``.
         """
         return strategies_table(self.summary)
 

@@ -46,13 +46,13 @@ class TunedPoint:
         point: the point as it was searched.
         file: the trained model.
         metrics: on all search-validation items.
-        test: on the test items; empty where there are none.
+        test_metrics: on the test items; empty where there are none.
     """
 
     point: RunPoint
     file: Path
     metrics: Mapping[str, float]
-    test: Mapping[str, float]
+    test_metrics: Mapping[str, float]
 
     @property
     def id(self) -> int:
@@ -66,7 +66,7 @@ class TunedPoint:
 
     def build(self) -> nn.Module:
         """Return the smaller model with its final weights."""
-        return artifact.load(self.file, self.point.run.needs_problem("build").model)
+        return artifact.load(self.file, self.point.run._require_problem("build").model)
 
     def save(self, path: str | Path) -> None:
         """Write the smaller model to one file that `autoprune.load` reads.
@@ -82,7 +82,7 @@ class TunedPoint:
         return f"TunedPoint({self.id}: {figures})"
 
 
-class Tuned:
+class TunedFront:
     """What came out of a fine-tuning: as many points as went in, cheapest first.
 
     Args:
@@ -148,7 +148,7 @@ class Tuned:
                 "id": point.id,
                 **{f"{name}_before": value for name, value in point.point.metrics.items()},
                 **point.metrics,
-                **{f"{name}_test": value for name, value in point.test.items()},
+                **{f"{name}_test": value for name, value in point.test_metrics.items()},
                 **point.costs,
             }
             for point in self.points
@@ -157,7 +157,7 @@ class Tuned:
 
     def __repr__(self) -> str:
         """Name the run and the number of points."""
-        return f"Tuned({len(self)} points of {str(self.run.folder)!r})"
+        return f"TunedFront({len(self)} points of {str(self.run.folder)!r})"
 
 
 @signals_interrupt()
@@ -172,7 +172,7 @@ def finetune(
     test: bool = True,
     progress: Callable[[int, Progress], None] | None = None,
     loggers: Sequence[Any] = (),
-) -> Tuned:
+) -> TunedFront:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
 
     Every point is trained by itself and comes out: points never compete. Where the evaluator reconstructs, training
@@ -204,7 +204,7 @@ def finetune(
     check_executor(executor, custom=False)
     _check_call(run, epochs)
     _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
-    problem = run.needs_problem("train")
+    problem = run._require_problem("train")
     chosen = _chosen(run, points)
     if not chosen:
         msg = f"expected points to train, got none: {run!r}"
@@ -254,7 +254,7 @@ def finetune(
             for point in chosen:
                 if not kept.has(point.id, "test"):
                     kept.add(point.id, "test", problem.test(artifact.load(kept.file(point.id), problem.model)))
-        return Tuned(
+        return TunedFront(
             run,
             [
                 TunedPoint(point, kept.file(point.id), kept.metrics(point.id, "val"), kept.metrics(point.id, "test"))

@@ -71,7 +71,7 @@ class Run:
         return self.store.outcomes()
 
     @property
-    def evaluations(self) -> int:
+    def n_evaluations(self) -> int:
         """Candidates measured, failures included."""
         return sum(isinstance(outcome.job, Evaluate) for outcome in self.outcomes)
 
@@ -169,7 +169,7 @@ class Run:
             InvalidArgumentError: the run was opened without its problem, the data has no test items, or the run's
                 evaluator cannot polish.
         """
-        problem = self.needs_problem("measure")
+        problem = self._require_problem("measure")
         if polish:
             self.polisher()
         role = Role.POLISHED if polish else Role.TEST
@@ -202,7 +202,7 @@ class Run:
         Raises:
             InvalidArgumentError: the run was opened without its problem.
         """
-        problem = self.needs_problem("time")
+        problem = self._require_problem("time")
         chosen = self.choose() if points is None else list(points)
         models: dict[str, nn.Module] = {"dense": problem.model}
         models.update({str(point.id): point.build() for point in chosen})
@@ -266,7 +266,7 @@ class Run:
     @property
     def runner(self) -> Runner:
         """Runs and rebuilds the run's jobs."""
-        problem = self._as_scored(self.needs_problem("build"))
+        problem = self._as_scored(self._require_problem("build"))
         return problem.runner(self.store.weights, fidelity=self.meta.fidelity)
 
     def _as_scored(self, problem: Problem) -> Problem:
@@ -279,7 +279,7 @@ class Run:
         Raises:
             StoreError: another process drives the run, or it is of another problem.
         """
-        problem = self.needs_problem("write to")
+        problem = self._require_problem("write to")
         return RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem))
 
     def polisher(self) -> Reconstructed:
@@ -288,13 +288,13 @@ class Run:
         Raises:
             InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
         """
-        evaluator = self._as_scored(self.needs_problem("polish")).evaluator_of(self.meta.fidelity)
+        evaluator = self._as_scored(self._require_problem("polish")).evaluator_of(self.meta.fidelity)
         if not isinstance(evaluator, Reconstructed):
             msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
             raise InvalidArgumentError(msg)
         return evaluator
 
-    def needs_problem(self, what: str) -> Problem:
+    def _require_problem(self, what: str) -> Problem:
         """Return the problem.
 
         Raises:
@@ -307,9 +307,8 @@ class Run:
 
     def __repr__(self) -> str:
         """Name the folder and how far it is."""
-        return (
-            f"Run({str(self.folder)!r}: {self.meta.strategy}, {self.evaluations} evaluations, {len(self.front)} points)"
-        )
+        found = f"{self.n_evaluations} evaluations, {len(self.front)} points"
+        return f"Run({str(self.folder)!r}: {self.meta.strategy}, {found})"
 
 
 def open_run(folder: str | Path, problem: Problem | None = None) -> Run:

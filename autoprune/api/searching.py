@@ -163,12 +163,12 @@ def search(
 def _why_empty(run: Run, budget: Budget) -> str:
     """Say why a search that has ended found nothing smaller; "" where it found something."""
     failed = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
-    if not run.evaluations:
+    if not run.n_evaluations:
         why = f"; {len(failed)} jobs failed, the first with: {failed[0][:300]}" if failed else "; raise the budget"
         return f"the search ended ({run.stop}) before anything was evaluated, within {budget}{why}"
     if not len(run.front):
         message = failed[0] if failed else ""
-        return f"all {run.evaluations} evaluations failed, and there is no front; the first with: {message[:300]}"
+        return f"all {run.n_evaluations} evaluations failed, and there is no front; the first with: {message[:300]}"
     dense = tuple(run.space.full_genome.tolist())
     if failed and all(point.genome == dense for point in run.front):
         return (

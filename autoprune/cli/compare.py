@@ -159,8 +159,8 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
             }
             for item in comparison.summary.differences
         ],
-        "refusals": [
-            {"strategy": item.strategy, "seed": item.seed, "reason": item.reason} for item in comparison.refusals
+        "skipped": [
+            {"strategy": item.strategy, "seed": item.seed, "reason": item.reason} for item in comparison.skipped
         ],
         "warnings": list(comparison.summary.warnings),
         "report": str(page),
@@ -187,7 +187,7 @@ def print_comparison(comparison: Comparison) -> None:
     heads = [f">{field.replace('_', ', ')}, {100 * share:g} %" for share, field in columns]
     print_table(("strategy", ">n", ">hypervolume", *heads, ">MACs"), rows)
     print_line(escape(headline(summary)))
-    for refusal in comparison.refusals:
-        log(f"[yellow]not runnable: {escape(refusal.strategy)}, seed {refusal.seed}: {escape(refusal.reason)}[/yellow]")
+    for run in comparison.skipped:
+        log(f"[yellow]not runnable: {escape(run.strategy)}, seed {run.seed}: {escape(run.reason)}[/yellow]")
     for warning in summary.warnings:
         log(f"[yellow]{escape(warning)}[/yellow]")

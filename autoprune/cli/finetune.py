@@ -50,7 +50,7 @@ def finetune(
                     "id": point.id,
                     "before": dict(point.point.metrics),
                     "validation": dict(point.metrics),
-                    "test": dict(point.test),
+                    "test": dict(point.test_metrics),
                     "costs": dict(point.costs),
                     "file": str(point.file),
                 }

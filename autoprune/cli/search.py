@@ -102,9 +102,9 @@ def search(
         log(f"interrupted; nothing is lost. Resume with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
         raise typer.Exit(130)
     summary = read_summary(folder)
-    if budget.evaluations is not None and run.evaluations > budget.evaluations:
+    if budget.evaluations is not None and run.n_evaluations > budget.evaluations:
         log(
-            f"[yellow]{escape(folder)} holds {run.evaluations:,} evaluations already, more than the "
+            f"[yellow]{escape(folder)} holds {run.n_evaluations:,} evaluations already, more than the "
             f"{budget.evaluations:,} asked for: all of them are shown; a shorter search needs another --store[/yellow]"
         )
     if as_json:

@@ -9,7 +9,15 @@ import numpy as np
 
 from autoprune.comparison.plan import BASELINES, Entry
 from autoprune.comparison.statistics import MIN_SEEDS, Difference, judged, kendall_tau
-from autoprune.comparison.summary import Agreement, ComparisonSummary, Contestant, Refusal, SharePoint, Trial, Tried
+from autoprune.comparison.summary import (
+    Agreement,
+    ComparisonSummary,
+    Contestant,
+    SampledCandidate,
+    SharePoint,
+    SkippedRun,
+    Trial,
+)
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import Evaluate, Outcome, Status
 from autoprune.orchestrator import Stop
@@ -54,7 +62,7 @@ def trial(
         failed=sum(outcome.status is Status.FAILED for outcome in outcomes),
         spent=spent,
         prepared=spent.macs - sum(outcome.spent.macs for outcome in measured),
-        ran_out=stop == Stop.FINISHED,
+        space_exhausted=stop == Stop.FINISHED,
         points=points,
     )
 
@@ -89,7 +97,7 @@ def differences(everyone: Sequence[Contestant]) -> tuple[Difference, ...]:
     return judged([_difference(first, second) for first, second in pairs])
 
 
-def agreement(sample: Sequence[Tried]) -> Agreement:
+def agreement(sample: Sequence[SampledCandidate]) -> Agreement:
     """Return how far the ranks before and after fine-tuning agree."""
     before, after = [item.before for item in sample], [item.after for item in sample]
     cost = np.array([item.cost for item in sample])
@@ -112,8 +120,8 @@ def summarize(
     budget: Budget,
     seeds: Sequence[int],
     shares: Sequence[float],
-    refusals: Iterable[Refusal],
-    sample: Sequence[Tried] | None,
+    skipped: Iterable[SkippedRun],
+    sample: Sequence[SampledCandidate] | None,
     tuned: str,
 ) -> ComparisonSummary:
     """Compute everything that a comparison says.
@@ -125,7 +133,7 @@ def summarize(
         budget: of every run.
         seeds: of every strategy that depends on one.
         shares: of the MACs at which points are compared.
-        refusals: runs that there are not.
+        skipped: runs that there are not.
         sample: candidates that were fine-tuned to compare ranks; None without a fine-tune.
         tuned: the short fine-tune in words.
     """
@@ -141,7 +149,7 @@ def summarize(
         differences=differences(everyone),
         agreement=None if sample is None else agreement(sample),
         tuned=tuned,
-        refusals=tuple(refusals),
+        skipped=tuple(skipped),
     )
     return replace(summary, warnings=tuple(_warnings(summary)))
 
@@ -159,8 +167,8 @@ def _difference(first: Contestant, second: Contestant) -> Difference:
 
 
 def _warnings(summary: ComparisonSummary) -> Iterable[str]:
-    if summary.refusals:
-        names = ", ".join(dict.fromkeys(refusal.strategy for refusal in summary.refusals))
+    if summary.skipped:
+        names = ", ".join(dict.fromkeys(item.strategy for item in summary.skipped))
         yield f"Not everyone could run: {names}; the reasons are below."
     if summary.budget.macs is None:
         yield (

@@ -50,7 +50,7 @@ class Trial:
         failed: jobs that failed.
         spent: all that was charged.
         prepared: the part of it that was no evaluation: ranking channels, statistics, training weights.
-        ran_out: whether it had proposed all it has before the budget was spent: from there on its curve is flat.
+        space_exhausted: whether it had proposed all it has before the budget was spent; its curve is flat from there.
         points: per share of the MACs its best point; None where no point of its front is that small.
     """
 
@@ -63,7 +63,7 @@ class Trial:
     failed: int
     spent: Spending
     prepared: int
-    ran_out: bool
+    space_exhausted: bool
     points: Mapping[float, SharePoint | None] = field(default_factory=dict)
 
     @property
@@ -106,9 +106,9 @@ class Contestant:
         return mean_spread(self.hypervolumes)
 
     @property
-    def ran_out(self) -> bool:
+    def space_exhausted(self) -> bool:
         """Whether the budget was larger than all that it has to propose, from every seed."""
-        return all(trial.ran_out for trial in self.trials)
+        return all(trial.space_exhausted for trial in self.trials)
 
     def at(self, share: float, what: str) -> tuple[float, ...]:
         """Return a figure of the point within ``share``, one per seed that has it.
@@ -123,7 +123,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SkippedRun:
     """A run that there is not.
 
     Attributes:
@@ -138,7 +138,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Tried:
+class SampledCandidate:
     """A candidate that was fine-tuned to see what its score in the search is worth.
 
     Attributes:
@@ -173,7 +173,7 @@ class Agreement:
         n_near: how many pairs these are.
     """
 
-    points: tuple[Tried, ...]
+    points: tuple[SampledCandidate, ...]
     tau: float | None
     tau_near: float | None
     n_near: int
@@ -194,7 +194,7 @@ class ComparisonSummary:
         differences: every strategy against ``random``, every family against its twins.
         agreement: of search and fine-tuning; None without a fine-tune.
         tuned: the short fine-tune in words; "" without one.
-        refusals: runs that there are not.
+        skipped: runs that there are not.
         warnings: sentences that the reader must not miss.
     """
 
@@ -208,7 +208,7 @@ class ComparisonSummary:
     differences: tuple[Difference, ...]
     agreement: Agreement | None
     tuned: str
-    refusals: tuple[Refusal, ...]
+    skipped: tuple[SkippedRun, ...]
     warnings: tuple[str, ...] = ()
 
     @property

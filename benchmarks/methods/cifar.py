@@ -53,10 +53,10 @@ def figures(run: ap.Run, problem: ap.Problem, epochs: float, seconds: float, *, 
     found: dict[str, Any] = {
         "strategy": run.meta.strategy,
         "evaluator": problem.evaluator.name,
-        "evaluations": run.evaluations,
+        "evaluations": run.n_evaluations,
         "macs spent": run.spent.macs,
         "hypervolume": round(run.front.hypervolume, 4),
-        "evaluations per second": round(run.evaluations / seconds, 3),
+        "evaluations per second": round(run.n_evaluations / seconds, 3),
         "seconds": round(seconds, 1),
     }
     for share in SHARES:

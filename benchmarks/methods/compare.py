@@ -70,7 +70,7 @@ def markdown(summary: ComparisonSummary) -> str:
 
 
 def _name(item: Contestant) -> str:
-    notes = [f"`{item.strategy}`"] + ["twin"] * bool(item.twin_of) + ["finite"] * item.ran_out
+    notes = [f"`{item.strategy}`"] + ["twin"] * bool(item.twin_of) + ["finite"] * item.space_exhausted
     return ", ".join(notes)
 
 
@@ -140,7 +140,7 @@ def main() -> None:
         ap.Budget(macs=arguments.macs),
         seeds=arguments.seeds,
         finetune=tuning if arguments.epochs else None,
-        n_tried=arguments.tried,
+        n_sampled=arguments.tried,
         test=not arguments.no_test,
         executor=executor,
         store=arguments.out,
@@ -164,8 +164,8 @@ def main() -> None:
             "" if difference.adjusted_p is None else f", {difference.test}, adjusted p = {difference.adjusted_p:.3f}"
         )
         print(f"{text}: {difference.verdict}")
-    for refusal in comparison.refusals:
-        print(f"not runnable: {refusal.strategy}, seed {refusal.seed}: {refusal.reason}")
+    for run in comparison.skipped:
+        print(f"not runnable: {run.strategy}, seed {run.seed}: {run.reason}")
     print(comparison.report())
 
 

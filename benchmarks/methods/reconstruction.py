@@ -117,7 +117,7 @@ def table(cells: Cells, arguments: argparse.Namespace) -> None:
                 epochs: float = epochs,
                 polish: bool = polish,
             ) -> dict[str, Any]:
-                problem = point.run.needs_problem("measure")
+                problem = point.run.problem
                 model = polished(point, arguments) if polish else point.build()
                 if epochs:
                     model = fine_tuned(model, problem, epochs, arguments, name)

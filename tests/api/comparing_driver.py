@@ -68,7 +68,7 @@ def drive(folder: Path, when: int = 0, number: signal.Signals = signal.SIGKILL) 
         seeds=2,
         shares=[0.5],
         finetune=ap.FitSettings(steps=3, batch_size=32),
-        n_tried=3,
+        n_sampled=3,
         store=folder / "compare",
     )
 

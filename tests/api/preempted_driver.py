@@ -31,4 +31,4 @@ def drive(folder: Path, strategy: str) -> ap.Run:
 
 if __name__ == "__main__":
     run = drive(Path(sys.argv[1]), sys.argv[2])
-    sys.stdout.write(f"{run.stop} {run.evaluations}\n")
+    sys.stdout.write(f"{run.stop} {run.n_evaluations}\n")

@@ -1,4 +1,4 @@
-"""Strategies side by side on real digits: equal budgets, order, resumption, refusals."""
+"""Strategies side by side on real digits: equal budgets, order, resumption, skipped runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_comparison_from_end_to_end(make_problem: MakeProblem, tmp_path: Path)
         BUDGET,
         seeds=2,
         finetune=ap.FitSettings(steps=2, batch_size=32),
-        n_tried=4,
+        n_sampled=4,
         store=tmp_path,
     )
     table = comparison.table()
@@ -92,12 +92,12 @@ def test_what_is_done_is_not_done_again(make_problem: MakeProblem, tmp_path: Pat
     """The same call measures and trains nothing; more seeds and another strategy measure only what is theirs."""
     problem = make_problem()
     tuning = ap.FitSettings(steps=2, batch_size=32)
-    first = ap.compare(problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_tried=3, store=tmp_path)
+    first = ap.compare(problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_sampled=3, store=tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/models/*")}
     assert kept
     seen: list[CompareProgress] = []
     again = ap.compare(
-        problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_tried=3, store=tmp_path, progress=seen.append
+        problem, ["random"], BUDGET, seeds=1, finetune=tuning, n_sampled=3, store=tmp_path, progress=seen.append
     )
     assert not any(where.search for where in seen)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/models/*")} == kept
@@ -114,7 +114,7 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(make_problem: Make
     small = identities(ap.compare(problem, [], ap.Budget(evaluations=3), seeds=1, store=tmp_path))
     large = ap.compare(problem, [], ap.Budget(evaluations=6), seeds=1, store=tmp_path)
     assert identities(large)["random", 0][:3] == small["random", 0]
-    assert large.runs["random", 0].evaluations == 6
+    assert large.runs["random", 0].n_evaluations == 6
     with pytest.raises(StoreError, match="more than the budget of this comparison"):
         ap.compare(problem, [], ap.Budget(evaluations=3), seeds=1, store=tmp_path)
 
@@ -122,8 +122,8 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(make_problem: Make
 def test_who_cannot_run_is_named_and_the_others_go_on(make_problem: MakeProblem, tmp_path: Path) -> None:
     """A budget too small for one strategy refuses that one, with its reason, in the figures and on the page."""
     comparison = ap.compare(make_problem(), ["knapsack"], ap.Budget(evaluations=2), seeds=2, store=tmp_path)
-    assert {(item.strategy, item.seed) for item in comparison.refusals} == {("knapsack", 0), ("knapsack", 1)}
-    assert "2 evaluations" in comparison.refusals[0].reason
+    assert {(item.strategy, item.seed) for item in comparison.skipped} == {("knapsack", 0), ("knapsack", 1)}
+    assert "2 evaluations" in comparison.skipped[0].reason
     assert set(comparison.table().index) == {"uniform", "random", "global_ranking"}
     assert "Not runnable" in comparison.report().read_text(encoding="utf-8")
 

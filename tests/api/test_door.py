@@ -40,7 +40,7 @@ def test_a_number_counts_evaluations_wherever_a_budget_is_taken(make_problem: Ma
     assert ap.Budget(macs=6e10).evaluations is None
     problem = make_problem()
     for i, budget in enumerate((3, ap.Budget(3), {"evaluations": 3})):
-        assert ap.search(problem, "random", budget, store=tmp_path / str(i)).evaluations == 3
+        assert ap.search(problem, "random", budget, store=tmp_path / str(i)).n_evaluations == 3
     compared = ap.compare(problem, ["random"], 3, seeds=1, test=False, store=tmp_path / "compare")
     assert compared.summary.budget == ap.Budget(3)
 

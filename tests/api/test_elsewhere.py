@@ -90,7 +90,7 @@ def test_a_run_of_another_machine_is_read_reported_and_tuned(elsewhere: Path, tm
     with pytest.raises(StoreError, match=r"measured with torch 2\.4\.1\+cu121, processor AVX2; here is torch") as told:
         ap.search(problem, "random", ap.Budget(evaluations=5), store=tmp_path / "run")
     assert "start in a new folder" in str(told.value)
-    assert ap.open_run(tmp_path / "run").evaluations == 4
+    assert ap.open_run(tmp_path / "run").n_evaluations == 4
 
 
 def test_figures_of_another_machine_are_no_hits(elsewhere: Path, tmp_path: Path) -> None:

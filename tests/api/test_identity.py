@@ -60,7 +60,7 @@ def test_figures_belong_to_what_was_measured(case: str, tmp_path: Path) -> None:
     second = search(again, tmp_path / "again")
     assert all(outcome.cached for outcome in second.outcomes)
     assert [outcome.metrics for outcome in second.outcomes] == [outcome.metrics for outcome in first.outcomes]
-    assert search(again, tmp_path / "before", 4).evaluations == 4
+    assert search(again, tmp_path / "before", 4).n_evaluations == 4
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_does_not_repeat_is_not_cached_and_says_so_once(
 def test_what_does_not_repeat_is_resumed_by_what_does(make: Callable[[], ap.Problem], tmp_path: Path) -> None:
     """The same problem, made again, goes on; one that differs in what does repeat is refused."""
     search(make(), tmp_path / "run", 1)
-    assert search(make(), tmp_path / "run", 2).evaluations == 2
+    assert search(make(), tmp_path / "run", 2).n_evaluations == 2
     assert ap.open_run(tmp_path / "run", make()).problem is not None
     with pytest.raises(StoreError, match="searched another problem"):
         search(changed.problem(), tmp_path / "run", 3)

@@ -44,7 +44,7 @@ def test_recipes_train_in_half_precision(tmp_path: Path, strategy: str) -> None:
     problem = ap.Problem(dense, data=data, levels=4)
     run = ap.search(problem, strategy, ap.Budget(macs=2e7), store=tmp_path / "run")
     assert [outcome.message for outcome in run.outcomes if outcome.status is not Status.OK] == []
-    assert run.evaluations > 1
+    assert run.n_evaluations > 1
 
 
 class Squeezed(nn.Module):

@@ -43,7 +43,7 @@ def test_from_problem_to_loaded_model(make_problem: MakeProblem, tmp_path: Path)
     """A picked point is a smaller module of the same class whose saved and loaded copy has the recorded score."""
     problem = make_problem()
     run = ap.search(problem, "random", ap.Budget(evaluations=8), store=tmp_path / "run")
-    assert run.evaluations == 8
+    assert run.n_evaluations == 8
     assert run.stop == "evaluations"
     point = run.pick(max_macs="60%")
     assert point.costs["macs"] <= 0.6 * run.dense["macs"]
@@ -87,10 +87,10 @@ def test_the_same_call_resumes_and_a_larger_budget_continues(make_problem: MakeP
     """Ten evaluations in one go and in two have the same jobs and figures."""
     whole = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "whole" / "run")
     first = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=6), store=tmp_path / "parts" / "run")
-    assert first.evaluations == 6
+    assert first.n_evaluations == 6
     asked = [outcome.job for outcome in first.outcomes]
     both = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "parts" / "run")
-    assert both.evaluations == 10
+    assert both.n_evaluations == 10
     assert [outcome.job for outcome in both.outcomes[:6]] == asked
     # a strategy that sizes its population by the budget it was first promised differs later, never before
     assert [o.metrics for o in whole.outcomes[:4]] == [o.metrics for o in both.outcomes[:4]]
@@ -121,7 +121,7 @@ def test_a_twin_draws_the_random_numbers_of_its_family(
             found[name] = seed_of(run)
     assert found["new"] == found["family"] != found["old"]
     resumed = ap.search(problem, "acp:unclustered", ap.Budget(evaluations=4), store=tmp_path / "old")
-    assert resumed.evaluations == 4
+    assert resumed.n_evaluations == 4
     with RunStore(tmp_path / "old", problem=problem.fingerprint) as store:
         assert not [event for event in store.events() if event.kind is EventKind.FORK]
 
@@ -209,7 +209,7 @@ def test_a_failing_metric_is_a_recorded_failure(make_problem: MakeProblem, tmp_p
     with pytest.warns(AutopruneWarning, match="all 4 evaluations failed"):
         run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
     messages = [outcome.message for outcome in run.outcomes if outcome.status is Status.FAILED]
-    assert run.evaluations == 4
+    assert run.n_evaluations == 4
     assert len(messages) >= 3
     assert any("nan" in message for message in messages)
     assert any("ZeroDivisionError" in message for message in messages)
@@ -276,4 +276,4 @@ def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tm
         ap.open_run(tmp_path / "run").front.points[0].build()
     with pytest.raises(InfeasibleError, match="smallest macs"):
         run.pick(max_macs=10)
-    assert ap.open_run(tmp_path / "run", problem).evaluations == 2
+    assert ap.open_run(tmp_path / "run", problem).n_evaluations == 2

@@ -70,7 +70,7 @@ def test_compare_and_go_on_with_more_strategies(folder: Path) -> None:
     assert second.exit_code == 0, second.stderr
     figures = json.loads(second.stdout)
     assert {row["strategy"] for row in figures["strategies"]} == {"pymoo:nsga2", "uniform", "random", "global_ranking"}
-    assert figures["refusals"] == []
+    assert figures["skipped"] == []
     assert recorded_problem(store / "random-0").name == "tiny"
     exported = CliRunner().invoke(app, ["export", str(store / "random-0"), "--output", "small.autoprune"])
     assert exported.exit_code == 0, exported.stderr

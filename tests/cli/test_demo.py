@@ -26,7 +26,7 @@ def test_the_demo_ends_with_smaller_networks_that_load_again(tmp_path: Path, mon
     assert result.exit_code == 0, result.output
     assert (tmp_path / "runs/demo/report.html").stat().st_size > 100_000
     for strategy in ("random", "pymoo-nsga2"):
-        assert ap.open_run(tmp_path / "runs/demo" / strategy).evaluations == EVALUATIONS
+        assert ap.open_run(tmp_path / "runs/demo" / strategy).n_evaluations == EVALUATIONS
     models = sorted((tmp_path / "runs/demo/models").glob("*.autoprune"))
     assert models
     file = read_problem_file("digits-resnet")

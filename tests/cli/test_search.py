@@ -77,7 +77,7 @@ def test_a_search_prints_its_front_and_names_the_run(folder: Path) -> None:
     assert "accuracy" in shown
     assert "dense" in shown
     run = ap.open_run(folder / "runs" / "problem-random-3")
-    assert run.evaluations == 8
+    assert run.n_evaluations == 8
     assert run.stop == "evaluations"
 
 
@@ -108,7 +108,7 @@ def test_limits_of_the_command_line_hold_for_every_candidate() -> None:
     """No candidate of the search is above a limit, in percent or absolute."""
     run_cli("search", "problem.toml", "--store", "run", "--limit", "macs=50%", "--limit", "params=400")
     run = ap.open_run("run")
-    assert run.evaluations == 8
+    assert run.n_evaluations == 8
     assert all(outcome.costs["macs"] <= run.dense["macs"] / 2 for outcome in run.outcomes)
     assert all(outcome.costs["params"] <= 400 for outcome in run.outcomes)
 

@@ -10,7 +10,7 @@ import pytest
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.statistics import Difference
 from autoprune.comparison.summarize import agreement, contestants, differences
-from autoprune.comparison.summary import Tried
+from autoprune.comparison.summary import SampledCandidate
 from autoprune.core.budget import Budget, Spending
 from autoprune.pareto.convergence import Convergence
 from autoprune.strategies import registry
@@ -93,10 +93,10 @@ def test_a_family_is_compared_with_its_twin(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_agreement_knows_pairs_of_equal_cost() -> None:
     """Candidates that differ only in size agree over all pairs, and say nothing about equal sizes."""
-    sample = [Tried("random", 0, i, cost=0.2 * i, before=0.2 * i, after=0.1 * i) for i in range(5)]
+    sample = [SampledCandidate("random", 0, i, cost=0.2 * i, before=0.2 * i, after=0.1 * i) for i in range(5)]
     spread = agreement(sample)
     assert (spread.tau, spread.tau_near, spread.n_near) == (1.0, None, 0)
-    swapped = [*sample, Tried("random", 0, 9, cost=0.41, before=0.39, after=0.9)]
+    swapped = [*sample, SampledCandidate("random", 0, 9, cost=0.41, before=0.39, after=0.9)]
     assert agreement(swapped).n_near == 1
     assert agreement(swapped).tau_near == -1.0
 
@@ -104,7 +104,9 @@ def test_agreement_knows_pairs_of_equal_cost() -> None:
 def test_agreement_compares_only_what_inherits_the_same_weights() -> None:
     """Better weights for the larger half would look like agreement; within each set the ranks are reversed."""
     sample = [
-        Tried("random", 0, i, cost=0.2 * i, before=1.0 * (i > 2) - 0.1 * i, after=1.0 * (i > 2) + 0.1 * i, weights=w)
+        SampledCandidate(
+            "random", 0, i, cost=0.2 * i, before=1.0 * (i > 2) - 0.1 * i, after=1.0 * (i > 2) + 0.1 * i, weights=w
+        )
         for i, w in enumerate("aaabbb")
     ]
     assert agreement(sample).tau == -1.0

@@ -42,7 +42,9 @@ def run(driver: ModuleType, untuned: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def undisturbed(driver: ModuleType, run: ap.Run, untuned: Path, tmp_path_factory: pytest.TempPathFactory) -> ap.Tuned:
+def undisturbed(
+    driver: ModuleType, run: ap.Run, untuned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ap.TunedFront:
     """Return the points of another copy, trained in this process by a driver that nobody killed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "copy"
     shutil.copytree(untuned, folder)

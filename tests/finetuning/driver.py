@@ -38,7 +38,7 @@ def settings() -> ap.FitSettings:
 
 def tune(
     run: ap.Run, die_at: int = 0, executor: ap.RaySettings | None = None, number: signal.Signals = signal.SIGKILL
-) -> ap.Tuned:
+) -> ap.TunedFront:
     """Fine-tune the points."""
     calls = 0
 

@@ -22,12 +22,12 @@ ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(
 
 
 @pytest.fixture(scope="module")
-def tuned(driver: ModuleType, run: ap.Run) -> ap.Tuned:
+def tuned(driver: ModuleType, run: ap.Run) -> ap.TunedFront:
     """Return five of its points, trained."""
     return ap.finetune(run, points=5, epochs=driver.EPOCHS, settings=driver.settings())
 
 
-def test_five_in_five_out(run: ap.Run, tuned: ap.Tuned) -> None:
+def test_five_in_five_out(run: ap.Run, tuned: ap.TunedFront) -> None:
     """Every point comes out, cheapest first, better than it was."""
     assert [point.id for point in tuned] == [point.id for point in run.choose(5)]
     assert len(tuned) == 5
@@ -37,18 +37,18 @@ def test_five_in_five_out(run: ap.Run, tuned: ap.Tuned) -> None:
     assert correlation is None or -1.0 <= correlation <= 1.0
 
 
-def test_a_point_is_a_model(tuned: ap.Tuned, tmp_path: Path) -> None:
+def test_a_point_is_a_model(tuned: ap.TunedFront, tmp_path: Path) -> None:
     """Built, saved and loaded, it measures what was recorded, exactly."""
-    problem = tuned.run.needs_problem("build")
+    problem = tuned.run.problem
     point = tuned.points[2]
     point.save(tmp_path / "small.autoprune")
     loaded = ap.load(tmp_path / "small.autoprune", problem.model)
     for model in (point.build(), loaded):
         assert measure(model, problem.data.score, problem.task, problem.evaluation) == point.metrics
-        assert problem.test(model) == point.test
+        assert problem.test(model) == point.test_metrics
 
 
-def test_pick_goes_by_what_training_made_of_a_point(tuned: ap.Tuned) -> None:
+def test_pick_goes_by_what_training_made_of_a_point(tuned: ap.TunedFront) -> None:
     """The most accurate point within the limit."""
     dearest = tuned.points[-1].costs["macs"]
     allowed = [point for point in tuned if point.costs["macs"] < dearest]
@@ -56,7 +56,7 @@ def test_pick_goes_by_what_training_made_of_a_point(tuned: ap.Tuned) -> None:
     assert tuned.pick(max_macs=float(dearest - 1)).metrics["accuracy"] == best
 
 
-def test_figures_are_in_the_run_and_test_items_come_last(tuned: ap.Tuned) -> None:
+def test_figures_are_in_the_run_and_test_items_come_last(tuned: ap.TunedFront) -> None:
     """One record per point and role; no test figure was known before all points were trained; nothing else is left."""
     records = ap.open_run(tuned.run.folder).store.records("finetune")
     assert [record["role"] for record in records] == ["val"] * 5 + ["test"] * 5
@@ -66,7 +66,7 @@ def test_figures_are_in_the_run_and_test_items_come_last(tuned: ap.Tuned) -> Non
     assert not list((tuned.run.folder / "finetune").rglob("*.checkpoint"))
 
 
-def test_the_same_call_again_trains_nothing(driver: ModuleType, run: ap.Run, tuned: ap.Tuned) -> None:
+def test_the_same_call_again_trains_nothing(driver: ModuleType, run: ap.Run, tuned: ap.TunedFront) -> None:
     """Results are read back; a larger number of points would train the new ones only."""
     calls: list[int] = []
     again = ap.finetune(
@@ -76,7 +76,7 @@ def test_the_same_call_again_trains_nothing(driver: ModuleType, run: ap.Run, tun
     assert_same(again, tuned)
 
 
-def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.Run, tuned: ap.Tuned) -> None:
+def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.Run, tuned: ap.TunedFront) -> None:
     """Of a good and a hopeless learning rate the good one is kept, charged for both; the result is the good one's."""
     good = driver.settings()
     hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
@@ -85,12 +85,12 @@ def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.
     records = [record for record in ap.open_run(run.folder).store.records("finetune") if record["role"] == "val"]
     assert {record["settings"]["learning_rate"] for record in records[5:]} == {0.05}
     assert records[5]["spent"]["macs"] == 2 * records[1]["spent"]["macs"]
-    assert_same(both, ap.Tuned(run, tuned.points[1:3]))
+    assert_same(both, ap.TunedFront(run, tuned.points[1:3]))
 
 
 @pytest.mark.parametrize("round_", ROUNDS)
 def test_a_driver_that_was_ended_resumes(
-    driver: ModuleType, untuned: Path, undisturbed: ap.Tuned, tmp_path: Path, round_: int
+    driver: ModuleType, untuned: Path, undisturbed: ap.TunedFront, tmp_path: Path, round_: int
 ) -> None:
     """By SIGKILL or SIGTERM at any moment of any point, and called again: what an undisturbed call gives."""
     n_calls = driver.N_POINTS * driver.CALLS_PER_POINT

@@ -24,7 +24,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 
 def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
-    driver: ModuleType, untuned: Path, undisturbed: ap.Tuned, tmp_path: Path
+    driver: ModuleType, untuned: Path, undisturbed: ap.TunedFront, tmp_path: Path
 ) -> None:
     """Killed when a point has reached an epoch, and called again: weights and figures are those trained in process."""
     import ray
@@ -52,7 +52,7 @@ def test_an_experiment_whose_trained_model_is_damaged_starts_over(
     driver: ModuleType, run: ap.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What had ended before its driver died is restored, found to be altered, and trained again to the same model."""
-    problem, point = run.needs_problem("train"), run.front.points[0]
+    problem, point = run.problem, run.front.points[0]
     job = PointTraining(
         *(point.id, point.build(), problem.model, problem.data.without_test(), problem.task),
         *((replace(driver.settings(), epochs=1),), problem.evaluation, "accuracy", True, 0),

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.summarize import summarize, trial
-from autoprune.comparison.summary import ComparisonSummary, Refusal, SharePoint, Trial, Tried
+from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SharePoint, SkippedRun, Trial
 from autoprune.core.budget import Budget
 from autoprune.pareto.front import Front
 from autoprune.strategies.registry import find_strategy
@@ -58,7 +58,9 @@ def make_comparison(
             trials[Entry(key, seed)] = make_trial(Entry(key, seed), run, stop="finished" if finite else "macs")
     rng = np.random.default_rng(0)
     sample = [
-        Tried("random", i % n_seeds, i, 0.2 + 0.04 * i, 0.5 + 0.02 * i, 0.7 + 0.012 * i + 0.02 * rng.standard_normal())
+        SampledCandidate(
+            "random", i % n_seeds, i, 0.2 + 0.04 * i, 0.5 + 0.02 * i, 0.7 + 0.012 * i + 0.02 * rng.standard_normal()
+        )
         for i in range(20)
     ]
     reason = "optuna:gp takes at most 20 width variables and 200 evaluations, got 27 and 400"
@@ -69,7 +71,7 @@ def make_comparison(
         budget=budget or Budget(macs=max(found.spent.macs for found in trials.values()) * 1.02),
         seeds=range(n_seeds),
         shares=SHARES,
-        refusals=[Refusal("optuna:gp", 0, reason)],
+        skipped=[SkippedRun("optuna:gp", 0, reason)],
         sample=sample,
         tuned="1 epoch of sgd, batch 128, learning rate 0.02",
     )

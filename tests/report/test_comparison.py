@@ -82,7 +82,7 @@ def test_no_two_strategies_look_alike() -> None:
 
 
 def test_the_page_says_what_the_figures_say() -> None:
-    """Results, differences, refusals, the reference point and the rank correlation are on the page."""
+    """Results, differences, skipped runs, the reference point and the rank correlation are on the page."""
     summary = make_comparison()
     page = render_comparison(summary, files=["compare.csv"])
     for item in summary.contestants:
@@ -139,8 +139,8 @@ def test_tables_have_a_row_per_strategy_and_per_run() -> None:
     random = seeds.loc["random"]
     assert table.loc["random", "hypervolume"] == pytest.approx(random["hypervolume"].mean())
     assert table.loc["random", "accuracy_test@50%"] == pytest.approx(random["accuracy_test@50%"].mean())
-    assert table.loc["uniform", "ran_out"]
-    assert not table.loc["random", "ran_out"]
+    assert table.loc["uniform", "space_exhausted"]
+    assert not table.loc["random", "space_exhausted"]
 
 
 def test_hostile_names_stay_text() -> None:

@@ -51,7 +51,7 @@ def legend_height(summary: ComparisonSummary) -> int:
 
 def _lines(item: Contestant, look: Look, end: float) -> list[Figure]:
     name = f"{plain(item.strategy)} (n = {len(item.trials)})"
-    if item.ran_out:
+    if item.space_exhausted:
         name += ", finite"
     traces = []
     is_mean = len(item.trials) > 1
@@ -90,7 +90,7 @@ def _line(macs: Sequence[int], hypervolume: Sequence[float], label: str) -> Figu
 def _flat(trial: Trial, look: Look, end: float, label: str) -> list[Figure]:
     """The rest of the budget, which a strategy that has proposed all it has leaves unspent."""
     curve = trial.convergence
-    if not trial.ran_out or not curve.macs or curve.macs[-1] >= end:
+    if not trial.space_exhausted or not curve.macs or curve.macs[-1] >= end:
         return []
     return [
         {

@@ -19,7 +19,7 @@ def headline(summary: ComparisonSummary) -> str:
     best, random = summary.contestants[0], summary.contestant("random")
     if not best.mean > 0:
         return "Nobody leads: no strategy found a model that is better than the reference point in every objective."
-    short = [item for item in summary.contestants if item is best or not item.ran_out]
+    short = [item for item in summary.contestants if item is best or not item.space_exhausted]
     fewest = min(trial.evaluations for item in short for trial in item.trials)
     if fewest < MIN_EVALUATIONS:
         return (

@@ -11,7 +11,7 @@ from autoprune.report.comparison.curves import curves_figure
 from autoprune.report.comparison.fronts import attainment_figure, fronts_figure, has_surfaces
 from autoprune.report.comparison.headline import overview
 from autoprune.report.comparison.hypervolumes import hypervolumes_figure
-from autoprune.report.comparison.page_tables import closing, differences, refusals, results, settings
+from autoprune.report.comparison.page_tables import closing, differences, results, settings, skipped
 from autoprune.report.comparison.ranks import ranks_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.page.document import document
@@ -52,7 +52,7 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
                 "What a score of the search is worth", drawn("ranks", ranks_figure(summary, summary.agreement), caption)
             )
         )
-    body += [refusals(summary), settings(summary), closing(summary, files)]
+    body += [skipped(summary), settings(summary), closing(summary, files)]
     return document(f"{summary.meta.name}: autoprune comparison", body, figures)
 
 
@@ -85,7 +85,7 @@ def _curves(summary: ComparisonSummary) -> str:
         "backward twice), preparation and recalibration included. The leading strategies, their twins and the "
         f"baselines are shown. {_LEGEND}"
     )
-    finite = [item.strategy for item in summary.contestants if any(trial.ran_out for trial in item.trials)]
+    finite = [item.strategy for item in summary.contestants if any(trial.space_exhausted for trial in item.trials)]
     if finite:
         text += (
             f" Finite: {', '.join(finite)} proposed all there is before the budget was spent; from there on the curve "

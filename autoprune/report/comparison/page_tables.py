@@ -1,4 +1,4 @@
-"""The tables on the page of a comparison: results, differences, refusals, settings."""
+"""The tables on the page of a comparison: results, differences, skipped runs, settings."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def differences(summary: ComparisonSummary) -> str:
     return section("What may be said of the differences", note(text) + table(heads, rows)) if rows else ""
 
 
-def refusals(summary: ComparisonSummary) -> str:
+def skipped(summary: ComparisonSummary) -> str:
     """Return who could not run, and why."""
     rows = [
         f'<tr><th scope="row">{escape(item.strategy)}</th><td>{item.seed}</td>'
         f'<td class="left"><small>{escape(item.reason)}</small></td></tr>'
-        for item in summary.refusals
+        for item in summary.skipped
     ]
     return section("Not runnable", table(["strategy", "seed", "reason"], rows)) if rows else ""
 
@@ -108,7 +108,7 @@ def closing(summary: ComparisonSummary, files: Sequence[str]) -> str:
 
 def _name(item: Contestant) -> str:
     notes = [f"twin of {item.twin_of}"] * bool(item.twin_of) + ["baseline"] * item.is_baseline
-    notes += ["finite: had proposed all it has"] * item.ran_out
+    notes += ["finite: had proposed all it has"] * item.space_exhausted
     small = f"<small>{escape(', '.join(notes))}</small>" if notes else ""
     return f"{escape(item.strategy)}{small}"
 

@@ -75,7 +75,7 @@ def _spending(trials: Sequence[Trial]) -> dict[str, Any]:
         "evaluations": _mean(trial.evaluations for trial in trials),
         "macs_spent": _mean(trial.spent.macs for trial in trials),
         "macs_prepared": _mean(trial.prepared for trial in trials),
-        "ran_out": all(trial.ran_out for trial in trials),
+        "space_exhausted": all(trial.space_exhausted for trial in trials),
     }
 
 
