@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.api.run import Run
+from autoprune.comparison.page import write_comparison
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.summary import ComparisonSummary, SkippedRun
-from autoprune.report.comparison.tables import seeds_table, strategies_table
-from autoprune.report.comparison.write import write_comparison
+from autoprune.comparison.tables import seeds_table, strategies_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -169,8 +169,8 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print a row per strategy, the best points of every share of the MACs, and what may be said of the differences."""
-    from autoprune.report.comparison.headline import headline
-    from autoprune.report.comparison.tables import point_columns
+    from autoprune.comparison.summarize import headline
+    from autoprune.comparison.tables import point_columns
     from autoprune.report.units import amount, count
 
     summary = comparison.summary

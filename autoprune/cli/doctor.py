@@ -25,6 +25,7 @@ PACKAGES = {
     "scikit-learn": "the digits data",
     "torchmetrics": "metrics by name",
     "plotly": "the report",
+    "jinja2": "the report",
     "optuna": "strategies optuna:*",
     "pymoo": "strategies pymoo:*",
     "ray": 'executor="ray"',

@@ -1,14 +1,113 @@
-"""Hypervolume over counted cost: every seed, and the mean over seeds."""
+"""The pictures of hypervolumes, of ranks, and how a strategy looks in every picture of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.comparison.summary import ComparisonSummary, Contestant, Trial
-from autoprune.report.comparison.looks import Look, looks
+from autoprune.comparison.summary import Agreement, ComparisonSummary, Contestant, Trial
+from autoprune.report import units
+from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, axis_title, layout, plain, rounded
+
+COLORS = (palette.BLUE, palette.VERMILLION, palette.GREEN, palette.ORANGE, "#CC79A7", "#56B4E9")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "cross", "x", "triangle-down", "pentagon")
+GRAYS = (palette.INK, palette.MUTED, palette.FAINT)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Color, dash and marker of one strategy: no two agree in all.
+
+    Attributes:
+        color: of lines and markers.
+        dash: of lines.
+        symbol: of markers.
+    """
+
+    color: str
+    dash: str
+    symbol: str
+
+
+def looks(summary: ComparisonSummary) -> Mapping[str, Look]:
+    """Return the look of every strategy: families and twins share a color, baselines are gray, whoever wins."""
+    found: dict[str, Look] = {}
+    everyone = sorted(summary.contestants, key=lambda item: item.strategy)
+    baselines = [item.strategy for item in everyone if item.is_baseline]
+    families = [item.strategy for item in everyone if not item.is_baseline and not item.twin_of]
+    for i, name in enumerate(baselines):
+        found[name] = Look(GRAYS[i % len(GRAYS)], "dot", f"{SYMBOLS[i % len(SYMBOLS)]}-open")
+    for i, name in enumerate(families):
+        dash = ("solid", "dashdot", "longdashdot")[i // len(COLORS) % 3]
+        found[name] = Look(COLORS[i % len(COLORS)], dash, SYMBOLS[i % len(SYMBOLS)])
+    for item in everyone:
+        if item.twin_of:
+            family = found[item.twin_of]
+            found[item.strategy] = Look(family.color, "dash", f"{family.symbol}-open")
+    return found
+
+
+def hypervolumes_figure(summary: ComparisonSummary) -> Figure:
+    """Draw a row per strategy, the largest mean on top: a small mark per seed, a large one for the mean."""
+    look = looks(summary)
+    traces: list[Figure] = []
+    for row, item in enumerate(summary.contestants):
+        color = look[item.strategy].color
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": rounded(item.hypervolumes),
+                "y": [row] * len(item.trials),
+                "marker": {"size": 8, "symbol": "line-ns", "line": {"width": 2, "color": color}},
+                "text": [f"seed {trial.seed}" for trial in item.trials],
+                "hovertemplate": f"<b>{plain(item.strategy)}</b>, %{{text}}<br>hypervolume %{{x:.4f}}<extra></extra>",
+            }
+        )
+        traces.append(_mean_mark(item, row, look[item.strategy].symbol, color))
+    page = layout(height=90 + 30 * max(len(summary.contestants), 2))
+    page["showlegend"] = False
+    page["xaxis"] |= {"title": axis_title("hypervolume")}
+    page["yaxis"] |= {
+        "tickvals": list(range(len(summary.contestants))),
+        "ticktext": [_row_label(item) for item in summary.contestants],
+        "range": [len(summary.contestants) - 0.5, -0.5],
+        "showgrid": False,
+    }
+    return {"data": traces, "layout": page}
+
+
+def _mean_mark(item: Contestant, row: int, symbol: str, color: str) -> Figure:
+    spread = item.spread
+    low, high = (item.mean, item.mean) if spread is None else (spread.low, spread.high)
+    ends = "" if spread is None else f", {spread.name} {low:.4f} to {high:.4f}"
+    note = f"mean of {len(item.trials)}" if item.is_random else "does not depend on the seed"
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded([item.mean]),
+        "y": [row],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": rounded([high - item.mean]),
+            "arrayminus": rounded([item.mean - low]),
+            "thickness": 1.5,
+            "width": 4,
+            "color": palette.MUTED,
+        },
+        "marker": {"size": 11, "symbol": symbol, "color": color, "line": {"width": 2, "color": color}},
+        "hovertemplate": f"<b>{plain(item.strategy)}</b>, {note}<br>%{{x:.4f}}{ends}<extra></extra>",
+    }
+
+
+def _row_label(item: Contestant) -> str:
+    name = plain(item.strategy)
+    return f"<b>{name}</b>" if not item.is_baseline and not item.twin_of else name
+
 
 SHOWN = 6
 """Strategies that are drawn at first, besides their twins and the baselines; the others wait in the legend."""
@@ -115,3 +214,35 @@ def _mean(trials: Sequence[Trial]) -> tuple[list[int], list[float]]:
     start = max(curve.macs[0] for curve in curves)
     steps = sorted({start, *(step for curve in curves for step in curve.macs if step > start)})
     return steps, [float(np.mean([curve.after(step) for curve in curves])) for step in steps]
+
+
+def ranks_figure(summary: ComparisonSummary, agreement: Agreement) -> Figure:
+    """Draw the candidates, dark ones small; if ranks agreed, they would rise from left to right."""
+    quality = summary.quality_axis.name
+    scale = 100 if quality in units.RATES else 1
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded([scale * point.before for point in agreement.points]),
+        "y": rounded([scale * point.after for point in agreement.points]),
+        "text": [
+            f"<b>{plain(point.strategy)}</b>, seed {point.seed}, point {point.id}<br>"
+            f"{units.percent(point.cost)} of {plain(units.title(summary.cost_axis.name))}"
+            for point in agreement.points
+        ],
+        "marker": {
+            "size": 10,
+            "color": rounded([100 * point.cost for point in agreement.points]),
+            "colorscale": [[i / 8, color] for i, color in enumerate(palette.CIVIDIS)],
+            "line": {"width": 1, "color": palette.INK},
+            "colorbar": {"title": {"text": f"{plain(units.title(summary.cost_axis.name))}, %"}, "thickness": 12},
+        },
+        "hovertemplate": "%{text}<br>%{x:.2f}, then %{y:.2f}<extra></extra>",
+    }
+    page = layout(height=400)
+    page["showlegend"] = False
+    suffix = " %" if scale == 100 else ""
+    name = plain(units.title(quality))
+    page["xaxis"] |= {"title": axis_title(f"{name} in the search"), "ticksuffix": suffix}
+    page["yaxis"] |= {"title": axis_title(f"{name} after the short fine-tune"), "ticksuffix": suffix}
+    return {"data": [trace], "layout": page}

@@ -1,21 +1,49 @@
-"""The page of a comparison."""
+"""The page of a comparison: its pictures, and the figures that ``templates/comparison.html`` prints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from autoprune.comparison.statistics import MIN_INTERVAL
-from autoprune.comparison.summary import ComparisonSummary
+import numpy as np
+
+from autoprune.comparison.figures import curves_figure, hypervolumes_figure, ranks_figure
+from autoprune.comparison.fronts import attainment_figure, fronts_figure, has_surfaces
+from autoprune.comparison.statistics import MIN_INTERVAL, MIN_SEEDS, Difference
+from autoprune.comparison.summarize import headline
+from autoprune.comparison.summary import ComparisonSummary, Contestant
+from autoprune.comparison.tables import point_columns, seeds_table, strategies_table
 from autoprune.report import units
-from autoprune.report.comparison.curves import curves_figure
-from autoprune.report.comparison.fronts import attainment_figure, fronts_figure, has_surfaces
-from autoprune.report.comparison.headline import overview
-from autoprune.report.comparison.hypervolumes import hypervolumes_figure
-from autoprune.report.comparison.page_tables import closing, differences, results, settings, skipped
-from autoprune.report.comparison.ranks import ranks_figure
+from autoprune.report.document import MISSING, Cell, document
 from autoprune.report.figures.layout import Figure
-from autoprune.report.page.document import document
-from autoprune.report.page.elements import note, plot, section
+from autoprune.report.write import replace_file
+from autoprune.store.meta import Role
+
+HEADS = {"searched": "search", "tuned": "tuned", "test": "test", "tuned_test": "tuned, test"}
+"""Fields of a point as the start of a column's head."""
+
+
+def write_comparison(summary: ComparisonSummary, path: Path) -> Path:
+    """Write the page of a comparison, and its tables as CSV beside it.
+
+    Args:
+        summary: what to say.
+        path: the HTML file.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    tables = {
+        path.with_suffix(".csv"): strategies_table(summary),
+        path.with_name(f"{path.stem}-seeds.csv"): seeds_table(summary),
+    }
+    for place, table in tables.items():
+        replace_file(place, table.to_csv(lineterminator="\n"))
+    replace_file(path, render_comparison(summary, files=[place.name for place in tables]))
+    return path
 
 
 def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) -> str:
@@ -25,92 +53,114 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
         summary: what to say.
         files: names of the files written beside it.
     """
-    figures: dict[str, Figure] = {}
+    columns = point_columns(summary)
+    heads = [f"{HEADS[field]}, {100 * share:g} % MACs" for share, field in columns]
+    return document(
+        "comparison.html",
+        figures_of(summary),
+        package="autoprune.comparison",
+        summary=summary,
+        files=files,
+        headline=headline(summary),
+        main_figures=_main_figures(summary),
+        min_interval=MIN_INTERVAL,
+        min_seeds=MIN_SEEDS,
+        finite=[item.strategy for item in summary.contestants if any(trial.space_exhausted for trial in item.trials)],
+        result_heads=["strategy", "n", "hypervolume", *heads, "evaluations", "MACs spent", "of it preparation"],
+        results=[(item, _remark(item), _results(summary, item, columns)) for item in summary.contestants],
+        differences=[(item, _difference(item)) for item in summary.differences],
+        tau=lambda value: "undefined" if value is None else f"{value:.2f}".replace("-", units.MINUS),
+        settings=_settings(summary),
+    )
 
-    def drawn(name: str, figure: Figure, caption: str) -> str:
-        figures[name] = figure
-        return plot(name, caption, figure["layout"]["height"])
 
-    body = [
-        overview(summary),
-        section("Hypervolume, every seed", drawn("hypervolumes", hypervolumes_figure(summary), _marks(summary))),
-        section("Hypervolume over counted cost", drawn("curves", curves_figure(summary), _curves(summary))),
-        results(summary),
-        differences(summary),
-        section("The fronts over each other", drawn("fronts", fronts_figure(summary), _FRONTS)),
-    ]
+def figures_of(summary: ComparisonSummary) -> dict[str, Figure]:
+    """Return the pictures of the page by the id of their place."""
+    figures = {
+        "hypervolumes": hypervolumes_figure(summary),
+        "curves": curves_figure(summary),
+        "fronts": fronts_figure(summary),
+    }
     if has_surfaces(summary):
-        plots = [
-            drawn(f"attainment-{i}", attainment_figure(summary, item), f"{item.strategy}, {_seeds(len(item.trials))}.")
-            for i, item in enumerate(summary.contestants)
-        ]
-        body.append(section("Attainment surfaces", note(_SURFACES) + f'<div class="pair">{"".join(plots)}</div>'))
+        figures |= {f"attainment-{i}": attainment_figure(summary, item) for i, item in enumerate(summary.contestants)}
     if summary.agreement is not None and summary.agreement.points:
-        caption = _ranks(summary)
-        body.append(
-            section(
-                "What a score of the search is worth", drawn("ranks", ranks_figure(summary, summary.agreement), caption)
-            )
-        )
-    body += [skipped(summary), settings(summary), closing(summary, files)]
-    return document(f"{summary.meta.name}: autoprune comparison", body, figures)
+        figures["ranks"] = ranks_figure(summary, summary.agreement)
+    return figures
 
 
-_LEGEND = "Click a name to show or hide it, double-click to leave it alone."
-_FRONTS = (
-    "The non-dominated candidates of every seed, as the search measured them. The leading strategies, their "
-    f"twins and the baselines are shown. {_LEGEND}"
-)
-_SURFACES = (
-    "The line is the median surface: half of the seeds find a model at least as good in both objectives. The band "
-    "reaches from what the best seed attains to what all of them attain. Dotted: the median of random search."
-)
+def _main_figures(summary: ComparisonSummary) -> list[tuple[str, str, str]]:
+    """Name, figure and remark: of the terms and of the dense model."""
+    meta, budget = summary.meta, summary.budget
+    runs = sum(len(item.trials) for item in summary.contestants)
+    each = units.count(budget.macs) if budget.macs is not None else f"{budget.evaluations:,}"
+    found = [
+        ("budget of every run", each, "executed MACs" if budget.macs is not None else "evaluations"),
+        ("strategies", f"{len(summary.contestants)}", "baselines and twins included"),
+        ("seeds", f"{len(summary.seeds)}", f"{runs} runs"),
+    ]
+    quality = summary.quality_axis.name
+    for role, where in ((meta.role_of(meta.fidelity), "as the search measures"), (Role.TEST, "test images")):
+        value = meta.dense.metrics.get(role, {}).get(quality)
+        if value is not None:
+            found.append((f"dense {units.title(quality)}", units.amount(quality, value), where))
+    return found
 
 
-def _marks(summary: ComparisonSummary) -> str:
-    corner = ", ".join(
-        f"{units.title(name)} {units.amount(name, summary.meta.reference[name])}" for name in summary.objectives.names
-    )
-    return (
-        f"A stroke per seed, a large mark for their mean with its 95 % t interval; with fewer than {MIN_INTERVAL} "
-        "seeds, with the range of what was seen. Twins, with the learning off, have the color of their family and open "
-        "marks; baselines are gray. The "
-        f"volume that a front dominates, where 1 would be a perfect model of no cost. Reference point: {corner}."
-    )
+def _remark(item: Contestant) -> str:
+    notes = [f"twin of {item.twin_of}"] * bool(item.twin_of) + ["baseline"] * item.is_baseline
+    return ", ".join(notes + ["finite: had proposed all it has"] * item.space_exhausted)
 
 
-def _curves(summary: ComparisonSummary) -> str:
-    text = (
-        "Thin lines are seeds, thick ones their mean, over all that a run paid: executed multiply-adds (forward once, "
-        "backward twice), preparation and recalibration included. The leading strategies, their twins and the "
-        f"baselines are shown. {_LEGEND}"
-    )
-    finite = [item.strategy for item in summary.contestants if any(trial.space_exhausted for trial in item.trials)]
-    if finite:
-        text += (
-            f" Finite: {', '.join(finite)} proposed all there is before the budget was spent; from there on the curve "
-            "is drawn flat and dotted."
-        )
-    return text
+def _results(summary: ComparisonSummary, item: Contestant, columns: Sequence[tuple[float, str]]) -> list[Cell]:
+    """Means over seeds, and below them what every seed has."""
+    quality = summary.quality_axis.name
+
+    def amount(value: float) -> str:
+        return units.amount(quality, value)
+
+    def short(value: float) -> str:
+        return f"{100 * value:.1f}" if quality in units.RATES else amount(value)
+
+    return [
+        _over_seeds(item.hypervolumes, "{:.4f}".format, "{:.4f}".format),
+        *(_over_seeds(item.at(share, field), amount, short) for share, field in columns),
+        _over_seeds([trial.evaluations for trial in item.trials], "{:,.0f}".format, "{:,}".format),
+        _over_seeds([trial.spent.macs for trial in item.trials], units.count, units.count),
+        _over_seeds([trial.prepared for trial in item.trials], units.count, units.count),
+    ]
 
 
-def _ranks(summary: ComparisonSummary) -> str:
-    agreement = summary.agreement
-    if agreement is None:
-        return ""
-    text = (
-        f"{len(agreement.points)} candidates that inherit the same weights, good ones and bad ones, of all runs that "
-        f"have such, before and after {summary.tuned}. Kendall's tau of the two ranks: {_tau(agreement.tau)} over all "
-        "pairs"
-    )
-    if agreement.n_near:
-        text += f", {_tau(agreement.tau_near)} over the {agreement.n_near} pairs of nearly equal cost"
-    return text + ". 1 would mean that the search ranks models as the fine-tune does, 0 that it guesses."
+def _over_seeds(values: Sequence[float], mean: Callable[[float], str], each: Callable[[float], str]) -> Cell:
+    if not values:
+        return MISSING
+    one_by_one = " ".join(each(value).replace(" ", "\N{NO-BREAK SPACE}") for value in values)
+    return mean(float(np.mean(values))), one_by_one if len(values) > 1 else ""
 
 
-def _tau(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}".replace("-", units.MINUS)
+def _difference(item: Difference) -> list[Cell]:
+    spread, p = item.spread, item.adjusted_p
+    return [
+        (_signed(item.mean), ""),
+        MISSING if spread is None else (f"{_signed(spread.low)} to {_signed(spread.high)}", spread.name),
+        MISSING if p is None else (f"{p:.3f}", item.test),
+    ]
 
 
-def _seeds(n: int) -> str:
-    return "1 run" if n == 1 else f"{n} seeds"
+def _settings(summary: ComparisonSummary) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The terms of the comparison and the environment."""
+    meta, budget = summary.meta, summary.budget
+    most = units.count(budget.macs) + " MACs" if budget.macs is not None else f"{budget.evaluations:,} evaluations"
+    terms = [
+        ("budget of every run", f"at most {most}, preparation included"),
+        ("seeds", ", ".join(map(str, summary.seeds))),
+        ("objectives", units.directions(summary.objectives)),
+        *((f"limit on {units.title(name)}", f"at most {units.amount(name, at)}") for name, at in meta.limits.items()),
+        ("short fine-tune", summary.tuned or "none"),
+        *units.image_counts(meta.images),
+        *((name, str(meta.settings[name])) for name in ("criterion", "evaluator") if name in meta.settings),
+    ]
+    return [("Terms", terms), ("Environment", list(meta.environment.items()))]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", units.MINUS)

@@ -1,4 +1,4 @@
-"""What a comparison came to, as plain figures: drawn and tabulated by `autoprune.report.comparison`."""
+"""What a comparison came to, as plain figures: drawn and tabulated by `autoprune.comparison`."""
 
 from __future__ import annotations
 

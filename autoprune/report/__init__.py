@@ -1,5 +1,6 @@
 """What a run came to: figures computed from its folder, then drawn.
 
 `summarize.summarize` computes a `summary.RunSummary` from a run's store; `tables` makes pandas tables of it, `svg` a
-still picture, `page` one self-contained HTML file with the pictures of `figures`. `write.write_report` does all of it.
+still picture, `run_page` one self-contained HTML file with the pictures of `figures`, from `templates`.
+`write.write_report` does all of it.
 """

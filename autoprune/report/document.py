@@ -1,88 +1,76 @@
-"""One self-contained HTML file: it opens from a disk, and by its own content security policy asks no network."""
+"""Pages from templates: one self-contained HTML file each, which by its own content security policy asks no network.
+
+The only module that imports Jinja2 and plotly. Every value that a template prints is escaped (autoescape); the pictures
+are plain dictionaries in plotly's documented format. Plotly's Python package ships the full browser library only
+(4.8 MB); gzip and base64 make it 2.0 MB, which every browser since 2023 unpacks by itself (``DecompressionStream``).
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import resources
+import base64
+import gzip
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from autoprune.report import _plotly
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from autoprune.report import units
 from autoprune.report.figures.layout import Figure
-from autoprune.report.page.finetuned import finetuned
-from autoprune.report.page.overview import overview
-from autoprune.report.page.pictures import Pictures
-from autoprune.report.page.points_table import points
-from autoprune.report.page.records import closing, history, settings
-from autoprune.report.summary import RunSummary
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+HERE = "autoprune.report"
 
+Cell = tuple[str, str]
+"""Of a table: a figure, and a small remark below it."""
 
-def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
-    """Return the report as one HTML document.
-
-    Args:
-        summary: what to say.
-        files: names of the files written beside it.
-    """
-    pictures = Pictures(summary)
-    body = [
-        overview(summary),
-        pictures.front(),
-        pictures.convergence(),
-        pictures.keep_ratios(),
-        pictures.parallel(),
-        pictures.latency(),
-        points(summary),
-        finetuned(summary),
-        settings(summary),
-        history(summary),
-        closing(summary, files),
-    ]
-    return document(f"{summary.meta.name}: autoprune report", body, pictures.figures)
+MISSING: Cell = ("-", "")
 
 
-def document(title: str, body: Sequence[str], figures: Mapping[str, Figure]) -> str:
+def document(template: str, figures: Mapping[str, Figure], *, package: str = HERE, **values: Any) -> str:
     """Return a page of our style, complete in itself.
 
     Args:
-        title: of the window.
-        body: HTML.
-        figures: plotly's, by the id of their place in ``body``.
+        template: its name in the folder ``templates`` of ``package``; it extends ``page.html``.
+        figures: plotly's, by the id of their place on the page.
+        package: where the template is.
+        values: what the template prints.
     """
-    library = _plotly.packed_library() if figures else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}</title>
-<style>
-{_resource("style.css")}</style>
-</head>
-<body>
-{"".join(body)}
-<script type="application/json" id="figures">{script_json(figures)}</script>
-<script type="text/plain" id="plotly">{library}</script>
-<script>
-{_resource("script.js")}</script>
-</body>
-</html>
-"""
+    page = _environment(package).get_template(template)
+    return page.render(figures=figures, library=packed_library() if figures else "", units=units, **values)
 
 
-def script_json(data: Any) -> str:
-    r"""Return ``data`` as JSON that cannot end the script element it stands in.
+def packed_library() -> str:
+    """Return plotly.js as base64 of gzip; the same text for the same version of plotly."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
-    >>> script_json("</script>")
-    '"\\u003c/script\\u003e"'
+
+def prose(text: str) -> Markup:
+    """Return text as HTML without line breaks, in which a number and its percent sign stay on one line.
+
+    >>> prose("a < b:  5 %")
+    Markup('a &lt; b: 5&nbsp;%')
     """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(re.sub(r"[ \n]+", " ", escape(text)).strip(" ").replace(" %", "&nbsp;%"))
 
 
-def _resource(name: str) -> str:
-    return resources.files("autoprune.report.page").joinpath(name).read_text(encoding="utf-8")
+def date(seconds: float) -> str:
+    """Return a Unix time as date and time of day.
+
+    >>> date(1_795_000_000)
+    '2026-11-18 11:06 UTC'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@cache
+def _environment(package: str) -> Environment:
+    loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, HERE))])
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"prose": prose, "date": date}
+    found.globals["source"] = lambda name: Markup(loader.get_source(found, name)[0])
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return found

@@ -1,114 +1,212 @@
-"""The interactive pictures on the page: each with its caption, its text alternative and, for the front, a still one."""
+"""The page of a run: its pictures, and the figures that ``templates/run.html`` prints."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
 from autoprune.report import units
+from autoprune.report.document import MISSING, Cell, document
 from autoprune.report.figures.convergence import convergence_figure
 from autoprune.report.figures.front import front_figure, planes
 from autoprune.report.figures.keep_ratios import keep_ratio_figure
 from autoprune.report.figures.latency import latency_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.page.elements import note, plot, section
-from autoprune.report.summary import RunSummary
+from autoprune.report.finetuned import AFTER, FineTuning
+from autoprune.report.summary import Latency, Measured, Point, RunSummary, value_of
 from autoprune.report.svg import front_svg
+from autoprune.store.meta import Role
 
 TYPICAL_RATE = 0.9
 
+Column = tuple[str, Role | None]
+"""A cost (no role), or a metric on the images of a role."""
 
-class Pictures:
-    """The sections with pictures, and the figures that the page's script draws into them.
 
-    Attributes:
-        figures: by the id of their place on the page.
+def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
+    """Return the report as one HTML document.
+
+    Args:
+        summary: what to say.
+        files: names of the files written beside it.
     """
+    columns = _columns(summary)
+    times = {row.point: row for timing in summary.timings[:1] for row in timing.rows}
+    return document(
+        "run.html",
+        figures_of(summary),
+        summary=summary,
+        files=files,
+        main_figures=_main_figures(summary),
+        still=Markup(front_svg(summary, with_headline=False)),
+        standard_error=_standard_error(summary),
+        other_planes=[x for x, _ in planes(summary)[1:]],
+        has_commands=any(point.command for point in summary.front),
+        point_heads=[
+            *(units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns),
+            *["latency"] * bool(times),
+        ],
+        dense_cells=_cells(summary, summary.meta.dense, columns, times, None),
+        points=[(point, _cells(summary, point, columns, times, point.id)) for point in summary.front],
+        tunings=[_tuning(summary, tuning) for tuning in summary.finetunings],
+        settings=_settings(summary),
+        preparations=[
+            (item.id, item.recipe, units.count(spent.macs), units.duration(spent.seconds), _text(item.settings))
+            for item in summary.preparations
+            for spent in [item.spent]
+        ],
+        incidents=[(item.when, item.kind, item.text) for item in summary.incidents],
+        failures=[(item.id, item.what, item.message) for item in summary.failures],
+    )
 
-    def __init__(self, summary: RunSummary) -> None:
-        self.figures: dict[str, Figure] = {}
-        self._summary = summary
 
-    def front(self) -> str:
-        """Return the front: one picture per cost."""
-        summary = self._summary
-        if not summary.evaluations:
-            return section("The front", note("There is nothing to draw yet."))
+def figures_of(summary: RunSummary) -> dict[str, Figure]:
+    """Return the pictures of the page by the id of their place."""
+    figures: dict[str, Figure] = {}
+    if summary.evaluations:
         first, *others = planes(summary)
-        caption = (
-            f"Candidates that no other candidate beats on {summary.role.label} images, and the same candidates on "
-            "other images where they were measured; dotted lines join them. Hover for costs, metrics and widths; "
-            "click a point to find it in the table."
-        )
-        images = summary.meta.images.get(summary.role)
-        if images and summary.quality_axis.name in units.RATES:
-            error = units.standard_error(TYPICAL_RATE, images)
-            caption += f" With {images:,} {summary.role.label} images, one standard error of 90 % is {error}."
-        body = self._plot(
-            "front", front_figure(summary, *first), caption, still=front_svg(summary, with_headline=False)
-        )
-        plots = [
-            self._plot(
-                f"front-{x.name}", front_figure(summary, x, y, is_main=False), f"The same by {units.title(x.name)}."
-            )
-            for x, y in others
-        ]
-        if plots:
-            body += f'<div class="pair">{"".join(plots)}</div>'
-        return section("The front", body)
+        figures["front"] = front_figure(summary, *first)
+        figures |= {f"front-{x.name}": front_figure(summary, x, y, is_main=False) for x, y in others}
+    if summary.convergence.hypervolume:
+        figures["convergence"] = convergence_figure({summary.meta.strategy: summary.convergence})
+    if summary.front:
+        figures["keep-ratios"] = keep_ratio_figure(summary)
+    if summary.evaluations:
+        figures["parallel"] = parallel_figure(summary)
+    if summary.front:
+        figures |= {f"latency-{i}": latency_figure(summary, timing) for i, timing in enumerate(summary.timings)}
+    return figures
 
-    def convergence(self) -> str:
-        """Return the hypervolume over what was spent."""
-        curve = self._summary.convergence
-        if not curve.hypervolume:
-            return ""
-        corner = ", ".join(f"{units.title(name)} {units.amount(name, at)}" for name, at in curve.reference.items())
-        caption = (
-            "The volume that the front dominates, over all that the run paid: executed multiply-adds (forward once, "
-            "backward twice; preparation and recalibration included) and evaluations; 1 would be a perfect model of no "
-            f"cost. Reference point: {corner}."
-        )
-        figure = convergence_figure({self._summary.meta.strategy: curve})
-        return section("Hypervolume over counted cost", self._plot("convergence", figure, caption))
 
-    def keep_ratios(self) -> str:
-        """Return the heat map of what stays."""
-        if not self._summary.front:
-            return ""
-        caption = (
-            "Percent of the channels that stay: a row per width variable in execution order, a column per point of "
-            "the front."
-        )
-        return section(
-            "What stays, layer by layer", self._plot("keep-ratios", keep_ratio_figure(self._summary), caption)
-        )
+def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
+    """Name, figure and remark: of the dense model, the front, the evaluations, what was spent, the hypervolume."""
+    dense, quality, cost, spent = summary.meta.dense, summary.quality_axis, summary.cost_axis, summary.spending
+    found = []
+    measured = [role for role in summary.roles if quality.name in dense.metrics.get(role, {})]
+    if measured:
+        role = measured[-1]  # the images farthest from the search
+        shown = units.amount(quality.name, dense.metrics[role][quality.name])
+        found.append((f"dense {units.title(quality.name)}", shown, f"{role.label} images"))
+    value_at_cost = value_of(dense, cost.name, summary.role)
+    if cost.is_cost and value_at_cost is not None:
+        found.append((f"dense {units.title(cost.name)}", units.amount(cost.name, value_at_cost), "per input"))
+    values = [value for point in summary.front if (value := summary.value(point, cost.name)) is not None]
+    shares = [share for value in values if (share := summary.relative(cost.name, value)) is not None]
+    span = f"{units.percent(min(shares))} to {units.percent(max(shares))} of {units.title(cost.name)}" if shares else ""
+    remarks = [f"{summary.cached:,} from the cache"] * bool(summary.cached)
+    remarks += [f"{len(summary.failures):,} failed"] * bool(summary.failures)
+    return [
+        *found,
+        ("points on the front", f"{len(summary.front):,}", span),
+        ("evaluations", f"{spent.evaluations:,}", ", ".join(remarks)),
+        ("executed MACs", units.count(spent.macs), f"in {units.duration(spent.seconds)}"),
+        ("hypervolume", f"{summary.convergence.final:.3f}", "of the front"),
+    ]
 
-    def parallel(self) -> str:
-        """Return the parallel view of objectives and costs."""
-        if not self._summary.evaluations:
-            return ""
-        caption = (
-            "A line per evaluation; on every axis up is better. Dark lines are the small models of the front, light "
-            "lines its large ones."
-        )
-        return section("All objectives side by side", self._plot("parallel", parallel_figure(self._summary), caption))
 
-    def latency(self) -> str:
-        """Return the measured times."""
-        summary = self._summary
-        if not summary.front:
-            return ""
-        if not summary.timings:
-            text = "Latency was not measured in this run; fewer multiply-adds do not promise less time."
-            return section("Measured latency", note(text))
-        caption = (
-            "Dense model and points took turns, so that drift hits all alike. The gray band is the interval of the "
-            "dense model; an open marker is a model that is not significantly faster."
-        )
-        plots = [
-            self._plot(f"latency-{i}", latency_figure(summary, timing), f"{timing.setting}. {caption}")
-            for i, timing in enumerate(summary.timings)
-        ]
-        return section("Measured latency", "".join(plots))
+def _standard_error(summary: RunSummary) -> tuple[str, str] | None:
+    """The number of images that decide, and the standard error of a typical rate on so many."""
+    images = summary.meta.images.get(summary.role)
+    if not images or summary.quality_axis.name not in units.RATES:
+        return None
+    return f"{images:,}", units.standard_error(TYPICAL_RATE, images)
 
-    def _plot(self, name: str, figure: Figure, caption: str, *, still: str = "") -> str:
-        self.figures[name] = figure
-        return plot(name, caption, figure["layout"]["height"], still=still)
+
+def _columns(summary: RunSummary) -> list[Column]:
+    """Costs, then the metrics that are objectives, from test to proxy; every other metric is in the CSV files."""
+    found: dict[Column, None] = {}
+    measured: list[Measured] = [summary.meta.dense, *summary.front]
+    for item in measured:
+        found |= {(name, None): None for name in item.costs}
+    for role in reversed(summary.roles):
+        for item in measured:
+            found |= {(name, role): None for name in item.metrics.get(role, {}) if name in summary.objectives.names}
+    return list(found)
+
+
+def _cells(
+    summary: RunSummary,
+    measured: Measured,
+    columns: list[Column],
+    times: dict[int | None, Latency],
+    id_: int | None,
+) -> list[Cell]:
+    cells = [_cell(summary, measured, name, role) for name, role in columns]
+    return [*cells, _time(times.get(id_))] if times else cells
+
+
+def _cell(summary: RunSummary, measured: Measured, name: str, role: Role | None) -> Cell:
+    value = value_of(measured, name, role or summary.role)
+    if value is None:
+        return MISSING
+    share = summary.relative(name, value) if role is None and isinstance(measured, Point) else None
+    return units.amount(name, value), "" if share is None else units.percent(share)
+
+
+def _time(row: Latency | None) -> Cell:
+    if row is None:
+        return MISSING
+    median = f"{row.median:.3g} ms"
+    if row.speedup is None:
+        return median, ""
+    return median, f"{row.speedup[0]:.2f}{units.TIMES}" if row.is_faster else row.verdict
+
+
+def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
+    """A table of one fine-tuning, costs increasing, and how far the search could be trusted."""
+    cost, quality = summary.cost_axis.name, summary.quality_axis.name
+    roles = [role for role in AFTER if any(role in point.after for point in tuning.points)]
+    rows = []
+    for point in sorted(tuning.points, key=lambda point: (point.costs.get(cost, 0), point.id)):
+        figures = [(cost, point.costs.get(cost)), (quality, point.searched.get(quality))]
+        figures += [(quality, point.after.get(role, {}).get(quality)) for role in roles]
+        rows.append((point.id, [MISSING if v is None else (units.amount(name, v), "") for name, v in figures]))
+    heads = ["point", units.title(cost), f"{units.title(quality)} in the search"]
+    return {
+        "settings": tuning.settings,
+        "n_points": len(tuning.points),
+        "correlations": [(r, value) for r in AFTER if (value := tuning.correlation(quality, r)) is not None],
+        "heads": [*heads, *(f"after, {role.label}" for role in roles)],
+        "rows": rows,
+    }
+
+
+def _settings(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What was spent of the budget, the environment, and every setting."""
+    meta, spent, budget = summary.meta, summary.spending, summary.meta.budget
+    spending = [
+        ("executed MACs", _of(spent.macs, budget.macs, units.count)),
+        ("evaluations", _of(spent.evaluations, budget.evaluations, "{:,}".format)),
+        ("time", _of(spent.seconds, budget.seconds, units.duration)),
+    ]
+    run = [
+        ("objectives", units.directions(summary.objectives)),
+        ("strategy", f"{meta.strategy}, seed {meta.seed}"),
+        *((f"limit on {units.title(name)}", _limit(summary, name, limit)) for name, limit in meta.limits.items()),
+        ("fidelity of the front", meta.fidelity),
+        *units.image_counts(meta.images),
+        ("search-validation images", "held out" if meta.held_out else "not held out from the training of the weights"),
+        *((name, _text(value)) for name, value in meta.settings.items()),
+        *[("started by", meta.command)] * bool(meta.command),
+    ]
+    environment = [("Environment", list(meta.environment.items()))] * bool(meta.environment)
+    return [("Spent of the budget", spending), *environment, ("Settings", run)]
+
+
+def _of(spent: float, limit: float | None, shown: Callable[[Any], str]) -> str:
+    return f"{shown(spent)} (no limit)" if limit is None else f"{shown(spent)} of at most {shown(limit)}"
+
+
+def _limit(summary: RunSummary, name: str, limit: int) -> str:
+    share = summary.relative(name, limit)
+    text = f"at most {units.amount(name, limit)}"
+    return text if share is None else f"{text} ({units.percent(share)} of dense)"
+
+
+def _text(value: object) -> str:
+    """A setting in words: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

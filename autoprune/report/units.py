@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from autoprune.core.objectives import Objectives
+
 RATES = frozenset({"accuracy", "top1", "top5", "error", "iou", "miou", "map", "f1", "auroc"})
 """Metrics that lie in 0..1 and are read in percent."""
 
@@ -118,3 +120,12 @@ def image_counts(images: Mapping[str, int]) -> list[tuple[str, str]]:
     halves = {"steer": "search-validation images that steer", "proxy": "search-validation images that score"}
     names = halves if "steer" in images else {}
     return [(names.get(use, f"{use} images"), f"{n:,}") for use, n in images.items()]
+
+
+def directions(objectives: Objectives) -> str:
+    """Return what is wanted of every objective, in words.
+
+    >>> directions(Objectives.parse(("accuracy", "macs")))
+    'most accuracy, least MACs'
+    """
+    return ", ".join(f"{'most' if item.maximize else 'least'} {title(item.name)}" for item in objectives.items)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoprune.errors import StoreError
 from autoprune.report.finetuned import finetuned_table
-from autoprune.report.page.document import render
+from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from autoprune.report.svg import front_svg
 from autoprune.report.tables import evaluations_table, front_table, summary_json

@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 import autoprune as ap
+from autoprune.comparison.summarize import headline
 from autoprune.errors import InvalidArgumentError, UnknownNameError
-from autoprune.report.comparison.headline import headline
 from autoprune.testing.digits_network import digits_network
 
 MakeProblem = Callable[..., ap.Problem]

@@ -35,7 +35,7 @@ LAYERS = (
 BESIDE = {
     ("criteria", "reconstruct"),
     ("comparison", "orchestrator"),
-    ("report", "comparison"),
+    ("comparison", "report"),
     ("cli", "config"),
     ("evaluate", "prepare"),
     ("train", "cost"),
@@ -55,7 +55,8 @@ DOORS = {
         "execute/_ray_worker.py",
         "finetuning/_tune.py",
     },
-    "plotly": {"report/_plotly.py"},
+    "plotly": {"report/document.py"},
+    "jinja2": {"report/document.py"},
 }
 """The only files that may import a heavy library."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.report.page.document import render
+from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from tests.report.chromium import Tab
 from tests.report.made_up import MadeUpRun, make_meta, make_rich_run, make_run

@@ -7,16 +7,12 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
+from autoprune.comparison.figures import curves_figure, hypervolumes_figure, looks, ranks_figure
+from autoprune.comparison.fronts import attainment_figure, fronts_figure
+from autoprune.comparison.page import render_comparison, write_comparison
+from autoprune.comparison.summarize import headline
 from autoprune.comparison.summary import ComparisonSummary
-from autoprune.report.comparison.curves import curves_figure
-from autoprune.report.comparison.fronts import attainment_figure, fronts_figure
-from autoprune.report.comparison.headline import headline
-from autoprune.report.comparison.hypervolumes import hypervolumes_figure
-from autoprune.report.comparison.looks import looks
-from autoprune.report.comparison.page import render_comparison
-from autoprune.report.comparison.ranks import ranks_figure
-from autoprune.report.comparison.tables import seeds_table, strategies_table
-from autoprune.report.comparison.write import write_comparison
+from autoprune.comparison.tables import seeds_table, strategies_table
 from autoprune.strategies.registry import STRATEGIES
 from tests.report.chromium import Tab
 from tests.report.made_up_comparison import make_comparison

@@ -15,8 +15,7 @@ import pytest
 from autoprune.errors import StoreError
 from autoprune.report.figures.front import front_figure, planes
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.page.document import render
-from autoprune.report.page.pictures import Pictures
+from autoprune.report.run_page import figures_of, render
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import RunSummary
 from autoprune.report.svg import front_svg
@@ -56,10 +55,7 @@ def make_many(n_objectives: int, n: int = 60) -> RunSummary:
 
 def drawn(summary: RunSummary) -> dict[str, go.Figure]:
     """Every interactive picture of a page, checked by plotly against its schema."""
-    pictures = Pictures(summary)
-    for draw in (pictures.front, pictures.convergence, pictures.keep_ratios, pictures.parallel, pictures.latency):
-        draw()
-    return {name: go.Figure(figure) for name, figure in pictures.figures.items()}
+    return {name: go.Figure(figure) for name, figure in figures_of(summary).items()}
 
 
 @pytest.mark.parametrize("n_objectives", [2, 3, 4])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from autoprune.report.finetuned import finetuned_table
-from autoprune.report.page.document import render
+from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import RunSummary
 from autoprune.report.tables import summary_json
