@@ -38,6 +38,7 @@ from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import Progress
 from autoprune.strategies.registry import strategy_settings
+from autoprune.strategies.warm_start import split_key
 from autoprune.train.settings import FitSettings
 
 SHARES = (0.7, 0.5, 0.3)
@@ -94,7 +95,8 @@ def compare(
 
     Args:
         problem: what is searched.
-        strategies: names of ``autoprune list strategies``.
+        strategies: names of ``autoprune list strategies``, with a warm start behind a plus sign
+            (``"pymoo:nsga2+knapsack"``).
         budget: of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a number alone); by default as
             many MACs as a hundred evaluations of the dense model.
         seeds: how many, from 0, or which ones; a strategy that does not depend on its seed runs once.
@@ -252,7 +254,7 @@ def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -
     if strangers:
         msg = f"{strangers[0]!r} has settings but takes no part in the comparison of {', '.join(taking_part)}"
         raise InvalidArgumentError(msg)
-    return {key: strategy_settings(key, given) for key, given in settings.items()}
+    return {key: strategy_settings(split_key(key)[0], given) for key, given in settings.items()}
 
 
 def _in_words(settings: FitSettings) -> str:

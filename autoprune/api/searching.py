@@ -40,7 +40,9 @@ from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.run import RunStore
+from autoprune.strategies import BaseStrategy
 from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy, strategy_settings
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy, split_key
 from autoprune.train.checkpoint import Checkpoint
 
 WINDOW = 16
@@ -82,7 +84,7 @@ def search(
         budget: at most this much, a number alone counts evaluations; 100 evaluations by default.
         settings: of the strategy, an instance of its ``Settings`` or a mapping of their fields.
         warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
-            begins with these: the strategy ``"pymoo:nsga2+knapsack"`` in other words. They are counted.
+            begins with these; the strategy may be written ``"pymoo:nsga2+knapsack"``, too. They are counted.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -102,7 +104,7 @@ def search(
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = Budget.of(100 if budget is None else budget)  # whatever is wrong fails here, before any work
-    strategy = f"{strategy}+{warm_start}" if warm_start else strategy
+    strategy, warm_start = split_key(f"{strategy}+{warm_start}" if warm_start else strategy)
     info, _ = find_strategy(strategy)
     settings = strategy_settings(strategy, settings)
     check_executor(executor)
@@ -110,7 +112,14 @@ def search(
     _check_progress(progress)
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
-    meta = _describe(problem, strategy, info.fidelity, budget, seed) if not (folder / "run.sqlite").exists() else None
+    is_new = not (folder / "run.sqlite").exists()
+    meta = _describe(problem, strategy, warm_start, info.fidelity, budget, seed) if is_new else None
+
+    def make(setup: SearchSetup) -> BaseStrategy:
+        if warm_start:
+            return WarmStartStrategy(setup, WarmStartSettings(strategy=strategy, settings=settings))
+        return make_strategy(strategy, setup, settings)
+
     with (
         RunStore(
             folder,
@@ -121,7 +130,7 @@ def search(
         warnings_kept(run.keep_warning),
     ):
         recorded = RunMeta.from_json(run.meta)
-        _check_same_search(recorded, strategy, seed, folder)
+        _check_same_search(recorded, strategy, warm_start, seed, folder)
         check_same_objectives(recorded, problem, folder)
         checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
@@ -133,20 +142,19 @@ def search(
         )
         setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
         run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
-        first = make_strategy(strategy, setup, settings)
         with (
             _open_cache(problem, cache, folder) as evaluations,
             closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
         ):
             run_search(
-                lambda: make_strategy(strategy, setup, settings),
+                lambda: make(setup),
                 hands,
                 run,
                 budget,
                 objectives=problem.objectives,
                 estimate=runner.estimate,
                 mark=runner.mark,
-                window=window or first.window or WINDOW,
+                window=window or make(setup).window or WINDOW,
                 cache=evaluations,
                 prior=prior,
                 box=ReferenceBox.of(problem.objectives, recorded.reference),
@@ -201,7 +209,7 @@ def _setup(
         costs=problem.costs,
         limits=problem.limits,
         weight_set=rankings[problem.criterion].weight_set,
-        seed=seed_sequence(seed, "strategy", recorded.settings.get("stream", strategy)),
+        seed=seed_sequence(seed, "strategy", recorded.settings.get("stream", recorded.strategy)),
         rankings=rankings,
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
@@ -230,7 +238,7 @@ def _has_unfinished_preparation(run: RunStore) -> bool:
     return any(isinstance(job, Prepare) and job.id not in done for job in run.jobs())
 
 
-def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
+def _describe(problem: Problem, strategy: str, warm_start: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
     objectives = tuple(map(str, problem.objectives.items))
     data = problem.data
     measured = min(problem.evaluation.n_validation or len(data.score), len(data.score))
@@ -257,6 +265,7 @@ def _describe(problem: Problem, strategy: str, fidelity: str, budget: Budget, se
             "batchnorm": problem.evaluation.batchnorm,
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
             "planned_macs": budget.macs,
+            "warm_start": warm_start,
             "stream": find_strategy(strategy)[0].twin_of or strategy,  # a twin draws the random numbers of its family
         },
         environment=_environment(problem),
@@ -300,11 +309,17 @@ def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:
         raise BudgetError(msg)
 
 
-def _check_same_search(recorded: RunMeta, strategy: str, seed: int, folder: Path) -> None:
-    if (recorded.strategy, recorded.seed) != (strategy, seed):
+def _check_same_search(recorded: RunMeta, strategy: str, warm_start: str, seed: int, folder: Path) -> None:
+    name, _, start = recorded.strategy.partition("+")  # of runs that have no setting of their own for it
+    start = start or recorded.settings.get("warm_start", "")
+    there, here = (
+        f"{name!r}{f' after a warm start by {start!r}' if start else ''} with seed {number}"
+        for name, start, number in ((name, start, recorded.seed), (strategy, warm_start, seed))
+    )
+    if there != here:
         msg = (
-            f"the run in {folder} was searched by {recorded.strategy!r} with seed {recorded.seed}, not {strategy!r} "
-            f"with seed {seed}; choose another folder, or resume with the recorded ones"
+            f"the run in {folder} was searched by {there}, not {here}; choose another folder, or resume with the "
+            "recorded ones"
         )
         raise InvalidArgumentError(msg)
 

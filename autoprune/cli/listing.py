@@ -35,12 +35,6 @@ def list_(
         print_table(("name", "what it is", "paper"), entries)
 
 
-def _spaces() -> list[tuple[str, str, str]]:
-    from autoprune.config import describe_spaces
-
-    return describe_spaces()
-
-
 def _registered(registry: str) -> Callable[[], list[tuple[str, str, str]]]:
     """Return what lists a registry, given as ``"module:name"``, once it is asked for."""
 
@@ -53,7 +47,7 @@ def _registered(registry: str) -> Callable[[], list[tuple[str, str, str]]]:
 _ENTRIES = {
     Kind.STRATEGIES: _registered("autoprune.strategies.registry:STRATEGIES"),
     Kind.CRITERIA: _registered("autoprune.criteria.registry:CRITERIA"),
-    Kind.SPACES: _spaces,
+    Kind.SPACES: _registered("autoprune.config.reading:SPACES"),
     Kind.EVALUATORS: _registered("autoprune.evaluate.registry:EVALUATORS"),
     Kind.RECIPES: _registered("autoprune.prepare.registry:RECIPES"),
     Kind.DATA: _registered("autoprune.train.named_data:NAMED_DATA"),

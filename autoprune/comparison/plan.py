@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies.registry import find_strategy, twins_of
+from autoprune.strategies.warm_start import split_key
 
 BASELINES = ("uniform", "random", "global_ranking")
 """Always there: a method is worth its trouble only beyond them."""
@@ -17,7 +18,7 @@ class Entry:
     """One run of a comparison.
 
     Attributes:
-        strategy: key of the registry of strategies.
+        strategy: key of the registry of strategies, with a warm start behind a plus sign (``"pymoo:nsga2+knapsack"``).
         seed: its seed.
     """
 
@@ -40,7 +41,7 @@ def roster(strategies: Sequence[str]) -> tuple[str, ...]:
         strategies = [strategies]
     taking_part: dict[str, None] = {}
     for key in strategies:
-        find_strategy(key)
+        split_key(key)
         taking_part |= dict.fromkeys((key, *twins_of(key)))
     return tuple(taking_part | dict.fromkeys(BASELINES))
 
@@ -66,5 +67,5 @@ def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entr
         Entry(key, seed)
         for seed in numbers
         for key in strategies
-        if seed == numbers[0] or find_strategy(key)[0].is_random
+        if seed == numbers[0] or find_strategy(split_key(key)[0])[0].is_random
     )

@@ -25,6 +25,7 @@ from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
 from autoprune.store.meta import RunMeta
 from autoprune.strategies.registry import find_strategy, twins_of
+from autoprune.strategies.warm_start import split_key
 
 NEAR = 0.1
 """Candidates whose costs differ by less than this share of the dense model count as equally large."""
@@ -81,7 +82,7 @@ def contestants(trials: Mapping[Entry, Trial]) -> tuple[Contestant, ...]:
             strategy=key,
             twin_of=family.get(key, ""),
             is_baseline=key in BASELINES,
-            is_random=find_strategy(key)[0].is_random,
+            is_random=find_strategy(split_key(key)[0])[0].is_random,
             trials=tuple(sorted(found, key=lambda item: item.seed)),
         )
         for key, found in by_strategy.items()

@@ -1,14 +1,14 @@
 """Problem files: TOML in, checked tables out, and what they describe built."""
 
-from autoprune.config.reading import ProblemFile, describe_spaces, find_problem_file, read_problem_file, space_names
+from autoprune.config.reading import SPACES, ProblemFile, SpaceInfo, find_problem_file, read_problem_file
 from autoprune.config.record import record_problem, recorded_problem
 
 __all__ = [
+    "SPACES",
     "ProblemFile",
-    "describe_spaces",
+    "SpaceInfo",
     "find_problem_file",
     "read_problem_file",
     "record_problem",
     "recorded_problem",
-    "space_names",
 ]

@@ -52,10 +52,10 @@ def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _strategy(key: str) -> str:
-    from autoprune.strategies.registry import find_strategy
+    from autoprune.strategies.warm_start import split_key
 
     try:
-        find_strategy(key)
+        split_key(key)
     except AutopruneError as error:  # a LookupError, which pydantic would not collect
         raise ValueError(str(error)) from error
     return key
@@ -63,19 +63,22 @@ def _strategy(key: str) -> str:
 
 def _strategy_settings(settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     """Check the settings of the strategy that stands beside them; they stay what the file says."""
-    from autoprune.strategies.registry import strategy_settings
-
     if settings and "strategy" in info.data:
-        strategy_settings(info.data["strategy"], settings)
+        _check_strategy_settings(info.data["strategy"], settings)
     return settings
 
 
 def _settings_by_strategy(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    from autoprune.strategies.registry import strategy_settings
-
     for key, given in settings.items():
-        strategy_settings(key, given)
+        _check_strategy_settings(key, given)
     return settings
+
+
+def _check_strategy_settings(key: str, settings: dict[str, Any]) -> None:
+    from autoprune.strategies.registry import strategy_settings
+    from autoprune.strategies.warm_start import split_key
+
+    strategy_settings(split_key(key)[0], settings)
 
 
 def check_evaluator_settings(name: str, settings: dict[str, Any]) -> None:

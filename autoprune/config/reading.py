@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from autoprune.config.positions import KeyPath, key_lines, line_of
 from autoprune.config.references import is_file, is_folder
 from autoprune.config.schema import ProblemTables
+from autoprune.core.registry import Info, Registry
 from autoprune.errors import LONGEST, ConfigError, did_you_mean, shortened, shown
 
 COMMAND_LINE = 0
@@ -44,6 +45,35 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
 }
 """What pydantic's error types mean to the writer of a TOML file."""
+
+
+@dataclass(frozen=True)
+class SpaceInfo(Info):
+    """A problem file by name.
+
+    Attributes:
+        name: what users write instead of a path.
+        summary: one line.
+        factory: ``"package:file.toml"``, the package that holds the file.
+        paper: where the network comes from.
+    """
+
+    def load(self) -> Path:
+        """Return the path of the file."""
+        package, _, name = self.factory.partition(":")
+        return Path(str(files(package))) / name
+
+
+def _shipped() -> Iterator[SpaceInfo]:
+    """Yield the problem files that ship with autoprune; nothing that they name is imported."""
+    package = "autoprune.searchspaces"
+    for name in sorted(entry.name for entry in files(package).iterdir() if entry.name.endswith(".toml")):
+        tables = tomllib.loads((files(package) / name).read_text(encoding="utf-8"))
+        yield SpaceInfo(name.removesuffix(".toml"), tables["about"], f"{package}:{name}", tables.get("paper", ""))
+
+
+SPACES = Registry("search space", "autoprune.spaces", SpaceInfo, _shipped())
+"""Every problem file that has a name."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +111,8 @@ class ProblemFile:
         return ConfigError(f"{place}: {'.'.join(map(str, key))}: {message}")
 
 
-def space_names() -> list[str]:
-    """Return the names of the search spaces that ship with autoprune."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
-
-
-def describe_spaces() -> list[tuple[str, str, str]]:
-    """Return ``(name, about, paper)`` of the search spaces that ship with autoprune; nothing is imported."""
-    described = []
-    for name in space_names():
-        tables = tomllib.loads((_shipped() / f"{name}.toml").read_text(encoding="utf-8"))
-        described.append((name, tables["about"], tables.get("paper", "")))
-    return described
-
-
 def find_problem_file(name_or_path: str) -> Path:
-    """Return the problem file that a user means: a path, or the name of a search space that ships with autoprune.
+    """Return the problem file that a user means: a path, or the name of a search space.
 
     Raises:
         ConfigError: it is neither.
@@ -107,12 +123,11 @@ def find_problem_file(name_or_path: str) -> Path:
     if is_folder(path):
         msg = f"expected a problem file, {path} is a folder"
         raise ConfigError(msg)
-    names = space_names()
-    if name_or_path in names:
-        return _shipped() / f"{name_or_path}.toml"
+    if name_or_path in SPACES:
+        return SPACES[name_or_path].load()
     what = "a problem file, and there is none at that path" if path.suffix == ".toml" else "a search space or a file"
-    hint = did_you_mean(name_or_path, names)
-    msg = f"expected {what}, got {shown(name_or_path)}{hint}; search spaces: {', '.join(names)}"
+    hint = did_you_mean(name_or_path, SPACES)
+    msg = f"expected {what}, got {shown(name_or_path)}{hint}; search spaces: {', '.join(SPACES)}"
     raise ConfigError(msg)
 
 
@@ -142,7 +157,7 @@ def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None
         tables = ProblemTables.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
         raise ConfigError(_report(path, error, lines)) from error
-    source = name_or_path if path.parent == _shipped() else str(path)
+    source = name_or_path if not is_file(Path(name_or_path)) else str(path)
     return ProblemFile(source, path, tables, lines, dict(overrides or {}))
 
 
@@ -171,10 +186,6 @@ def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:
         if not isinstance(table, dict):
             return
     table[str(key[-1])] = value
-
-
-def _shipped() -> Path:
-    return Path(str(files("autoprune.searchspaces")))
 
 
 def _report(path: Path, error: ValidationError, lines: Mapping[KeyPath, int]) -> str:

@@ -1,4 +1,6 @@
-"""Things by name: strategies, criteria, evaluators, recipes, data. Nothing is imported before it is used.
+"""Things by name: strategies, criteria, evaluators, recipes, regularizers, search spaces, data.
+
+Nothing is imported before it is used.
 
 Third parties add theirs through entry points: the group is the registry's, the entry's name is the name that users
 write, its value an instance of the registry's info dataclass.
@@ -10,6 +12,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from autoprune.errors import InvalidArgumentError, MissingDependencyError, unknown_name
@@ -68,19 +71,19 @@ class Registry(Mapping[str, InfoT], Generic[InfoT]):
         kind: what is registered, in one word, for messages.
         group: the entry point group of third parties.
         info: the dataclass of an entry.
-        built_in: the entries that ship with autoprune.
+        built_in: the entries that ship with autoprune; looked at when the first name is.
     """
 
     def __init__(self, kind: str, group: str, info: type[InfoT], built_in: Iterable[InfoT]) -> None:
         self.kind = kind
         self.group = group
         self._info = info
-        self._built_in = {entry.name: entry for entry in built_in}
+        self._entries = built_in
 
-    @property
+    @cached_property
     def built_in(self) -> Mapping[str, InfoT]:
         """The entries that ship with autoprune."""
-        return dict(self._built_in)
+        return {entry.name: entry for entry in self._entries}
 
     def find(self, name: str) -> InfoT:
         """Return the entry called ``name``.
@@ -96,14 +99,14 @@ class Registry(Mapping[str, InfoT], Generic[InfoT]):
 
     def __getitem__(self, name: str) -> InfoT:
         """Return the entry called ``name``; KeyError when there is none."""
-        if name in self._built_in:
-            return self._built_in[name]
+        if name in self.built_in:
+            return self.built_in[name]
         return self._loaded(self._plugins()[name])
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over all names."""
-        yield from self._built_in
-        yield from (name for name in self._plugins() if name not in self._built_in)
+        yield from self.built_in
+        yield from (name for name in self._plugins() if name not in self.built_in)
 
     def __len__(self) -> int:
         """Return the number of names."""

@@ -119,6 +119,11 @@ class BaseStrategy(ABC):
             self._next_id = max(by_id) + 1
             self._absorb([by_id[id_] for id_ in sorted(by_id)])
 
+    @final
+    def skip_ids(self, next_id: int) -> None:
+        """Number jobs from ``next_id`` on, where others have used the ids below."""
+        self._next_id = max(self._next_id, next_id)
+
     def substitutes(self, jobs: Sequence[Job]) -> list[int]:
         """Return which of ``jobs`` were drawn at random because the method chose nothing new, by id."""
         unseen = getattr(self, "_unseen", None)

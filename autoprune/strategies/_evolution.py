@@ -82,7 +82,7 @@ class Evolution:
     def _crossed(self, parents: IntArray, n: int) -> IntArray:
         first = self._rng.integers(len(parents), size=n)
         second = (first + self._rng.integers(1, len(parents), size=n)) % len(parents)  # never the first one
-        return cross(parents[first], parents[second], self._rng)
+        return uniform_crossover(parents[first], parents[second], self._rng)
 
 
 def mutate(genomes: IntArray, n_levels: IntArray, probability: float, rng: np.random.Generator) -> IntArray:
@@ -102,7 +102,7 @@ def mutate(genomes: IntArray, n_levels: IntArray, probability: float, rng: np.ra
     return np.where(changes, (genomes + shifts) % n_levels, genomes)
 
 
-def cross(first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
+def uniform_crossover(first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
     """Return (n, d) genomes whose genes come from either of two (n, d) parents with probability one half."""
     return np.where(rng.random(first.shape) < 0.5, first, second)
 

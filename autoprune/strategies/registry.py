@@ -7,7 +7,6 @@ name, its value a `StrategyInfo`.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,6 @@ from autoprune.errors import InvalidArgumentError, shown, unknown_name
 from autoprune.strategies._base import BaseStrategy
 
 ENTRY_POINTS = "autoprune.strategies"
-
-WARM_STARTS = ("knapsack",)
-"""What may stand behind a plus sign in a key: ``"pymoo:nsga2+knapsack"``; see `autoprune.strategies.warm_start`."""
 
 
 @dataclass(frozen=True)
@@ -231,35 +227,19 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
     Built-in names win over entry points.
 
     Raises:
-        UnknownNameError: there is no such strategy, or no such warm start.
-        InvalidArgumentError: the key is no text, an entry point of this name is not a `StrategyInfo`, or the strategy
-            takes no warm start.
+        UnknownNameError: there is no such strategy.
+        InvalidArgumentError: the key is no text, or an entry point of this name is not a `StrategyInfo`.
     """
     given: object = key
     if not isinstance(given, str):
         msg = f"expected the name of a strategy such as 'pymoo:nsga2', got {shown(given)}"
         raise InvalidArgumentError(msg)
-    key, plus, start = key.partition("+")
-    if plus:
-        return _seeded(key, start)
     base, _, suffix = key.partition(":")
     for name, argument in ((key, ""), (base, suffix)):
         info = STRATEGIES.get(name)
         if info is not None and (not argument or info.argument):
             return info, argument
     raise unknown_name("strategy", key, STRATEGIES)
-
-
-def _seeded(key: str, start: str) -> tuple[StrategyInfo, str]:
-    """Return the strategy that ``key`` names, which begins with a warm start."""
-    info, suffix = find_strategy(key)
-    if start not in WARM_STARTS:
-        raise unknown_name("warm start", start, WARM_STARTS)
-    if not info.takes_warm_start:
-        able = ", ".join(name for name, other in STRATEGIES.items() if other.takes_warm_start)
-        msg = f"{key!r} has no start to seed with weights that others inherit; warm starts are for {able}"
-        raise InvalidArgumentError(msg)
-    return info, suffix
 
 
 def twins_of(key: str) -> tuple[str, ...]:
@@ -275,8 +255,7 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
     """Build the strategy that ``key`` names.
 
     Args:
-        key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``),
-            and with a warm start behind a plus sign (``"pymoo:nsga2+knapsack"``).
+        key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``).
         setup: what the strategy may know.
         settings: an instance of the strategy's ``Settings``, or a mapping of its fields; defaults when left out.
 
@@ -287,10 +266,6 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
     """
     given = strategy_settings(key, settings)
     info, _ = find_strategy(key)
-    name, plus, _ = key.partition("+")
-    if plus:
-        module = importlib.import_module("autoprune.strategies.warm_start")
-        return module.with_warm_start(name, setup, given)
     return info.load()(setup, given)
 
 
@@ -298,7 +273,7 @@ def strategy_settings(key: str, settings: Any = None) -> Any:
     """Return the settings of the strategy that ``key`` names, with the suffix of the key among them.
 
     Args:
-        key: as for `make_strategy`; behind a warm start the settings are those of the strategy that goes on.
+        key: as for `make_strategy`.
         settings: an instance of the strategy's ``Settings``, a mapping of its fields, or None for the defaults.
 
     Raises:

@@ -1,18 +1,27 @@
-"""A warm start for any strategy: the sensitivities of the knapsack, the optima that they predict, then the strategy."""
+"""Warm starts: what is measured before a strategy begins, so that it does not begin from nothing.
+
+The start is either the sensitivities of the knapsack and the optima that they predict, or candidates of an earlier run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from autoprune.core.jobs import Evaluate, Job, Outcome
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import BudgetError, InvalidArgumentError
+from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome
 from autoprune.strategies._population import likely_evaluations
+from autoprune.strategies._relay import Relay
 from autoprune.strategies._sensitivity import Sensitivities
-from autoprune.strategies.registry import make_strategy
+from autoprune.strategies.registry import STRATEGIES, find_strategy, make_strategy
+
+WARM_STARTS = ("knapsack",)
+"""Strategies that can be a warm start."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +33,18 @@ class WarmStartSettings:
         settings: its own settings; defaults when left out.
         probes: levels measured per variable, the lowest one always; None for 4, or 2 without cheap probes.
         front: predicted optima to measure, spread over cost.
+        genomes: what to measure instead, such as the best candidates of an earlier run; they are repaired into the
+            limits. None for the knapsack's sensitivities and optima.
 
     Raises:
-        InvalidArgumentError: a number is below one.
+        InvalidArgumentError: a number is below one, or there is no genome.
     """
 
     strategy: str = "pymoo:nsga2"
     settings: Any = None
     probes: int | None = None
     front: int = 16
+    genomes: tuple[Genome, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -40,85 +52,115 @@ class WarmStartSettings:
             if value is not None and value < 1:
                 msg = f"expected {name} to be at least 1, got {value}"
                 raise InvalidArgumentError(msg)
+        if self.genomes is not None:
+            object.__setattr__(self, "genomes", tuple(tuple(genome) for genome in self.genomes))
+            if not self.genomes:
+                msg = "expected at least one genome to start from, got none"
+                raise InvalidArgumentError(msg)
 
 
-class WarmStartStrategy(BaseStrategy):
-    """Measures one-at-a-time sensitivities and the optima of their sum, and lets another strategy take over from there.
+class WarmStartStrategy(Relay):
+    """Measures a start, and lets another strategy take over from there.
 
-    What was measured reaches the other strategy as the outcomes of an earlier run do (`BaseStrategy.absorb`): a
-    population begins with the best of it, a model with all of it; probes are for the prediction alone. Sensitivities
-    and optima are counted and charged like all evaluations.
+    The start is one-at-a-time sensitivities and the optima of their sum, or given genomes. What was measured reaches
+    the other strategy as the outcomes of an earlier run do (`BaseStrategy.absorb`): a population begins with the best
+    of it, a model with all of it; probes are for the prediction alone. All of it is counted and charged like all
+    evaluations.
 
     Raises:
         InvalidArgumentError: no objective is measured, or the other strategy does not suit the setup.
-        BudgetError: the budget does not suffice for the sensitivities and one optimum.
+        BudgetError: the budget does not suffice for the start.
     """
 
     Settings = WarmStartSettings
 
     def __init__(self, setup: SearchSetup, settings: WarmStartSettings | None = None) -> None:
         super().__init__(setup, settings)
-        self._sensitivities = Sensitivities(setup, self.settings.probes)
-        n, evaluations = len(self._sensitivities.plan), likely_evaluations(setup)
+        self._sensitivities: Sensitivities | None = None
+        self._front: list[Genome] | None = None
+        if self.settings.genomes is None:
+            self._sensitivities = Sensitivities(setup, self.settings.probes)
+            n, what = len(self._sensitivities.plan), "genomes before the first optimum"
+        else:
+            genomes = setup.space.repair(np.array(self.settings.genomes, np.int64), setup.costs, setup.limits)
+            self._front = list(dict.fromkeys(tuple(genome) for genome in genomes.tolist()))
+            n, what = len(self._front), "genomes of an earlier run"
+        evaluations = likely_evaluations(setup)
         if evaluations is not None and evaluations <= n:
-            msg = f"a warm start measures {n} genomes before the first optimum, got about {evaluations} evaluations"
+            msg = f"a warm start measures {n} {what}, got about {evaluations} evaluations"
             raise BudgetError(f"{msg}; raise the budget, or leave the warm start out")
         self._window = self._make(setup).window
         self._told: list[Outcome] = []  # until the other strategy has taken over
         self._pending: set[Genome] = set()
-        self._front: list[Genome] | None = None
-        self._heir: BaseStrategy | None = None
 
     @property
     def window(self) -> int | None:
         """That of the strategy that goes on."""
         return self._window
 
-    def substitutes(self, jobs: Sequence[Job]) -> list[int]:
-        """Return which of ``jobs`` the strategy that goes on drew at random."""
-        return [] if self._heir is None else self._heir.substitutes(jobs)
+    def _begin(self, ids: range) -> Sequence[Job]:
+        waiting = self._waiting()
+        if not waiting and not self._pending:
+            self._hand_over(self.setup, self._told)
+            return []
+        proposed = [self._job(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
+        self._pending.update(job.candidate.genome for job in proposed)
+        return proposed
 
-    def _propose(self, ids: range) -> Sequence[Job]:
-        return self._propose_again(ids, ())
-
-    def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
-        if self._heir is None:
-            waiting = self._waiting()
-            if waiting or self._pending:
-                make = self._evaluate if self._front is not None else self._sensitivities.job
-                proposed = [make(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
-                self._pending.update(job.candidate.genome for job in proposed)
-                return proposed
-            self._heir = self._make(self.setup)
-            self._heir.absorb(self._told)
-        return self._heir.repeat(len(ids), jobs) if jobs else self._heir.ask(len(ids))
-
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        if self._heir is not None:
-            self._heir.tell(outcomes)
-            return
+    def _hear(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome.job, Evaluate):
                 self._pending.discard(outcome.job.candidate.genome)
-                if self._sensitivities.hear(outcome):
+                if self._sensitivities is not None and self._sensitivities.hear(outcome):
                     continue
             self._told.append(outcome)
 
+    def _job(self, id_: int, genome: Genome) -> Evaluate:
+        if self._front is None and self._sensitivities is not None:
+            return self._sensitivities.job(id_, genome)
+        return self._evaluate(id_, genome)
+
     def _waiting(self) -> list[Genome]:
         """Return what has to be measured next: the sensitivities, then, when all of them are known, the optima."""
-        if not self._sensitivities.is_complete:
-            plan = self._sensitivities.plan
-            return [g for g in plan if not self._sensitivities.knows(g) and g not in self._pending]
-        if self._front is None:
+        if self._front is None and self._sensitivities is not None:
+            plan, known = self._sensitivities.plan, self._sensitivities.knows
+            if not self._sensitivities.is_complete:
+                return [genome for genome in plan if not known(genome) and genome not in self._pending]
             self._front = self._sensitivities.front()[: self.settings.front]
         told = {outcome.job.candidate.genome for outcome in self._told if isinstance(outcome.job, Evaluate)}
-        return [genome for genome in self._front if genome not in told and genome not in self._pending]
+        return [genome for genome in self._front or () if genome not in told and genome not in self._pending]
 
     def _make(self, setup: SearchSetup) -> BaseStrategy:
         """Return the strategy that goes on, in its initial state."""
         return make_strategy(self.settings.strategy, setup, self.settings.settings)
 
 
-def with_warm_start(strategy: str, setup: SearchSetup, settings: Any = None) -> WarmStartStrategy:
-    """Build ``strategy`` behind a warm start with default settings of its own."""
-    return WarmStartStrategy(setup, replace(WarmStartSettings(), strategy=strategy, settings=settings))
+def check_warm_start(key: str) -> None:
+    """Refuse a warm start for a strategy that has nothing to seed.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+        InvalidArgumentError: it takes no warm start.
+    """
+    if not find_strategy(key)[0].takes_warm_start:
+        able = ", ".join(name for name, other in STRATEGIES.items() if other.takes_warm_start)
+        msg = f"{key!r} has no start to seed with weights that others inherit; warm starts are for {able}"
+        raise InvalidArgumentError(msg)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return strategy and warm start of a short form such as ``"pymoo:nsga2+knapsack"``; "" where none is named.
+
+    Comparisons, the command line and recorded runs write a warm start so.
+
+    Raises:
+        UnknownNameError: there is no such strategy, or no such warm start.
+        InvalidArgumentError: the key is no text, or the strategy takes no warm start.
+    """
+    name, plus, start = key.partition("+") if isinstance(key, str) else (key, "", "")
+    find_strategy(name)
+    if plus:
+        if start not in WARM_STARTS:
+            raise unknown_name("warm start", start, WARM_STARTS)
+        check_warm_start(name)
+    return name, start

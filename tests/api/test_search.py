@@ -277,3 +277,19 @@ def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tm
     with pytest.raises(InfeasibleError, match="smallest macs"):
         run.pick(max_macs=10)
     assert ap.open_run(tmp_path / "run", problem).n_evaluations == 2
+
+
+def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Earlier versions recorded it in the strategy's name; the short form and the argument both resume such a run."""
+    problem, folder = make_problem(), tmp_path / "run"
+    first = ap.search(problem, "pymoo:nsga2+knapsack", 20, store=folder)
+    assert (first.meta.strategy, first.meta.settings["warm_start"]) == ("pymoo:nsga2", "knapsack")
+    with RunStore(folder, problem=problem.fingerprint) as store:
+        settings = {name: value for name, value in first.meta.settings.items() if name != "warm_start"}
+        store.update_meta({"strategy": "pymoo:nsga2+knapsack", "settings": settings})
+    assert ap.search(problem, "pymoo:nsga2", 21, warm_start="knapsack", store=folder).n_evaluations == 21
+    resumed = ap.search(problem, "pymoo:nsga2+knapsack", 22, store=folder)
+    assert resumed.n_evaluations == 22
+    assert not [event for event in resumed.store.events() if event.kind is EventKind.FORK]
+    with pytest.raises(InvalidArgumentError, match=r"searched by 'pymoo:nsga2' after a warm start by 'knapsack'"):
+        ap.search(problem, "pymoo:nsga2", 22, store=folder)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from autoprune.cli import doctor
 from autoprune.cli.app import app
-from autoprune.config import space_names
+from autoprune.config import SPACES
 from autoprune.criteria.registry import CRITERIA
 from autoprune.prepare.registry import RECIPES
 from autoprune.strategies.registry import STRATEGIES
@@ -32,7 +32,7 @@ def listed(kind: str) -> list[dict[str, Any]]:
     [
         ("strategies", STRATEGIES),
         ("criteria", CRITERIA),
-        ("spaces", space_names()),
+        ("spaces", SPACES),
         ("recipes", RECIPES),
         ("data", NAMED_DATA),
     ],

@@ -14,6 +14,7 @@ from autoprune.core.protocols import SearchSetup
 from autoprune.store.events import Event, EventKind
 from autoprune.store.replay import History, replay
 from autoprune.strategies.registry import make_strategy
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
 from autoprune.testing.toys import toy_outcome, toy_setup, toy_space
 
 
@@ -25,12 +26,15 @@ def history(setup: SearchSetup, jobs: list[Job], decisions: list[Event]) -> Hist
 
 @pytest.mark.parametrize(
     "strategy",
-    ["optuna:tpe", "optuna:tpe+knapsack", "optuna:nsgaii", "random", pytest.param("optuna:gp", marks=pytest.mark.slow)],
+    ["optuna:tpe", "knapsack start", "optuna:nsgaii", "random", pytest.param("optuna:gp", marks=pytest.mark.slow)],
 )
 def test_a_strategy_that_was_handed_its_answers_goes_on_like_the_one_that_gave_them(strategy: str) -> None:
     """Replayed, a search asks next for what the search itself asks next."""
     setup = toy_setup(toy_space((8, 16, 16), levels=6), seed=3, limits={"macs": "70%"}, evaluations=60)
-    original = make_strategy(strategy, setup, None)
+    make = partial(make_strategy, strategy, setup)
+    if strategy == "knapsack start":
+        make = partial(WarmStartStrategy, setup, WarmStartSettings(strategy="optuna:tpe"))
+    original = make()
     jobs: list[Job] = []
     decisions: list[Event] = []
     for told in range(30 if strategy != "optuna:gp" else 15):
@@ -41,9 +45,7 @@ def test_a_strategy_that_was_handed_its_answers_goes_on_like_the_one_that_gave_t
         original.tell([toy_outcome(setup, jobs[told])])
         decisions.append(Event(EventKind.TOLD, (jobs[told].id,)))
     past = history(setup, jobs, decisions)
-    resumed, difference = replay(
-        past, partial(make_strategy, strategy, setup, None), clock=SystemClock(), max_seconds=60
-    )
+    resumed, difference = replay(past, make, clock=SystemClock(), max_seconds=60)
     assert difference == ""
     for _ in range(4):
         assert resumed.ask(1) == original.ask(1)

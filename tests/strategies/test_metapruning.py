@@ -11,7 +11,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Job, Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
-from autoprune.strategies._evolution import cross, crowding, mutate, select
+from autoprune.strategies._evolution import crowding, mutate, select, uniform_crossover
 from autoprune.strategies.metapruning import (
     EvolutionSettings,
     MetaPruningInheritedStrategy,
@@ -60,7 +60,7 @@ def test_a_variable_of_one_level_never_mutates() -> None:
 def test_children_have_the_genes_of_both_parents() -> None:
     """Each gene comes from either parent, about as often from one as from the other."""
     first, second = np.zeros((500, 6), dtype=np.int64), np.ones((500, 6), dtype=np.int64)
-    np.testing.assert_allclose(cross(first, second, np.random.default_rng(0)).mean(axis=0), 0.5, atol=0.1)
+    np.testing.assert_allclose(uniform_crossover(first, second, np.random.default_rng(0)).mean(axis=0), 0.5, atol=0.1)
 
 
 def test_rank_comes_before_crowding() -> None:

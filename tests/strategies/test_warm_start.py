@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
+from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
 from autoprune.strategies._sensitivity import Sensitivities
-from autoprune.strategies.registry import STRATEGIES, StrategyInfo, find_strategy, make_strategy
-from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
+from autoprune.strategies.registry import STRATEGIES, StrategyInfo, make_strategy
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy, split_key
 from autoprune.testing.strategy_laws import StrategyLaws, dominated_share, drive, genomes_of
 from autoprune.testing.toys import toy_estimate, toy_outcome, toy_setup
 
 TAKERS = [name for name, info in STRATEGIES.items() if info.takes_warm_start]
+
+
+def warm(name: str, setup: SearchSetup, settings: Any = None) -> WarmStartStrategy:
+    """Return a strategy behind a warm start."""
+    return WarmStartStrategy(setup, WarmStartSettings(strategy=name, settings=settings))
 
 
 class TestWarmStart(StrategyLaws):
@@ -33,7 +40,7 @@ class TestWarmStart(StrategyLaws):
 def test_every_taker_goes_on_from_the_front(name: str) -> None:
     """The plan comes first, then the predicted optima, then the strategy, which repeats neither."""
     setup = toy_setup(limits={"macs": "70%"}, evaluations=25)
-    jobs = drive(make_strategy(f"{name}+knapsack", setup), setup, 25)
+    jobs = drive(warm(name, setup), setup, 25)
     genomes = genomes_of(jobs)
     plan = Sensitivities(setup, 1).plan
     assert genomes[: len(plan)] == plan
@@ -41,10 +48,34 @@ def test_every_taker_goes_on_from_the_front(name: str) -> None:
     assert len(set(genomes)) == len(genomes)
 
 
+def test_given_genomes_are_measured_first() -> None:
+    """Candidates of an earlier run, repaired into the limits of this one, come first, once each; then the strategy."""
+    setup = toy_setup(limits={"macs": "50%"}, evaluations=40)
+    full = tuple(setup.space.full_genome.tolist())
+    small = tuple(setup.space.min_genome.tolist())
+    settings = WarmStartSettings(strategy="pymoo:nsga2", genomes=(full, small, full))
+    genomes = genomes_of(drive(WarmStartStrategy(setup, settings), setup, 40))
+    repaired = setup.space.repair(np.array([full]), setup.costs, setup.limits)[0]
+    assert genomes[:2] == [tuple(repaired.tolist()), small]
+    assert len(set(genomes)) == len(genomes) == 40
+    with pytest.raises(BudgetError, match="2 genomes of an earlier run, got about 2"):
+        WarmStartStrategy(dataclasses.replace(setup, evaluations=2), settings)
+    with pytest.raises(InvalidArgumentError, match="at least one genome"):
+        WarmStartSettings(genomes=())
+
+
+def test_ids_go_on_where_nothing_reaches_the_successor() -> None:
+    """Probes are not passed on; the jobs of the successor are numbered behind theirs all the same."""
+    setup = dataclasses.replace(toy_setup(evaluations=60), probe="probe")
+    strategy = WarmStartStrategy(setup, WarmStartSettings(front=1))
+    ids = [job.id for job in drive(strategy, setup, 60)]
+    assert ids == list(range(len(ids)))
+
+
 def test_the_front_is_measured_and_reaches_the_strategy() -> None:
     """Behind the sensitivities come the optima that they predict, and NSGA-II breeds from them."""
     setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
-    strategy = make_strategy("pymoo:nsga2+knapsack", setup)
+    strategy = warm("pymoo:nsga2", setup)
     jobs = drive(strategy, setup, 60)
     sensitivities = Sensitivities(setup)
     for id_, genome in enumerate(sensitivities.plan):
@@ -57,10 +88,10 @@ def test_the_front_is_measured_and_reaches_the_strategy() -> None:
 def test_a_warm_start_helps_a_small_budget() -> None:
     """On the toy problem, whose damage is nearly additive, the start pays for itself within sixty evaluations."""
     shares = {}
-    for key in ("pymoo:nsga2", "pymoo:nsga2+knapsack"):
+    for make in (make_strategy, warm):
         setups = [toy_setup(seed=seed, limits={"macs": "70%"}, evaluations=60) for seed in range(3)]
-        shares[key] = np.mean([dominated_share(s, drive(make_strategy(key, s), s, 60)) for s in setups])
-    assert shares["pymoo:nsga2+knapsack"] > shares["pymoo:nsga2"]
+        shares[make] = np.mean([dominated_share(s, drive(make("pymoo:nsga2", s), s, 60)) for s in setups])
+    assert shares[warm] > shares[make_strategy]
 
 
 @pytest.mark.parametrize(
@@ -71,16 +102,16 @@ def test_a_budget_too_small_is_an_error(small: dict[str, int]) -> None:
     setup = toy_setup()
     setup = dataclasses.replace(setup, estimate=lambda job: toy_estimate(setup, job), **small)
     with pytest.raises(BudgetError, match=r"measures|evaluations"):
-        make_strategy("random+knapsack", setup)
+        warm("random", setup)
 
 
 def test_wrong_keys_are_refused() -> None:
     """A warm start that does not exist, and strategies that have nothing to seed, are errors that say what there is."""
     with pytest.raises(UnknownNameError, match=r"unknown warm start 'knapsak'.*did you mean 'knapsack'"):
-        find_strategy("random+knapsak")
+        split_key("random+knapsak")
     for name in ("uniform", "global_ranking:l1", "knapsack", "metapruning"):
         with pytest.raises(InvalidArgumentError, match=r"warm starts are for .*pymoo:nsga2"):
-            find_strategy(f"{name}+knapsack")
+            split_key(f"{name}+knapsack")
     with pytest.raises(InvalidArgumentError, match="front to be at least 1, got 0"):
         WarmStartSettings(front=0)
 
@@ -88,8 +119,8 @@ def test_wrong_keys_are_refused() -> None:
 def test_settings_reach_the_strategy_that_goes_on() -> None:
     """Settings given with the key are those of the strategy behind the warm start."""
     settings = STRATEGIES["pymoo:nsga2"].load().Settings(population=12)
-    strategy = make_strategy("pymoo:nsga2+knapsack", toy_setup(), settings)
+    strategy = warm("pymoo:nsga2", toy_setup(), settings)
     assert isinstance(strategy, WarmStartStrategy)
     assert strategy.window == 12
     with pytest.raises(InvalidArgumentError, match="TpeSettings"):
-        make_strategy("optuna:tpe+knapsack", toy_setup(), settings)
+        warm("optuna:tpe", toy_setup(), settings)
