@@ -16,7 +16,7 @@ from autoprune.core.budget import Budget, Spending
 from autoprune.core.protocols import Executor
 from autoprune.errors import StoreError
 from autoprune.execute.ray_settings import RaySettings
-from autoprune.orchestrator import Progress
+from autoprune.orchestrator import SearchProgress
 
 COMPARED = "compared"
 """Kind of the record that such a run keeps: the budget that it was searched to the end of."""
@@ -40,7 +40,7 @@ class ComparedRuns:
     executor: str | RaySettings | Executor | None
     folder: Path
 
-    def __call__(self, entry: Entry, progress: Callable[[Progress], None]) -> Run:
+    def __call__(self, entry: Entry, progress: Callable[[SearchProgress], None]) -> Run:
         """Return a run, searched to the end of the budget unless the user interrupts it.
 
         Raises:

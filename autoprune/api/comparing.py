@@ -36,7 +36,7 @@ from autoprune.errors import (
 )
 from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
-from autoprune.orchestrator import Progress
+from autoprune.orchestrator import SearchProgress
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import split_key
 from autoprune.train.settings import FitSettings
@@ -67,7 +67,7 @@ class CompareProgress:
     done: int
     total: int
     entry: Entry | None = None
-    search: Progress | None = None
+    search: SearchProgress | None = None
 
 
 @signals_interrupt()
@@ -262,7 +262,7 @@ def _in_words(settings: FitSettings) -> str:
     return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
 
 
-def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: Progress) -> None:
+def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: SearchProgress) -> None:
     tell(replace(where, search=progress))
 
 

@@ -22,7 +22,7 @@ from autoprune.cost.latency import measure_latency
 from autoprune.errors import InfeasibleError, InvalidArgumentError
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.reconstructed import Reconstructed
-from autoprune.orchestrator import Progress
+from autoprune.orchestrator import SearchProgress
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
 from autoprune.train.distill import Distillation
@@ -100,7 +100,7 @@ def prune(
     locks: tuple[str, ...] = (),
     store: str | Path | None = None,
     seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SearchProgress], None] | None = None,
 ) -> Pruned:
     """Make one model smaller: probe every layer by distance, solve for the limits, measure a few candidates, polish.
 

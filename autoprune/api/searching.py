@@ -34,7 +34,7 @@ from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.choice import check_executor
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
-from autoprune.orchestrator import Progress, run_search
+from autoprune.orchestrator import SearchProgress, run_search
 from autoprune.pareto.reference import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
@@ -71,7 +71,7 @@ def search(
     cache: str | Path | None = None,
     seed: int = 0,
     window: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SearchProgress], None] | None = None,
 ) -> Run:
     """Search for smaller models; run the same call again to resume one that was interrupted or to spend more.
 

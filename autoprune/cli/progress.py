@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autoprune.api import CompareProgress
     from autoprune.core.budget import Budget
-    from autoprune.orchestrator.progress import Progress
+    from autoprune.orchestrator.progress import SearchProgress
 
 
 @contextmanager
-def search_progress(title: str, budget: Budget, *, quiet: bool = False) -> Iterator[Callable[[Progress], None] | None]:
+def search_progress(
+    title: str, budget: Budget, *, quiet: bool = False
+) -> Iterator[Callable[[SearchProgress], None] | None]:
     """Show a bar on stderr while a search runs; give None where stderr is no terminal, or on request.
 
     Args:
@@ -34,7 +36,7 @@ def search_progress(title: str, budget: Budget, *, quiet: bool = False) -> Itera
     with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
         task = bar.add_task(escape(title), total=1.0, state="starting")
 
-        def show(progress: Progress) -> None:
+        def show(progress: SearchProgress) -> None:
             bar.update(task, completed=_share(progress, budget), state=describe(progress, budget))
 
         yield show
@@ -81,7 +83,7 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
         yield
 
 
-def describe(progress: Progress, budget: Budget) -> str:
+def describe(progress: SearchProgress, budget: Budget) -> str:
     """Return where a search stands, in words."""
     from autoprune.report.units import duration
 
@@ -96,7 +98,7 @@ def describe(progress: Progress, budget: Budget) -> str:
     return ", ".join(parts)
 
 
-def _share(progress: Progress, budget: Budget) -> float:
+def _share(progress: SearchProgress, budget: Budget) -> float:
     """Return how much of the budget is spent, in 0..1: the limit that is nearest."""
     spent = progress.spent
     limits = ((budget.evaluations, spent.evaluations), (budget.seconds, spent.seconds), (budget.macs, spent.macs))

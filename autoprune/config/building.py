@@ -16,9 +16,8 @@ from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import objective_names
 from autoprune.core.space import SearchSpace
-from autoprune.cost.model import CostModel
+from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
-from autoprune.cost.profile import PeakProfile
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.trace import trace_space
 from autoprune.train.data import Data

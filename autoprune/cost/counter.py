@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from autoprune.cost.observation import observe
+from autoprune.cost.observation import StorageRecorder, observe
 from autoprune.cost.samples import find_samples
-from autoprune.cost.storages import StorageRecorder
 
 
 def count_macs(model: nn.Module, example_input: Any) -> int:

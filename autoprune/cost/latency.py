@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.cost.observation import evaluating
 from autoprune.cost.samples import find_samples
 from autoprune.cost.timings import MIN_ROUNDS, Timings
 from autoprune.errors import InvalidArgumentError
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import evaluating, forward
 
 
 def measure_latency(

@@ -14,15 +14,36 @@ from functools import cached_property
 
 import numpy as np
 
-from autoprune.core.groups import IntArray, Structure
+from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.core.space import SearchSpace
-from autoprune.core.terms import cost_terms
+from autoprune.core.terms import Term, cost_terms
 from autoprune.cost.polynomials import NumberArray, Polynomials, Variables, compile_polynomials
-from autoprune.cost.profile import PeakProfile
 from autoprune.errors import InvalidArgumentError
 
 CHUNK_ELEMENTS = 1 << 16
 """Intermediate values computed at a time: half a megabyte, which stays in a core's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class PeakProfile:
+    """The activation storages of one forward pass.
+
+    Attributes:
+        sizes: bytes per storage; ``module`` names the operator that allocated it.
+        live: (t, s) boolean array: which storages are alive at each operator boundary.
+    """
+
+    sizes: tuple[Term, ...]
+    live: BoolArray
+
+    def points(self) -> list[list[Term]]:
+        """Return, per operator boundary, the storages alive there."""
+        return [[self.sizes[i] for i in np.flatnonzero(alive)] for alive in self.live]
+
+    def at(self, widths: IntArray) -> IntArray:
+        """Return the (n,) most bytes alive at once at (n, g) ``widths``, without any preparation."""
+        sizes = np.stack([term.at(widths) for term in self.sizes])
+        return np.max(self.live.astype(np.int64) @ sizes, axis=0)
 
 
 class CostModel:

@@ -21,10 +21,9 @@ from autoprune.core.groups import Axis, BoolArray, Count, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.streams import stream
 from autoprune.core.terms import Term
-from autoprune.cost.observation import observe
-from autoprune.cost.profile import PeakProfile
+from autoprune.cost.model import PeakProfile
+from autoprune.cost.observation import ActivationStorage, StorageRecorder, observe
 from autoprune.cost.samples import find_samples
-from autoprune.cost.storages import ActivationStorage, StorageRecorder
 from autoprune.errors import TraceError
 from autoprune.surgery.matching import model_weights
 from autoprune.surgery.skeleton import Skeleton

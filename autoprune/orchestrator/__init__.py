@@ -6,7 +6,7 @@ on the same store.
 """
 
 from autoprune.orchestrator.loop import Stop
-from autoprune.orchestrator.progress import Progress
+from autoprune.orchestrator.progress import SearchProgress
 from autoprune.orchestrator.run import SearchResult, run_search
 
-__all__ = ["Progress", "SearchResult", "Stop", "run_search"]
+__all__ = ["SearchProgress", "SearchResult", "Stop", "run_search"]

@@ -20,7 +20,7 @@ INTERVAL = 0.1
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """Where a search stands.
 
     Attributes:
@@ -55,7 +55,7 @@ class Meter:
         clock: Clock,
         earlier: float,
         box: ReferenceBox | None,
-        on_progress: Callable[[Progress], None] | None,
+        on_progress: Callable[[SearchProgress], None] | None,
     ) -> None:
         self.clock = clock
         self._earlier = earlier
@@ -92,7 +92,7 @@ class Meter:
         spent = replace(account.charged, seconds=self.elapsed)
         evaluations = spent.evaluations - self._before.evaluations
         self._on_progress(
-            Progress(
+            SearchProgress(
                 evaluations=spent.evaluations,
                 failed=self._failed,
                 rate=evaluations / session if session > 0.0 else 0.0,

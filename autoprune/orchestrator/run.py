@@ -13,7 +13,7 @@ from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Clock, Executor, Strategy
 from autoprune.errors import InvalidArgumentError
 from autoprune.orchestrator.loop import Loop, Stop
-from autoprune.orchestrator.progress import Meter, Progress
+from autoprune.orchestrator.progress import Meter, SearchProgress
 from autoprune.pareto.reference import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.replay import History, replay
@@ -49,7 +49,7 @@ def run_search(
     prior: Spending | None = None,
     clock: Clock | None = None,
     box: ReferenceBox | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
     max_replay_seconds: float = 60.0,
 ) -> SearchResult:
     """Search until the budget is spent, the strategy has finished or the user interrupts; go on where a history ends.
@@ -71,7 +71,7 @@ def run_search(
         cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
         prior: what was spent before the search on its behalf.
         clock: tells the time.
-        box: reference point and ideal, for the hypervolume of `Progress`.
+        box: reference point and ideal, for the hypervolume of `SearchProgress`.
         on_progress: called now and then, and at the end. What it raises ends the search, which can be resumed;
             ``KeyboardInterrupt`` does so like Ctrl-C.
         max_replay_seconds: how long a replay may take.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.errors import DataError
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import evaluating, forward
 
 ROWS_PER_BATCH = 4096
 """Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
@@ -190,7 +189,7 @@ def collect(
     sums = {consumer.module: _Accumulator(consumer, modules[consumer.module], seed) for consumer in consumers}
     seen = 0
     follower = OutputFollower(model, sums, lambda name, x, _: sums[name].add(x))
-    with follower, _evaluating(model):
+    with follower, evaluating(model):
         for batch in batches:
             forward(model, batch)
             seen += 1
@@ -208,14 +207,3 @@ def collect(
         absorbs = total.consumer.takes_constant or total.consumer.module in follower.norms
         moments[total.consumer.weight] = Moments.of(gram, absorbs_constant=absorbs)
     return moments
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag

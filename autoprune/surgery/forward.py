@@ -1,11 +1,13 @@
-"""The one way in which autoprune calls a model."""
+"""Example inputs, and the one way in which autoprune runs a model on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 def forward(model: nn.Module, example_input: Any) -> Any:
@@ -25,3 +27,34 @@ def forward(model: nn.Module, example_input: Any) -> Any:
     if isinstance(example_input, tuple | list):
         return model(*example_input)
     return model(example_input)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module of ``model`` in evaluation mode, and back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return every tensor in nested tuples, lists, dicts and data classes, in order."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dataclass_fields__"):
+            for name in leaf.__dataclass_fields__:
+                found += tensors_in(getattr(leaf, name))
+        elif isinstance(leaf, Mapping):  # mappings that pytree does not open
+            found += tensors_in(list(leaf.values()))
+    return found
+
+
+def describe_example(example: Any) -> str:
+    """Return the shapes of the tensors in an example, for messages."""
+    return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_in(example))

@@ -1,6 +1,6 @@
 """Random small networks with everything that makes channels depend on each other, for property tests.
 
-A network is described by plain data (`Recipe`), so that a failing example can be printed, shrunk and kept.
+A network is described by plain data (`NetworkSpec`), so that a failing example can be printed, shrunk and kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCKS = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetworkSpec:
     """A small network: its blocks in order, its widths, how it ends.
 
     Attributes:
@@ -34,14 +34,14 @@ class Recipe:
     head: str = "pooled"
 
 
-def random_recipe(rng: np.random.Generator, *, max_blocks: int = 4) -> Recipe:
+def random_recipe(rng: np.random.Generator, *, max_blocks: int = 4) -> NetworkSpec:
     """Draw a recipe of 1 to ``max_blocks`` blocks."""
     blocks = rng.choice(BLOCKS, size=rng.integers(1, max_blocks + 1))
     head = str(rng.choice(["pooled", "flattened"]))
-    return Recipe(tuple(str(b) for b in blocks), int(rng.choice([8, 12])), head)
+    return NetworkSpec(tuple(str(b) for b in blocks), int(rng.choice([8, 12])), head)
 
 
-def build_network(recipe: Recipe, *, seed: int = 0) -> nn.Module:
+def build_network(recipe: NetworkSpec, *, seed: int = 0) -> nn.Module:
     """Return the network of a recipe in evaluation mode, with weights and statistics none of which is zero."""
     generator = torch.Generator().manual_seed(seed)
     network = SmallNetwork(recipe)
@@ -63,7 +63,7 @@ def example_input(batch: int = 1) -> Tensor:
 class SmallNetwork(nn.Module):
     """A stem, the blocks of a recipe, and a classifier of 5 classes."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: NetworkSpec) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, recipe.width, 3, padding=1)
         width = recipe.width
@@ -83,7 +83,7 @@ class SmallNetwork(nn.Module):
         return self.classifier(x)
 
 
-class Block(nn.Module):
+class NetworkBlock(nn.Module):
     """A piece of a small network; ``out_width`` is what it returns in the dense model."""
 
     def __init__(self, kind: str, layers: Sequence[nn.Module], out_width: int, extra: int = 0) -> None:
@@ -130,7 +130,7 @@ def _conv(n_in: int, n_out: int, kernel: int = 1, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, groups=groups)
 
 
-def _make_block(kind: str, w: int) -> Block:
+def _make_block(kind: str, w: int) -> NetworkBlock:
     wide = w + 4
     makers: dict[str, Callable[[], tuple[list[nn.Module], int]]] = {
         "conv": lambda: ([_conv(w, wide, 3)], wide),
@@ -151,4 +151,4 @@ def _make_block(kind: str, w: int) -> Block:
         "shared": lambda: ([_conv(w, w), _conv(w, wide)], wide),
     }
     layers, out_width = makers[kind]()
-    return Block(kind, layers, out_width, extra=2)
+    return NetworkBlock(kind, layers, out_width, extra=2)

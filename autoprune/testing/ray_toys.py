@@ -1,4 +1,4 @@
-"""Runners for executors with workers of their own, where what a test file defines cannot be imported."""
+"""Runners for executors with workers of their own, which cannot import what a test file defines; a way to kill them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.core.jobs import Evaluate, Job, Outcome, Status
-from autoprune.core.protocols import JobRunner
+from autoprune.core.protocols import Executor, JobRunner
 from autoprune.testing.search_toys import ToyRunner
 
 if TYPE_CHECKING:
@@ -95,3 +95,46 @@ class WeightMaker(ToyRunner):
             made = blobs.put((blobs.get(job.parent.weights) or b"") + b"!")
             outcome = replace(outcome, weight_set=replace(outcome.weight_set, weights=made, order=job.parent.order))
         return outcome
+
+
+class Killing:
+    """Kills the worker of chosen outcomes, which by then is busy with the next job.
+
+    Args:
+        inner: an executor whose workers are processes of this machine, called ``host:pid``.
+        at: which outcomes, counted from 1 as they arrive.
+        before_close: called before the executor is closed.
+    """
+
+    def __init__(self, inner: Executor, at: Collection[int], *, before_close: Callable[[], None] | None = None) -> None:
+        self._inner = inner
+        self._at = at
+        self._before_close = before_close
+        self._n = 0
+        self.killed = 0
+
+    @property
+    def capacity(self) -> int:
+        """That of the executor."""
+        return self._inner.capacity
+
+    def submit(self, job: Job) -> None:
+        """Hand a job on."""
+        self._inner.submit(job)
+
+    def collect(self, timeout: float | None = None) -> list[Outcome]:
+        """Hand outcomes back; kill the workers of the chosen ones."""
+        outcomes = self._inner.collect(timeout)
+        for outcome in outcomes:
+            self._n += 1
+            if self._n in self._at:
+                time.sleep(0.005 * (self._n % 4))
+                os.kill(int(outcome.worker.rpartition(":")[2]), signal.SIGKILL)
+                self.killed += 1
+        return outcomes
+
+    def close(self) -> None:
+        """Close the executor."""
+        if self._before_close is not None:
+            self._before_close()
+        self._inner.close()

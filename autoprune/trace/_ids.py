@@ -64,3 +64,22 @@ def along(vector: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
 def align(ids: Tensor, shape: Sequence[int]) -> Tensor:
     """Give ``ids`` as many dimensions as ``shape`` by adding leading ones, as broadcasting does."""
     return ids.reshape((1,) * (len(shape) - ids.dim()) + tuple(ids.shape)) if ids.dim() < len(shape) else ids
+
+
+def overlay(written: Tensor, ids: Tensor, other: Tensor, other_ids: Tensor) -> Tensor:
+    """Return the ids of ``other`` after ``written``, which shares its memory, got ``ids``.
+
+    Args:
+        written: the tensor that was written into.
+        ids: its new ids, of its shape.
+        other: a tensor with the same storage and element size.
+        other_ids: the ids of ``other`` before the write.
+
+    Returns:
+        Ids of the shape of ``other``: new where it overlaps ``written``, old elsewhere.
+    """
+    n = written.untyped_storage().nbytes() // written.element_size()
+    memory = torch.full((n,), -1, dtype=torch.int64)
+    memory.as_strided(written.shape, written.stride(), written.storage_offset()).copy_(ids)
+    seen = memory.as_strided(other.shape, other.stride(), other.storage_offset())
+    return torch.where(seen >= 0, seen, other_ids)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,28 +18,17 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.cost.multiply_adds import MacCounter
-from autoprune.trace import (  # noqa: F401  (importing the families registers their handlers)
-    _handlers_contraction,
-    _handlers_elementwise,
-    _handlers_indexing,
-    _handlers_joining,
-    _handlers_movement,
-    _handlers_reduction,
-)
 from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule
-from autoprune.trace._ids import Layers, along, compact, constant, has_ids, shrink, varying
-from autoprune.trace._inplace import overlay
-from autoprune.trace._names import plain_name
-from autoprune.trace._registry import HANDLERS, Call
+from autoprune.trace._ids import Layers, along, compact, constant, has_ids, overlay, shrink, varying
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
-
-_NOT_USER_CODE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
+from autoprune.trace.given_model import NOT_USER_CODE
+from autoprune.trace.handlers import HANDLERS, TracedCall, plain_name
 
 # Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
 _LEAVING = {"numpy", "tolist", "__array__"}
 
 
-class Recorder(TorchFunctionMode):
+class IdRecorder(TorchFunctionMode):
     """Follows ids through one model: a torch function mode that writes into an `IdBook`.
 
     Args:
@@ -115,7 +102,7 @@ class Recorder(TorchFunctionMode):
             original = self._original(plain_args) if in_place else None
             counted, written = self._counter.macs, len(self.book.contractions)
             result = func(*plain_args, **plain_kwargs)
-            call = Call(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
+            call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
             if name in _LEAVING:
@@ -148,7 +135,7 @@ class Recorder(TorchFunctionMode):
         """Say whether any of the tensors is an activation or a tensor of the model."""
         return any(t in self._layers or t in self._names for t in tensors)
 
-    def _follow(self, call: Call, *, in_place: bool) -> None:
+    def _follow(self, call: TracedCall, *, in_place: bool) -> None:
         carrying = [t for t in call.inputs if t in self._names or self.carries(t)]
         outputs = [call.args[0]] if call.name == "__setitem__" else call.outputs
         if not outputs:
@@ -182,7 +169,7 @@ class Recorder(TorchFunctionMode):
         if of_weights or (call.name.startswith(("conv", "linear")) and any(computed)):
             self._add_remedy(n_pins)
 
-    def _follow_nothing(self, call: Call, outputs: list[Tensor], *, of_weights: bool) -> None:
+    def _follow_nothing(self, call: TracedCall, outputs: list[Tensor], *, of_weights: bool) -> None:
         """Note results in which no channel can vanish."""
         for output in outputs:
             if call.name.startswith("new_") or call.name.endswith("_like"):
@@ -276,12 +263,12 @@ class Recorder(TorchFunctionMode):
         carrying = [t for t in inputs if t in self._names or self.carries(t)]
         self.give_up(carrying, outputs, f"goes through `{name}` inside a jit-scripted or compiled function")
 
-    def _leaving(self, call: Call) -> None:
+    def _leaving(self, call: TracedCall) -> None:
         for tensor in call.inputs:
             for layer in self.layers(tensor) if self.follows([tensor]) else ():
                 self.book.pin(layer, f"leaves torch through `{call.name}`", self.site())
 
-    def _sizes(self, call: Call) -> Any:
+    def _sizes(self, call: TracedCall) -> Any:
         tensor = call.args[0]
         if not isinstance(tensor, Tensor) or not self.follows([tensor]):
             return call.result
@@ -380,7 +367,7 @@ class Recorder(TorchFunctionMode):
     def site(self) -> Site:
         """Return the running module and the line of user code that called torch."""
         frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(_NOT_USER_CODE):
+        while frame is not None and frame.f_code.co_filename.startswith(NOT_USER_CODE):
             frame = frame.f_back  # type: ignore[assignment]
         source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
         return Site(self._stack[-1], source)
@@ -438,7 +425,7 @@ class Recorder(TorchFunctionMode):
             (self.module, 0), Producer(self.module, constant((channels,)), reason, self.site())
         )
 
-    def traced_attribute(self, call: Call, position: int, name: str) -> int | None:
+    def traced_attribute(self, call: TracedCall, position: int, name: str) -> int | None:
         """Return an argument if it remembers where it came from, else None."""
         value = call.traced(position, name)
         return value if isinstance(value, TracedInt) else None
@@ -457,7 +444,7 @@ class Recorder(TorchFunctionMode):
 class _Unseen(MacCounter):
     """Counts all operators, and sees those that run without any torch function: in jit-scripted and foreign code."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: IdRecorder) -> None:
         super().__init__()
         self._recorder = recorder
 

@@ -13,17 +13,14 @@ from autoprune.core.groups import Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import describe_example, forward, tensors_in
 from autoprune.trace._book import IdBook, Site
-from autoprune.trace._copying import copy_model, undisturbed
-from autoprune.trace._costs import cost_notes
-from autoprune.trace._examiner import sample_genomes
-from autoprune.trace._example import describe, tensors_in
-from autoprune.trace._recorder import Recorder
+from autoprune.trace._recorder import IdRecorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
+from autoprune.trace.given_model import copy_model, refuse_unready, undisturbed, unwrap
 from autoprune.trace.grouping import build
-from autoprune.trace.unwrap import refuse_unready, unwrap
-from autoprune.trace.validation import pin_offenders
+from autoprune.trace.validation import cost_notes, pin_offenders
+from autoprune.trace.validation.examiner import sample_genomes
 
 _LONGEST = 1200  # characters of a model's own error message
 
@@ -121,8 +118,8 @@ def _failure(model: nn.Module, example_input: Any, error: BaseException) -> Trac
     away = next((t.device for t in tensors_in(example_input) if str(t.device) != device), None)
     move = "" if away is None else f"; the example input is on {away}: move it to the model's device"
     return TraceError(
-        f"the model's forward failed on the example input ({describe(example_input)}; the model is on {device}): "
-        f"{type(error).__name__}: {str(error)[:_LONGEST]}{move}"
+        f"the model's forward failed on the example input ({describe_example(example_input)}; the model is on "
+        f"{device}): {type(error).__name__}: {str(error)[:_LONGEST]}{move}"
     )
 
 
@@ -130,7 +127,7 @@ def _record(model: nn.Module, samples: Samples, seed: int) -> Structure:
     book = IdBook()
     copied = copy_model(model)
     integers = _trace_integers(copied)
-    recorder = Recorder(copied, book)
+    recorder = IdRecorder(copied, book)
     copied.eval()
     try:
         _run(copied, recorder, samples.take(1))
@@ -143,10 +140,10 @@ def _record(model: nn.Module, samples: Samples, seed: int) -> Structure:
         _run(copied, recorder, samples.take(2))
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
-    return build(book, model, integers, _tensors(model), describe(samples.example) + note, seed)
+    return build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
 
 
-def _run(model: nn.Module, recorder: Recorder, example_input: Any) -> None:
+def _run(model: nn.Module, recorder: IdRecorder, example_input: Any) -> None:
     with recorder.watching(model, tensors_in(example_input)):
         output = forward(model, example_input)
     recorder.settle(tensors_in(output))

@@ -6,15 +6,15 @@ import pytest
 
 from autoprune.cli.progress import describe, search_progress
 from autoprune.core.budget import Budget, Spending
-from autoprune.orchestrator.progress import Progress
+from autoprune.orchestrator.progress import SearchProgress
 
 
 def test_the_line_says_count_rate_hypervolume_and_time_left() -> None:
     """Everything known is said; what is unknown is left out."""
-    progress = Progress(evaluations=40, failed=1, rate=2.5, hypervolume=0.123456, eta=125.0, spent=Spending())
+    progress = SearchProgress(evaluations=40, failed=1, rate=2.5, hypervolume=0.123456, eta=125.0, spent=Spending())
     line = describe(progress, Budget(evaluations=400))
     assert line == "40/400 evaluations, 2.5/s, hypervolume 0.1235, 1 failed, 2 min 5 s left"
-    early = Progress(evaluations=0, failed=0, rate=0.0, hypervolume=None, eta=None, spent=Spending())
+    early = SearchProgress(evaluations=0, failed=0, rate=0.0, hypervolume=None, eta=None, spent=Spending())
     assert describe(early, Budget(seconds=60)) == "0 evaluations, 0.0/s"
 
 
@@ -31,7 +31,9 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with search_progress("[run]", Budget(evaluations=10)) as callback:
         assert callback is not None
-        callback(Progress(evaluations=5, failed=0, rate=1.0, hypervolume=0.5, eta=5.0, spent=Spending(evaluations=5)))
+        callback(
+            SearchProgress(evaluations=5, failed=0, rate=1.0, hypervolume=0.5, eta=5.0, spent=Spending(evaluations=5))
+        )
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "[run]" in shown.err

@@ -11,8 +11,7 @@ import pytest
 from autoprune.core.groups import Count
 from autoprune.core.space import SearchSpace
 from autoprune.core.terms import Term
-from autoprune.cost.model import CostModel
-from autoprune.cost.profile import PeakProfile
+from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.errors import InvalidArgumentError
 from autoprune.testing.structures import TermCosts, chain
 

@@ -8,8 +8,7 @@ from torch import nn
 from autoprune.core.groups import Count
 from autoprune.core.space import SearchSpace
 from autoprune.core.terms import Term
-from autoprune.cost.model import CostModel
-from autoprune.cost.profile import PeakProfile
+from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.searchspaces.models.resnet_cifar import resnet20

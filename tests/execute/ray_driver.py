@@ -16,7 +16,7 @@ from autoprune.core.budget import Budget
 from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.ray_settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
-from autoprune.orchestrator.progress import Progress
+from autoprune.orchestrator.progress import SearchProgress
 from autoprune.store.blobs import BlobStore
 from autoprune.store.run import RunStore
 from autoprune.testing.ray_toys import Given
@@ -40,7 +40,7 @@ class Announcement:
         self.die_after = die_after
         self.is_made = False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: SearchProgress) -> None:
         if progress.evaluations and not self.is_made:
             self.is_made = True
             say("running")

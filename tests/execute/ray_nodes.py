@@ -21,7 +21,7 @@ from autoprune.core.protocols import Executor
 from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import MIB, RaySettings
-from autoprune.orchestrator import Progress, run_search
+from autoprune.orchestrator import SearchProgress, run_search
 from autoprune.store.blobs import BlobStore
 from autoprune.store.run import RunStore
 from autoprune.testing.ray_toys import Given
@@ -70,7 +70,7 @@ def come_and_go(nodes: Nodes, first: Any, folder: Path, rng: np.random.Generator
         int(rng.integers(90, 150)): lambda: nodes.remove_node(alive.pop(0), allow_graceful=False),
     }
 
-    def act(progress: Progress) -> None:
+    def act(progress: SearchProgress) -> None:
         for when in [n for n in to_do if progress.evaluations >= n]:
             to_do.pop(when)()  # in the main thread: Ray starts nodes nowhere else
 

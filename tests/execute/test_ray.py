@@ -22,8 +22,7 @@ from autoprune.execute.ray_settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.run import RunStore
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
-from autoprune.testing.killing import Killing
-from autoprune.testing.ray_toys import FaultyRunner, Given, WeightMaker
+from autoprune.testing.ray_toys import FaultyRunner, Given, Killing, WeightMaker
 from autoprune.testing.search_toys import OBJECTIVES, UNLUCKY_LEVEL, ToyRunner, ToyStrategy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -17,7 +17,7 @@ from autoprune.execute.ray_settings import RaySettings
 from autoprune.execute.staff import PoolSettings
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.digits_network import digits_network
-from autoprune.testing.killing import Killing
+from autoprune.testing.ray_toys import Killing
 from autoprune.weight_sets import pack_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

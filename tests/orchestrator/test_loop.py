@@ -11,7 +11,7 @@ from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
 from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
-from autoprune.orchestrator import Progress, SearchResult, Stop
+from autoprune.orchestrator import SearchProgress, SearchResult, Stop
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.run import RunStore
@@ -196,7 +196,7 @@ def test_progress_says_where_the_search_stands(search: Search, read: Read) -> No
     """Reports grow, the last one is complete; rate and time left follow from simulated time."""
     clock = SimulatedClock()
     executor = SimulatedExecutor(ToyRunner(), seconds=lambda _: 2.0, speeds=(1.0,), clock=clock)
-    reports: list[Progress] = []
+    reports: list[SearchProgress] = []
     search(
         make_strategy=lambda: ToyStrategy(seed=6),
         executor=executor,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.core.interruption import signals_interrupt
-from autoprune.orchestrator import Progress, SearchResult, Stop
+from autoprune.orchestrator import SearchProgress, SearchResult, Stop
 from autoprune.store.run import RunStore
 
 Search = Callable[..., SearchResult]
@@ -69,7 +69,7 @@ def test_the_users_own_handler_comes_back_and_is_called_once_everything_is_saved
     def handler(received: int, _: object) -> None:
         heard.append((received, read().events()[-1].text))
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: SearchProgress) -> None:
         if progress.evaluations == 10:
             os.kill(os.getpid(), number)
 
@@ -127,7 +127,7 @@ def test_other_threads_leave_handlers_alone() -> None:
 def test_a_callback_that_interrupts_is_like_ctrl_c(search: Search, read: Read, at: int) -> None:
     """It is not asked a second time what it thinks of it; the search resumes."""
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: SearchProgress) -> None:
         if progress.evaluations >= at:
             raise KeyboardInterrupt
 
@@ -142,7 +142,7 @@ def test_a_callback_that_interrupts_is_like_ctrl_c(search: Search, read: Read, a
 def test_a_callback_that_fails_ends_the_search_and_nothing_is_lost(search: Search, read: Read, at: int) -> None:
     """Its error is the user's to see, once; what was measured is not measured again."""
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: SearchProgress) -> None:
         if progress.evaluations >= at:
             raise ZeroDivisionError
 

@@ -10,7 +10,7 @@ from autoprune.criteria.scoring import scores
 from autoprune.prepare.importance import scale_importance
 from autoprune.surgery.matching import model_tensors
 from autoprune.testing.digits_network import digits_network, digits_structure
-from autoprune.testing.networks import Recipe, build_network, example_input
+from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace
 
 
@@ -55,7 +55,7 @@ def test_untrained_gammas_say_nothing():
 
 def test_without_batch_norm_norms_rank():
     """A network without BatchNorm is ranked by L2 norms throughout."""
-    model = build_network(Recipe(("conv", "residual", "concat")))
+    model = build_network(NetworkSpec(("conv", "residual", "concat")))
     structure = trace(model, example_input())
     for values, expected in zip(scale_importance(model, structure), scores("l2", model, structure), strict=True):
         np.testing.assert_array_equal(values, expected)

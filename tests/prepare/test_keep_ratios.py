@@ -16,7 +16,7 @@ from autoprune.prepare.keep_ratios import DENSE_THETA, LearnedRatios, RatioCost,
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
-from autoprune.testing.networks import Recipe, build_network, example_input
+from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.testing.structures import chain
 from autoprune.trace import trace
 
@@ -36,7 +36,7 @@ def chain_cost(widths=(8, 16, 16, 32), levels=8):
 def zoo(name):
     """Return a network and an input: padding shortcuts, depthwise convolutions, concatenations."""
     if name == "concat":
-        return build_network(Recipe(("concat", "residual", "conv"))), example_input()
+        return build_network(NetworkSpec(("concat", "residual", "conv"))), example_input()
     return {"resnet20": resnet20, "mobilenetv2": mobilenet_v2}[name]().eval(), torch.zeros(1, 3, 32, 32)
 
 

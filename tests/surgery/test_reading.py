@@ -13,7 +13,7 @@ from autoprune.core.groups import Axis, ChannelGroup, Structure, TensorInfo
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.surgery.reading import closed, read_genes
-from autoprune.testing.networks import BLOCKS, Recipe, build_network, example_input
+from autoprune.testing.networks import BLOCKS, NetworkSpec, build_network, example_input
 from autoprune.testing.surgery_laws import random_kept
 from autoprune.trace.tracer import trace
 
@@ -43,7 +43,7 @@ def test_closed_weights_compute_what_the_sliced_model_does(case: Any, draw: Call
 @pytest.mark.parametrize("kind", sorted({*BLOCKS} - {"group_norm"}))
 def test_every_kind_of_block_is_closed(kind: str) -> None:
     """Between a batch norm and a residual block; only norms over channels see what nothing reads."""
-    model = build_network(Recipe(("norm", kind, "residual"))).eval()
+    model = build_network(NetworkSpec(("norm", kind, "residual"))).eval()
     structure = trace(model, example_input(), validate=False)
     check(model, structure, random_kept(structure, np.random.default_rng(0)), example_input(2))
 

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoprune.testing.networks import BLOCKS, Recipe, build_network, example_input
+from autoprune.testing.networks import BLOCKS, NetworkSpec, build_network, example_input
 from autoprune.testing.surgery_laws import check_full_genome_is_identical, check_masked_equals_sliced, random_kept
 from autoprune.trace import trace
 from autoprune.trace.validation import validate
 
 recipes = st.builds(
-    Recipe,
+    NetworkSpec,
     blocks=st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4).map(tuple),
     width=st.sampled_from([8, 12]),
     head=st.sampled_from(["pooled", "flattened"]),
@@ -21,7 +21,7 @@ recipes = st.builds(
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(recipe=recipes, seed=st.integers(0, 2**16))
-def test_masked_equals_sliced(recipe: Recipe, seed: int) -> None:
+def test_masked_equals_sliced(recipe: NetworkSpec, seed: int) -> None:
     """Raw traces of random networks are right: nothing has to be pinned by the validation."""
     model = build_network(recipe, seed=seed)
     example = example_input()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Structure
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
-from autoprune.testing.networks import Recipe, build_network, example_input
+from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace, unwrap
 
 
@@ -74,7 +74,7 @@ def test_model_can_be_collected() -> None:
 
 def test_same_structure_twice_and_through_json() -> None:
     """Traces are deterministic, and a structure survives JSON."""
-    model = build_network(Recipe(("residual", "split", "shuffle")))
+    model = build_network(NetworkSpec(("residual", "split", "shuffle")))
     first, second = trace(model, example_input()), trace(model, example_input())
     assert first.fingerprint == second.fingerprint
     assert Structure.from_json(first.to_json()).fingerprint == first.fingerprint
@@ -82,7 +82,7 @@ def test_same_structure_twice_and_through_json() -> None:
 
 def test_frozen_parameters_change_nothing() -> None:
     """A frozen model has the groups of a trainable one."""
-    model = build_network(Recipe(("residual", "concat")))
+    model = build_network(NetworkSpec(("residual", "concat")))
     trainable = trace(model, example_input())
     assert trace(model.requires_grad_(False), example_input()).fingerprint == trainable.fingerprint
 

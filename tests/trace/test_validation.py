@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, ChannelGroup, Structure
 from autoprune.core.space import SearchSpace
-from autoprune.testing.networks import Recipe, build_network, example_input
+from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace, trace_space
 from autoprune.trace.validation import validate
 
@@ -61,7 +61,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("blocks", [("residual", "concat"), ("split", "depthwise"), ("shuffle",), ("pixel_shuffle",)])
 def test_shuffled_index_map_is_caught(blocks: tuple[str, ...], role: str) -> None:
     """A structure with one shuffled index map is rejected, and the shuffled group is among the offenders."""
-    model = build_network(Recipe(blocks))
+    model = build_network(NetworkSpec(blocks))
     structure = trace(model, example_input(), validate=False)
     for g, group in enumerate(structure.groups):
         report = validate(model, shuffled(structure, g, role), example_input())
@@ -239,7 +239,7 @@ def test_widths_that_the_space_excludes(
 
 def test_mistakes_within_the_widths_of_a_space_are_found() -> None:
     """Restricting the widths weakens nothing: a shuffled map is found at the widths that are left."""
-    model, x = build_network(Recipe(("residual", "concat"))), example_input()
+    model, x = build_network(NetworkSpec(("residual", "concat"))), example_input()
     space = trace_space(model, x, partial(SearchSpace.build, divisor=4, min_width=4))
     for g in np.flatnonzero(space.variable_of >= 0).tolist():
         group = space.structure.groups[g]
@@ -291,7 +291,7 @@ def test_offender_is_found_by_bisection() -> None:
 
 def test_report_of_a_right_structure() -> None:
     """A right structure agrees in double precision at four genomes."""
-    model = build_network(Recipe(("residual",)))
+    model = build_network(NetworkSpec(("residual",)))
     structure = trace(model, example_input())
     report = validate(model, structure, example_input(), seed=3)
     assert report.agreed
@@ -362,6 +362,6 @@ def test_falls_back_to_the_precision_that_runs(dtype: torch.dtype, tolerance: fl
 def test_models_of_every_precision(dtype: torch.dtype) -> None:
     """The structure of a model does not depend on the precision of its weights."""
     x = example_input()
-    plain = trace(build_network(Recipe(("residual", "split"))), x)
-    other = trace(build_network(Recipe(("residual", "split"))).to(dtype), x.to(dtype))
+    plain = trace(build_network(NetworkSpec(("residual", "split"))), x)
+    other = trace(build_network(NetworkSpec(("residual", "split"))).to(dtype), x.to(dtype))
     assert plain.fingerprint == other.fingerprint

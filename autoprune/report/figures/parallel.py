@@ -18,7 +18,7 @@ LINE_COLORS = palette.CIVIDIS[:8]  # the lightest step is too faint for a line o
 
 
 @dataclass(frozen=True)
-class Axis:
+class ParallelAxis:
     """One vertical axis.
 
     Attributes:
@@ -85,7 +85,7 @@ def parallel_figure(summary: RunSummary) -> Figure:
     return {"data": traces, "layout": page}
 
 
-def _axes(summary: RunSummary) -> list[Axis]:
+def _axes(summary: RunSummary) -> list[ParallelAxis]:
     """Objectives, then the other costs, then quality on the other roles."""
     wanted = [(name, summary.role) for name in summary.objectives.names]
     wanted += [(name, summary.role) for name in summary.meta.dense.costs if name not in summary.objectives.names]
@@ -97,16 +97,16 @@ def _axes(summary: RunSummary) -> list[Axis]:
         values = [value for item in shown if (value := value_of(item, name, role)) is not None]
         if values and any(value_of(point, name, role) is not None for point in summary.comparable):
             worst, best = (min(values), max(values)) if name in maximized else (max(values), min(values))
-            axes.append(Axis(name, role, worst, best))
+            axes.append(ParallelAxis(name, role, worst, best))
     return axes
 
 
-def _label(summary: RunSummary, axis: Axis) -> str:
+def _label(summary: RunSummary, axis: ParallelAxis) -> str:
     name = plain(units.title(axis.name))
     return name if axis.name in summary.meta.dense.costs else f"{name},<br>{axis.role.label}"
 
 
-def _lines(measured: Sequence[Measured], axes: Sequence[Axis], *, name: str, line: Figure) -> Figure:
+def _lines(measured: Sequence[Measured], axes: Sequence[ParallelAxis], *, name: str, line: Figure) -> Figure:
     """One trace of many lines, separated by gaps."""
     return {
         "type": "scatter",
@@ -118,7 +118,7 @@ def _lines(measured: Sequence[Measured], axes: Sequence[Axis], *, name: str, lin
     }
 
 
-def _labels(points: Sequence[Point], axes: Sequence[Axis]) -> Figure:
+def _labels(points: Sequence[Point], axes: Sequence[ParallelAxis]) -> Figure:
     """Markers that say where each of ``points`` crosses each axis."""
     texts = []
     for point in points:

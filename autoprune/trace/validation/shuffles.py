@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, BoolArray, ChannelGroup, Structure
 from autoprune.surgery.skeleton import Skeleton
-from autoprune.trace._probes import Seen, observe
-from autoprune.trace._reference import agree, agree_on_the_way
+from autoprune.trace.validation.probes import Seen, observe
+from autoprune.trace.validation.reference import agree, agree_on_the_way
 
 _FLOOR = 1e-3  # smallest scale of a layer's output
 

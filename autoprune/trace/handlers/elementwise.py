@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Attach
-from autoprune.trace._handlers_reduction import reduction
 from autoprune.trace._ids import Layers, align, compact, constant, has_ids, varying
-from autoprune.trace._registry import Call, handles
+from autoprune.trace.handlers.reduction import reduction
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 _UNARY = """
 relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus softsign
@@ -33,14 +33,14 @@ logaddexp hypot heaviside clamp float_power xlogy fmax fmin
 
 
 @handles(_UNARY)
-def unary(recorder: Recorder, call: Call) -> None:
+def unary(recorder: IdRecorder, call: TracedCall) -> None:
     """Pass the ids of the first tensor on."""
     for output in call.outputs:
         recorder.put(output, recorder.layers(call.inputs[0]))
 
 
 @handles(_BINARY)
-def binary(recorder: Recorder, call: Call) -> None:
+def binary(recorder: IdRecorder, call: TracedCall) -> None:
     """Let equal elements of all operands vanish together, with broadcasting."""
     if call.name in ("max", "min") and len(call.inputs) == 1:  # the same names reduce when given one tensor
         reduction(recorder, call)
@@ -54,7 +54,7 @@ def binary(recorder: Recorder, call: Call) -> None:
 
 
 @handles("_weight_norm")
-def weight_norm(recorder: Recorder, call: Call) -> None:
+def weight_norm(recorder: IdRecorder, call: TracedCall) -> None:
     """``g * v / |v|``: the norm is taken over all dimensions but one (-1: over all)."""
     v, g, dim = call.args[0], call.args[1], call.arg(2, "dim", 0)
     for layer in recorder.layers(v):
@@ -64,13 +64,13 @@ def weight_norm(recorder: Recorder, call: Call) -> None:
 
 
 @handles("new_zeros new_ones new_empty new_full new_tensor")
-def fresh_constant(recorder: Recorder, call: Call) -> None:
+def fresh_constant(recorder: IdRecorder, call: TracedCall) -> None:
     """A constant of another tensor's kind."""
     recorder.forget(call.outputs[0])
 
 
 @handles("prelu")
-def prelu(recorder: Recorder, call: Call) -> None:
+def prelu(recorder: IdRecorder, call: TracedCall) -> None:
     """Slopes, one per channel or one for all."""
     x, slopes = call.inputs
     layers = recorder.layers(x)
@@ -81,7 +81,7 @@ def prelu(recorder: Recorder, call: Call) -> None:
     recorder.put(call.outputs[0], layers)
 
 
-def combine(recorder: Recorder, operands: list[Tensor], output: Tensor, original: Tensor | None = None) -> None:
+def combine(recorder: IdRecorder, operands: list[Tensor], output: Tensor, original: Tensor | None = None) -> None:
     """Set the ids of an element-wise result and tie the operands.
 
     Args:
@@ -110,7 +110,7 @@ def combine(recorder: Recorder, operands: list[Tensor], output: Tensor, original
     recorder.put(output, tuple(result) if result else (constant(shape),))
 
 
-def _join(recorder: Recorder, result: list[Tensor], layer: Tensor, shape: torch.Size) -> None:
+def _join(recorder: IdRecorder, result: list[Tensor], layer: Tensor, shape: torch.Size) -> None:
     """Tie ``layer`` to a layer of the result that varies along the same dimensions, or add it."""
     dims = set(varying(layer))
     if not dims and not has_ids(layer):
@@ -144,7 +144,7 @@ def _differs(values: Tensor, dim: int) -> bool:
     return values.shape[dim] > 1 and not bool((values == values.narrow(dim, 0, 1)).all())
 
 
-def _keep(recorder: Recorder, result: list[Tensor], layer: Tensor, dims: list[int], reason: str) -> None:
+def _keep(recorder: IdRecorder, result: list[Tensor], layer: Tensor, dims: list[int], reason: str) -> None:
     """Let ``dims`` of a layer keep their size."""
     if not dims:
         return

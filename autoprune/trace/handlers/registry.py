@@ -1,4 +1,4 @@
-"""Which handler follows the ids through which torch function: a dictionary from function names to handlers."""
+"""Which handler follows the ids through which torch function: a dictionary from plain function names to handlers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
-Handler = Callable[["Recorder", "Call"], None]
+Handler = Callable[["IdRecorder", "TracedCall"], None]
 HANDLERS: dict[str, Handler] = {}
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class TracedCall:
     """One call of a torch function, after it was executed.
 
     Attributes:
@@ -68,3 +68,29 @@ def handles(names: str | Iterable[str]) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+_ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"}
+
+_OPERATOR_NAMES = {
+    "truediv": "div", "matmul": "matmul", "rmatmul": "matmul", "and": "bitwise_and", "or": "bitwise_or",
+    "xor": "bitwise_xor", "invert": "bitwise_not", "mod": "remainder", "floordiv": "floor_divide",
+}  # fmt: skip
+
+
+def plain_name(function: Callable[..., Any]) -> tuple[str, bool]:
+    """Return a torch function's name without operator underscores, and whether it is an in-place form."""
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        return "get:" + getattr(getattr(function, "__self__", None), "__name__", ""), False
+    if name.startswith("__") and name.endswith("__"):
+        bare = name[2:-2]
+        if bare in ("getitem", "setitem", "len", "array"):
+            return name, bare == "setitem"
+        in_place = bare.startswith("i") and bare[1:] in _ARITHMETIC
+        reflected = bare.startswith("r") and bare[1:] in _ARITHMETIC
+        bare = bare[1:] if in_place or reflected else bare
+        return _OPERATOR_NAMES.get(bare, bare), in_place
+    if name.endswith("_") and not name.endswith("__"):
+        return name[:-1], True
+    return name.removeprefix("_") if name.startswith("_adaptive") else name, False

@@ -4,23 +4,28 @@ On a float64 copy with new weights, at several random genomes of unequal widths 
 compared with the dense one whose removed channels are noise where they are produced and zero where they are consumed:
 at the output and at every layer on the way, in evaluation and in training mode. Groups that do not agree are found by
 bisection. A group whose index map could be shuffled without anybody noticing is unverifiable. What the check decides,
-`trace` pins.
+`trace` pins. The counted costs are compared with what cut models run, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from autoprune.core.groups import Pin, Structure
+from autoprune.core.groups import BoolArray, Pin, Structure
 from autoprune.core.space import SearchSpace
-from autoprune.cost.samples import Samples, find_samples
-from autoprune.trace._copying import copy_model, undisturbed
-from autoprune.trace._examiner import N_RANDOM, Examiner
+from autoprune.core.terms import cost_terms
+from autoprune.cost.samples import Samples, count_sample, find_samples
+from autoprune.errors import TraceError
+from autoprune.surgery.cut import cut
+from autoprune.surgery.forward import tensors_in
 from autoprune.trace._restrict import without_groups
-from autoprune.trace.unwrap import unwrap
+from autoprune.trace.given_model import copy_model, undisturbed, unwrap
+from autoprune.trace.validation.examiner import N_RANDOM, Examiner
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,47 @@ def pin_offenders(
         return structure
     problems = Examiner(model, structure, samples, seed, space).problems()
     return without_groups(structure, problems) if problems else structure
+
+
+WHOLE = (
+    "costs are of the whole example input, taken as one sample: it cannot be divided into samples on which the model "
+    "runs and whose MACs add up"
+)
+
+
+def cost_notes(model: nn.Module, structure: Structure, samples: Samples, genomes: Iterable[BoolArray]) -> list[str]:
+    """Return sentences for `Structure.notes`.
+
+    Args:
+        model: the traced model.
+        structure: what the trace found.
+        samples: how the example input holds its samples.
+        genomes: kept genes at which the closed form is compared with what is counted on the model cut to them.
+    """
+    notes = [WHOLE] if samples.form == "whole" else []
+    if samples.left_out:
+        notes.append(f"MACs leave out what these operators compute: {', '.join(samples.left_out)}")
+    terms = cost_terms(structure)["macs"]
+    for kept in genomes:
+        widths = np.array([[kept[group.genes].sum() for group in structure.groups]], dtype=np.int64)
+        expected = sum(int(term.at(widths)[0]) for term in terms)
+        other = next((found for found in _counted(cut(model, structure, kept), samples) if found != expected), None)
+        if other is not None:
+            notes.append(
+                "MACs are of the operators that ran on the example input; what runs depends on the data or on the "
+                f"widths (one model ran {other:,} MACs on one input where {expected:,} are counted)"
+            )
+            break
+    return notes
+
+
+def _counted(model: nn.Module, samples: Samples) -> Iterator[int]:
+    """Count the MACs of one sample and of its opposite; what cannot run, validation has rejected or data forbid."""
+    inputs = [samples.take(1)]
+    if all(tensor.device.type == "cpu" for tensor in tensors_in(samples.example)):
+        inputs.append(samples.negated())  # elsewhere numbers that end up as indices could end the process
+    for sample in inputs:
+        try:
+            yield count_sample(model, sample).macs
+        except TraceError:
+            continue

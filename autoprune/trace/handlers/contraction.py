@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Extent
-from autoprune.trace._handlers_elementwise import combine
 from autoprune.trace._ids import Layers, along, constant, has_ids, varying
-from autoprune.trace._registry import Call, handles
+from autoprune.trace.handlers.elementwise import combine
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 Part = tuple[Tensor, str]  # an id layer and the letters of its dimensions
 
@@ -26,7 +26,7 @@ _CONVS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3
 
 
 @handles(_CONVS)
-def conv(recorder: Recorder, call: Call) -> None:
+def conv(recorder: IdRecorder, call: TracedCall) -> None:
     """Convolutions: dense, grouped, depthwise with any multiplier, transposed."""
     x, weight, bias = call.args[0], call.arg(1, "weight"), call.arg(2, "bias")
     output = call.outputs[0]
@@ -72,7 +72,7 @@ def conv(recorder: Recorder, call: Call) -> None:
     recorder.contraction("conv", positions * (weight.numel() // dense), factors)
 
 
-def _pin_kernel(recorder: Recorder, weight: Tensor) -> None:
+def _pin_kernel(recorder: IdRecorder, weight: Tensor) -> None:
     """The kernel's own dimensions are never cut."""
     if recorder.name(weight) is not None:
         return  # a plain parameter issues ids only for the dimensions that are asked for
@@ -82,7 +82,7 @@ def _pin_kernel(recorder: Recorder, weight: Tensor) -> None:
 
 
 @handles("linear")
-def linear(recorder: Recorder, call: Call) -> None:
+def linear(recorder: IdRecorder, call: TracedCall) -> None:
     """``x @ weight.T + bias``."""
     x, weight, bias = call.args[0], call.arg(1, "weight"), call.arg(2, "bias")
     letters = "abcdefgh"[: x.dim() - 1]
@@ -93,7 +93,7 @@ def linear(recorder: Recorder, call: Call) -> None:
     _add_bias(recorder, bias, call.outputs[0])
 
 
-def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
+def _add_bias(recorder: IdRecorder, bias: Tensor | None, output: Tensor) -> None:
     if bias is None or not recorder.follows([bias]):
         return
     ids = recorder.channel_ids(output, output.dim() - 1)
@@ -101,7 +101,7 @@ def _add_bias(recorder: Recorder, bias: Tensor | None, output: Tensor) -> None:
 
 
 @handles("matmul mm bmm mv dot")
-def matmul(recorder: Recorder, call: Call) -> None:
+def matmul(recorder: IdRecorder, call: TracedCall) -> None:
     """Matrix products with broadcast batch dimensions."""
     a, b = call.inputs[:2]
     if call.function is torch.Tensor.__rmatmul__:
@@ -110,7 +110,7 @@ def matmul(recorder: Recorder, call: Call) -> None:
 
 
 @handles("addmm baddbmm addbmm")
-def addmm(recorder: Recorder, call: Call) -> None:
+def addmm(recorder: IdRecorder, call: TracedCall) -> None:
     """``bias + a @ b``."""
     bias, a, b = call.inputs[:3]
     if call.name == "addbmm":
@@ -124,7 +124,7 @@ def addmm(recorder: Recorder, call: Call) -> None:
         recorder.give_up([bias, output], [output], f"is added inside `{call.name}`")
 
 
-def _matmul(recorder: Recorder, a: Tensor, b: Tensor, output: Tensor) -> None:
+def _matmul(recorder: IdRecorder, a: Tensor, b: Tensor, output: Tensor) -> None:
     batch = "abcdefgh"[: max(a.dim(), b.dim(), 2) - 2]
     letters_a = batch[len(batch) - max(a.dim() - 2, 0) :] + ("mk" if a.dim() > 1 else "k")
     letters_b = batch[len(batch) - max(b.dim() - 2, 0) :] + ("kn" if b.dim() > 1 else "k")
@@ -133,7 +133,7 @@ def _matmul(recorder: Recorder, a: Tensor, b: Tensor, output: Tensor) -> None:
 
 
 @handles("einsum")
-def einsum(recorder: Recorder, call: Call) -> None:
+def einsum(recorder: IdRecorder, call: TracedCall) -> None:
     """Sums of products of two tensors given by an equation."""
     equation = call.args[0]
     operands = list(call.args[1]) if isinstance(call.args[1], list | tuple) else list(call.args[1:])
@@ -146,7 +146,7 @@ def einsum(recorder: Recorder, call: Call) -> None:
 
 
 @handles("scaled_dot_product_attention")
-def attention(recorder: Recorder, call: Call) -> None:
+def attention(recorder: IdRecorder, call: TracedCall) -> None:
     """Attention: whole heads vanish."""
     query, key, value = (call.arg(i, name) for i, name in enumerate(("query", "key", "value")))
     mask = call.arg(3, "attn_mask")
@@ -163,7 +163,7 @@ def attention(recorder: Recorder, call: Call) -> None:
 
 
 @handles("multi_head_attention_forward _native_multi_head_attention")
-def multi_head_attention(recorder: Recorder, call: Call) -> None:
+def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
     """``nn.MultiheadAttention`` is counted and keeps its channels."""
     reason = "`nn.MultiheadAttention` fixes its embedding width and heads; write qkv-style attention to prune heads"
     query, key, value = call.inputs[:3]
@@ -180,7 +180,7 @@ def multi_head_attention(recorder: Recorder, call: Call) -> None:
 
 
 @handles("embedding")
-def embedding(recorder: Recorder, call: Call) -> None:
+def embedding(recorder: IdRecorder, call: TracedCall) -> None:
     """Rows of a table: its columns are the channels."""
     weight = call.arg(1, "weight")
     output = call.outputs[0]
@@ -196,7 +196,7 @@ def embedding(recorder: Recorder, call: Call) -> None:
 
 
 @handles("lstm gru rnn_tanh rnn_relu")
-def recurrent(recorder: Recorder, call: Call) -> None:
+def recurrent(recorder: IdRecorder, call: TracedCall) -> None:
     """Recurrent layers keep their channels; their matrix products are counted."""
     x = call.args[0]
     weights = [t for t in call.inputs if recorder.name(t) is not None and t.dim() == 2]
@@ -210,7 +210,7 @@ def recurrent(recorder: Recorder, call: Call) -> None:
 # ---------------------------------------------------------------------------- the engine
 
 
-def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str) -> None:
+def contract(recorder: IdRecorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str) -> None:
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
 
     Args:
@@ -261,7 +261,7 @@ def contract(recorder: Recorder, operands: list[tuple[Tensor, str]], output: Ten
     recorder.contraction(kind, free, [extent for letter, extent in extents.items() if letter in products])
 
 
-def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:
+def _bind(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:
     """Tie what two operands say about one letter.
 
     Args:
@@ -285,7 +285,7 @@ def _bind(recorder: Recorder, ours: list[Part], theirs: list[Part], *, other: in
         recorder.book.pin(layer, reason, site)
 
 
-def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: str) -> None:
+def _note_roles(recorder: IdRecorder, operands: list[tuple[Tensor, str]], result: str) -> None:
     for (tensor, letters), (_, others) in (operands, operands[::-1]):
         name = recorder.name(tensor)
         if name is None and not recorder.is_weight(tensor):
@@ -300,7 +300,7 @@ def _note_roles(recorder: Recorder, operands: list[tuple[Tensor, str]], result: 
                         recorder.book.play_ids(layer, role)
 
 
-def _decided(recorder: Recorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
+def _decided(recorder: IdRecorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
     """Return a tensor's id layers, each reduced to the letters along which it varies.
 
     A layer that varies along summed and other letters at once is decided here: with a weight the summed channels may

@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoprune.trace._book import EqualCounts, Extent
-from autoprune.trace._handlers_movement import put_moved
 from autoprune.trace._ids import align, along, constant, has_ids, shrink, varying
-from autoprune.trace._registry import Call, handles
 from autoprune.trace._sizes import TracedInt, untraced
+from autoprune.trace.handlers.movement import put_moved
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 
 @handles("chunk tensor_split")
-def chunk(recorder: Recorder, call: Call) -> None:
+def chunk(recorder: IdRecorder, call: TracedCall) -> None:
     """Equal parts: they must keep equally many channels, not the same ones."""
     source = call.inputs[0]
     parts = call.arg(1, "chunks", call.kwargs.get("sections"))
@@ -36,14 +36,14 @@ def chunk(recorder: Recorder, call: Call) -> None:
         _equal_parts(recorder, layer, dim, len(call.outputs))
 
 
-def _equal_parts(recorder: Recorder, layer: Tensor, dim: int, n: int) -> None:
+def _equal_parts(recorder: IdRecorder, layer: Tensor, dim: int, n: int) -> None:
     size = layer.shape[dim] // n
     extents = tuple(Extent(layer, dim, i * size, (i + 1) * size) for i in range(n))
     recorder.book.equal_counts.append(EqualCounts(extents, recorder.site()))
 
 
 @handles("split split_with_sizes")
-def split(recorder: Recorder, call: Call) -> None:
+def split(recorder: IdRecorder, call: TracedCall) -> None:
     """Parts of given sizes: each size must follow the part it cuts off."""
     source = call.inputs[0]
     sizes = call.traced(
@@ -66,7 +66,7 @@ def split(recorder: Recorder, call: Call) -> None:
 
 
 @handles("unbind select")
-def unbind(recorder: Recorder, call: Call) -> None:
+def unbind(recorder: IdRecorder, call: TracedCall) -> None:
     """Single positions are taken out: that dimension keeps its size."""
     source = call.inputs[0]
     dim = call.arg(1, "dim", 0) % source.dim()
@@ -76,7 +76,7 @@ def unbind(recorder: Recorder, call: Call) -> None:
 
 
 @handles("narrow")
-def narrow(recorder: Recorder, call: Call) -> None:
+def narrow(recorder: IdRecorder, call: TracedCall) -> None:
     """A contiguous range of positions."""
     source = call.inputs[0]
     dim = call.arg(1, "dim") % source.dim()
@@ -87,7 +87,7 @@ def narrow(recorder: Recorder, call: Call) -> None:
 
 
 @handles("index_select gather take_along_dim masked_select unfold")
-def pick(recorder: Recorder, call: Call) -> None:
+def pick(recorder: IdRecorder, call: TracedCall) -> None:
     """Positions picked by an index: that dimension keeps its size."""
     source = call.inputs[0]
     if call.function is F.unfold:
@@ -103,14 +103,14 @@ def pick(recorder: Recorder, call: Call) -> None:
     put_moved(recorder, call, lambda ids: call.function(ids, *rest, **named))
 
 
-def _im2col(recorder: Recorder, call: Call) -> None:
+def _im2col(recorder: IdRecorder, call: TracedCall) -> None:
     """Patches: ``(n, channels, h, w)`` to ``(n, channels * area, positions)``."""
     source, output = call.inputs[0], call.outputs[0]
     ids = recorder.book.slice_ids(recorder.single(source, 1), 1, recorder.site())
     recorder.put(output, (along(ids.repeat_interleave(output.shape[1] // len(ids)), 1, output.shape),))
 
 
-def slice_rule(recorder: Recorder, layer: Tensor, dim: int, index: slice) -> None:
+def slice_rule(recorder: IdRecorder, layer: Tensor, dim: int, index: slice) -> None:
     """Note what the bounds of a slice must follow."""
     if dim not in varying(layer):
         return
@@ -127,7 +127,7 @@ def slice_rule(recorder: Recorder, layer: Tensor, dim: int, index: slice) -> Non
             recorder.rule(-bound, Extent(layer, dim, n + int(bound), n), "a slice bound")
 
 
-def index_rules(recorder: Recorder, layer: Tensor, index: Any) -> None:
+def index_rules(recorder: IdRecorder, layer: Tensor, index: Any) -> None:
     """Note what an index expression asks of the dimensions it touches."""
     entries = list(index) if isinstance(index, tuple) else [index]
     taken = sum(_consumed(entry) for entry in entries)
@@ -160,7 +160,7 @@ def _consumed(entry: Any) -> int:
 
 
 @handles("__getitem__")
-def getitem(recorder: Recorder, call: Call) -> None:
+def getitem(recorder: IdRecorder, call: TracedCall) -> None:
     """Index the ids."""
     source = call.args[0]
     index = call.args[1]
@@ -173,7 +173,7 @@ def getitem(recorder: Recorder, call: Call) -> None:
 
 
 @handles("__setitem__")
-def setitem(recorder: Recorder, call: Call) -> None:
+def setitem(recorder: IdRecorder, call: TracedCall) -> None:
     """Follow ``x[index] = value``: the written elements take the ids of the value."""
     target, index, value = call.args[0], call.args[1], call.args[2]
     ids = recorder.single(target)
@@ -182,7 +182,7 @@ def setitem(recorder: Recorder, call: Call) -> None:
     recorder.put(target, (_written(recorder, ids, index, value),))
 
 
-def _written(recorder: Recorder, ids: Tensor, index: Any, value: Any) -> Tensor:
+def _written(recorder: IdRecorder, ids: Tensor, index: Any, value: Any) -> Tensor:
     written = ids.clone(memory_format=torch.contiguous_format)
     incoming = recorder.single(value) if isinstance(value, Tensor) else constant(())
     index = _on_cpu(index)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import along, constant, has_ids, varying
-from autoprune.trace._registry import Call, handles
 from autoprune.trace._sizes import TracedInt, untraced
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 
 def on_ids(function: Callable[[Tensor], Any], ids: Tensor) -> Any:
@@ -27,7 +27,8 @@ def on_ids(function: Callable[[Tensor], Any], ids: Tensor) -> Any:
         return moved.long() if isinstance(moved, Tensor) else tuple(m.long() for m in moved)
 
 
-def put_moved(recorder: Recorder, call: Call, function: Callable[[Tensor], Any]) -> None:
+def put_moved(recorder: IdRecorder, call: TracedCall, function: Callable[[Tensor], Any]) -> None:
+    """Give the results of a call the ids that ``function``, which only moves data, makes of its first input's."""
     moved = []
     for layer in recorder.layers(call.inputs[0]):
         if has_ids(layer):
@@ -43,7 +44,7 @@ def put_moved(recorder: Recorder, call: Call, function: Callable[[Tensor], Any])
     """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
     tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint"""
 )
-def move(recorder: Recorder, call: Call) -> None:
+def move(recorder: IdRecorder, call: TracedCall) -> None:
     """Run the same function on the ids."""
     if call.name.startswith("get:"):
         attribute = call.name[4:]
@@ -59,7 +60,7 @@ def move(recorder: Recorder, call: Call) -> None:
 
 
 @handles("roll")
-def roll(recorder: Recorder, call: Call) -> None:
+def roll(recorder: IdRecorder, call: TracedCall) -> None:
     """Rolling by a fixed number moves other channels to the front when there are fewer of them."""
     source = call.inputs[0]
     dims = call.arg(2, "dims")
@@ -71,7 +72,7 @@ def roll(recorder: Recorder, call: Call) -> None:
 
 
 @handles("channel_shuffle native_channel_shuffle")
-def channel_shuffle(recorder: Recorder, call: Call) -> None:
+def channel_shuffle(recorder: IdRecorder, call: TracedCall) -> None:
     """Channels of equal blocks are interleaved: every block keeps the same local positions."""
     source = call.inputs[0]
     ids = recorder.book.slice_ids(recorder.single(source, 1), 1, recorder.site())
@@ -81,20 +82,20 @@ def channel_shuffle(recorder: Recorder, call: Call) -> None:
 
 
 @handles("pixel_shuffle pixel_unshuffle")
-def pixel_shuffle(recorder: Recorder, call: Call) -> None:
+def pixel_shuffle(recorder: IdRecorder, call: TracedCall) -> None:
     """Run on the ids; the convolution that follows decides what vanishes together."""
     move(recorder, call)
 
 
-def _swap(call: Call, source: Tensor, ids: Tensor) -> tuple[Any, ...]:
+def _swap(call: TracedCall, source: Tensor, ids: Tensor) -> tuple[Any, ...]:
     return tuple(ids if a is source else a for a in call.args)
 
 
-def _swap_kwargs(call: Call, source: Tensor, ids: Tensor) -> dict[str, Any]:
+def _swap_kwargs(call: TracedCall, source: Tensor, ids: Tensor) -> dict[str, Any]:
     return {name: ids if a is source else a for name, a in call.kwargs.items()}
 
 
-def _tie_rows(recorder: Recorder, call: Call) -> None:
+def _tie_rows(recorder: IdRecorder, call: TracedCall) -> None:
     """Note results that vary along more dimensions than what went in."""
     before = [len(varying(layer)) for layer in recorder.layers(call.inputs[0])]
     for output in call.outputs:
@@ -104,7 +105,7 @@ def _tie_rows(recorder: Recorder, call: Call) -> None:
 
 
 @handles("view reshape unflatten view_as reshape_as expand expand_as")
-def view(recorder: Recorder, call: Call) -> None:
+def view(recorder: IdRecorder, call: TracedCall) -> None:
     """Reshape the ids; every size argument must follow the widths."""
     source, output = call.inputs[0], call.outputs[0]
     if call.name == "view" and len(call.args) > 1 and isinstance(call.args[1], torch.dtype):
@@ -123,7 +124,7 @@ def view(recorder: Recorder, call: Call) -> None:
             recorder.grid(layer, sizes)
 
 
-def _view_sizes(recorder: Recorder, call: Call) -> dict[int, int]:
+def _view_sizes(recorder: IdRecorder, call: TracedCall) -> dict[int, int]:
     """Return the size arguments of a view by output dimension (-1: follows by itself)."""
     if call.name in ("view_as", "reshape_as", "expand_as"):
         other = call.inputs[1]
@@ -140,7 +141,7 @@ def _view_sizes(recorder: Recorder, call: Call) -> dict[int, int]:
 
 
 @handles("pad")
-def pad(recorder: Recorder, call: Call) -> None:
+def pad(recorder: IdRecorder, call: TracedCall) -> None:
     """Added channels are constants that always stay; padding inside a channel belongs to it."""
     source, output = call.inputs[0], call.outputs[0]
     amounts = call.traced(1, "pad")
@@ -169,7 +170,7 @@ def pad(recorder: Recorder, call: Call) -> None:
 
 
 @handles("glu")
-def glu(recorder: Recorder, call: Call) -> None:
+def glu(recorder: IdRecorder, call: TracedCall) -> None:
     """First half times the sigmoid of the second: both halves keep the same channels."""
     source, output = call.inputs[0], call.outputs[0]
     dim = call.arg(1, "dim", -1) % source.dim()

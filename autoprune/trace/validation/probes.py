@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from autoprune.surgery.forward import forward
-from autoprune.trace._example import tensors_in
-from autoprune.trace._neutral import NeutralStatistics
+from autoprune.surgery.forward import forward, tensors_in
+from autoprune.trace.validation.neutral import NeutralStatistics
 
 _SAMPLES = 64  # positions of a layer's output that are looked at
 _CALM = 4.0  # a signal between 1 / _CALM and _CALM keeps its scale

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.space import SearchSpace
@@ -22,11 +21,10 @@ from autoprune.errors import SurgeryError, TraceError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.surgery.skeleton import Skeleton
-from autoprune.trace._copying import copy_model
-from autoprune.trace._example import enlarged
-from autoprune.trace._probes import Seen, observe
-from autoprune.trace._reference import Reference, agree, agree_on_the_way, as_floats, redraw
-from autoprune.trace._shuffles import Key, ShuffleEffects, needed, shuffled
+from autoprune.trace.given_model import NOT_USER_CODE, copy_model
+from autoprune.trace.validation.probes import Seen, observe
+from autoprune.trace.validation.reference import Reference, agree, agree_on_the_way, as_floats, redraw
+from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
 
 N_RANDOM = 3
 """Random genomes that are compared, beside the smallest one."""
@@ -41,7 +39,6 @@ _PRECISION = {
     torch.float16: (1e-2, 1e-3, 1e-1),
     torch.bfloat16: (3e-2, 8e-3, 1e-1),
 }
-_NOT_USER_CODE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
 
 _UNVERIFIABLE = "has channels whose order does not influence the output, so that no check can tell them"
 _RANDOM = "cannot be compared: the forward draws random numbers for its channels outside of training; switch that off"
@@ -237,7 +234,7 @@ class Examiner:
     def _other_example(self) -> Any:
         """Return a larger input of twice the batch, or the same input twice, that the dense model accepts."""
         twice = self._samples.take(2)
-        for example in (enlarged(twice), twice):
+        for example in (_enlarged(twice), twice):
             if example is not self._example and self._runs(example, training=False):
                 return example
         return None
@@ -443,5 +440,17 @@ def _sentence(error: BaseException, *, training: bool = False) -> str:
 def _source(error: BaseException) -> str:
     """Return the last line of user (or library) code in a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(_NOT_USER_CODE)]
+    own = [f for f in frames if not f.filename.startswith(NOT_USER_CODE)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _enlarged(example: Any, by: int = 32) -> Any:
+    """Return random images ``by`` pixels larger for every floating (n, c, h, w) tensor of the example."""
+
+    def larger(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() != 4 or not leaf.is_floating_point():
+            return leaf
+        n, c, h, w = leaf.shape
+        return torch.randn((n, c, h + by, w + by)).to(leaf)
+
+    return pytree.tree_map(larger, example)

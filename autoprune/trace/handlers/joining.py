@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._ids import compact, constant, varying
-from autoprune.trace._registry import Call, handles
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 
 @handles("cat concat concatenate")
-def cat(recorder: Recorder, call: Call) -> None:
+def cat(recorder: IdRecorder, call: TracedCall) -> None:
     """Join the ids; along the other dimensions equal positions vanish together."""
     output = call.outputs[0]
     tensors = (
@@ -27,7 +27,7 @@ def cat(recorder: Recorder, call: Call) -> None:
 
 
 @handles("stack")
-def stack(recorder: Recorder, call: Call) -> None:
+def stack(recorder: IdRecorder, call: TracedCall) -> None:
     """Join the ids along a new dimension."""
     output = call.outputs[0]
     dim = call.arg(1, "dim", 0) % output.dim()
@@ -35,7 +35,9 @@ def stack(recorder: Recorder, call: Call) -> None:
     _join(recorder, list(tensors), dim, output, torch.stack)
 
 
-def _join(recorder: Recorder, tensors: list[Tensor], dim: int, output: Tensor, function: Callable[..., Tensor]) -> None:
+def _join(
+    recorder: IdRecorder, tensors: list[Tensor], dim: int, output: Tensor, function: Callable[..., Tensor]
+) -> None:
     counts = {len(recorder.layers(t)) for t in tensors if recorder.follows([t])}
     n = counts.pop() if len(counts) == 1 else 1
     results = []
@@ -53,7 +55,7 @@ def _join(recorder: Recorder, tensors: list[Tensor], dim: int, output: Tensor, f
 
 
 def _join_layer(
-    recorder: Recorder,
+    recorder: IdRecorder,
     tensors: list[Tensor],
     parts: list[Tensor | None],
     dim: int,

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from autoprune.trace._book import Attach, Extent
 from autoprune.trace._ids import constant, has_ids, varying
-from autoprune.trace._registry import Call, handles
+from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
-    from autoprune.trace._recorder import Recorder
+    from autoprune.trace._recorder import IdRecorder
 
 _POOLS = """
 max_pool avg_pool adaptive_avg_pool adaptive_max_pool lp_pool fractional_max_pool
@@ -20,7 +20,7 @@ max_pool avg_pool adaptive_avg_pool adaptive_max_pool lp_pool fractional_max_poo
 _POOL_NAMES = [f"{name}{k}d{suffix}" for name in _POOLS.split() for k in (1, 2, 3) for suffix in ("", "_with_indices")]
 
 
-def tie_last(recorder: Recorder, layer: Tensor, k: int) -> Tensor:
+def tie_last(recorder: IdRecorder, layer: Tensor, k: int) -> Tensor:
     """Tie everything along the last ``k`` dimensions and return ids that do not vary along them."""
     for dim in range(layer.dim() - k, layer.dim()):
         if dim in varying(layer):
@@ -36,19 +36,19 @@ def _with_last(layer: Tensor, k: int, shape: Sequence[int]) -> Tensor:
 
 
 @handles(_POOL_NAMES)
-def pool(recorder: Recorder, call: Call) -> None:
+def pool(recorder: IdRecorder, call: TracedCall) -> None:
     """Pools act inside a channel: the last 1, 2 or 3 dimensions."""
     k = next(int(part[-2]) for part in call.name.split("_") if part.endswith("d") and part[-2:-1].isdigit())
     _spatial(recorder, call, k)
 
 
 @handles("interpolate upsample upsample_nearest upsample_bilinear grid_sample")
-def resample(recorder: Recorder, call: Call) -> None:
+def resample(recorder: IdRecorder, call: TracedCall) -> None:
     """Resampling acts inside a channel: everything behind batch and channels."""
     _spatial(recorder, call, call.inputs[0].dim() - 2)
 
 
-def _spatial(recorder: Recorder, call: Call, k: int) -> None:
+def _spatial(recorder: IdRecorder, call: TracedCall, k: int) -> None:
     layers = [tie_last(recorder, layer, k) for layer in recorder.layers(call.inputs[0])]
     for extra in call.inputs[1:]:
         if recorder.follows([extra]):
@@ -57,7 +57,7 @@ def _spatial(recorder: Recorder, call: Call, k: int) -> None:
         recorder.put(output, tuple(_with_last(layer, k, output.shape) for layer in layers))
 
 
-def _pin_statistics(recorder: Recorder, call: Call, dims: Iterable[int]) -> None:
+def _pin_statistics(recorder: IdRecorder, call: TracedCall, dims: Iterable[int]) -> None:
     """Let channels of a weight stay over which its statistics are taken: the weights that are kept would change."""
     if recorder.is_weight(call.inputs[0]):
         for layer in recorder.layers(call.inputs[0]):
@@ -66,7 +66,7 @@ def _pin_statistics(recorder: Recorder, call: Call, dims: Iterable[int]) -> None
 
 
 @handles("batch_norm instance_norm native_batch_norm")
-def batch_norm(recorder: Recorder, call: Call) -> None:
+def batch_norm(recorder: IdRecorder, call: TracedCall) -> None:
     """Statistics per channel; weight, bias and running statistics follow the channels."""
     x = call.inputs[0]
     site = recorder.site()
@@ -84,7 +84,7 @@ def batch_norm(recorder: Recorder, call: Call) -> None:
 
 
 @handles("group_norm")
-def group_norm(recorder: Recorder, call: Call) -> None:
+def group_norm(recorder: IdRecorder, call: TracedCall) -> None:
     """Statistics per block of channels: every block keeps the same local positions; one channel a block is free."""
     x = call.inputs[0]
     site = recorder.site()
@@ -102,7 +102,7 @@ def group_norm(recorder: Recorder, call: Call) -> None:
 
 
 @handles("layer_norm rms_norm")
-def layer_norm(recorder: Recorder, call: Call) -> None:
+def layer_norm(recorder: IdRecorder, call: TracedCall) -> None:
     """Statistics over the last dimensions; they change with the kept channels, as they should."""
     x = call.inputs[0]
     sizes = call.traced(1, "normalized_shape")
@@ -121,7 +121,7 @@ def layer_norm(recorder: Recorder, call: Call) -> None:
     recorder.put(call.outputs[0], (layer,))
 
 
-def follow(recorder: Recorder, layer: Tensor, dim: int, vector: Tensor) -> None:
+def follow(recorder: IdRecorder, layer: Tensor, dim: int, vector: Tensor) -> None:
     """Let a per-position vector follow dimension ``dim`` of ids that may not be decided yet."""
     if len(varying(layer)) > 1:
         recorder.book.attaches.append(Attach(layer, dim, vector, recorder.site()))
@@ -137,7 +137,7 @@ _REDUCTION_DIM = {"norm": 2, "logsumexp": 1, "vector_norm": 2, "linalg_vector_no
 
 
 @handles(_REDUCTIONS)
-def reduction(recorder: Recorder, call: Call) -> None:
+def reduction(recorder: IdRecorder, call: TracedCall) -> None:
     """Reductions inside a channel pass the ids on; reductions over channels pin them."""
     x = call.inputs[0]
     dims = call.arg(_REDUCTION_DIM.get(call.name, 1), "dim")
@@ -161,7 +161,7 @@ def reduction(recorder: Recorder, call: Call) -> None:
         recorder.put(output, tuple(_reduce(layer, reduced, keeps=keeps) for layer in results))
 
 
-def _reduced(recorder: Recorder, call: Call, layer: Tensor, *, weight: bool) -> None:
+def _reduced(recorder: IdRecorder, call: TracedCall, layer: Tensor, *, weight: bool) -> None:
     reason = f"is reduced over channels by `{call.name}`"
     # a number may decide something in Python; one that comes from a weight more likely scales it, by way of a float
     if all(output.numel() == 1 and not (weight and output.is_floating_point()) for output in call.outputs):
@@ -185,7 +185,7 @@ _ALONG_DEFAULT = {"normalize": 1, "cumsum": None}
 
 
 @handles(_ALONG)
-def along_dimension(recorder: Recorder, call: Call) -> None:
+def along_dimension(recorder: IdRecorder, call: TracedCall) -> None:
     """Functions that mix the elements of one dimension: channels there are pinned."""
     x = call.inputs[0]
     dim = call.arg(_ALONG_DIM.get(call.name, 1), "dim", _ALONG_DEFAULT.get(call.name, -1))

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.trace._probes import Seen, observe
+from autoprune.trace.validation.probes import Seen, observe
 
 _FLOOR = 1e-3  # below it a layer's output, whose scale is about one, is the rounding of a zero
 

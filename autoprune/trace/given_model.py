@@ -1,13 +1,25 @@
-"""Finds the model inside the wrappers that training scripts put around it."""
+"""The model as users give it: found inside its wrappers, refused where it is not ready, copied, left undisturbed."""
 
 from __future__ import annotations
 
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, SurgeryError, TraceError
+from autoprune.surgery import copying
+
+NOT_USER_CODE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
+"""Folders of torch and of autoprune: the line of a model that a message names lies in none of them."""
 
 _QUANTIZERS = ("torch.ao.", "torchao.", "bitsandbytes.")
 _PREPARE_LATER = "prune the plain model first, fine-tune it, then prepare and train the smaller one"
@@ -77,3 +89,31 @@ def refuse_unready(model: nn.Module) -> None:
                     f"which fixes the channels; {remedy}"
                 )
                 raise InvalidArgumentError(msg)
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """Return a deep copy.
+
+    Raises:
+        TraceError: the model refuses to be copied.
+    """
+    try:
+        return copying.copy_model(model)
+    except SurgeryError as error:
+        raise TraceError(str(error)) from error
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch afterwards; meanwhile nothing is compiled."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (a model's forward may draw from it)
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        try:
+            if "torch._dynamo" in sys.modules:  # compiled parts of a model must show what they call
+                with torch.compiler.set_stance("force_eager"):
+                    yield
+            else:
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,17 @@
+"""How ids pass through torch functions: one module per family of functions, each of which registers its handlers."""
+
+from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, reduction
+from autoprune.trace.handlers.registry import HANDLERS, Handler, TracedCall, plain_name
+
+__all__ = [
+    "HANDLERS",
+    "Handler",
+    "TracedCall",
+    "contraction",
+    "elementwise",
+    "indexing",
+    "joining",
+    "movement",
+    "plain_name",
+    "reduction",
+]
