@@ -141,7 +141,7 @@ def searched(problem: ap.Problem) -> None:
 
 def finetuned(run: ap.Run) -> None:
     tuned = ap.finetune(run, points=5, epochs=40, settings=ap.FitSettings(learning_rate=0.02))
-    assert_type(tuned, ap.Tuned)
+    assert_type(tuned, ap.TunedFront)
     assert_type(list(tuned), list[ap.TunedPoint])
     assert_type(tuned.pick(max_macs="50%"), ap.TunedPoint)
     assert_type(tuned.table(), pd.DataFrame)
