@@ -5,7 +5,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 BED    := build/testbed
 SITE   := build/site
-SOURCES := $(shell find autoprune searchspaces -name '*.py' -o -name '*.toml' -o -name '*.js' -o -name '*.css' -o -name '*.html')
+SOURCES := $(shell find autoprune -name '*.py' -o -name '*.toml' -o -name '*.js' -o -name '*.css' -o -name '*.html')
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := PYTHONPATH=$(abspath $(SITE)) ../../$(PY) -m pytest -q
 
