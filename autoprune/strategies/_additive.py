@@ -25,6 +25,9 @@ REFERENCES = 12
 ROUNDS = 4
 """Most repetitions of linearize and solve."""
 
+ENUMERABLE = 1 << 14
+"""Spaces up to this size are listed instead: exact, and no slower."""
+
 
 def additive_front(damages: Sequence[FloatArray], costs: Sequence[IntArray]) -> IntArray:
     """Solve the multiple-choice knapsack for every capacity at once (Nemhauser and Ullmann 1969).
@@ -53,26 +56,36 @@ def additive_front(damages: Sequence[FloatArray], costs: Sequence[IntArray]) -> 
     return levels
 
 
-def predicted_front(setup: SearchSetup, damages: Sequence[FloatArray], start: IntArray) -> IntArray:
+def predicted_front(
+    setup: SearchSetup, damages: Sequence[FloatArray], start: IntArray, cost: str | None = None
+) -> IntArray:
     """Return the feasible genomes that no other is predicted to beat in both damage and exact cost.
 
     The cost is no sum over the variables, since neighboring layers multiply. It is linearized at genomes along the
     front, every additive problem is solved exactly for every budget, what is found is weighed at its exact cost, and
-    the front of all that gives the next genomes to linearize at, until it stays as it is.
+    the front of all that, improved by exchanges of single levels, gives the next genomes to linearize at, until it stays
+    as it is. What is beyond a limit of any cost is lowered into it, level by level, where that damages least for what
+    it takes off the excess. Small spaces are enumerated.
 
     Args:
         setup: space, costs and limits.
         damages: per variable, (L,) predicted loss of each level.
         start: (n, d) feasible genomes to begin with.
+        cost: in which budgets are; `spread_cost` by default.
 
     Returns:
         (k, d) genomes by increasing cost.
     """
-    front = _best(setup, damages, start)
+    cost = cost or spread_cost(setup)
+    if setup.space.size <= ENUMERABLE:
+        every = np.unravel_index(np.arange(setup.space.size), setup.space.n_levels)
+        return _best(setup, damages, np.stack(every, axis=1).astype(np.int64), cost)
+    front = _best(setup, damages, start, cost)
     for _ in range(ROUNDS):
-        places = np.unique(np.linspace(0, len(front) - 1, REFERENCES).astype(np.int64))
-        solved = [additive_front(damages, _linearized(setup, reference)) for reference in front[places]]
-        better = _best(setup, damages, np.concatenate([front, *solved]))
+        solved = [additive_front(damages, _linearized(setup, reference, cost)) for reference in _along(front)]
+        better = _best(setup, damages, np.concatenate([front, *solved, *_within(setup, damages, solved, cost)]), cost)
+        for genome in _along(better):
+            better = _best(setup, damages, np.concatenate([better, _exchanges(setup, genome)]), cost)
         if np.array_equal(better, front):
             break
         front = better
@@ -84,22 +97,70 @@ def total_damage(damages: Sequence[FloatArray], genomes: IntArray) -> FloatArray
     return np.sum([damage[genomes[:, v]] for v, damage in enumerate(damages)], axis=0)
 
 
-def _best(setup: SearchSetup, damages: Sequence[FloatArray], genomes: IntArray) -> IntArray:
+def _best(setup: SearchSetup, damages: Sequence[FloatArray], genomes: IntArray, cost: str) -> IntArray:
     genomes = np.unique(genomes, axis=0)
     genomes = genomes[feasible(setup, genomes)]
-    return genomes[_non_dominated(setup.costs(genomes)[spread_cost(setup)], total_damage(damages, genomes))]
+    return genomes[_non_dominated(setup.costs(genomes)[cost], total_damage(damages, genomes))]
 
 
-def _linearized(setup: SearchSetup, reference: IntArray) -> list[IntArray]:
+def _along(front: IntArray) -> IntArray:
+    """Return up to `REFERENCES` genomes along a front, both ends among them."""
+    return front[np.unique(np.linspace(0, len(front) - 1, REFERENCES).astype(np.int64))]
+
+
+def _linearized(setup: SearchSetup, reference: IntArray, cost: str) -> list[IntArray]:
     """Return per variable the (L,) costs of its levels while the others stay at ``reference``, least first."""
     n_levels = setup.space.n_levels
     moved = np.repeat(reference[None, :], int(n_levels.sum()), axis=0)
     moved[np.arange(len(moved)), np.repeat(np.arange(len(n_levels)), n_levels)] = np.concatenate(
         [np.arange(n) for n in n_levels]
     )
-    costs = np.split(setup.costs(moved)[spread_cost(setup)], np.cumsum(n_levels)[:-1])
-    step = max(1, sum(int(cost[-1] - cost[0]) for cost in costs) // RESOLUTION)
-    return [(cost - cost[0]) // step for cost in costs]
+    costs = np.split(setup.costs(moved)[cost], np.cumsum(n_levels)[:-1])
+    step = max(1, sum(int(part[-1] - part[0]) for part in costs) // RESOLUTION)
+    return [(part - part[0]) // step for part in costs]
+
+
+def _within(setup: SearchSetup, damages: Sequence[FloatArray], solved: Sequence[IntArray], cost: str) -> list[IntArray]:
+    """Return some of the solutions that break a limit of another cost, lowered into the limits.
+
+    Level by level falls what damages least for what it takes off the excess.
+    """
+    others = [name for name in setup.limits if name != cost]
+    if not others:
+        return []
+    genomes = np.unique(np.concatenate(solved), axis=0)
+    genomes = genomes[setup.costs(genomes)[cost] <= setup.limits.get(cost, np.inf)]
+    genomes = genomes[_excess(setup, genomes) > 0]
+    if not len(genomes):
+        return []
+    genomes = _along(genomes[np.argsort(total_damage(damages, genomes), kind="stable")])
+    variables = np.arange(setup.space.n_variables)
+    left = np.arange(len(genomes))
+    while len(left := left[_excess(setup, genomes[left]) > 0]):
+        lower = np.repeat(genomes[left][:, None, :], len(variables), axis=1)
+        lower[:, variables, variables] = np.maximum(0, lower[:, variables, variables] - 1)
+        flat = lower.reshape(-1, len(variables))
+        relief = _excess(setup, genomes[left])[:, None] - _excess(setup, flat).reshape(len(left), -1)
+        lost = total_damage(damages, flat).reshape(len(left), -1) - total_damage(damages, genomes[left])[:, None]
+        price = np.where(genomes[left] > 0, lost.clip(1e-12) / relief.clip(1e-9), np.inf)
+        genomes[left] = lower[np.arange(len(left)), price.argmin(axis=1)]
+    return [genomes]
+
+
+def _excess(setup: SearchSetup, genomes: IntArray) -> FloatArray:
+    """Return by how much each genome is beyond its limits, the shares of all limits summed."""
+    costs = setup.costs(genomes)
+    shares = [np.maximum(0.0, costs[name] / limit - 1) for name, limit in setup.limits.items()]
+    excess: FloatArray = np.sum(shares, axis=0)
+    return excess
+
+
+def _exchanges(setup: SearchSetup, genome: IntArray) -> IntArray:
+    """Return the genomes with one level more or less of one variable, or one more of one and one less of another."""
+    step = np.eye(setup.space.n_variables, dtype=np.int64)
+    swaps = (step[:, None, :] - step[None, :, :]).reshape(-1, len(step))
+    moved = genome + np.concatenate([step, -step, swaps])
+    return moved[((moved >= 0) & (moved < setup.space.n_levels)).all(axis=1)]
 
 
 def _non_dominated(costs: IntArray, damages: FloatArray) -> IntArray:

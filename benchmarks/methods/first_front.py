@@ -1,0 +1,155 @@
+r"""A newcomer's first front: equal small budgets for settings and strategies, on a network that is given or made here.
+
+    python benchmarks/methods/first_front.py resnet20 --data npz:FOLDER --weights FILE --out runs/first
+    python benchmarks/methods/first_front.py mobilenet --out runs/first      # trained on Debian's Fashion-MNIST, minutes
+    python benchmarks/methods/first_front.py lite0 --data FOLDER --out runs/first     # ImageNet weights, see real/
+
+One line per pair of evaluator and criterion, and strategy: evaluations, counted MACs, processor seconds, hypervolume
+(accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained. ``lite0`` has
+no labels: its accuracy is the agreement with the dense network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import autoprune as ap
+from autoprune.errors import InfeasibleError
+from autoprune.evaluators import measure
+from autoprune.searchspaces.models import resnet_cifar
+from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
+
+SHARES = ("70%", "50%", "30%")
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+
+
+def resnet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
+    """Return a CIFAR-10 ResNet with given weights."""
+    model = getattr(resnet_cifar, arguments.network)()
+    model.load_state_dict(load_file(arguments.weights))
+    transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
+    return model, ap.load_data(arguments.data, transform=transform, val_size=5000)
+
+
+def mobilenet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
+    """Return MobileNetV2 of a quarter of the usual width, trained on Fashion-MNIST at first use."""
+
+    def read(name: str) -> np.ndarray:
+        data = np.frombuffer(gzip.open(FASHION_MNIST / f"{name}.gz").read(), dtype=np.uint8)
+        return data[16:].reshape(-1, 1, 28, 28) if "images" in name else data[8:].astype(np.int64)
+
+    def images(name: str) -> np.ndarray:
+        return np.repeat(np.pad(read(name), ((0, 0), (0, 0), (2, 2), (2, 2))), 3, axis=1)
+
+    x, y = images("train-images-idx3-ubyte"), read("train-labels-idx1-ubyte")
+    n = 50_000
+    transform = ap.ImageTransform((0.286,) * 3, (0.353,) * 3, crop_padding=2, horizontal_flip=True)
+    data = ap.Data(
+        (x[:n], y[:n]),
+        val=(x[n:], y[n:]),
+        test=(images("t10k-images-idx3-ubyte"), read("t10k-labels-idx1-ubyte")),
+        transform=transform,
+    )
+    torch.manual_seed(0)
+    model = mobilenet_v2(width=0.25)
+    model.features[0][0].stride = (2, 2)  # minutes, not hours
+    weights = arguments.weights or arguments.out / "mobilenet.safetensors"
+    if not weights.exists():
+        ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=arguments.epochs, learning_rate=0.1, warmup=0.1))
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), weights)
+    model.load_state_dict(load_file(weights))
+    return model, data
+
+
+def lite0(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
+    """Return EfficientNet-Lite0 with ImageNet weights and upsampled CIFAR-10, labelled by the dense network."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
+    from efficientnet_lite0 import answers, images, network  # noqa: PLC0415  a script of the neighbouring folder
+
+    model, side = network(arguments.weights), 128
+    transform = ap.ImageTransform((127 / 255,) * 3, (128 / 255,) * 3)
+
+    def labelled(file: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, _ = images(Path(arguments.data) / file, n, side, 0)
+        return inputs, answers(model, inputs, transform).argmax(dim=1)
+
+    train, test = labelled("cifar10_train.npz", 1000), labelled("cifar10_test.npz", 1000)
+    parts = [tuple(part[a:b] for part in train) for a, b in ((0, 500), (500, 1000))]
+    return model, ap.Data(parts[0], val=parts[1], test=test, transform=transform)
+
+
+NETWORKS = {"resnet20": resnet, "resnet56": resnet, "mobilenet": mobilenet, "lite0": lite0}
+
+
+def main() -> None:
+    """Print the lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--data", help="npz:FOLDER with CIFAR-10; for lite0 the folder")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--settings", nargs="+", default=["reconstructed:obs", "inherited:l2"])
+    parser.add_argument(
+        "--strategies", nargs="+", default=["knapsack", "pymoo:nsga2", "pymoo:nsga2+knapsack", "global_ranking", "uniform"]
+    )
+    parser.add_argument("--evaluations", type=int, default=100)
+    parser.add_argument("--signal", help="of the knapsack, instead of the distance")
+    parser.add_argument("--calibration", type=int, default=500)
+    parser.add_argument("--validation", type=int, default=1000)
+    parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--epochs", type=float, default=5.0, help="of the training of mobilenet")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model, data = NETWORKS[arguments.network](arguments)
+    for pair in arguments.settings:
+        evaluator, criterion = pair.split(":")
+        problem = ap.Problem(
+            model.eval(),
+            data=data,
+            evaluator=evaluator,
+            criterion=criterion,
+            evaluation={"n_calibration": arguments.calibration, "n_validation": arguments.validation},
+            reference={"accuracy": 0.0},
+            name=arguments.network,
+        )
+        test = data.test.subset(arguments.test_images, 0)
+        dense = measure(problem.model, test, problem.task)["accuracy"]
+        print(f"{arguments.network} {pair}: {problem.space.n_variables} variables, dense {dense:.4f}", flush=True)
+        for strategy in arguments.strategies:
+            name = f"{arguments.network}-{evaluator}-{criterion}-{strategy}-{arguments.seed}".replace(":", "-")
+            settings = {"signal": arguments.signal} if arguments.signal else None
+            began = time.process_time()
+            store = arguments.out / f"{name}-{arguments.signal or 'distance'}"
+            run = ap.search(
+                problem, strategy, arguments.evaluations, settings=settings, store=store, seed=arguments.seed
+            )
+            seconds = time.process_time() - began
+            shown = []
+            for share in SHARES:
+                try:
+                    point = run.pick(max_macs=share)
+                except InfeasibleError:
+                    shown.append("-")
+                    continue
+                accuracy = measure(point.build(), test, problem.task)["accuracy"]
+                shown.append(f"{accuracy:.4f}")
+            print(
+                f"  {strategy:22s} {run.evaluations:4d} evaluations, {run.spent.macs:.2e} MACs, {seconds:5.0f} CPU s, "
+                f"hypervolume {run.front.hypervolume:.4f}, test {' / '.join(shown)}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
