@@ -63,9 +63,9 @@ def predicted_front(
 
     The cost is no sum over the variables, since neighboring layers multiply. It is linearized at genomes along the
     front, every additive problem is solved exactly for every budget, what is found is weighed at its exact cost, and
-    the front of all that, improved by exchanges of single levels, gives the next genomes to linearize at, until it stays
-    as it is. What is beyond a limit of any cost is lowered into it, level by level, where that damages least for what
-    it takes off the excess. Small spaces are enumerated.
+    the front of all that, improved by exchanges of single levels, gives the next genomes to linearize at, until it
+    stays as it is. What breaks a limit of another cost is lowered into it, level by level, where that damages least for
+    what it takes off the excess. Small spaces are enumerated.
 
     Args:
         setup: space, costs and limits.

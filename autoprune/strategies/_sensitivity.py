@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.objectives import Objective
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
-from autoprune.strategies._additive import predicted_front
+from autoprune.strategies._additive import predicted_front, total_damage
 from autoprune.strategies._base import Genome, spread_cost
 from autoprune.strategies._curve import widest_gap_first
 from autoprune.strategies._population import likely_evaluations
@@ -35,15 +38,15 @@ class Sensitivities:
         setup: what a strategy may know.
         n_levels: levels measured per variable, the lowest one always; fewer where they would take above half of the
             evaluations (a third without probes). None for 4 (2 without probes).
-        signal: ``"distance"``, or the name of a measured objective; evaluators without a distance give the first
-            measured objective instead.
+        signal: ``"distance"``, or any metric as objectives are written: ``"accuracy"``, ``"min:wer"``; evaluators
+            without a distance give the first measured objective instead.
 
     Attributes:
         plan: what has to be measured, the largest network first: one genome more than there are free variables, or
             than ``n_levels`` times as many.
 
     Raises:
-        InvalidArgumentError: no objective is measured, or the signal is not one.
+        InvalidArgumentError: no objective is measured, or the signal is a cost or has no known direction.
         BudgetError: the budget does not suffice for one genome per variable.
     """
 
@@ -52,11 +55,8 @@ class Sensitivities:
         if not measured:
             msg = f"knapsack needs an objective that is measured, such as 'accuracy', got {setup.objectives.names}"
             raise InvalidArgumentError(msg)
-        if signal not in (DISTANCE, *measured):
-            msg = f"expected the signal as 'distance' or a measured objective ({', '.join(measured)}), got {signal!r}"
-            raise InvalidArgumentError(msg)
+        self._signal = _signal_of(signal, setup)
         self._setup = setup
-        self._signal = signal
         self._known: dict[Genome, float | None] = {}
         self._largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
         self.top = setup.space.full_genome if setup.probe else self._largest
@@ -99,12 +99,35 @@ class Sensitivities:
         return all(genome in self._known for genome in self.plan)
 
     def front(self) -> list[Genome]:
-        """Return the predicted optima for every budget, so that every prefix covers the range of the cost."""
-        space = self._setup.space
-        start = np.stack([self._largest, space.min_genome])
-        front = predicted_front(self._setup, self.damages(), start)
-        order = widest_gap_first(self._setup.costs(front)[spread_cost(self._setup)])
-        return [tuple(genome) for genome in front[order].tolist()]
+        """Return the predicted optima for every budget, so that every prefix covers the range of the cost.
+
+        With several costs among the objectives there is a front for each, and they take turns.
+        """
+        fronts = [
+            front[widest_gap_first(self._setup.costs(front)[cost])].tolist() for cost, front in self._optima.items()
+        ]
+        turns = (tuple(genome) for turn in zip_longest(*fronts) for genome in turn if genome is not None)
+        return list(dict.fromkeys(turns))
+
+    def regret(self, genome: Genome) -> float:
+        """Return by how much a genome is predicted to lose more than the optimum that costs no more."""
+        cost, front = next(iter(self._optima.items()))
+        row = np.array([genome])
+        place = np.searchsorted(self._setup.costs(front)[cost], self._setup.costs(row)[cost][0], side="right") - 1
+        lost = total_damage(self._damages, np.concatenate([row, front[[max(0, place)]]]))
+        return float(lost[0] - lost[1])
+
+    @cached_property
+    def _damages(self) -> list[FloatArray]:
+        return self.damages()
+
+    @cached_property
+    def _optima(self) -> dict[str, IntArray]:
+        """By cost among the objectives, the (k, d) predicted optima for every budget, by increasing cost."""
+        start = np.stack([self._largest, self._setup.space.min_genome])
+        counted = [item.name for item in self._setup.objectives.items if item.is_cost]
+        costs = counted or [spread_cost(self._setup)]
+        return {cost: predicted_front(self._setup, self._damages, start, cost) for cost in costs}
 
     def damages(self) -> list[FloatArray]:
         """Return per variable the (L,) predicted damage of each level against the largest network.
@@ -145,11 +168,15 @@ class Sensitivities:
         """Return the signal, to be minimised; None where the measurement failed."""
         if outcome.status is not Status.OK:
             return None
-        if self._signal == DISTANCE and DISTANCE in outcome.metrics:
-            return float(outcome.metrics[DISTANCE])
-        items = self._setup.objectives.items
-        wanted = [i for i, item in enumerate(items) if not item.is_cost and self._signal in (DISTANCE, item.name)]
-        return float(self._setup.objectives.values(outcome.metrics, outcome.costs)[wanted[0]])
+        name = self._signal.name
+        if name not in outcome.metrics:
+            if name != DISTANCE:
+                msg = f"the signal {name!r} was not measured; measured: {', '.join(outcome.metrics)}"
+                raise InvalidArgumentError(msg)
+            items = self._setup.objectives.items
+            first = next(i for i, item in enumerate(items) if not item.is_cost)
+            return float(self._setup.objectives.values(outcome.metrics, outcome.costs)[first])
+        return float(outcome.metrics[name]) * (-1 if self._signal.maximize else 1)
 
     def _lowered(self, variable: int, level: int) -> IntArray:
         genome = self.top.copy()
@@ -169,6 +196,17 @@ class Sensitivities:
             if needed > setup.macs:
                 msg = f"{what}, {needed:,} MACs), the budget leaves {setup.macs:,}; raise the budget"
                 raise BudgetError(msg)
+
+
+def _signal_of(text: str, setup: SearchSetup) -> Objective:
+    """Return the metric that says what a lowered variable damages."""
+    written = text.rpartition(":")[2]
+    known = {item.name: "max" if item.maximize else "min" for item in setup.objectives.items}
+    signal = Objective.parse(text, known)
+    if signal.is_cost:
+        msg = f"expected the signal as 'distance' or another metric, got {written!r}, a cost that nothing measures"
+        raise InvalidArgumentError(msg)
+    return signal
 
 
 def damage_curve(shape: FloatArray, anchors: Mapping[int, float], slope: float) -> FloatArray:

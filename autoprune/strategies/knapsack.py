@@ -30,7 +30,8 @@ class KnapsackSettings:
     Attributes:
         probes: levels measured per variable, the lowest one always; fewer where they would take above half of the
             evaluations. None for 4, or 2 where an evaluator has no cheap probes.
-        signal: what a lowered variable damages: ``"distance"`` from the dense model's outputs, or a measured objective.
+        signal: what a lowered variable damages: ``"distance"`` from the dense model's outputs, or any metric as
+            objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
             leave of the evaluations (32 when these are unknown).
         step: how many variables a step around the measured front changes by one level.
@@ -127,15 +128,19 @@ class KnapsackStrategy(BaseStrategy):
         return self._sensitivities.front()[:n]
 
     def _step(self) -> Genome | None:
-        """Return an unknown genome that differs from one of the measured front in a few levels."""
+        """Return the unknown genome, of some next to one of the measured front, that is predicted to lose least.
+
+        It differs in a few levels; its predicted damage counts beyond that of the optimum for its cost.
+        """
         measured = [genome for genome, values in self._known.items() if values is not None]
         if not measured:
             return None
         front = np.array(measured)[non_dominated(np.array([self._known[genome] for genome in measured]))]
         space = self.setup.space
-        children = front[self._rng.integers(len(front), size=_TRIES)]
+        children = np.repeat(front[[self._rng.integers(len(front))]], _TRIES, axis=0)
         for child in children:
             moved = self._rng.choice(space.n_variables, size=min(self.settings.step, space.n_variables), replace=False)
             child[moved] += self._rng.choice([-1, 1], size=len(moved))
         children = space.repair(np.clip(children, 0, space.n_levels - 1), self.setup.costs, self.setup.limits)
-        return next((genome for genome in map(tuple, children.tolist()) if genome not in self._unseen), None)
+        new = [genome for genome in dict.fromkeys(map(tuple, children.tolist())) if genome not in self._unseen]
+        return min(new, key=self._sensitivities.regret, default=None)

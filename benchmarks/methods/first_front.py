@@ -1,8 +1,8 @@
 r"""A newcomer's first front: equal small budgets for settings and strategies, on a network that is given or made here.
 
     python benchmarks/methods/first_front.py resnet20 --data npz:FOLDER --weights FILE --out runs/first
-    python benchmarks/methods/first_front.py mobilenet --out runs/first      # trained on Debian's Fashion-MNIST, minutes
-    python benchmarks/methods/first_front.py lite0 --data FOLDER --out runs/first     # ImageNet weights, see real/
+    python benchmarks/methods/first_front.py mobilenet --out runs/first  # trained on Debian's Fashion-MNIST, minutes
+    python benchmarks/methods/first_front.py lite0 --data FOLDER --out runs/first  # ImageNet weights, see real/
 
 One line per pair of evaluator and criterion, and strategy: evaluations, counted MACs, processor seconds, hypervolume
 (accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained. ``lite0`` has
@@ -44,7 +44,7 @@ def mobilenet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
     """Return MobileNetV2 of a quarter of the usual width, trained on Fashion-MNIST at first use."""
 
     def read(name: str) -> np.ndarray:
-        data = np.frombuffer(gzip.open(FASHION_MNIST / f"{name}.gz").read(), dtype=np.uint8)
+        data = np.frombuffer(gzip.decompress((FASHION_MNIST / f"{name}.gz").read_bytes()), dtype=np.uint8)
         return data[16:].reshape(-1, 1, 28, 28) if "images" in name else data[8:].astype(np.int64)
 
     def images(name: str) -> np.ndarray:
@@ -74,7 +74,7 @@ def mobilenet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
 def lite0(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
     """Return EfficientNet-Lite0 with ImageNet weights and upsampled CIFAR-10, labelled by the dense network."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
-    from efficientnet_lite0 import answers, images, network  # noqa: PLC0415  a script of the neighbouring folder
+    from efficientnet_lite0 import answers, images, network
 
     model, side = network(arguments.weights), 128
     transform = ap.ImageTransform((127 / 255,) * 3, (128 / 255,) * 3)
@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", nargs="+", default=["reconstructed:obs", "inherited:l2"])
     parser.add_argument(
-        "--strategies", nargs="+", default=["knapsack", "pymoo:nsga2", "pymoo:nsga2+knapsack", "global_ranking", "uniform"]
+        "--strategies",
+        nargs="+",
+        default=["knapsack", "pymoo:nsga2", "pymoo:nsga2+knapsack", "global_ranking", "uniform"],
     )
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--signal", help="of the knapsack, instead of the distance")

@@ -27,9 +27,7 @@ def arguments_of(description: str | None, limits: tuple[str, ...] = ("70%", "50%
     return parser
 
 
-def print_rows(
-    model: nn.Module, data: ap.Data, figures: Figures, options: argparse.Namespace, **settings: Any
-) -> None:
+def print_rows(model: nn.Module, data: ap.Data, figures: Figures, options: argparse.Namespace, **settings: Any) -> None:
     """Prune to every limit and print the figures on test items: as cut, polished, recovered, and processor seconds.
 
     Args:

