@@ -53,11 +53,11 @@ def save(
     """Write a pruned model to one file, completely or not at all.
 
     Args:
-        path: where to write; an existing file is replaced.
+        path: file to write; an existing one is replaced.
         model: the pruned model, as `cut` or a training of its result left it.
-        structure: what the trace of the dense model found.
+        structure: the structure traced from the dense model.
         kept: (n_genes,) boolean array, the channels that ``model`` still has.
-        space: where ``genome`` lives; its fingerprint is recorded.
+        space: the search space of ``genome``; its fingerprint is recorded.
         genome: one level index per width variable.
         costs: counted integers by name.
         metrics: measured figures by name; finite.

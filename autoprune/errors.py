@@ -93,7 +93,7 @@ def warn(text: str, *, stacklevel: int = 1) -> None:
     """Issue an `AutopruneWarning` about what decides figures; within `warnings_kept` it is kept, too.
 
     Args:
-        text: what is wrong.
+        text: the message: what is wrong.
         stacklevel: whose line is shown: 1 is the caller's, 2 that of who called it, and so on.
     """
     text = shortened(printable(text))

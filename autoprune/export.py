@@ -25,8 +25,8 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
     """Write ``model`` in the form called ``form``.
 
     Args:
-        model: what to export; not changed.
-        example_input: what `forward` takes: a tensor, a tuple or list, or a mapping.
+        model: the model to export; it is not changed.
+        example_input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
         path: the file to write.
         form: ``"onnx"``, ``"torch"`` (a program for `torch.export.load`) or ``"safetensors"`` (the ``state_dict``).
 

@@ -23,7 +23,7 @@ class Reach:
 
     Attributes:
         smallest: at the smallest genome.
-        dense: of the model as it is.
+        dense: cost of the dense model.
         limit: the hard limit, None without one.
     """
 
@@ -37,8 +37,8 @@ class Pilot:
     """What evaluating one candidate took.
 
     Attributes:
-        dense_seconds: with all channels.
-        smallest_seconds: with the fewest.
+        dense_seconds: seconds to evaluate the dense model.
+        smallest_seconds: seconds to evaluate the smallest candidate.
     """
 
     dense_seconds: float
@@ -77,10 +77,10 @@ class Plan:
         layers: the layers in execution order: allowed widths, or why not.
         variables: names of the width variables.
         log10_size: decimal logarithm of the number of genomes.
-        shares: by ``"macs"`` and ``"params"``, the share in 0..1 that lies in layers which a variable drives.
-        reach: by cost name, what it can become.
-        consumers: what closed-form reconstruction would do; empty when it was not asked for.
-        notes: what the counted costs mean or leave out; empty when there is nothing to say.
+        shares: share in 0..1 of the ``"macs"`` and ``"params"`` that lies in layers driven by a variable.
+        reach: range that each cost can reach, by cost name.
+        consumers: how closed-form reconstruction would treat each weight; empty when it was not asked for.
+        notes: remarks on what the counted costs mean or leave out; usually empty.
     """
 
     layers: tuple[LayerExplanation, ...]
@@ -101,7 +101,7 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
     """Work out what a search in ``space`` could do.
 
     Args:
-        space: what is searched.
+        space: the search space.
         costs: counts genomes of ``space``.
         limits: hard upper limits, absolute, by cost name.
     """
@@ -121,7 +121,7 @@ def plan_reconstruction(model: nn.Module, structure: Structure, max_bytes: int =
 
     Args:
         model: the dense model.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         max_bytes: memory for all second moments together.
     """
     found = survey(model, structure, max_bytes=max_bytes)

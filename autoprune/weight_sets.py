@@ -94,9 +94,9 @@ class WeightReader:
     """Resolves WeightSets and keeps the latest: criteria that rank the same weights share one copy.
 
     Args:
-        blobs: where the bytes are.
+        blobs: the blobs that the weights are read from.
         structure: whose groups are ordered.
-        device: where the weights are needed.
+        device: device that the weights are needed on.
     """
 
     def __init__(self, blobs: BlobReader, structure: Structure, device: torch.device | str) -> None:

@@ -21,7 +21,7 @@ def search_progress(
 
     Args:
         title: stands in front of the bar.
-        budget: what the search may spend; decides what fills the bar.
+        budget: the budget of the search, which decides how far the bar has come.
         quiet: show nothing.
     """
     if quiet or not sys.stderr.isatty():

@@ -57,9 +57,9 @@ class _Tap:
     """One side of one layer, as far as it carries one group.
 
     Attributes:
-        name: of the tensors that are summed up for it.
+        name: name of the tensors that are summed up for it.
         group: index.
-        width: of the group.
+        width: number of channels of the group.
         positions: channels of the layer that carry the group, sorted by gene; several where a channel has copies.
     """
 
@@ -79,7 +79,7 @@ class Observer:
 
     Args:
         model: the dense model, on the device of the images; put into evaluation mode.
-        structure: what the trace found.
+        structure: the traced structure of the model.
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:

@@ -34,13 +34,13 @@ def measure_latency(
     rounds. Models run in evaluation and inference mode.
 
     Args:
-        models: by name; all on the device of the input, where they are measured.
+        models: the models by name, all on the device of the input, where they are measured.
         example_input: its first sample is repeated to the batch.
         batch_size: samples per forward pass.
         threads: CPU threads within operators; restored afterwards.
         rounds: timed passes per model, at least six.
         warmup: passes per model before.
-        seed: of the orders.
+        seed: seed for the order of the models in each round.
 
     Raises:
         InvalidArgumentError: no model, too few rounds, or a model is on another device than the input.

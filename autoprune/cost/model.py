@@ -51,7 +51,7 @@ class CostModel:
 
     Args:
         structure: the traced model.
-        space: where genomes live; made from ``structure``.
+        space: the search space of the genomes, made from ``structure``.
         peak: activation storages of the model (`cost.peak.profile_peak`); without them, peak bytes are not counted.
 
     Raises:

@@ -115,7 +115,7 @@ def multiply_adds(operator: str, args: Sequence[Any], result: Any) -> int | None
     Args:
         operator: its name, such as ``"aten::mm"``.
         args: its positional arguments.
-        result: what it returned.
+        result: the operator's return value.
     """
     count = COUNTED.get(operator)
     if count is not None:

@@ -45,11 +45,11 @@ def profile_peak(
 
     Args:
         model: the traced model; not changed.
-        structure: what the trace found.
-        example_input: as for the trace; its first sample is used.
+        structure: the traced structure of the model.
+        example_input: the example input that was traced; only its first sample is used.
         space: the widths that will be asked about; all widths by default. Attention cut to one head, for instance,
             runs other operators than attention with several, and has a closed form only without that width.
-        seed: of the random widths.
+        seed: seed for the random widths.
 
     Raises:
         TraceError: the storages do not follow the widths (an operator allocates by other rules, or the model runs

@@ -114,7 +114,7 @@ def compile_polynomials(sums: Sequence[Iterable[Term]], variables: Variables) ->
 
     Args:
         sums: per polynomial, the terms that are added.
-        variables: which variable drives which group.
+        variables: maps every group to the variable that drives it.
 
     Raises:
         InvalidArgumentError: a polynomial can exceed 2^63 - 1.

@@ -54,7 +54,7 @@ def find_samples(model: nn.Module, example_input: Any) -> Samples:
 
     Args:
         model: run in evaluation mode on one, two and three samples; left as it is.
-        example_input: what `forward` takes.
+        example_input: an example input in any form that `forward` takes.
 
     Raises:
         TraceError: the forward pass fails on the input as it is.

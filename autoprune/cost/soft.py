@@ -19,7 +19,7 @@ class SoftCosts:
 
     Args:
         costs: the cost model to continue between whole widths.
-        device: where widths come from; the arithmetic is done there, in float64.
+        device: device of the widths; the arithmetic is done there, in float64.
     """
 
     def __init__(self, costs: CostModel, device: torch.device | str = "cpu") -> None:

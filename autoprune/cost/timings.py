@@ -57,7 +57,7 @@ class Timings:
 
     Attributes:
         seconds: per model name, a (rounds,) float array of seconds per forward pass of one batch.
-        device: where the models ran.
+        device: device that the models ran on.
         threads: CPU threads they ran with.
         batch_size: samples per forward pass.
     """

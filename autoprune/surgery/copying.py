@@ -41,7 +41,7 @@ def copy_with(
     replacement in the copy.
 
     Args:
-        model: what to copy; untouched.
+        model: the model to copy; it is not changed.
         replacements: pairs of a parameter or buffer of the model and the detached tensor that takes its place.
         values: attributes to set in the copy.
 

@@ -21,7 +21,7 @@ class Cropper:
 
     Args:
         model: the dense model that was traced; neither changed nor kept.
-        structure: what the trace found.
+        structure: the traced structure of the model.
 
     Raises:
         SurgeryError: the model does not match the structure or cannot be copied.

@@ -30,7 +30,7 @@ def cut(
 
     Args:
         model: the dense model that was traced.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
         weights: dense tensors to use instead of the model's own, by name; they take the model's devices and dtypes.
             Buffers outside the model's ``state_dict`` may be absent: the model's own are used.

@@ -14,7 +14,7 @@ def forward(model: nn.Module, example_input: Any) -> Any:
     """Call ``model`` on ``example_input`` and return its output.
 
     Args:
-        model: what to call.
+        model: the model to call.
         example_input: a mapping becomes keyword arguments, a tuple or list becomes positional arguments, anything else
             is the only argument.
 

@@ -60,7 +60,7 @@ def dense_tensors(weights: Mapping[str, Tensor], structure: Structure, what: str
 
     Args:
         weights: tensors by name; names the structure does not know are ignored.
-        structure: what they must match.
+        structure: the structure that the tensors must match.
         what: names the weights in the message.
 
     Returns:

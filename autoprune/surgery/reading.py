@@ -28,7 +28,7 @@ def closed(weights: Mapping[str, Tensor], structure: Structure, kept: BoolArray)
 
     Args:
         weights: dense tensors by name, others may be among them; never written to.
-        structure: what was traced.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
 
     Returns:

@@ -35,7 +35,7 @@ class Skeleton:
 
     Args:
         model: the dense model that was traced; it is neither changed nor kept.
-        structure: what the trace found.
+        structure: the traced structure of the model.
 
     Raises:
         SurgeryError: the model does not match the structure or cannot be copied.

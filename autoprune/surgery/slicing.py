@@ -56,7 +56,7 @@ class Slicer:
 
         Args:
             kept: (n_genes,) boolean array.
-            device: where the positions are needed.
+            device: device that the positions are needed on.
 
         Returns:
             One selection per distinct vector, in the numbering of `steps`.
@@ -82,8 +82,8 @@ def take(tensor: Tensor, steps: tuple[tuple[int, int], ...], selections: list[Se
 
     Args:
         tensor: dense tensor.
-        steps: from `Slicer.steps`.
-        selections: from `Slicer.selections`.
+        steps: result of `Slicer.steps` for this tensor.
+        selections: result of `Slicer.selections` for this candidate.
 
     Returns:
         ``tensor`` itself when all of it stays, a view when a contiguous range of rows does, else a copy.
@@ -134,7 +134,7 @@ def sliced_state(weights: Mapping[str, Tensor], structure: Structure, kept: Bool
 
     Args:
         weights: dense tensors by name, all on one device; never written to.
-        structure: what was traced.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
 
     Returns:
@@ -166,7 +166,7 @@ def written_back(
     Args:
         weights: dense tensors by name; never written to.
         sliced: the tensors of the smaller model by name, such as after training.
-        structure: what was traced.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array, what the smaller model was cut to.
 
     Returns:

@@ -100,7 +100,7 @@ def damage_and_use(work: Path, cases: int, seed: int) -> Verdict:
     Args:
         work: an empty folder.
         cases: how many.
-        seed: of the places.
+        seed: seed for the damaged places.
     """
     searched(work / "whole")
     before = figures(work / "whole")

@@ -39,7 +39,7 @@ class Subject:
     Attributes:
         evaluator: new.
         setup: new; its model is not shared.
-        inherited: what every candidate inherits.
+        inherited: weights and order that every candidate inherits.
     """
 
     evaluator: Evaluator

@@ -88,8 +88,8 @@ class Fuse:
     """A slot that notes who writes, and may end its process some time after a write.
 
     Attributes:
-        slot: where the bytes go.
-        folder: of the notes.
+        slot: checkpoint slot that the bytes are written to.
+        folder: folder that notes are left in.
         every: steps between two saves.
     """
 
@@ -120,7 +120,7 @@ class Interrupted:
 
     Attributes:
         recipe: a registered one, or ``"digits"`` for `TrainDigits`.
-        folder: of the notes.
+        folder: folder that notes are left in.
         every: steps between two saves.
     """
 

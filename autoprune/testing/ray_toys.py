@@ -43,9 +43,10 @@ class FaultyRunner(ToyRunner):
     """Runs toy jobs, but for chosen ones, which go wrong in the ways that candidates do.
 
     Attributes:
-        faults: by job id: ``"raise"``, ``"nan"``, ``"greed"`` (wants a terabyte), ``"hang"``, ``"exit"`` (leaves the
-            process politely), ``"die"`` (kills it, every time), ``"die once"`` (the first process that runs it).
-        folder: where it is remembered who died.
+        faults: the fault of each job id: ``"raise"``, ``"nan"``, ``"greed"`` (wants a terabyte), ``"hang"``, ``"exit"``
+            (leaves the process politely), ``"die"`` (kills it, every time), ``"die once"`` (the first process that runs
+            it).
+        folder: folder that remembers which workers died.
     """
 
     faults: Mapping[int, str] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class WeightMaker(ToyRunner):
     """Prepares weights for real: reads the parent's, adds a byte, keeps the result. Evaluations say what they read.
 
     Args:
-        blobs: where they are.
+        blobs: the blobs of the weights.
     """
 
     def __init__(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> None:  # noqa: ARG002  it saves nothing
@@ -102,7 +103,7 @@ class Killing:
 
     Args:
         inner: an executor whose workers are processes of this machine, called ``host:pid``.
-        at: which outcomes, counted from 1 as they arrive.
+        at: numbers of the outcomes, counted from 1 as they arrive.
         before_close: called before the executor is closed.
     """
 

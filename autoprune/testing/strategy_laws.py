@@ -41,8 +41,8 @@ def drive(
     """Ask for up to ``n`` jobs, at most ``window`` in flight, telling one at a time in order of their ids.
 
     Args:
-        strategy: whom to ask.
-        setup: what it was built with.
+        strategy: the strategy to drive.
+        setup: the setup that the strategy was built with.
         n: stop after so many jobs.
         window: most jobs in flight.
         run: turns a job into its outcome.

@@ -43,9 +43,9 @@ def check_masked_equals_sliced(model: nn.Module, structure: Structure, kept: Boo
 
     Args:
         model: the dense model.
-        structure: what was traced.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
-        example_input: what both are run on.
+        example_input: the input that both models are run on.
     """
     double = (
         copy_with(model, ((t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()])).double().eval()

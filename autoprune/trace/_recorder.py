@@ -33,7 +33,7 @@ class IdRecorder(TorchFunctionMode):
 
     Args:
         model: the copy of the model that will be run; its modules get hooks.
-        book: where to write.
+        book: the book that everything is written into.
     """
 
     def __init__(self, model: nn.Module, book: IdBook) -> None:

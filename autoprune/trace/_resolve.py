@@ -57,9 +57,9 @@ class Resolver:
     """Works through the open questions of a book until none is left.
 
     Args:
-        book: what the traces wrote down; ties and pins are added to it.
+        book: the book that the traces wrote; ties and pins are added to it.
         integers: the integers on the model's modules.
-        seed: of the random kept sets at which sizes are compared.
+        seed: seed for the random kept channels at which sizes are compared.
     """
 
     def __init__(self, book: IdBook, integers: dict[ModuleInt, int], seed: int) -> None:

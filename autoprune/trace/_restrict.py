@@ -14,8 +14,9 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
     """Return ``structure`` with some groups pinned.
 
     Args:
-        structure: what a trace found.
-        reasons: for every group index to pin, why (a sentence) and where (``file:line`` or "").
+        structure: a traced structure.
+        reasons: maps the index of every group to pin to the reason (a sentence) and the source line (``file:line`` or
+            "").
     """
     kept = [i for i in range(len(structure.groups)) if i not in reasons]
     index = {old: new for new, old in enumerate(kept)}

@@ -66,7 +66,7 @@ def build(
         integers: the integers on its modules.
         tensors: its parameters and buffers.
         example: shapes of the traced input, for messages.
-        seed: of the random kept sets at which sizes are compared.
+        seed: seed for the random kept channels at which sizes are compared.
     """
     while True:
         resolution = Resolver(book, dict(integers), seed).run()

@@ -37,7 +37,7 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
         example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small ones trace
             faster.
         validate: compare cut models with the dense one and pin what does not agree (see `validation`).
-        seed: of everything drawn at random.
+        seed: seed for everything that is drawn at random.
 
     Returns:
         Groups of channels, tensors, attributes, operators, and for everything that cannot be pruned the reason.
@@ -71,7 +71,7 @@ def trace_space(
         model: see `trace`.
         example_input: see `trace`.
         layout: makes the space of a structure: `SearchSpace.build` with the user's rules.
-        seed: of everything drawn at random.
+        seed: seed for everything that is drawn at random.
 
     Raises:
         TraceError: see `trace`.

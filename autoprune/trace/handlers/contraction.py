@@ -214,7 +214,7 @@ def contract(recorder: IdRecorder, operands: list[tuple[Tensor, str]], output: T
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
 
     Args:
-        recorder: where ids are looked up and written down.
+        recorder: the recorder that holds the ids of all activations.
         operands: two tensors with their letters.
         output: the result.
         result: the letters of the result.
@@ -265,10 +265,10 @@ def _bind(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, other: 
     """Tie what two operands say about one letter.
 
     Args:
-        recorder: where ties and pins are written down.
+        recorder: the recorder that ties and pins are written to.
         ours: layers of the first operand that vary along the letter.
         theirs: those of the second.
-        other: where both operands have the letter and one does not vary: how large that one is.
+        other: size of the operand that does not vary, when both operands have the letter.
         summed: whether the letter is summed over.
     """
     site = recorder.site()

@@ -85,7 +85,7 @@ def combine(recorder: IdRecorder, operands: list[Tensor], output: Tensor, origin
     """Set the ids of an element-wise result and tie the operands.
 
     Args:
-        recorder: where ids are looked up and written down.
+        recorder: the recorder that holds the ids of all activations.
         operands: the tensors that are combined.
         output: the result, which is one of the operands for an in-place function.
         original: the values ``output`` had before, where it was a constant.

@@ -22,12 +22,12 @@ class TracedCall:
 
     Attributes:
         name: the function's name without underscores of operators and in-place forms.
-        function: what was called.
+        function: the function that was called.
         args: positional arguments with ordinary integers.
         kwargs: keyword arguments with ordinary integers.
         traced_args: positional arguments as the code passed them.
         traced_kwargs: keyword arguments as the code passed them.
-        result: what the function returned.
+        result: the function's return value.
         original: the values of a constant that an in-place function wrote into, before it did.
     """
 

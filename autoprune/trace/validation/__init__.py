@@ -59,9 +59,9 @@ def validate(
 
     Args:
         model: the model that was traced; it stays as it is.
-        structure: what the trace found.
-        example_input: what the model is run on.
-        seed: of weights, noise and genomes.
+        structure: the traced structure of the model.
+        example_input: the input that the model is run on.
+        seed: seed for weights, noise and genomes.
         space: whose widths are compared; by default every width from 1 on.
 
     Returns:
@@ -88,9 +88,9 @@ def pin_offenders(
 
     Args:
         model: the model that was traced.
-        structure: what the trace found.
-        samples: what the model is run on.
-        seed: of weights, noise and genomes.
+        structure: the traced structure of the model.
+        samples: the samples that the model is run on.
+        seed: seed for weights, noise and genomes.
         space: whose widths are compared; by default every width from 1 on.
     """
     if not structure.groups:
@@ -110,7 +110,7 @@ def cost_notes(model: nn.Module, structure: Structure, samples: Samples, genomes
 
     Args:
         model: the traced model.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         samples: how the example input holds its samples.
         genomes: kept genes at which the closed form is compared with what is counted on the model cut to them.
     """

@@ -70,9 +70,9 @@ class Examiner:
 
     Args:
         model: the model that was traced.
-        structure: what the trace found.
-        samples: what the model is run on.
-        seed: of weights, noise and genomes.
+        structure: the traced structure of the model.
+        samples: the samples that the model is run on.
+        seed: seed for weights, noise and genomes.
         space: whose widths are compared; None for every width.
 
     Raises:

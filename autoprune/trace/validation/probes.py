@@ -56,7 +56,7 @@ class Seen:
     Attributes:
         outputs: the tensors of the model's output.
         probes: samples per executed layer, in order.
-        factors: what each layer's output was multiplied with.
+        factors: random factors that each layer's output was multiplied with.
     """
 
     outputs: list[Tensor]
@@ -91,12 +91,12 @@ def observe(
     """Run a model with neutral statistics and look at every layer.
 
     Args:
-        model: what to run.
+        model: the model to run.
         example: its input.
-        factors: of an earlier run that this one is compared with; None finds new ones.
+        factors: factors of an earlier run to compare this one with; None draws new ones.
         training: the mode of the model.
         gradients: whether what is seen stays part of the autograd graph.
-        seed: of what the forward draws.
+        seed: seed for whatever the forward pass draws.
     """
     model.train(training)
     torch.manual_seed(seed)  # what a forward draws, it draws again at the next run

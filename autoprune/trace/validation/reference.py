@@ -91,12 +91,12 @@ class Reference:
         Args:
             structure: whose channels.
             kept: (n_genes,) boolean array.
-            generator: of the noise.
+            generator: generator that draws the noise.
             example: the input.
-            factors: of an earlier run, see `observe`.
+            factors: factors of an earlier run, see `observe`.
             training: the mode of the model.
             jitter: relative size of random changes of every weight, as rounding makes them.
-            seed: of what the forward draws.
+            seed: seed for whatever the forward pass draws.
         """
         changed = self._masked(structure, kept, generator)
         for name, tensor in self._tensors.items():
@@ -155,9 +155,9 @@ def agree_on_the_way(
     """Return how far two runs are apart in the kept channels of every layer, and which layer is worst.
 
     Args:
-        ours: what a masked model showed.
-        theirs: what another one showed.
-        structure: what the trace found.
+        ours: observations of the masked model.
+        theirs: observations of another model.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array; None where all channels are compared.
         cut_too: whether ``theirs`` is of a cut model, which has the kept channels only.
     """

@@ -27,7 +27,7 @@ class ShuffleEffects:
     Args:
         skeleton: makes cut models.
         weights: the dense tensors by name.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
         example: the input.
         training: the mode of the model.
