@@ -8,7 +8,6 @@ from typing import Any
 from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS
 from autoprune.errors import InvalidArgumentError, shown, unknown_name
-from autoprune.report.units import RATES
 from autoprune.store.meta import RunMeta
 
 Wish = str | float
@@ -73,7 +72,7 @@ def _bound(meta: RunMeta, name: str, wish: Wish) -> float:
         raise InvalidArgumentError(msg)
     if name not in metrics:
         raise unknown_name("figure", name, [*metrics, *meta.dense.costs])
-    return _metric(name, wish, is_rate=name in RATES or _is_share(meta, name, metrics[name]))
+    return _metric(name, wish, is_rate=name in meta.rates or _is_share(meta, name, metrics[name]))
 
 
 def _is_share(meta: RunMeta, name: str, dense: float) -> bool:

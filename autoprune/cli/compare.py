@@ -181,7 +181,9 @@ def print_comparison(comparison: Comparison) -> None:
     rows = []
     for item in summary.contestants:
         figures = [item.at(share, field) for share, field in columns]
-        cells = [amount(quality, sum(values) / len(values)) if values else "-" for values in figures]
+        cells = [
+            amount(quality, sum(values) / len(values), summary.meta.rates) if values else "-" for values in figures
+        ]
         spent = sum(trial.spent.macs for trial in item.trials) / len(item.trials)
         rows.append((item.strategy, len(item.trials), f"{item.mean:.4f}", *cells, count(spent)))
     heads = [f">{field.replace('_', ', ')}, {100 * share:g} %" for share, field in columns]

@@ -78,7 +78,7 @@ def _publish(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> lis
         ]
 
     def accuracy(model: nn.Module) -> str:
-        return amount("accuracy", problem.test(model)["accuracy"])
+        return amount("accuracy", problem.test(model)["accuracy"], {"accuracy"})
 
     rows: list[tuple[str, ...]] = [("as it was", *costs(run.dense), accuracy(problem.model), "", "")]
     for share in SHARES:

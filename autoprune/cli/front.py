@@ -45,7 +45,8 @@ def print_front(summary: RunSummary) -> None:
     def cells(measured: Measured) -> list[str]:
         figures = [measured.metrics.get(role, {}).get(name) for role, name in metrics]
         shown = [
-            "" if figure is None else amount(name, figure) for figure, (_, name) in zip(figures, metrics, strict=True)
+            "" if figure is None else amount(name, figure, summary.meta.rates)
+            for figure, (_, name) in zip(figures, metrics, strict=True)
         ]
         for name in costs:
             share = summary.relative(name, measured.costs[name])

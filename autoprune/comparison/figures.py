@@ -219,7 +219,7 @@ def _mean(trials: Sequence[Trial]) -> tuple[list[int], list[float]]:
 def ranks_figure(summary: ComparisonSummary, agreement: Agreement) -> Figure:
     """Draw the candidates, dark ones small; if ranks agreed, they would rise from left to right."""
     quality = summary.quality_axis.name
-    scale = 100 if quality in units.RATES else 1
+    scale = 100 if quality in summary.meta.rates else 1
     trace = {
         "type": "scatter",
         "mode": "markers",

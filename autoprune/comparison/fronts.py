@@ -88,7 +88,7 @@ def _shown(summary: ComparisonSummary, item: Objective, values: FloatArray) -> l
     """Minimized values of an objective on its axis."""
     natural = -values if item.maximize else values
     dense = summary.meta.dense.costs.get(item.name)
-    scale = 100 / dense if dense else 100 if item.name in units.RATES else 1
+    scale = 100 / dense if dense else 100 if item.name in summary.meta.rates else 1
     return rounded((natural * scale).tolist())
 
 
@@ -154,12 +154,13 @@ def _dense(summary: ComparisonSummary) -> Figure:
     value = dense.metrics.get(summary.meta.role_of(summary.meta.fidelity), {}).get(quality.name)
     cost = dense.costs.get(summary.cost_axis.name)
     known = value is not None and cost is not None
+    scale = 100 if quality.name in summary.meta.rates else 1
     return {
         "type": "scatter",
         "mode": "markers",
         "name": "dense model",
         "x": [100.0] if known else [],
-        "y": [round(100 * value, 4) if quality.name in units.RATES else value] if value is not None and known else [],
+        "y": rounded([scale * value]) if value is not None and known else [],
         "marker": {"size": 15, "symbol": "star", "color": palette.BLUE, "line": {"width": 1, "color": palette.INK}},
         "hovertemplate": "<b>dense model</b><br>%{x:.1f}, %{y:.2f}<extra></extra>",
     }

@@ -102,7 +102,7 @@ def _main_figures(summary: ComparisonSummary) -> list[tuple[str, str, str]]:
     for role, where in ((meta.role_of(meta.fidelity), "as the search measures"), (Role.TEST, "test images")):
         value = meta.dense.metrics.get(role, {}).get(quality)
         if value is not None:
-            found.append((f"dense {units.title(quality)}", units.amount(quality, value), where))
+            found.append((f"dense {units.title(quality)}", units.amount(quality, value, meta.rates), where))
     return found
 
 
@@ -116,10 +116,10 @@ def _results(summary: ComparisonSummary, item: Contestant, columns: Sequence[tup
     quality = summary.quality_axis.name
 
     def amount(value: float) -> str:
-        return units.amount(quality, value)
+        return units.amount(quality, value, summary.meta.rates)
 
     def short(value: float) -> str:
-        return f"{100 * value:.1f}" if quality in units.RATES else amount(value)
+        return f"{100 * value:.1f}" if quality in summary.meta.rates else amount(value)
 
     return [
         _over_seeds(item.hypervolumes, "{:.4f}".format, "{:.4f}".format),

@@ -14,7 +14,10 @@ from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 COSTS = ("macs", "params", "peak_bytes")
 """Names that are counted on the cut model; all are minimised."""
 
-AGREED = dict.fromkeys(("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc"), "max") | dict.fromkeys(
+RATES = ("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc")
+"""Metric names that everybody gives to shares of 1; ``error`` and ``map`` are given to other figures, too."""
+
+AGREED = dict.fromkeys(RATES, "max") | dict.fromkeys(
     ("loss", "error", "perplexity", "mae", "mse", "rmse", "distance"), "min"
 )
 """Metric names whose direction everybody agrees on; that of any other name is said by the task or by the user."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.objectives import AGREED, Objective, Objectives
+from autoprune.core.objectives import RATES, Objective, Objectives
 from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import FloatArray
 from autoprune.pareto.hypervolume import hypervolume, hypervolume_curve
@@ -107,5 +107,5 @@ def _clearly_worse(item: Objective, figure: float) -> float:
     scale = max(abs(figure), 1.0)
     if not item.maximize:
         return figure + scale
-    is_rate = AGREED.get(item.name) == "max" and figure > 0  # these never fall below 0
+    is_rate = item.name in RATES and figure > 0  # these never fall below 0
     return 0.0 if is_rate else min(0.0, figure - scale)

@@ -27,14 +27,15 @@ def headline(summary: RunSummary) -> str:
         return f"{_plural(len(summary.front), 'point')} on the front after {_evaluations(summary)}."
     role = Role.TEST if value_of(point, quality.name, Role.TEST) is not None else summary.role
     value, dense = value_of(point, quality.name, role), value_of(summary.meta.dense, quality.name, role)
-    shown = units.amount(quality.name, value or 0.0)
+    rates = summary.meta.rates
+    shown = units.amount(quality.name, value or 0.0, rates)
     name, images = units.title(quality.name), f"{role.label} images"
     start = f"{units.percent(share)} of the {units.title(cost.name)}"
     if dense is None or value is None:
         text = f"{start} at {shown} {name} on {images}"
     else:
-        gap = units.difference(quality.name, value - dense)
-        text = f"{start} at {gap} of {name} on {images} ({shown} against {units.amount(quality.name, dense)})"
+        gap = units.difference(quality.name, value - dense, rates)
+        text = f"{start} at {gap} of {name} on {images} ({shown} against {units.amount(quality.name, dense, rates)})"
     return text + _speed(summary, point) + "."
 
 
@@ -50,7 +51,7 @@ def highlight(summary: RunSummary) -> Point | None:
 
     dense = summary.value(summary.meta.dense, quality.name)
     if dense is not None:
-        slack = TOLERANCE if quality.name in units.RATES else TOLERANCE * abs(dense)
+        slack = TOLERANCE if quality.name in summary.meta.rates else TOLERANCE * abs(dense)
         good = [point for point in summary.front if badness(point) <= sign * dense + slack]
         if good:
             return min(good, key=lambda point: summary.value(point, cost.name) or 0.0)
@@ -71,9 +72,8 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
             "models but do not predict their quality."
         )
         if seen is not None and unseen is not None:
-            text += (
-                f" Dense model: {units.amount(quality, seen)} there, {units.amount(quality, unseen)} on test images."
-            )
+            there, on_test = (units.amount(quality, value, summary.meta.rates) for value in (seen, unseen))
+            text += f" Dense model: {there} there, {on_test} on test images."
         found.append(text)
     if summary.front and not any(Role.TEST in point.metrics for point in summary.front):
         found.append(f"No point was measured on test images; the figures are from {summary.role.label} images.")

@@ -89,7 +89,7 @@ def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
     measured = [role for role in summary.roles if quality.name in dense.metrics.get(role, {})]
     if measured:
         role = measured[-1]  # the images farthest from the search
-        shown = units.amount(quality.name, dense.metrics[role][quality.name])
+        shown = units.amount(quality.name, dense.metrics[role][quality.name], summary.meta.rates)
         found.append((f"dense {units.title(quality.name)}", shown, f"{role.label} images"))
     value_at_cost = value_of(dense, cost.name, summary.role)
     if cost.is_cost and value_at_cost is not None:
@@ -111,7 +111,7 @@ def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
 def _standard_error(summary: RunSummary) -> tuple[str, str] | None:
     """The number of images that decide, and the standard error of a typical rate on so many."""
     images = summary.meta.images.get(summary.role)
-    if not images or summary.quality_axis.name not in units.RATES:
+    if not images or summary.quality_axis.name not in summary.meta.rates:
         return None
     return f"{images:,}", units.standard_error(TYPICAL_RATE, images)
 
@@ -144,7 +144,7 @@ def _cell(summary: RunSummary, measured: Measured, name: str, role: Role | None)
     if value is None:
         return MISSING
     share = summary.relative(name, value) if role is None and isinstance(measured, Point) else None
-    return units.amount(name, value), "" if share is None else units.percent(share)
+    return units.amount(name, value, summary.meta.rates), "" if share is None else units.percent(share)
 
 
 def _time(row: Latency | None) -> Cell:
@@ -160,11 +160,12 @@ def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
     """A table of one fine-tuning, costs increasing, and how far the search could be trusted."""
     cost, quality = summary.cost_axis.name, summary.quality_axis.name
     roles = [role for role in AFTER if any(role in point.after for point in tuning.points)]
-    rows = []
+    rows, rates = [], summary.meta.rates
     for point in sorted(tuning.points, key=lambda point: (point.costs.get(cost, 0), point.id)):
         figures = [(cost, point.costs.get(cost)), (quality, point.searched.get(quality))]
         figures += [(quality, point.after.get(role, {}).get(quality)) for role in roles]
-        rows.append((point.id, [MISSING if v is None else (units.amount(name, v), "") for name, v in figures]))
+        cells = [MISSING if value is None else (units.amount(name, value, rates), "") for name, value in figures]
+        rows.append((point.id, cells))
     heads = ["point", units.title(cost), f"{units.title(quality)} in the search"]
     return {
         "settings": tuning.settings,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from autoprune.core.objectives import Objectives
-
-RATES = frozenset({"accuracy", "top1", "top5", "error", "iou", "miou", "map", "f1", "auroc"})
-"""Metrics that lie in 0..1 and are read in percent."""
 
 NAMES = {
     "macs": "MACs",
@@ -51,13 +48,20 @@ def count(value: float, *, digits: int = 3) -> str:
     return f"{value:#.{digits}g}".rstrip(".") + f" {PREFIXES[step]}"
 
 
-def amount(name: str, value: float) -> str:
+def amount(name: str, value: float, rates: Container[str] = ()) -> str:
     """Return the figure called ``name``: a rate in percent, bytes in kB, latency in ms, a count with an SI prefix.
 
-    >>> amount("accuracy", 0.9173), amount("macs", 40_560_000), amount("peak_bytes", 131072), amount("loss", 0.25)
-    ('91.73 %', '40.6 M', '131 kB', '0.25')
+    Args:
+        name: metric or cost name.
+        value: the figure.
+        rates: names of metrics that are shares of 1, such as `RunMeta.rates`; any other metric is a plain number.
+
+    >>> amount("accuracy", 0.9173, {"accuracy"}), amount("macs", 40_560_000), amount("peak_bytes", 131072)
+    ('91.73 %', '40.6 M', '131 kB')
+    >>> amount("accuracy", 93.25), amount("loss", 0.25)
+    ('93.25', '0.25')
     """
-    if name in RATES:
+    if name in rates:
         return f"{100 * value:.2f} %"
     if name == "peak_bytes":
         return f"{count(value)}B" if value >= 1000 else f"{value:.0f} B"
@@ -77,13 +81,13 @@ def percent(ratio: float) -> str:
     return "100 %" if ratio == 1 else f"{100 * ratio:.1f} %"
 
 
-def difference(name: str, value: float) -> str:
+def difference(name: str, value: float, rates: Container[str] = ()) -> str:
     """Return a signed difference of the figure called ``name``: percentage points for a rate.
 
-    >>> difference("accuracy", -0.0041), difference("accuracy", 0.0002), difference("loss", 0.1)
+    >>> difference("f1", -0.0041, {"f1"}), difference("f1", 0.0002, {"f1"}), difference("loss", 0.1)
     ('\N{MINUS SIGN}0.4 points', '\N{PLUS-MINUS SIGN}0.0 points', '+0.1')
     """
-    text = f"{100 * value:+.1f} points" if name in RATES else f"{value:+.3g}"
+    text = f"{100 * value:+.1f} points" if name in rates else f"{value:+.3g}"
     if not any(digit in text for digit in "123456789"):
         return f"{PLUS_MINUS}{text[1:]}"
     return text.replace("-", MINUS)

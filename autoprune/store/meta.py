@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.objectives import Objectives
+from autoprune.core.objectives import RATES, Objectives
 from autoprune.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -100,6 +100,12 @@ class RunMeta:
     def parsed_objectives(self) -> Objectives:
         """The objectives with their directions."""
         return Objectives.parse(self.objectives)
+
+    @property
+    def rates(self) -> frozenset[str]:
+        """Metrics that are shares of 1, read in percent: by name, unless the dense model's figure is none."""
+        measured = self.dense.metrics.values()
+        return frozenset(n for n in RATES if all(0 <= figures[n] <= 1 for figures in measured if n in figures))
 
     def role_of(self, fidelity: str) -> Role:
         """Return the role of the images that ``fidelity`` measures on (proxy unless the run says otherwise)."""

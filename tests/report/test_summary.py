@@ -7,6 +7,7 @@ import pytest
 
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.report.run_page import figures_of, render
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import State
 from autoprune.store.events import Event, EventKind
@@ -198,3 +199,37 @@ def test_two_to_four_objectives(objectives: tuple[str, ...]) -> None:
     assert list(volumes) == sorted(volumes)
     assert volumes[-1] > 0
     assert "of the MACs" in summary.headline
+
+
+@pytest.mark.parametrize(
+    ("name", "dense", "is_rate"),
+    [
+        ("accuracy", 0.92, True),
+        ("accuracy", 92.0, False),  # a metric of the user's, in percent
+        ("miou", 1.0, True),
+        ("auroc", -0.1, False),
+        ("error", 0.08, False),  # of anything
+        ("map", 0.4, False),
+        ("loss", 0.4, False),
+    ],
+)
+def test_percent_is_for_what_is_known_to_be_a_rate(name: str, dense: float, is_rate: bool) -> None:
+    """A metric is shown in percent by a name that means a share of 1, unless the dense model's figure is none."""
+    meta = make_meta(
+        objectives=(f"max:{name}", "macs"),
+        dense=Dense({"macs": 1000}, {"proxy": {name: dense}}),
+        reference={name: -1.0, "macs": 1000},
+        limits={},
+    )
+    run = MadeUpRun(meta)
+    job = Evaluate(0, Candidate((3,) * 9, TRAINED))
+    run.ran.append(Outcome(job, Status.OK, {name: dense}, {"macs": 500}, spent=Spending(100, 1, 1.0)))
+    summary = summarize(run)
+    assert (name in meta.rates) is is_rate
+    shown = f"{100 * dense:.2f} %" if is_rate else f"{dense:.4g}"
+    assert f"({shown} against {shown})" in summary.headline
+    page = render(summary)
+    assert shown.replace(" %", "&nbsp;%") in page
+    assert is_rate or f"{100 * dense:.2f} %" not in page
+    (trace,) = (t for t in figures_of(summary)["front"]["data"] if t["name"] == "front, proxy")
+    assert trace["y"] == [pytest.approx(100 * dense if is_rate else dense)]

@@ -68,7 +68,7 @@ def axis_of(meta: RunMeta, item: Objective) -> Figure:
     if dense:
         text = f"{name}, % of the dense model (100 % = {units.amount(item.name, dense)})"
         return {"title": axis_title(text), "ticksuffix": " %"}
-    return {"title": axis_title(name), "ticksuffix": " %" if item.name in units.RATES else ""}
+    return {"title": axis_title(name), "ticksuffix": " %" if item.name in meta.rates else ""}
 
 
 def coordinate(summary: RunSummary, measured: Measured, item: Objective, role: Role) -> float | None:
@@ -79,7 +79,7 @@ def coordinate(summary: RunSummary, measured: Measured, item: Objective, role: R
     share = summary.relative(item.name, value)
     if share is not None:
         return round(100 * share, 4)
-    return round(100 * value, 4) if item.name in units.RATES else value
+    return round(100 * value, 4) if item.name in summary.meta.rates else value
 
 
 def coordinates(
@@ -100,7 +100,7 @@ def short(summary: RunSummary, point: Point | None, item: Objective) -> str:
     if value is None:
         return "?"
     share = summary.relative(item.name, value)
-    return units.amount(item.name, value) if share is None else f"{100 * share:.0f} %"
+    return units.amount(item.name, value, summary.meta.rates) if share is None else f"{100 * share:.0f} %"
 
 
 def limit_label(summary: RunSummary, item: Objective) -> str:
@@ -120,8 +120,9 @@ def hover_text(summary: RunSummary, point: Point) -> str:
     for role, metrics in point.metrics.items():
         for name, value in metrics.items():
             dense = summary.meta.dense.metrics.get(role, {}).get(name)
-            gap = "" if dense is None else f" ({units.difference(name, value - dense)})"
-            lines.append(f"{Role(role).label} {plain(units.title(name))} {units.amount(name, value)}{gap}")
+            gap = "" if dense is None else f" ({units.difference(name, value - dense, summary.meta.rates)})"
+            shown = units.amount(name, value, summary.meta.rates)
+            lines.append(f"{Role(role).label} {plain(units.title(name))} {shown}{gap}")
     rows = zip(summary.variables, point.widths, summary.full_widths, strict=True)
     widths = [f"{plain(name)} {width}/{full}" for name, width, full in rows]
     lines += ["<b>widths</b>"] if widths else []

@@ -5,7 +5,7 @@ Drawn with ordinary lines rather than plotly's ``parcoords``, which needs WebGL:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from autoprune.report import units
@@ -56,7 +56,7 @@ def parallel_figure(summary: RunSummary) -> Figure:
     for i in range(bins):
         points = summary.front[i * count // bins : (i + 1) * count // bins]
         line = {"color": LINE_COLORS[i * (len(LINE_COLORS) - 1) // max(bins - 1, 1)], "width": 2}
-        trace = _lines(points, axes, name=f"front ({count})", line=line) | _labels(points, axes)
+        trace = _lines(points, axes, name=f"front ({count})", line=line) | _labels(points, axes, summary.meta.rates)
         traces.append(trace | {"legendgroup": "front", "showlegend": i == 0})
     dense = {"color": palette.INK, "width": 2, "dash": "dash"}
     traces.append(_lines([summary.meta.dense], axes, name="dense model", line=dense) | {"hoverinfo": "name"})
@@ -77,8 +77,9 @@ def parallel_figure(summary: RunSummary) -> Figure:
         "showline": False,
         "ticks": "",
     }
+    rates = summary.meta.rates
     page["annotations"] = [
-        {"x": i, "y": y, "yshift": shift, "showarrow": False, "text": units.amount(axis.name, value)}
+        {"x": i, "y": y, "yshift": shift, "showarrow": False, "text": units.amount(axis.name, value, rates)}
         for i, axis in enumerate(axes)
         for y, value, shift in ((1, axis.best, 12), (0, axis.worst, -12))
     ]
@@ -118,13 +119,13 @@ def _lines(measured: Sequence[Measured], axes: Sequence[ParallelAxis], *, name: 
     }
 
 
-def _labels(points: Sequence[Point], axes: Sequence[ParallelAxis]) -> Figure:
+def _labels(points: Sequence[Point], axes: Sequence[ParallelAxis], rates: Container[str]) -> Figure:
     """Markers that say where each of ``points`` crosses each axis."""
     texts = []
     for point in points:
         for axis in axes:
             value = value_of(point, axis.name, axis.role)
-            shown = "" if value is None else units.amount(axis.name, value)
+            shown = "" if value is None else units.amount(axis.name, value, rates)
             texts.append(f"point {point.id}: {plain(units.title(axis.name))} {shown}")
         texts.append("")
     return {
