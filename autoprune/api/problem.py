@@ -51,7 +51,7 @@ from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner
 from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
 from autoprune.evaluate.task_content import content_of, hash_settings
-from autoprune.pareto.reference import reference_point
+from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.identity import Evidence, Identity
 from autoprune.surgery.forward import forward
@@ -221,7 +221,7 @@ class Problem:
 
     @cached_property
     def reference(self) -> dict[str, float]:
-        """The hypervolume's reference point, by objective: what was given, else see `pareto.reference.reference_point`.
+        """The hypervolume's reference point, by objective: what was given, else see `pareto.hypervolume.reference_point`.
 
         The dense model's costs; for a metric what guessing scores, where the task knows, else a point that is clearly
         worse than the dense model. A run keeps the reference that it started with.

@@ -23,7 +23,7 @@ from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.report.headline import highlight
 from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report

@@ -35,7 +35,7 @@ from autoprune.execute.choice import check_executor
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import SearchProgress, run_search
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoprune.comparison.plan import BASELINES, Entry
-from autoprune.comparison.statistics import MIN_SEEDS, Difference, judged, kendall_tau
+from autoprune.comparison.statistics import MIN_SEEDS, Difference, judged
 from autoprune.comparison.summary import (
     Agreement,
     ComparisonSummary,
@@ -23,6 +23,7 @@ from autoprune.core.jobs import Evaluate, Outcome, Status
 from autoprune.orchestrator import Stop
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
+from autoprune.pareto.rank_correlation import kendall_tau
 from autoprune.store.meta import RunMeta
 from autoprune.strategies.registry import find_strategy, twins_of
 from autoprune.strategies.warm_start import split_key

@@ -13,7 +13,7 @@ from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import PROBE, Evaluate, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Clock
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 
 INTERVAL = 0.1
 """Seconds between two reports, at least; the last one always comes."""

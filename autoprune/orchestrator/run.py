@@ -14,7 +14,7 @@ from autoprune.core.protocols import Clock, Executor, Strategy
 from autoprune.errors import InvalidArgumentError
 from autoprune.orchestrator.loop import Loop, Stop
 from autoprune.orchestrator.progress import Meter, SearchProgress
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.replay import History, replay
 from autoprune.store.run import RunStore

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Outcome, Status
 from autoprune.core.objectives import Objectives
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Convergence:
     Attributes:
         macs: executed multiply-adds after each step, preparation included.
         evaluations: candidates measured after each step.
-        hypervolume: of the front so far, as a share of the reference box (`autoprune.pareto.reference`).
+        hypervolume: of the front so far, as a share of the reference box (`autoprune.pareto.hypervolume`).
         reference: the reference point by objective name, in natural units.
     """
 

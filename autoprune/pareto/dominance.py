@@ -1,7 +1,11 @@
-"""Pareto dominance. All objectives are minimized; equal points do not dominate each other."""
+"""Pareto dominance, by moocore. All objectives are minimized; equal points do not dominate each other."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import moocore
 import numpy as np
 import numpy.typing as npt
 
@@ -37,18 +41,8 @@ def non_dominated(values: npt.ArrayLike) -> BoolArray:
     Raises:
         InvalidArgumentError: the shape is wrong or a figure is not finite.
     """
-    points = as_values(values)
-    # A point can only be dominated by one that comes before it in this order (last key of lexsort is the primary one).
-    order = np.lexsort(points.T[::-1])
-    ordered = points[order]
-    if points.shape[1] <= 2:
-        return _unsorted(_sweep(ordered), order)
-    keep = np.ones(len(points), dtype=np.bool_)
-    for i in range(len(points)):
-        if keep[i]:
-            later = ordered[i + 1 :]
-            keep[i + 1 :] &= (later < ordered[i]).any(axis=1) | (later == ordered[i]).all(axis=1)
-    return _unsorted(keep, order)
+    mask: BoolArray = moocore.is_nondominated(as_values(values), keep_weakly=True)
+    return mask
 
 
 def unique_front(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -60,24 +54,44 @@ def unique_front(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     Raises:
         InvalidArgumentError: the shape is wrong or a figure is not finite.
     """
-    points = as_values(values)
-    candidates = np.flatnonzero(non_dominated(points))
-    _, first = np.unique(points[candidates], axis=0, return_index=True)
-    return np.sort(candidates[first])
+    return np.flatnonzero(moocore.is_nondominated(as_values(values)))
 
 
-def _sweep(ordered: FloatArray) -> BoolArray:
-    """Return the mask for (n, m <= 2) lexicographically sorted points in one pass."""
-    last = ordered[:, -1]
-    best_before = np.concatenate([[np.inf], np.minimum.accumulate(last)[:-1]])
-    improves = last < best_before
-    # Copies follow each other; all share the verdict of the first one.
-    is_copy = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(axis=1)]) if len(ordered) else improves
-    first_of_copies = np.maximum.accumulate(np.where(is_copy, 0, np.arange(len(ordered))))
-    return improves[first_of_copies]
+def attainment_surface(runs: Sequence[npt.ArrayLike], level: float = 0.5) -> FloatArray:
+    """Return the corners of the region that at least a fraction ``level`` of the runs attain, for two objectives.
 
+    The empirical attainment function of Fonseca and Grunert da Fonseca (EMO 2001). ``level=0.5`` is the median front,
+    0 < level <= 1; the smallest useful one, ``1 / len(runs)``, gives the best of all runs.
 
-def _unsorted(mask: BoolArray, order: npt.NDArray[np.int64]) -> BoolArray:
-    result = np.empty_like(mask)
-    result[order] = mask
-    return result
+    Args:
+        runs: per run an (n_i, 2) float array, minimized; a run without results attains nothing, and counts.
+        level: fraction of the runs.
+
+    Returns:
+        (k, 2) float array, first objective increasing, second decreasing; k = 0 when no point is attained so often.
+
+    Raises:
+        InvalidArgumentError: there is no run, another number of objectives, or a level outside (0, 1].
+    """
+    if not 0.0 < level <= 1.0:
+        msg = f"expected a level in (0, 1], got {level!r}"
+        raise InvalidArgumentError(msg)
+    if len(runs) == 0:
+        msg = "expected the results of at least one run, got none"
+        raise InvalidArgumentError(msg)
+    results = [
+        as_values(np.reshape(run, (0, 2)) if np.size(run) == 0 else run, name=f"results of run {i}")
+        for i, run in enumerate(runs)
+    ]
+    for i, result in enumerate(results):
+        if result.shape[1] != 2:
+            msg = f"expected 2 objectives, got {result.shape[1]} in run {i}"
+            raise InvalidArgumentError(msg)
+    needed = math.ceil(level * len(results) - 1e-9)  # 0.1 * 30 is not quite 3
+    results = [result for result in results if len(result)]  # moocore knows of no empty ones
+    if needed > len(results):
+        return np.zeros((0, 2))
+    runs_of_points = np.repeat(np.arange(len(results)), [len(result) for result in results])
+    percent = [100 * needed / len(results)]
+    corners: FloatArray = moocore.eaf(np.concatenate(results), runs_of_points, percentiles=percent)[:, :2]
+    return corners[np.argsort(corners[:, 0], kind="stable")]

@@ -15,7 +15,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
 from autoprune.core.objectives import Objectives
 from autoprune.core.streams import stream
-from autoprune.pareto.reference import ReferenceBox
+from autoprune.pareto.hypervolume import ReferenceBox
 
 N_VARIABLES = 4
 N_LEVELS = 5

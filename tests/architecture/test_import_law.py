@@ -47,6 +47,7 @@ NARROWER = {"strategies": {"errors", "core", "pareto"}}
 
 DOORS = {
     "optuna": {"strategies/_optuna.py"},
+    "moocore": {"pareto/dominance.py", "pareto/hypervolume.py"},
     "pymoo": {"strategies/_pymoo.py"},
     "ray": {
         "execute/_ray.py",

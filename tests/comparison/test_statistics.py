@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from autoprune.comparison.statistics import MIN_SEEDS, Difference, Spread, holm, judged, kendall_tau, mean_spread
+from autoprune.comparison.statistics import MIN_SEEDS, Difference, Spread, holm, judged, mean_spread
 
 
 def paired(differences: Sequence[float]) -> Difference:
@@ -119,20 +118,3 @@ def test_false_findings_stay_below_five_percent() -> None:
         figures = [Difference("a", "b", tuple(rng.normal(size=8)), tuple(same)) for _ in range(4)]
         found += any(item.verdict == "significant" for item in judged(figures))
     assert found <= 8  # of 60; three in the mean
-
-
-def test_kendall_tau_is_scipys() -> None:
-    """Tau-b with ties, and over a part of the pairs."""
-    rng = np.random.default_rng(1)
-    x, y = rng.integers(0, 6, size=30), rng.integers(0, 6, size=30)
-    assert kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
-    half = np.zeros((30, 30), dtype=bool)
-    half[:15, :15] = True
-    assert kendall_tau(x, y, among=half) == pytest.approx(stats.kendalltau(x[:15], y[:15]).statistic)
-
-
-def test_kendall_tau_of_nothing() -> None:
-    """Where no pair differs there is nothing to say."""
-    assert kendall_tau([], []) is None
-    assert kendall_tau([1.0, 1.0], [0.0, 2.0]) is None
-    assert kendall_tau([1.0, 2.0], [0.0, 2.0], among=np.zeros((2, 2), dtype=bool)) is None

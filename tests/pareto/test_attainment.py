@@ -6,13 +6,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from autoprune.errors import InvalidArgumentError
-from autoprune.pareto.attainment import attained_fraction, attainment_surface
-from autoprune.pareto.dominance import non_dominated
+from autoprune.pareto.dominance import attainment_surface, non_dominated
 
 Values = npt.NDArray[np.float64]
 
 run = st.integers(0, 5).flatmap(lambda n: arrays(np.int64, (n, 2), elements=st.integers(0, 5)).map(np.float64))
 GRID = np.array([[x, y] for x in range(6) for y in range(6)], dtype=np.float64)
+
+
+def attained_fraction(runs: list[Values], points: Values) -> Values:
+    """Return, for each point, the fraction of runs with a result at least as good in every objective."""
+    return np.mean([dominated_by(np.reshape(run, (-1, 2)), points) for run in runs], axis=0)
 
 
 def dominated_by(corners: Values, points: Values) -> npt.NDArray[np.bool_]:
@@ -33,7 +37,15 @@ def test_surface_bounds_exactly_what_enough_runs_attain(runs: list[Values], leve
 def test_fraction_counts_runs_not_points() -> None:
     """Two good points of one run count once."""
     runs = [[[0.0, 0.0], [0.0, 1.0]], [[5.0, 5.0]]]
-    np.testing.assert_array_equal(attained_fraction(runs, [[1.0, 1.0], [5.0, 5.0], [-1.0, 9.0]]), [0.5, 1.0, 0.0])
+    np.testing.assert_array_equal(attainment_surface(runs, 0.5), [[0.0, 0.0]])
+    np.testing.assert_array_equal(attainment_surface(runs, 1.0), [[5.0, 5.0]])
+
+
+def test_runs_without_results_count() -> None:
+    """Of three runs, one without results, two thirds attain something and all attain nothing."""
+    runs = [[[1.0, 1.0]], [], [[2.0, 0.0]]]
+    np.testing.assert_array_equal(attainment_surface(runs, 2 / 3), [[2.0, 1.0]])
+    assert attainment_surface(runs, 1.0).shape == attainment_surface([[], []]).shape == (0, 2)
 
 
 def test_surface_of_one_run_is_its_front() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from autoprune.pareto.rank_correlation import kendall
+from autoprune.pareto.rank_correlation import kendall, kendall_tau
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -23,3 +23,20 @@ def test_too_little_to_say() -> None:
     assert kendall([0.0, 1.0], [0.0, 1.0]) is None
     assert kendall([1.0, 1.0, 1.0], [0.0, 1.0, 2.0]) is None
     assert kendall([0.0, 1.0, 2.0], [2.0, 1.0, 0.0]) == -1.0
+
+
+def test_kendall_tau_is_scipys() -> None:
+    """Tau-b with ties, and over a part of the pairs."""
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(0, 6, size=30), rng.integers(0, 6, size=30)
+    assert kendall_tau(x, y) == pytest.approx(kendalltau(x, y).statistic)
+    half = np.zeros((30, 30), dtype=bool)
+    half[:15, :15] = True
+    assert kendall_tau(x, y, among=half) == pytest.approx(kendalltau(x[:15], y[:15]).statistic)
+
+
+def test_kendall_tau_of_nothing() -> None:
+    """Where no pair differs there is nothing to say."""
+    assert kendall_tau([], []) is None
+    assert kendall_tau([1.0, 1.0], [0.0, 2.0]) is None
+    assert kendall_tau([1.0, 2.0], [0.0, 2.0], among=np.zeros((2, 2), dtype=bool)) is None

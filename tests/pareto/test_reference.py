@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InvalidArgumentError
-from autoprune.pareto.reference import ReferenceBox, reference_point
+from autoprune.pareto.hypervolume import ReferenceBox, reference_point
 
 
 def make_box() -> ReferenceBox:
