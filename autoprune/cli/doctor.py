@@ -23,7 +23,6 @@ PACKAGES = {
     "safetensors": "weights and pruned models",
     "moocore": "hypervolume",
     "scikit-learn": "the digits data",
-    "torchmetrics": "metrics by name",
     "plotly": "the report",
     "jinja2": "the report",
     "optuna": "strategies optuna:*",

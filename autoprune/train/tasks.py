@@ -149,10 +149,14 @@ class Classification:
 class TorchMetrics:
     """Any loss, measured by torchmetrics.
 
+    The package itself is not needed: a metric is anything with ``update``, ``compute`` and ``reset``.
+
     Args:
         loss: ``(outputs, targets) -> scalar``.
         metrics: torchmetrics by name, each fed with ``(outputs, targets)``; the first one is primary. What is better is
-            what its ``higher_is_better`` says, or the name: ``{"min:wer": ...}`` is called ``wer`` and minimised.
+            what its ``higher_is_better`` says, or the name: ``{"min:wer": ...}`` is called ``wer`` and minimised. Of a
+            metric that computes several figures by name (mean average precision, a collection) the one of its own name
+            counts; one object under several names sees every batch once.
         class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
             (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
             their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
@@ -202,12 +206,13 @@ class TorchMetrics:
         Raises:
             MetricError: a figure is not one finite number.
         """
-        for metric in self._metrics.values():
+        once = {id(metric): (name, metric) for name, metric in self._metrics.items()}.values()
+        for _, metric in once:
             metric.reset()
         for inputs, targets in loader:
             outputs = forward(model, inputs)
             leaves = list(answers_of(outputs).values())
-            for name, metric in self._metrics.items():
+            for name, metric in once:
                 if leaves and hasattr(metric, "to"):
                     metric.to(leaves[0].device)
                 with naming(f"metric {name!r} ({type(metric).__name__})", outputs, targets):
@@ -215,7 +220,8 @@ class TorchMetrics:
         figures = {}
         for name, metric in self._metrics.items():
             with naming(f"metric {name!r} ({type(metric).__name__})"):
-                figures[name] = metric.compute()
+                found = metric.compute()
+            figures[name] = found.get(name, found) if isinstance(found, Mapping) else found
         return check_metrics(figures, self.metrics)
 
 
@@ -231,6 +237,9 @@ class FunctionTask:
         class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
             (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
             their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
+
+    Raises:
+        InvalidArgumentError: there is no metric, or one is fed with batches (`TorchMetrics`).
     """
 
     def __init__(
@@ -239,6 +248,13 @@ class FunctionTask:
         if not metrics:
             msg = "expected at least one metric, got none"
             raise InvalidArgumentError(msg)
+        for name, metric in metrics.items():
+            if all(callable(getattr(metric, verb, None)) for verb in ("update", "compute", "reset")):
+                msg = (
+                    f"expected metric {name!r} to be a function of the model, got a {type(metric).__name__}, which is "
+                    "fed with batches: pass it to autoprune.TorchMetrics"
+                )
+                raise InvalidArgumentError(msg)
         self._loss = loss
         self.class_axis = _axis_of(loss) if class_axis is None else class_axis
         self._metrics, self.directions = _split(metrics)

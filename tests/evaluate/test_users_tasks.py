@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.core.jobs import Status
-from autoprune.errors import AutopruneWarning, MetricError
+from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettings
@@ -164,6 +164,42 @@ def test_torchmetrics_find_the_tensor(wrap: Callable[[Tensor], Any]) -> None:
     task = ap.TorchMetrics(F.cross_entropy, {"acc": torchmetrics.classification.MulticlassAccuracy(4)})
     assert task.metric(Wrapped(wrap), BATCHES) == {"acc": 1.0}
     assert task.loss(Wrapped(wrap), BATCHES[0]).dim() == 0
+
+
+class Detection(torchmetrics.Metric):
+    """Computes several figures by name, as mean average precision does."""
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.n += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"map": self.n / 8, "map_50": self.n / 4, "per_class": torch.ones(3)}
+
+
+def test_a_metric_of_several_figures_gives_the_one_of_its_name() -> None:
+    """Alone or under two names, which do not feed it twice; what is no figure of it is named."""
+    detection = Detection()
+    task = ap.TorchMetrics(F.cross_entropy, {"map_50": detection, "map": detection})
+    assert task.directions == {"map_50": "max", "map": "max"}
+    for _ in range(2):
+        assert task.metric(nn.Identity(), BATCHES) == {"map_50": 1.0, "map": 0.5}
+    members = torchmetrics.MetricCollection({"acc": torchmetrics.classification.MulticlassAccuracy(4)})
+    assert ap.TorchMetrics(F.cross_entropy, {"max:acc": members}).metric(nn.Identity(), BATCHES) == {"acc": 1.0}
+    with pytest.raises(MetricError, match=r"'precision'.* map \(\), map_50 \(\), per_class \(3,\)"):
+        ap.TorchMetrics(F.cross_entropy, {"precision": detection}).metric(nn.Identity(), BATCHES)
+
+
+def test_a_torchmetric_is_no_function_of_the_model() -> None:
+    """It would be called with the model: the message says who feeds it."""
+    with pytest.raises(InvalidArgumentError, match=r"'map'.*a Detection.*autoprune\.TorchMetrics"):
+        ap.FunctionTask(F.cross_entropy, {"map": Detection()})
 
 
 def test_what_a_users_function_raises_is_named() -> None:
