@@ -221,7 +221,7 @@ class Problem:
 
     @cached_property
     def reference(self) -> dict[str, float]:
-        """The hypervolume's reference point, by objective: what was given, else see `pareto.hypervolume.reference_point`.
+        """The hypervolume's reference point, by objective: what was given, else `pareto.hypervolume.reference_point`.
 
         The dense model's costs; for a metric what guessing scores, where the task knows, else a point that is clearly
         worse than the dense model. A run keeps the reference that it started with.

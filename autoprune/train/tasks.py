@@ -221,7 +221,12 @@ class TorchMetrics:
         for name, metric in self._metrics.items():
             with naming(f"metric {name!r} ({type(metric).__name__})"):
                 found = metric.compute()
-            figures[name] = found.get(name, found) if isinstance(found, Mapping) else found
+            if isinstance(found, Mapping) and name not in found:
+                msg = (
+                    f"expected one number as metric {name!r}, and it computes {', '.join(found)}: call it one of these"
+                )
+                raise MetricError(msg)
+            figures[name] = found[name] if isinstance(found, Mapping) else found
         return check_metrics(figures, self.metrics)
 
 

@@ -121,8 +121,8 @@ def hover_text(summary: RunSummary, point: Point) -> str:
         for name, value in metrics.items():
             dense = summary.meta.dense.metrics.get(role, {}).get(name)
             gap = "" if dense is None else f" ({units.difference(name, value - dense, summary.meta.rates)})"
-            shown = units.amount(name, value, summary.meta.rates)
-            lines.append(f"{Role(role).label} {plain(units.title(name))} {shown}{gap}")
+            figure = units.amount(name, value, summary.meta.rates)
+            lines.append(f"{Role(role).label} {plain(units.title(name))} {figure}{gap}")
     rows = zip(summary.variables, point.widths, summary.full_widths, strict=True)
     widths = [f"{plain(name)} {width}/{full}" for name, width, full in rows]
     lines += ["<b>widths</b>"] if widths else []
