@@ -20,6 +20,7 @@ class Kind(StrEnum):
     SPACES = "spaces"
     EVALUATORS = "evaluators"
     RECIPES = "recipes"
+    REGULARIZERS = "regularizers"
     DATA = "data"
 
 
@@ -27,7 +28,7 @@ def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List strategies, criteria, search spaces, evaluators, recipes or data: name, one line, paper."""
+    """List strategies, criteria, search spaces, evaluators, recipes, regularizers or data: name, one line, paper."""
     entries = _ENTRIES[kind]()
     if as_json:
         print_json([{"name": name, "summary": summary, "paper": paper} for name, summary, paper in entries])
@@ -50,5 +51,6 @@ _ENTRIES = {
     Kind.SPACES: _registered("autoprune.config.reading:SPACES"),
     Kind.EVALUATORS: _registered("autoprune.evaluate.registry:EVALUATORS"),
     Kind.RECIPES: _registered("autoprune.prepare.registry:RECIPES"),
+    Kind.REGULARIZERS: _registered("autoprune.regularizers.registry:REGULARIZERS"),
     Kind.DATA: _registered("autoprune.train.named_data:NAMED_DATA"),
 }

@@ -9,19 +9,14 @@ warning, can be compared with the others; in a network without sparsity training
 from __future__ import annotations
 
 import numpy as np
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.criteria.evidence import Evidence, Scores, channel_rows, relative
+from autoprune.criteria.evidence import Evidence, Scores, batchnorm_scales, channel_rows, relative
 
 
 def score(evidence: Evidence) -> Scores:
     """Return the relative mean absolute gamma of every channel, per group; NaN for groups that pass no batch norm."""
     axes = {axis.key: axis for axis in evidence.structure.axes}
-    scales = {
-        f"{path}.weight" if path else "weight"
-        for path, module in evidence.model.named_modules()
-        if isinstance(module, _BatchNorm)
-    }
+    scales = batchnorm_scales(evidence.model)
     found = []
     for group in evidence.structure.groups:
         gammas = [

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import Axis, ChannelGroup, Structure
 
@@ -54,6 +55,15 @@ def member_axes(structure: Structure, group: ChannelGroup, roles: tuple[str, ...
         is_scale = len(shape) < 2 or (role == "thru" and np.prod(shape, dtype=np.int64) == shape[dim])
         if role in roles and tensors[name].kind == "parameter" and not is_scale:
             yield axes[name, dim]
+
+
+def batchnorm_scales(model: nn.Module) -> set[str]:
+    """Return the names of the scales (gamma) of all BatchNorms of ``model``."""
+    return {
+        f"{path}.weight" if path else "weight"
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
 
 
 def channel_rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoprune.core.groups import BoolArray, IntArray
 from autoprune.core.limits import check_feasible
+from autoprune.core.settings import check_not_negative
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
@@ -76,11 +77,7 @@ class BudgetedSettings:
         if not (self.epochs > 0 and math.isfinite(self.epochs)):
             msg = f"expected epochs to be positive and finite, got {self.epochs!r}"
             raise InvalidArgumentError(msg)
-        for name in ("momentum", "weight_decay"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                msg = f"expected {name} to be finite and not negative, got {value!r}"
-                raise InvalidArgumentError(msg)
+        check_not_negative(self, "momentum", "weight_decay")
         self.fit(1)
 
     def fit(self, n_steps: int) -> FitSettings:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.criteria.evidence import Evidence, Scores, channel_rows, relative
+from autoprune.criteria.evidence import Evidence, Scores, batchnorm_scales, channel_rows, relative
 from autoprune.criteria.magnitude import norm_scores
 from autoprune.surgery.matching import model_tensors
 
@@ -39,11 +38,7 @@ def scale_importance(
     tensors = model_tensors(model, structure) if tensors is None else tensors
     kept = np.ones(structure.n_genes, dtype=np.bool_) if kept is None else kept
     axes = {axis.key: axis for axis in structure.axes}
-    scales = {
-        f"{path}.weight" if path else "weight"
-        for path, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-    }
+    scales = batchnorm_scales(model)
     norms: Scores | None = None
     found: list[npt.NDArray[np.float64]] = []
     for i, group in enumerate(structure.groups):

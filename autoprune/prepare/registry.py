@@ -63,6 +63,12 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
     ),
     RecipeInfo(
+        "sparsify",
+        "dense training with a penalty that pushes channels to zero (autoprune list regularizers)",
+        "autoprune.prepare.sparsify:Sparsify",
+        "Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016",
+    ),
+    RecipeInfo(
         "statistics",
         "second moments of every consumer's input, for closed-form reconstruction",
         "autoprune.prepare.statistics:Statistics",

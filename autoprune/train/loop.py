@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from autoprune.core.budget import Spending
 from autoprune.cost.counter import count_macs
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.forward import forward
-from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state
+from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state, under
 from autoprune.train.data import Data
 from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
 from autoprune.train.distill import Distillation, Recorder
@@ -25,6 +25,9 @@ from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
 from autoprune.train.tasks import Task, distilled_loss
+
+_REGULARIZER = "regularizer."
+"""Prefix, in a checkpoint, of what the regularizer remembers."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,35 @@ class FitResult:
         return self.history[-1][1] if self.history else float("nan")
 
 
+class Penalty(Protocol):
+    """What is added to the loss of a training; `autoprune.regularizers.Regularizer` is one."""
+
+    @property
+    def fingerprint(self) -> Any:
+        """What decides its effect beside the weights, JSON types."""
+        ...
+
+    def penalty(self, step: int, n_steps: int) -> Tensor:
+        """Return what is added to the loss of a step."""
+        ...
+
+    def after_step(self, step: int, n_steps: int) -> None:
+        """Change weights in place, behind the optimizer's step."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that later steps depend on, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to where `state` was taken."""
+        ...
+
+    def close(self) -> None:
+        """Take hooks off the model again."""
+        ...
+
+
 def fit(
     model: nn.Module,
     data: Data,
@@ -73,6 +105,7 @@ def fit(
     settings: FitSettings,
     *,
     teacher: nn.Module | None = None,
+    regularizer: Penalty | None = None,
     checkpoint: CheckpointSlot | None = None,
     progress: Callable[[Progress], None] | None = None,
     seed: int = 0,
@@ -88,6 +121,7 @@ def fit(
         task: gives the loss.
         settings: everything else.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
+        regularizer: adds to the loss of every step, in full precision; built over the parameters of ``model``.
         checkpoint: where to save and resume.
         progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end.
         seed: of order, transforms and dropout.
@@ -114,11 +148,13 @@ def fit(
         stack.enter_context(placed(model, device, training=True, channels_last=channels_last))
         if teacher is not None:
             stack.enter_context(placed(teacher, device, training=False, channels_last=channels_last))
+        if regularizer is not None:
+            stack.callback(regularizer.close)
         history = train_steps(
-            _Student(objective, settings, device),
+            _Student(objective, settings, device, regularizer),
             data.train,
             StepPlan(n_steps, settings.batch_size, device, channels_last, settings.threads),
-            identity=_identity(model, data, task, settings, teacher, seed),
+            identity=_identity(model, data, task, settings, teacher, regularizer, seed),
             checkpoint=checkpoint,
             report=report,
             seed=seed,
@@ -161,10 +197,13 @@ class _Objective:
 class _Student:
     """A model and its optimizer; a `Trainee`."""
 
-    def __init__(self, objective: _Objective, settings: FitSettings, device: torch.device) -> None:
+    def __init__(
+        self, objective: _Objective, settings: FitSettings, device: torch.device, regularizer: Penalty | None
+    ) -> None:
         self._objective = objective
         self._settings = settings
         self._device = device
+        self._regularizer = regularizer
         self._optimizer = _optimizer(objective.model, settings)
 
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
@@ -172,18 +211,27 @@ class _Student:
             group["lr"] = self._settings.learning_rate_at(step, n_steps)
         with autocast(self._device, enabled=self._settings.mixed_precision):
             loss = self._objective(batch)
+        if self._regularizer is not None:
+            loss = loss + self._regularizer.penalty(step, n_steps)
         self._optimizer.zero_grad()
         loss.backward()
         if self._settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._objective.model.parameters(), self._settings.clip_norm)
         self._optimizer.step()
+        if self._regularizer is not None:
+            with torch.no_grad():
+                self._regularizer.after_step(step, n_steps)
         return loss.detach()
 
     def state(self) -> dict[str, Tensor]:
-        return training_state(self._objective.model, self._optimizer)
+        remembered = {} if self._regularizer is None else self._regularizer.state()
+        own = {f"{_REGULARIZER}{name}": tensor for name, tensor in remembered.items()}
+        return training_state(self._objective.model, self._optimizer) | own
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         restore_training(self._objective.model, self._optimizer, state)
+        if self._regularizer is not None:
+            self._regularizer.restore(under(_REGULARIZER, state))
 
 
 def _distillation(settings: FitSettings, teacher: nn.Module | None) -> Distillation | None:
@@ -224,12 +272,20 @@ def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer
 
 
 def _identity(
-    model: nn.Module, data: Data, task: Task, settings: FitSettings, teacher: nn.Module | None, seed: int
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    settings: FitSettings,
+    teacher: nn.Module | None,
+    regularizer: Penalty | None,
+    seed: int,
 ) -> str:
     """Name a run by all that decides its weights but the initial ones."""
     shapes = [
         None if net is None else {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
         for net in (model, teacher)
     ]
-    text = json.dumps([shapes, data.fingerprint, task.fingerprint, asdict(settings), seed], sort_keys=True)
+    parts = [shapes, data.fingerprint, task.fingerprint, asdict(settings), seed]
+    parts += [] if regularizer is None else [regularizer.fingerprint]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,7 +21,7 @@ LAYERS = (
     ("errors",),
     ("core",),
     ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
-    ("clustering", "trace", "cost", "criteria", "train", "reconstruct", "strategies", "artifact"),
+    ("clustering", "trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
     ("prepare", "evaluate", "export"),
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
@@ -34,6 +34,7 @@ LAYERS = (
 
 BESIDE = {
     ("criteria", "reconstruct"),
+    ("regularizers", "criteria"),  # a penalty pushes the weights that criteria rank
     ("comparison", "orchestrator"),
     ("comparison", "report"),
     ("cli", "config"),

@@ -15,6 +15,7 @@ from autoprune.cli.app import app
 from autoprune.config import SPACES
 from autoprune.criteria.registry import CRITERIA
 from autoprune.prepare.registry import RECIPES
+from autoprune.regularizers import REGULARIZERS
 from autoprune.strategies.registry import STRATEGIES
 from autoprune.train.named_data import NAMED_DATA
 
@@ -34,6 +35,7 @@ def listed(kind: str) -> list[dict[str, Any]]:
         ("criteria", CRITERIA),
         ("spaces", SPACES),
         ("recipes", RECIPES),
+        ("regularizers", REGULARIZERS),
         ("data", NAMED_DATA),
     ],
 )

@@ -13,6 +13,7 @@ from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "clusters": {"images": 200, "batch_size": 20},
+    "sparsify": {"epochs": 1.0, "batch_size": 130, "regularizer": "growing"},
     "statistics": {"n_items": 100, "batch_size": 50},
     "dais": {"epochs": 0.5, "batch_size": 64},
     "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},

@@ -46,6 +46,8 @@ MADE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dsa": ("dsa", {"epochs": 2.0, "target": 0.5, "batch_size": 64}),
     "dsa:uniform": ("dsa", {"epochs": 2.0, "target": 0.3, "batch_size": 64, "learns": False}),
     "dsa, not tuned": ("dsa", {"epochs": 2.0, "target": 0.3, "batch_size": 64, "tune_share": 0.0}),
+    "sparsify": ("sparsify", {"epochs": 4.0, "regularization": {"strength": 3e-3}}),
+    "sparsify, growing": ("sparsify", {"epochs": 4.0, "regularizer": "growing"}),
     "pruningnet": ("pruningnet", {"epochs": 4.0}),
     "supernet": ("supernet", {"epochs": 4.0}),
 }

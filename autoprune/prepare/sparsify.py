@@ -1,0 +1,111 @@
+"""Sparsity training: the dense network trains on with a penalty that pushes channels to zero.
+
+What comes out are dense weights in the order that went in; a search ranks the channels again. How channels are pushed
+is the regularizer's business (`autoprune.regularizers`); the training loop is that of every other training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autoprune.core.settings import check_not_negative
+from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.prepare.statistics import dense_model
+from autoprune.regularizers.base import Channels
+from autoprune.regularizers.registry import make_regularizer, regularizer_settings
+from autoprune.surgery.matching import model_weights
+from autoprune.train.checkpoint import CheckpointSlot
+from autoprune.train.loop import fit, training_macs
+from autoprune.train.settings import FitSettings
+from autoprune.weight_sets import Inherited
+
+
+@dataclass(frozen=True)
+class SparsifySettings:
+    """Settings of the recipe ``sparsify``.
+
+    Attributes:
+        regularizer: a name of ``autoprune list regularizers``; ``"none"`` is plain training of equal length, the
+            control.
+        regularization: settings of the regularizer, by name.
+        epochs: passes over the training items; may be a fraction.
+        batch_size: items per step.
+        learning_rate: the largest one; a cosine leads down from it (SGD).
+        warmup: share of the training in which the learning rate grows.
+        momentum: of SGD.
+        weight_decay: of SGD, beside the penalty.
+
+    Raises:
+        UnknownNameError: there is no such regularizer.
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    regularizer: str = "group_lasso"
+    regularization: Mapping[str, Any] = field(default_factory=dict)
+    epochs: float = 10.0
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        """Check the values; settings of the regularizer that were left out are written down."""
+        chosen = regularizer_settings(self.regularizer, self.regularization)
+        object.__setattr__(self, "regularization", asdict(chosen))
+        check_not_negative(self, "momentum", "weight_decay")
+        self.fit()
+
+    def fit(self, device: str = "cpu", threads: int = 1) -> FitSettings:
+        """Return how the network trains."""
+        return FitSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            device=device,
+            threads=threads,
+        )
+
+
+class Sparsify(Recipe):
+    """Trains the dense network with a sparsity regularizer."""
+
+    Settings = SparsifySettings
+
+    def estimate_macs(self, settings: SparsifySettings) -> int:
+        """Return the multiply-adds of the training; a penalty on weights has none."""
+        return training_macs(settings.fit(), len(self.setup.data.train), macs=self.setup.dense_macs)
+
+    def prepare(
+        self,
+        settings: SparsifySettings,
+        parent: Inherited,
+        seed: int,
+        *,
+        identity: str,  # noqa: ARG002  the training loop names its run itself
+        slot: CheckpointSlot | None,
+    ) -> Prepared:
+        """Train a copy of the network from the parent's weights.
+
+        Raises:
+            InvalidArgumentError: there is nothing that the regularizer could push.
+            MetricError: the loss is not one finite number.
+        """
+        setup = self.setup
+        model = dense_model(setup, parent.weights, self.bench.torch_device)
+        channels = Channels(model, setup.structure, parent.orders)
+        fit(
+            model,
+            setup.data,
+            setup.task,
+            settings.fit(str(self.bench.torch_device), self.bench.threads),
+            regularizer=make_regularizer(settings.regularizer, channels, settings.regularization),
+            checkpoint=slot,
+            seed=seed,
+        )
+        return Prepared(model_weights(model, setup.structure), parent.orders, self.estimate_macs(settings))

@@ -1,0 +1,140 @@
+"""The seam that every regularizer shares: the live channels of a network, and when it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.groups import IntArray, Structure
+from autoprune.core.settings import settings_of
+from autoprune.criteria.evidence import batchnorm_scales, member_axes
+from autoprune.surgery.matching import model_tensors
+
+
+class Channels:
+    """The channels of a network that can be cut, over the parameters that are being trained.
+
+    Args:
+        model: the dense network that trains; its parameters stay the same objects.
+        structure: what was traced.
+        orders: per group, (w,) integer permutation of its channels, best first.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure, orders: Sequence[IntArray]) -> None:
+        self.model = model
+        self.structure = structure
+        self.orders = tuple(orders)
+        self.tensors: Mapping[str, Tensor] = model_tensors(model, structure)
+        keys = (axis.key for g in structure.groups for axis in member_axes(structure, g, ("out", "in", "thru")))
+        axes = {axis.key: axis for axis in structure.axes}
+        self._kernels = [self._cuttable(*key, axes[key].genes) for key in dict.fromkeys(keys)]
+        scales = batchnorm_scales(model)
+        self._scales = [self._cuttable(a.tensor, a.dim, a.genes) for a in structure.axes if a.tensor in scales]
+
+    @staticmethod
+    def _cuttable(tensor: str, dim: int, genes: IntArray) -> tuple[str, int, Tensor, Tensor]:
+        """Return an axis with the positions on it whose channels can be cut, and these channels."""
+        positions = np.flatnonzero(genes >= 0)
+        return tensor, dim, torch.from_numpy(positions), torch.from_numpy(genes[positions])
+
+    def squared_norms(self) -> Tensor:
+        """Return the (n_genes,) squared Euclidean norm of all that each channel couples, differentiable.
+
+        That is its row in every layer that produces it, its slice in every layer that reads it and its depthwise
+        kernels, laid end to end; no bias, and no affine part of a norm. Channels of a group have the numbers
+        ``group.start`` to ``group.start + group.width - 1``.
+        """
+        return self._summed(lambda rows: rows.square().sum(dim=1))
+
+    def n_weights(self) -> Tensor:
+        """Return the (n_genes,) number of weights that each channel couples."""
+        with torch.no_grad():
+            return self._summed(lambda rows: torch.full_like(rows[:, 0], rows.shape[1]))
+
+    def _summed(self, of_rows: Any) -> Tensor:
+        """Return the (n_genes,) sum of a function of each channel's (k, e) rows, over all axes that carry it."""
+        device = next(self.model.parameters()).device
+        total = torch.zeros(self.structure.n_genes, device=device)  # float64 where a network is
+        for name, dim, positions, genes in self._kernels:
+            tensor = self.tensors[name]
+            rows = tensor.movedim(dim, 0).flatten(1)
+            if len(positions) < len(rows):
+                rows = rows.index_select(0, positions.to(device))
+            rows = rows.abs() if rows.is_complex() else rows
+            found = of_rows(rows if rows.dtype == torch.float64 else rows.float())
+            total = total.to(found.dtype).index_add(0, genes.to(device), found)
+        return total
+
+    def scales(self) -> list[Tensor]:
+        """Return, per BatchNorm that a channel passes, the (k,) scales (gamma) of channels that can be cut."""
+        return [
+            self.tensors[name].index_select(dim, at.to(self.tensors[name].device)) for name, dim, at, _ in self._scales
+        ]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a regularizer that has none."""
+
+
+class Regularizer(ABC):
+    """Adds a penalty to the loss of every training step; a subclass says which.
+
+    A step is: forward, task loss plus `penalty`, backward, clipping, optimizer, `after_step`. What a regularizer
+    remembers between steps belongs into `state`: an interrupted training ends as an undisturbed one.
+
+    Args:
+        channels: of the network that trains.
+        settings: a frozen dataclass of type ``Settings`` or a mapping of its fields; defaults when left out.
+
+    Raises:
+        InvalidArgumentError: ``settings`` is of another type, or cannot be used.
+    """
+
+    Settings: ClassVar[type[Any]] = NoSettings
+    """The frozen dataclass of JSON types that `settings` must be; every field has a default."""
+
+    def __init__(self, channels: Channels, settings: Any = None) -> None:
+        self.channels = channels
+        self.settings = settings_of(self.Settings, settings, f"the regularizer {type(self).__name__!r}")
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its effect beside the weights, JSON types."""
+        return [type(self).__name__, asdict(self.settings)]
+
+    @abstractmethod
+    def penalty(self, step: int, n_steps: int) -> Tensor:
+        """Return what is added to the loss, a scalar with a finite gradient everywhere, dead channels included.
+
+        Args:
+            step: steps done before.
+            n_steps: steps in all.
+        """
+
+    def after_step(self, step: int, n_steps: int) -> None:  # noqa: B027  most change weights by their gradient alone
+        """Change weights in place, behind the optimizer's step."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that later steps depend on, beside the weights, by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Go back to where `state` was taken."""
+
+    def close(self) -> None:  # noqa: B027
+        """Take hooks off the network again."""
+
+
+class NoPenalty(Regularizer):
+    """Plain training: the control that every regularizer has to beat."""
+
+    def penalty(self, step: int, n_steps: int) -> Tensor:  # noqa: ARG002
+        """Return zero."""
+        return torch.zeros((), device=next(self.channels.model.parameters()).device)

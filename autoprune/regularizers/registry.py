@@ -1,0 +1,82 @@
+"""Every regularizer by name, as data; nothing is imported before it is used.
+
+Third parties add theirs through the entry point group ``autoprune.regularizers``: the entry's name is the
+regularizer's name, its value a `RegularizerInfo`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autoprune.core.registry import Info, Registry
+from autoprune.core.settings import settings_of
+from autoprune.regularizers.base import Channels, Regularizer
+
+ENTRY_POINTS = "autoprune.regularizers"
+
+
+@dataclass(frozen=True)
+class RegularizerInfo(Info):
+    """What is known about a regularizer without importing it.
+
+    Attributes:
+        name: registry key.
+        summary: one line.
+        factory: ``module:Class`` of a `Regularizer`.
+        paper: where it comes from, "" when it is folklore.
+    """
+
+    if TYPE_CHECKING:
+
+        def load(self) -> type[Regularizer]: ...  # noqa: D102
+
+
+_BUILT_IN = (
+    RegularizerInfo(
+        "group_lasso",
+        "sum of the norms of all that a channel couples, producers and readers",
+        "autoprune.regularizers.lasso:GroupLasso",
+        "Li et al., OICSR: Out-in-channel sparsity regularization, CVPR 2019",
+    ),
+    RegularizerInfo(
+        "bn_l1",
+        "sum of absolute BatchNorm scales (network slimming)",
+        "autoprune.regularizers.lasso:BatchNormL1",
+        "Liu et al., Learning efficient convolutional networks through network slimming, ICCV 2017",
+    ),
+    RegularizerInfo(
+        "growing",
+        "a growing L2 penalty on the channels that rank worst (GReg-1 style)",
+        "autoprune.regularizers.growing:Growing",
+        "Wang et al., Neural pruning via growing regularization, ICLR 2021",
+    ),
+    RegularizerInfo("none", "plain training, the control of all others", "autoprune.regularizers.base:NoPenalty"),
+)
+
+REGULARIZERS = Registry("regularizer", ENTRY_POINTS, RegularizerInfo, _BUILT_IN)
+"""Every regularizer by name."""
+
+
+def regularizer_settings(name: str, settings: object = None) -> Any:
+    """Return the settings of the regularizer called ``name``.
+
+    Args:
+        name: a name of `REGULARIZERS`.
+        settings: an instance of its ``Settings``, a mapping of the fields, or None for the defaults.
+
+    Raises:
+        UnknownNameError: there is no such regularizer.
+        InvalidArgumentError: the settings are of another regularizer, or cannot be used.
+    """
+    return settings_of(REGULARIZERS.find(name).load().Settings, settings, f"the regularizer {name!r}")
+
+
+def make_regularizer(name: str, channels: Channels, settings: object = None) -> Regularizer:
+    """Make the regularizer called ``name`` over the channels of a network that is about to train.
+
+    Raises:
+        UnknownNameError: there is no such regularizer.
+        InvalidArgumentError: the settings cannot be used, or there is nothing to push.
+    """
+    return REGULARIZERS.find(name).load()(channels, regularizer_settings(name, settings))

@@ -1,0 +1,64 @@
+"""Every registered regularizer under the regularizer laws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from autoprune.errors import InvalidArgumentError, UnknownNameError
+from autoprune.prepare.sparsify import SparsifySettings
+from autoprune.regularizers import REGULARIZERS, Regularizer, RegularizerInfo, regularizer_settings
+from autoprune.testing.regularizer_laws import RegularizerLaws
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"group_lasso": {"strength": 0.1, "size_norm": "sqrt"}}
+
+
+class TestRegularizers(RegularizerLaws):
+    @pytest.fixture(params=REGULARIZERS)
+    def info(self, request: pytest.FixtureRequest) -> RegularizerInfo:
+        return REGULARIZERS[request.param]
+
+    @pytest.fixture
+    def settings(self, info: RegularizerInfo) -> Mapping[str, Any]:
+        return SETTINGS.get(info.name, {})
+
+
+@pytest.mark.parametrize("info", REGULARIZERS.values(), ids=REGULARIZERS)
+def test_entry_is_complete(info: RegularizerInfo) -> None:
+    """Every entry names a regularizer with a docstring and frozen settings that all have defaults."""
+    regularizer = info.load()
+    assert issubclass(regularizer, Regularizer)
+    assert regularizer.__doc__
+    assert dataclasses.is_dataclass(regularizer.Settings)
+    assert regularizer.Settings() == regularizer_settings(info.name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"regularizer": "group_laso"},
+            UnknownNameError,
+            "unknown regularizer 'group_laso'.*did you mean 'group_lasso'",
+        ),
+        ({"regularization": {"strenght": 1}}, InvalidArgumentError, "did you mean 'strength'"),
+        ({"regularization": {"strength": -1.0}}, InvalidArgumentError, "strength to be finite and not negative"),
+        ({"regularization": {"size_norm": "cube"}}, UnknownNameError, "size_norm"),
+        ({"regularizer": "growing", "regularization": {"share": 0.0}}, InvalidArgumentError, "share to be above 0"),
+        ({"regularizer": "growing", "regularization": {"growth": 2.0}}, InvalidArgumentError, "growth to be above 0"),
+    ],
+)
+def test_wrong_settings_are_refused_at_the_door(settings: Any, error: type[Exception], message: str) -> None:
+    """Before anything trains, wherever the recipe's settings are given."""
+    with pytest.raises(error, match=message):
+        SparsifySettings(**settings)
+
+
+def test_settings_that_were_left_out_are_written_down() -> None:
+    """So equal trainings have equal keys, and a default that changes gives another one."""
+    assert SparsifySettings() == SparsifySettings(
+        regularization=dataclasses.asdict(regularizer_settings("group_lasso"))
+    )
