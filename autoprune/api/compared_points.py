@@ -30,8 +30,8 @@ class ShortFinetune:
     """The same short training for every point that is compared; figures that a run has already are not made again.
 
     Attributes:
-        settings: of the training.
-        executor: who trains.
+        settings: settings of the training.
+        executor: executor that runs the trainings.
         tell: called with how many points are done and how many there are.
     """
 
@@ -43,8 +43,8 @@ class ShortFinetune:
         """Return the trained points by run and job id.
 
         Args:
-            runs: where they come from.
-            points: which ones of each run.
+            runs: the runs that the points come from.
+            points: the points to train, for each run.
             test: whether to look at test items.
         """
         found: dict[tuple[Entry, int], TunedPoint] = {}
@@ -113,7 +113,7 @@ def share_points(
     """Return the figures of the points that were picked.
 
     Args:
-        runs: where they come from.
+        runs: the runs that the points come from.
         picks: per run and share of the MACs.
         quality: the metric that is compared.
         tuned: after the short fine-tune, where there was one.

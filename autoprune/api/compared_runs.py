@@ -27,11 +27,11 @@ class ComparedRuns:
     """Makes, resumes or finds the runs of a comparison.
 
     Attributes:
-        problem: what is searched.
-        budget: of every run.
-        settings: of strategies, by name.
-        executor: who measures.
-        folder: of the comparison.
+        problem: the problem to search.
+        budget: budget of every run.
+        settings: settings of the strategies, by name.
+        executor: executor that measures the candidates.
+        folder: folder of the comparison.
     """
 
     problem: Problem

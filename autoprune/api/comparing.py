@@ -60,7 +60,7 @@ class CompareProgress:
         done: runs or points that are finished.
         total: how many there are.
         entry: whose run is going on; None beyond the searches.
-        search: where that run stands.
+        search: progress of that run's search.
     """
 
     stage: str
@@ -94,19 +94,19 @@ def compare(
     nothing.
 
     Args:
-        problem: what is searched.
+        problem: the problem to search.
         strategies: names of ``autoprune list strategies``, with a warm start behind a plus sign
             (``"pymoo:nsga2+knapsack"``).
-        budget: of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a number alone); by default as
-            many MACs as a hundred evaluations of the dense model.
+        budget: budget of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a plain number); by
+            default the MACs of a hundred evaluations of the dense model.
         seeds: how many, from 0, or which ones; a strategy that does not depend on its seed runs once.
-        settings: of strategies, by name.
-        shares: of the dense model's MACs; the best point of every run within each is shown, and tested.
+        settings: settings of the strategies, by name.
+        shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
         n_sampled: size of that sample; 0 for none.
         test: whether points are measured on test items, once all searches are done; data without them has none.
-        executor: as for `search`.
+        executor: see `search`.
         store: folder of the comparison, a run's folder in it per strategy and seed; a temporary one by default.
         progress: called now and then.
 

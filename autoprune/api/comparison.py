@@ -20,8 +20,8 @@ class Comparison:
     """Strategies side by side at one counted cost.
 
     Args:
-        folder: of its runs.
-        runs: by strategy and seed; the finished ones.
+        folder: folder that holds its runs.
+        runs: the finished runs, by strategy and seed.
         summary: every figure.
         interrupted: whether the user interrupted it; the same call goes on.
     """

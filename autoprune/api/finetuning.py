@@ -86,8 +86,8 @@ class TunedFront:
     """What came out of a fine-tuning: as many points as went in, cheapest first.
 
     Args:
-        run: where they come from.
-        points: with their final weights.
+        run: the run that the points come from.
+        points: the points with their final weights.
     """
 
     def __init__(self, run: Run, points: Sequence[TunedPoint]) -> None:
@@ -180,7 +180,7 @@ def finetune(
     items are looked at once, when all points are trained.
 
     Args:
-        run: with its problem.
+        run: a run that was opened with its problem.
         points: how many of the front, spread over cost, or which ones.
         epochs: passes over the training items.
         settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
@@ -189,7 +189,7 @@ def finetune(
             judged on search-validation items.
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
-        seed: of order, transforms and dropout.
+        seed: seed for batch order, augmentation and dropout.
         test: whether test items are looked at, where there are some.
         progress: called with a point's id and how far its training is; not on Ray.
         loggers: on Ray, who records every training as it goes: ``"tensorboard"``, ``"mlflow"``, or any callback of Ray

@@ -26,7 +26,7 @@ def bounds(
     """Return the largest and the smallest allowed values by name.
 
     Args:
-        meta: of the run, whose dense model percentages of costs refer to.
+        meta: description of the run; percentages of costs refer to its dense model.
         limits: largest values of any figure.
         at_least: smallest values of any figure.
         max_macs: short for ``limits={"macs": ...}``.

@@ -26,8 +26,8 @@ class RunPoint:
     """One evaluated candidate of a run.
 
     Attributes:
-        run: where it comes from.
-        outcome: what was measured.
+        run: the run that the point comes from.
+        outcome: the outcome of its evaluation.
     """
 
     run: Run
@@ -82,9 +82,9 @@ class RunPoint:
         """Write the smaller model to one file that `autoprune.load` reads.
 
         Args:
-            path: where to write.
-            model: what `build` returned, polished or trained since; by default the model that was scored, with its
-                metrics.
+            path: file to write.
+            model: a model that `build` returned, perhaps polished or trained since; by default the model that was
+                scored, with its metrics.
 
         Raises:
             InvalidArgumentError: the run was opened without its problem.

@@ -100,7 +100,7 @@ class Problem:
             class or a mapping of the fields.
         reference: the hypervolume's reference point for some objectives, such as ``{"accuracy": 0.1}``, in
             natural units; the attribute of this name has it for all.
-        name: for reports.
+        name: name shown in reports.
         seed: decides whatever ranking and evaluation draw.
 
     Raises:
@@ -382,10 +382,10 @@ class Problem:
         """Return what runs jobs of this problem in this process.
 
         Args:
-            blobs: where the weights and orders are, and where those that are made go.
-            fidelity: of the Evaluate jobs.
+            blobs: blobs that weights and orders are read from and written to.
+            fidelity: fidelity of the Evaluate jobs.
             recipes: names of what Prepare jobs run.
-            checkpoints: where training runs are saved; None where nothing is.
+            checkpoints: gives each training run its checkpoint slot; None saves nothing.
             worker: name for the record.
         """
         evaluators = {fidelity: self.evaluator_of(fidelity)}

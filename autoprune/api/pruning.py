@@ -43,13 +43,13 @@ class Pruned:
     """A smaller model, and what became of the dense model's figures.
 
     Attributes:
-        model: of the dense model's class with smaller tensors, in evaluation mode.
+        model: the smaller model: of the dense model's class with smaller tensors, in evaluation mode.
         point: the candidate of the search that it was built from.
         before: the dense model's metrics on the search-validation items.
         after: the same of ``model``.
         share: its costs as shares of the dense model's.
         speedup: how many times faster a forward pass of one item is on this machine, lowest and highest likely value.
-        steps: what was done, with the metrics after each: ``"cut"``, ``"polished"``, ``"recovered"``.
+        steps: metrics after each step that was taken: ``"cut"``, ``"polished"``, ``"recovered"``.
         seconds: how long it took.
     """
 
@@ -120,7 +120,7 @@ def prune(
             better of before and after is kept. 0 leaves it out.
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
-        store: where the run is kept; a temporary folder by default.
+        store: folder of the run; a temporary one by default.
         seed: decides what is drawn.
         progress: called now and then with how far the probes and candidates are.
 
@@ -220,11 +220,11 @@ def recover(
     """Train a smaller model to answer as the dense one does: squared error of the outputs, no labels.
 
     Args:
-        model: what to train; it is not changed.
+        model: the model to train; it is not changed.
         dense: whose answers are learned.
         data: its training items are used.
         minutes: about how long; the number of steps is found by timing a few.
-        settings: of the training, steps excepted.
+        settings: settings of the training, except for the number of steps.
         seed: decides the order and the transforms.
 
     Returns:

@@ -40,7 +40,7 @@ class Run:
 
     Args:
         store: the run's folder, open for reading.
-        problem: what was searched; needed to build, save and measure points.
+        problem: the problem that was searched; needed to build, save and measure points.
     """
 
     def __init__(self, store: RunStore, problem: Problem | None = None) -> None:
@@ -159,7 +159,7 @@ class Run:
         """Measure points, and the dense model, on the test items; the figures go into the run and its reports.
 
         Args:
-            points: which; by default up to five of the front, spread over cost.
+            points: points to measure; by default up to five of the front, spread over cost.
             polish: measure ``point.build(polish=True)``; reports show these figures beside those of what was scored.
 
         Returns:
@@ -194,7 +194,7 @@ class Run:
         """Time the dense model and points in turns on this machine; the figures go into the run and its reports.
 
         Args:
-            points: which; by default up to five of the front, spread over cost.
+            points: points to measure; by default up to five of the front, spread over cost.
             batch_size: samples per forward pass.
             threads: CPU threads.
             rounds: timed passes per model.
@@ -317,9 +317,9 @@ def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
     Another machine, device or version of torch than searched it will do, to build, test, fine-tune and report.
 
     Args:
-        folder: what ``store=`` of `search` was.
-        problem: what was searched; needed to build, save and measure points. Its model runs a few items, and has to
-            answer what it answered during the search, up to rounding.
+        folder: the run's folder: the ``store=`` that was given to `search`.
+        problem: the problem that was searched; needed to build, save and measure points. Its model is run on a few
+            items and must give the outputs that it gave during the search, up to rounding.
 
     Raises:
         StoreError: there is no usable run, or it is of another problem.

@@ -79,17 +79,17 @@ def search(
     everything is saved they end the process, or do what your own handler does.
 
     Args:
-        problem: what is searched.
-        strategy: who proposes, a name of ``autoprune list strategies``.
+        problem: the problem to search.
+        strategy: name of the search strategy; ``autoprune list strategies`` prints them all.
         budget: at most this much, a number alone counts evaluations; 100 evaluations by default.
-        settings: of the strategy, an instance of its ``Settings`` or a mapping of their fields.
+        settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields.
         warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
             begins with these; the strategy may be written ``"pymoo:nsga2+knapsack"``, too. They are counted.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
         cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
-        seed: of the strategy.
+        seed: seed for the strategy's random choices.
         window: most jobs asked but not told, part of the run's identity; the strategy's generation by default, 4 of
             `optuna:tpe` and `optuna:gp`, 16 of others without a generation.
         progress: called now and then with how far the search is.

@@ -22,9 +22,9 @@ class Look:
     """Color, dash and marker of one strategy: no two agree in all.
 
     Attributes:
-        color: of lines and markers.
-        dash: of lines.
-        symbol: of markers.
+        color: color of lines and markers.
+        dash: dash of lines.
+        symbol: symbol of markers.
     """
 
     color: str

@@ -27,7 +27,7 @@ def write_comparison(summary: ComparisonSummary, path: Path) -> Path:
     """Write the page of a comparison, and its tables as CSV beside it.
 
     Args:
-        summary: what to say.
+        summary: the summary to write about.
         path: the HTML file.
 
     Returns:
@@ -50,7 +50,7 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
     """Return the report of a comparison as one HTML document.
 
     Args:
-        summary: what to say.
+        summary: the summary to write about.
         files: names of the files written beside it.
     """
     columns = point_columns(summary)

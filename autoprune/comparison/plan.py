@@ -52,7 +52,7 @@ def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entr
     A strategy that does not depend on its seed runs once.
 
     Args:
-        strategies: who takes part.
+        strategies: the strategies that take part.
         seeds: how many, from 0, or which ones.
 
     Raises:

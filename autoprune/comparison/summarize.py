@@ -48,8 +48,8 @@ def trial(
 
     Args:
         entry: whose run it is.
-        folder: where it is.
-        meta: what it says about itself.
+        folder: folder of the run.
+        meta: the run's description of itself.
         outcomes: everything it did, in id order.
         stop: why it ended.
         points: its best point per share of the MACs.
@@ -133,11 +133,11 @@ def summarize(
 
     Args:
         trials: its runs.
-        meta: of one of them.
-        folder: where it is.
-        budget: of every run.
-        seeds: of every strategy that depends on one.
-        shares: of the MACs at which points are compared.
+        meta: description of one of the runs.
+        folder: folder of the run.
+        budget: budget of every run.
+        seeds: number of seeds of every strategy that depends on one.
+        shares: shares of the MACs at which points are compared.
         skipped: runs that there are not.
         sample: candidates that were fine-tuned to compare ranks; None without a fine-tune.
         tuned: the short fine-tune in words.

@@ -42,7 +42,7 @@ class Trial:
 
     Attributes:
         seed: the seed.
-        folder: of the run.
+        folder: folder of the run.
         fidelity: at which its front was measured.
         convergence: hypervolume over what was spent.
         front: (k, m) objective values of its front, minimized.
@@ -81,7 +81,7 @@ class Contestant:
         twin_of: the family of this comparison that it is with the learning off; "" for all others.
         is_baseline: whether it takes part in every comparison.
         is_random: whether another seed gives another run; otherwise it ran once.
-        trials: by seed.
+        trials: the trials, by seed.
     """
 
     strategy: str
@@ -142,8 +142,8 @@ class SampledCandidate:
     """A candidate that was fine-tuned to see what its score in the search is worth.
 
     Attributes:
-        strategy: who proposed it.
-        seed: from which seed.
+        strategy: strategy that proposed it.
+        seed: seed of the run that proposed it.
         id: its job in that run.
         cost: its cost as a share of the dense model's.
         before: its quality as the search measured it.
@@ -184,15 +184,15 @@ class ComparisonSummary:
     """Everything that a comparison says.
 
     Attributes:
-        meta: what its runs say of the problem: that of the first run.
-        folder: of the comparison.
-        objectives: with their directions.
-        budget: of every run.
-        seeds: of every strategy that depends on one.
-        shares: of the dense model's MACs at which points are compared, largest first.
-        contestants: by mean hypervolume, largest first.
+        meta: description of the problem: that of the first run.
+        folder: folder of the comparison.
+        objectives: the objectives, with their directions.
+        budget: budget of every run.
+        seeds: number of seeds of every strategy that depends on one.
+        shares: shares of the dense model's MACs at which points are compared, largest first.
+        contestants: the strategies by mean hypervolume, largest first.
         differences: every strategy against ``random``, every family against its twins.
-        agreement: of search and fine-tuning; None without a fine-tune.
+        agreement: agreement of search and fine-tuning; None without a fine-tune.
         tuned: the short fine-tune in words; "" without one.
         skipped: runs that there are not.
         warnings: sentences that the reader must not miss.

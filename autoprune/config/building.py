@@ -73,7 +73,7 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
 
     Args:
         file: a problem file.
-        model: what `build_model` returned; its weights do not matter.
+        model: result of `build_model`; its weights do not matter.
 
     Raises:
         TraceError: the network cannot be traced, or nothing in it can be pruned.

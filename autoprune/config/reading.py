@@ -52,10 +52,10 @@ class SpaceInfo(Info):
     """A problem file by name.
 
     Attributes:
-        name: what users write instead of a path.
+        name: the name that users write instead of a path.
         summary: one line.
         factory: ``"package:file.toml"``, the package that holds the file.
-        paper: where the network comes from.
+        paper: the paper that describes the network.
     """
 
     def load(self) -> Path:
@@ -82,10 +82,10 @@ class ProblemFile:
 
     Attributes:
         source: how to name it again: a search space's name, or the file's absolute path.
-        path: where it lies; relative paths in it start from its folder.
-        tables: what it says.
-        lines: where it says so.
-        overrides: what the command line said instead.
+        path: path of the file; relative paths in it start from its folder.
+        tables: the checked tables of the file.
+        lines: line of every key.
+        overrides: values that the command line put in place of the file's.
     """
 
     source: str
@@ -135,7 +135,7 @@ def read_problem_file(name_or_path: str, overrides: Mapping[KeyPath, Any] | None
     """Read a problem file, or a search space by its name.
 
     Args:
-        name_or_path: which file.
+        name_or_path: name of a search space, or path of a file.
         overrides: values from the command line by key path, instead of the file's.
 
     Raises:

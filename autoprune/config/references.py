@@ -39,7 +39,7 @@ def check_reference(text: str, folder: Path) -> None:
 
     Args:
         text: ``package.module:callable``, or ``file.py:callable`` with a path relative to ``folder``.
-        folder: where the problem file lies; modules are looked for there first.
+        folder: folder of the problem file; modules are looked for there first.
 
     Raises:
         ConfigError: it is malformed, or there is no such module.

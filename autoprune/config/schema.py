@@ -42,12 +42,13 @@ class ModelTable(Table):
     """``[model]``: the network, its weights and what goes into it.
 
     Attributes:
-        factory: what builds the network.
+        factory: reference to the function that builds the network.
         kwargs: keyword arguments of the factory.
         weights: a safetensors file, a state dict that torch saved, or ``torchvision:NAME``; left out for a network that
             ``[training]`` trains first.
         input: shape of one sample, without the batch.
-        example: what builds an example input, for models that do not take one image; instead of ``input``.
+        example: reference to the function that builds an example input, for models that do not take one image; instead
+            of ``input``.
     """
 
     factory: Reference
@@ -100,7 +101,7 @@ class SearchTable(Table):
         strategy: key of the registry of strategies.
         budget: at most this much.
         seed: seed of every random choice.
-        settings: of the strategy, by name.
+        settings: settings of the strategy, by name.
     """
 
     strategy: StrategyKey = "pymoo:nsga2"
@@ -114,10 +115,11 @@ class CompareTable(Table):
 
     Attributes:
         strategies: keys of the registry of strategies; that of ``[search]`` when left out.
-        budget: of every run, in ``macs`` or ``evaluations``; a hundred evaluations of the dense model when left out.
+        budget: budget of every run, in ``macs`` or ``evaluations``; a hundred evaluations of the dense model if left
+            out.
         seeds: runs of every strategy that depends on its seed.
-        epochs: of the same short fine-tune for all; 0 leaves it out.
-        settings: of strategies, a table for each.
+        epochs: epochs of the short fine-tune that every point gets; 0 leaves it out.
+        settings: settings of the strategies, a table for each.
     """
 
     strategies: StrategyKeys = ()
@@ -143,7 +145,7 @@ class HypervolumeTable(Table):
     """``[hypervolume]``: where the hypervolume is counted from.
 
     Attributes:
-        reference: by objective, such as ``{ accuracy = 0.1 }``; see `autoprune.Problem`.
+        reference: reference point by objective, such as ``{ accuracy = 0.1 }``; see `autoprune.Problem`.
     """
 
     reference: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
@@ -171,12 +173,12 @@ class DataTable(Table):
     Attributes:
         name: ``digits``, ``npz:PATH``, ``cifar10``, ``imagefolder:PATH``, ...
         transform: instead of the default of that name.
-        root: where torchvision keeps its downloads; ``data`` in the working folder when left out.
+        root: folder of torchvision's downloads; ``data`` in the working folder if left out.
         download: let torchvision fetch what is not there.
         image_size: pixels per side for ``imagefolder``.
         val_size: share or number of training items to hold back where no validation data is given.
         held_out: whether the weights were trained without the search-validation items.
-        factory: what builds an `autoprune.Data`; instead of ``name``.
+        factory: reference to the function that builds an `autoprune.Data`; instead of ``name``.
         kwargs: keyword arguments of the factory.
     """
 
@@ -219,7 +221,7 @@ class TaskTable(Table):
     """``[task]``: loss and metrics, where it is not classification.
 
     Attributes:
-        factory: what builds a task, such as an `autoprune.TorchMetrics`.
+        factory: reference to the function that builds a task, such as an `autoprune.TorchMetrics`.
         kwargs: keyword arguments of the factory.
     """
 
@@ -234,12 +236,12 @@ class EvaluatorTable(Table):
 
     Attributes:
         name: key of the registry of evaluators.
-        criterion: which channels stay; key of the registry of criteria.
+        criterion: name of the criterion that decides which channels stay.
         n_calibration: training items that BatchNorm statistics are recomputed on.
         n_validation: search-validation items to measure on; all when left out.
         batch_size: items per forward pass.
         device: ``cpu``, ``cuda``, ... or ``auto``.
-        threads: of one operator on the CPU.
+        threads: CPU threads that one operator may use.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -268,7 +270,7 @@ class ProblemTables(Table):
 
     Attributes:
         about: one line for `autoprune list spaces`.
-        paper: where the network comes from, for the same list.
+        paper: the paper that describes the network, for the same list.
         objectives: one to four metric or cost names, each with an optional direction (``max:iou``).
         model: ``[model]``.
         training: ``[training]``.

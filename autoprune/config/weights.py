@@ -21,7 +21,7 @@ def load_weights(model: nn.Module, source: str, folder: Path) -> None:
     Args:
         model: the network.
         source: a safetensors file or a state dict that torch saved, relative to ``folder``, or ``torchvision:NAME``.
-        folder: where the problem file lies.
+        folder: folder of the problem file.
 
     Raises:
         ConfigError: the weights cannot be read, or are of another network.

@@ -15,7 +15,7 @@ class Account:
 
     Args:
         budget: at most this much.
-        charged: what was spent already.
+        charged: spending that was charged already.
     """
 
     def __init__(self, budget: Budget, charged: Spending) -> None:

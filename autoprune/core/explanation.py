@@ -44,7 +44,7 @@ class Explanation:
     Attributes:
         layers: one entry per layer that produces channels.
         size: number of genomes in the space.
-        notes: what the counted costs mean or leave out; empty when there is nothing to say.
+        notes: remarks on what the counted costs mean or leave out; usually empty.
     """
 
     layers: tuple[LayerExplanation, ...]

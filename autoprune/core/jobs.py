@@ -35,7 +35,7 @@ class Candidate:
 
     Attributes:
         genome: one level index per width variable.
-        weight_set: what the candidate inherits.
+        weight_set: weights and order that the candidate inherits.
     """
 
     genome: tuple[int, ...]
@@ -52,7 +52,7 @@ class Evaluate:
 
     Attributes:
         id: increasing within a run, from 0.
-        candidate: what to measure.
+        candidate: the candidate to measure.
         fidelity: name of the evaluator setting, such as ``"proxy"``.
         seed: 0 for deterministic evaluators.
     """
@@ -71,7 +71,7 @@ class Prepare:
         id: increasing within a run, shared with `Evaluate`.
         recipe: registry name.
         settings: JSON types only.
-        parent: what the recipe starts from.
+        parent: weights and order that the recipe starts from.
         seed: seed of every random choice in the recipe.
     """
 
@@ -102,11 +102,11 @@ class Outcome:
         metrics: measured figures by name (``accuracy`` in 0..1, ``loss``, ...); finite.
         costs: counted integers by name (``macs``, ``params``, ``peak_bytes``).
         message: the error's text when FAILED.
-        spent: what the job cost, as it was charged.
+        spent: cost of the job, as it was charged.
         weight_set: made by a Prepare job.
         genome: found by a Prepare job, if it found one.
         cached: whether the figures came from the evaluation cache.
-        worker: who ran it; not part of the run's identity.
+        worker: worker that ran the job; not part of the run's identity.
         started: Unix time in seconds; not part of the run's identity.
     """
 

@@ -37,7 +37,7 @@ def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs:
     Args:
         limits: largest allowed value by cost name: a share of the dense model (``"60%"``) or an absolute value
             (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
-        space: what is searched.
+        space: the search space.
         costs: counts genomes of ``space``.
 
     Returns:

@@ -49,16 +49,16 @@ class SearchSetup:
     """Everything a strategy may know; it never sees a model, a tensor or a file.
 
     Attributes:
-        space: where genomes live.
-        objectives: what is optimised.
+        space: the search space of the genomes.
+        objectives: the objectives, with their directions.
         costs: exact costs of genomes.
         limits: hard upper limits, absolute, by cost name.
-        weight_set: what candidates inherit unless the strategy makes its own.
+        weight_set: weights and order that candidates inherit unless the strategy makes its own.
         rankings: channel scores by criterion name.
         seed: this strategy's own seed sequence.
         evaluations: how many evaluations the budget is likely to allow (None: unknown); for sizing populations.
         macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
-        estimate: what a job will be charged, seconds excepted; for sizing preparations.
+        estimate: predicts what a job will be charged, except for seconds; for sizing preparations.
         probe: the fidelity of cheap evaluations that predict; "" where there is none.
     """
 

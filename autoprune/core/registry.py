@@ -23,10 +23,10 @@ class Info:
     """What is known about something before it is imported.
 
     Attributes:
-        name: what users write.
+        name: the name that users write.
         summary: one line.
         factory: ``"module:attribute"``.
-        paper: where the method comes from, "" where it is folklore.
+        paper: the paper that describes the method; "" if it is common knowledge.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Registry(Mapping[str, InfoT], Generic[InfoT]):
     """Infos by name: the built-in ones, in the order given, then those of entry points. Built-in names win.
 
     Args:
-        kind: what is registered, in one word, for messages.
+        kind: one word for what is registered, used in messages.
         group: the entry point group of third parties.
         info: the dataclass of an entry.
         built_in: the entries that ship with autoprune; looked at when the first name is.

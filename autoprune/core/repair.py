@@ -28,7 +28,7 @@ def repair(space: SearchSpace, genomes: IntArray, costs: Costs, limits: Mapping[
     most ``30 + sum(levels)`` batched cost evaluations, typically ``30 + 2 d``.
 
     Args:
-        space: where the genomes live.
+        space: the search space of the genomes.
         genomes: (n, d) integer array.
         costs: counts what is limited.
         limits: largest allowed value by cost name.

@@ -47,11 +47,11 @@ def sample(
     a genome that is nowhere smaller, and the last step lowers each variable to any level with a positive probability.
 
     Args:
-        space: where to draw.
+        space: the search space to draw from.
         n: number of genomes.
         rng: source of all randomness; equal states give equal genomes.
-        costs: what is spread over: the limited costs, or the first one when there are no limits; None spreads over
-            the mean keep ratio.
+        costs: costs to spread the genomes over: the limited ones, or the first one when there are no limits; None
+            spreads over the mean keep ratio.
         limits: largest allowed value by cost name.
 
     Returns:

@@ -20,7 +20,7 @@ def settings_of(kind: type[SettingsT], given: object, owner: str) -> SettingsT:
         kind: the frozen dataclass that is wanted; every field has a default.
         given: an instance of it; one of a class that it extends, whose missing fields keep their defaults; a mapping of
             field names to values; or None for the defaults.
-        owner: who wants it, in words, for the message.
+        owner: the taker of these settings, in words, for the message.
 
     Raises:
         InvalidArgumentError: it is of another class (one with fields that nobody here reads, too), names a field that

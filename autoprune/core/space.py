@@ -107,7 +107,7 @@ class SearchSpace:
             min_keep_ratio: smallest fraction of a group to keep.
             locks: layers that keep all their channels.
             ties: patterns, or sequences of patterns, of layers that keep equally many channels.
-            validator: what `validate` calls.
+            validator: function that `validate` calls.
 
         Raises:
             UnknownNameError: a pattern names no module.

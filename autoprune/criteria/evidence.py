@@ -26,11 +26,11 @@ class Evidence:
 
     Attributes:
         model: the dense model; a criterion never changes it.
-        structure: what was traced.
+        structure: the traced structure of the model.
         tensors: the model's parameters and buffers by their name in the structure.
-        batches: what ``loss`` takes; given to criteria that need it.
+        batches: batches as ``loss`` takes them; only for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
-        seed: for criteria that draw.
+        seed: seed for criteria that draw random numbers.
     """
 
     model: nn.Module

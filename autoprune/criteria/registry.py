@@ -33,8 +33,8 @@ class CriterionInfo(Info):
         name: registry key.
         summary: one line.
         factory: ``module:function`` of the `Criterion`.
-        paper: where it comes from, "" when it is folklore.
-        needs: what it needs besides the weights: ``"batches"``, ``"loss"``.
+        paper: the paper that describes it; "" if it is common knowledge.
+        needs: needs besides the weights: ``"batches"``, ``"loss"``.
     """
 
     needs: tuple[str, ...] = ()

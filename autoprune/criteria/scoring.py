@@ -36,10 +36,10 @@ def scores(
     Args:
         name: a criterion, see `CRITERIA`.
         model: the dense model that was traced; not changed.
-        structure: what the trace found.
-        batches: for criteria that need data: what ``loss`` takes.
+        structure: the traced structure of the model.
+        batches: batches as ``loss`` takes them, for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor.
-        seed: for criteria that draw.
+        seed: seed for criteria that draw random numbers.
 
     Returns:
         Per group a (w,) float64 array, higher stays longer, comparable between groups. A group about which the

@@ -110,9 +110,9 @@ class ProxySettings(MeasureSettings):
         n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
         n_validation: search-validation items to measure on, of those that score (`Data.score`); None for all of them.
         proxy_seed: decides which items, and how the calibration items are augmented.
-        batchnorm: what becomes of the statistics that the dense model came with: ``"difference"`` moves them by what
-            the cut changes on the calibration items, so that the whole model stays itself whatever these items are;
-            ``"afresh"`` replaces them by those of the calibration items.
+        batchnorm: how BatchNorm statistics are found: ``"difference"`` moves those that the dense model came with by
+            what the cut changes on the calibration items, so that the uncut model stays itself whatever these items
+            are; ``"afresh"`` replaces them by those of the calibration items.
     """
 
     n_calibration: int = 1000
@@ -140,7 +140,7 @@ class NormReference:
 
     Attributes:
         dense: recalibrated on the calibration items.
-        stored: as its weights came.
+        stored: statistics that came with the weights.
     """
 
     dense: Mapping[str, Tensor]
@@ -174,10 +174,10 @@ class Proxy:
 
     Args:
         setup: model, data and task.
-        settings: which items, and how the model runs.
+        settings: settings that say which items are used and how the model runs.
 
     Attributes:
-        settings: which items, and how the model runs.
+        settings: settings that say which items are used and how the model runs.
         calibrates: whether BatchNorm statistics are recomputed.
     """
 
@@ -234,7 +234,7 @@ class Proxy:
 
         Args:
             model: changed in place.
-            norms: what to move by the difference; None to keep what is found on the calibration items.
+            norms: statistics to move by the difference; None keeps those found on the calibration items.
         """
         if not self.calibrates:
             return
@@ -247,7 +247,7 @@ class Proxy:
         """Return the task's metrics of a model that is on the device and in evaluation mode, and its distance.
 
         Args:
-            model: what to measure.
+            model: the model to measure.
             batches: the search-validation batches, or what yields them; by default themselves.
         """
         batches = self.validation if batches is None else batches

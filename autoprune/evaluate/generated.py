@@ -23,7 +23,7 @@ class Generated(InheritedWeights):
 
     Args:
         setup: model, space, costs, data and task.
-        settings: which items, and how the model runs.
+        settings: settings that say which items are used and how the model runs.
     """
 
     name = "generated"

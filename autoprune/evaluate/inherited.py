@@ -28,7 +28,7 @@ class InheritedWeights:
 
     Args:
         setup: model, space, costs, data and task.
-        settings: which items, and how the model runs.
+        settings: settings that say which items are used and how the model runs.
     """
 
     name = "inherited"
@@ -160,7 +160,7 @@ class InheritedWeights:
             model: cut and on the device.
             kept: (n_genes,) boolean array, what it still has.
             weights: the dense tensors that it was cut from; left out where it was trained or solved since.
-            inherited: what the candidate inherits.
+            inherited: weights and order that the candidate inherits.
             proxy: on which items; by default on all of them.
         """
         proxy = proxy or self._proxy

@@ -27,7 +27,7 @@ class MeasureSettings:
     Attributes:
         batch_size: items per forward pass.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
-        threads: of one operator on the CPU.
+        threads: CPU threads that one operator may use.
         mixed_precision: bfloat16 on GPUs.
         channels_last: memory format of (n, c, h, w) inputs; None picks it for models with 2-d convolutions.
     """
@@ -60,7 +60,7 @@ def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSetting
     """Measure a model on all items of a role.
 
     Args:
-        model: as it is; device and modes are as before afterwards.
+        model: the model to measure; its device and modes are restored afterwards.
         split: ``data.validation``, ``data.test``, or a subset of one.
         task: names the metrics.
         settings: how to run the model.

@@ -56,7 +56,7 @@ class Reconstructed(InheritedWeights):
 
     Args:
         setup: model, space, costs, data and task.
-        settings: which items, and how the model runs.
+        settings: settings that say which items are used and how the model runs.
     """
 
     name = "reconstructed"

@@ -26,7 +26,7 @@ class EvaluatorInfo(Info):
         name: registry key.
         summary: one line.
         factory: ``module:Class``, called with a setup and settings.
-        paper: where it comes from, "" when it is folklore.
+        paper: the paper that describes it; "" if it is common knowledge.
         settings: ``module:Class`` of its frozen settings.
     """
 
@@ -79,7 +79,7 @@ def make_evaluator(name: str, setup: JobSetup, settings: object = None) -> Evalu
     Args:
         name: a name of `EVALUATORS`.
         setup: model, space, costs, data and task.
-        settings: as for `evaluator_settings`.
+        settings: see `evaluator_settings`.
 
     Raises:
         UnknownNameError: there is no such evaluator.
@@ -94,8 +94,8 @@ def evaluator_settings(name: str, settings: object = None) -> ProxySettings:
 
     Args:
         name: a name of `EVALUATORS`.
-        settings: of the class that the registry names, or of one that it extends; a mapping of its fields; None for the
-            defaults.
+        settings: an instance of the class that the registry names, or of one that it extends; a mapping of its fields;
+            None for the defaults.
 
     Raises:
         UnknownNameError: there is no such evaluator.

@@ -23,10 +23,10 @@ class Runner:
     """The runner of all jobs of a problem; implements `autoprune.core.protocols.JobRunner`.
 
     Args:
-        evaluators: by fidelity, such as ``{"proxy": ...}``.
-        blobs: where the weights and orders are.
+        evaluators: the evaluators by fidelity, such as ``{"proxy": ...}``.
+        blobs: blobs that weights and orders are read from.
         costs: exact costs of genomes.
-        recipes: by name, for Prepare jobs.
+        recipes: the recipes of Prepare jobs, by name.
         worker: name for the record.
     """
 
@@ -86,8 +86,8 @@ class Runner:
         """Put beside weights what the evaluators need of them; returns also what that cost.
 
         Args:
-            weight_set: where to start from.
-            id: of the job that made it.
+            weight_set: weights and order to start from.
+            id: id of the job that made it.
             made_by: the recipe that made it; it is not run again.
 
         Raises:

@@ -25,11 +25,11 @@ class RunnerPlan:
     Attributes:
         setup: model, space, costs, data and task.
         evaluator: its name in the registry.
-        settings: of the evaluator.
-        fidelity: what jobs call it.
+        settings: settings of the evaluator.
+        fidelity: the fidelity that jobs name it by.
         recipes: names of what Prepare jobs run.
         limits: hard upper limits, absolute, by cost name.
-        machine: what figures may be compared with, see `MeasureSettings.identity`.
+        machine: identity of the machine, which decides what figures may be compared, see `MeasureSettings.identity`.
         outputs: hash of the dense model's outputs on fixed items, see `hash_outputs`; "" where they do not repeat.
     """
 
@@ -65,8 +65,8 @@ class RunnerPlan:
         """Make the runner.
 
         Args:
-            blobs: where the weights and orders are, and where those that are made go.
-            checkpoints: where training runs are saved; None where nothing is.
+            blobs: blobs that weights and orders are read from and written to.
+            checkpoints: gives each training run its checkpoint slot; None saves nothing.
 
         Raises:
             ExecutorError: this machine would measure other figures.
@@ -104,13 +104,13 @@ def make_runner(
     """Return a runner of these evaluators and recipes; recipes train where and as evaluators measure.
 
     Args:
-        evaluators: by fidelity.
+        evaluators: the evaluators by fidelity.
         setup: model, space, costs, data and task.
         settings: device and threads.
-        blobs: where the weights and orders are, and where those that are made go.
+        blobs: blobs that weights and orders are read from and written to.
         recipes: names in the registry.
         limits: hard upper limits, absolute, by cost name.
-        checkpoints: where training runs are saved; None where nothing is.
+        checkpoints: gives each training run its checkpoint slot; None saves nothing.
         worker: name for the record.
     """
     bench = Workbench(setup, blobs, limits, checkpoints, settings.device, settings.threads)

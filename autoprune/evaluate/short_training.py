@@ -25,8 +25,8 @@ class ShortTrainingSettings(ProxySettings):
     """Settings of `ShortTraining`.
 
     Attributes:
-        fit: of the training; its device, threads and precision are those of the measurement. With a distillation, the
-            dense model is the teacher.
+        fit: settings of the training; its device, threads and precision are those of the measurement. With
+            distillation, the dense model is the teacher.
     """
 
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100, batch_size=64, learning_rate=0.01))
@@ -37,7 +37,7 @@ class ShortTraining(InheritedWeights):
 
     Args:
         setup: model, space, costs, data and task.
-        settings: which items, how long, and how the model runs.
+        settings: settings that say which items are used, how long is trained, and how the model runs.
     """
 
     name = "short_training"

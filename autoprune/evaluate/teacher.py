@@ -22,7 +22,7 @@ def losses(model: nn.Module, batches: Batches, task: Task) -> Losses:
     """Return the loss of every batch.
 
     Args:
-        model: in evaluation mode, on the device of the batches.
+        model: the model, in evaluation mode, on the device of the batches.
         batches: the items to teach on.
         task: whose loss counts; None comes of one that cannot be computed in evaluation mode, as detectors do it.
     """

@@ -45,8 +45,8 @@ def start_ray_pool(
     Args:
         make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights; what a worker makes is kept there.
-        settings: which cluster, how many workers.
-        checkpoints: where trainings are saved, on the driver's machine; None where nothing is.
+        settings: settings that say which cluster is used and with how many workers.
+        checkpoints: gives each training its checkpoint slot on the driver's machine; None saves nothing.
         mark: names how far earlier attempts at a job have got, by these checkpoints.
 
     Raises:
@@ -90,9 +90,9 @@ class RayCrew:
     Args:
         make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights.
-        settings: what a worker reserves.
+        settings: settings that say what a worker reserves.
         cluster: is closed with the crew.
-        checkpoints: where trainings are saved, on this machine; None where nothing is.
+        checkpoints: gives each training its checkpoint slot on this machine; None saves nothing.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class Archive:
     """The driver's side: starts the keeper and writes down what it hands over.
 
     Args:
-        checkpoints: where trainings are saved, on this machine.
+        checkpoints: gives each training its checkpoint slot on this machine.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:

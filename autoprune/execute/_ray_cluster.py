@@ -45,7 +45,7 @@ class Cluster:
     """A cluster of this machine alone, one that was joined, or the one that this process has already joined.
 
     Args:
-        settings: which one.
+        settings: settings that say which cluster.
         n_cpus: cores of a new local cluster; enough for the workers by default.
 
     Raises:

@@ -38,7 +38,7 @@ class Watcher:
     """Waits until this process closes it or dies.
 
     Args:
-        folder: of the cluster's session.
+        folder: folder of the cluster's session.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -30,7 +30,7 @@ class Lost:
 
     Attributes:
         worker: its number.
-        reason: in words.
+        reason: the reason in words.
         raised: it raised an error while it started, as any other would; otherwise it was killed.
     """
 

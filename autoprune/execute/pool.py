@@ -207,8 +207,8 @@ class WorkerPool:
         """Give up a worker; its calls run again, but for a job that ran alone and should not.
 
         Args:
-            number: of the worker.
-            reason: what happened to it, or to its oldest call.
+            number: number of the worker.
+            reason: the reason: what happened to the worker, or to its oldest call.
             hopeless: a job that ran alone would fare no better on another worker.
         """
         calls = self._staff.dismiss(number).calls

@@ -24,8 +24,8 @@ class RaySettings:
         cpus_per_preparation: CPU cores that a Prepare job reserves; None for those of a worker.
         gpus_per_preparation: share of a GPU that a Prepare job reserves; None for that of a worker. Where either is
             given, Prepare jobs have workers of their own, for which idle ones make room.
-        address: of a running cluster to join: ``"host:port"`` of its head, or ``"auto"`` for the one that this machine
-            is part of.
+        address: address of a running cluster to join: ``"host:port"`` of its head, or ``"auto"`` for the one that this
+            machine is part of.
         insecure: join a cluster that asks nobody for a token, on which anyone who reaches it can run code.
         deadline: seconds that an evaluation may take; then its worker is replaced and the candidate FAILED.
         prepare_deadline: seconds that preparing weights may take; None: any number.

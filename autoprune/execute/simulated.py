@@ -18,7 +18,7 @@ class SimulatedExecutor:
     """Workers in simulated time.
 
     Args:
-        runner: what the jobs come to; it takes no simulated time.
+        runner: runner of the jobs; it takes no simulated time.
         seconds: how long a job takes on a worker of speed 1; a straggler is a large number.
         speeds: one factor per worker; a worker of speed 2 needs half the time.
         clock: moved forward to the moment at which outcomes arrive.

@@ -53,7 +53,7 @@ class Call:
     """Jobs that a worker was sent together.
 
     Attributes:
-        jobs: in the order they run.
+        jobs: the jobs, in the order in which they run.
         since: when it became the worker's oldest call.
     """
 
@@ -70,7 +70,7 @@ class Member:
         hired: when.
         is_ready: it has started.
         leaves: it gets no more work.
-        calls: what it was sent, oldest first.
+        calls: calls that were sent to it, oldest first.
     """
 
     prepares: bool
@@ -89,7 +89,7 @@ class Staff:
     """The workers of a pool.
 
     Args:
-        crew: where they are.
+        crew: the processes of the workers.
         settings: how many at most.
         clock: tells the time.
     """

@@ -19,7 +19,7 @@ class FlatTensor:
         data: its bytes in memory order.
         dtype: name of its type in torch.
         shape: sizes in memory order, slowest dimension first.
-        order: where each dimension of the tensor stands in ``shape``, so that layouts such as channels-last survive.
+        order: position of each dimension of the tensor in ``shape``, so that layouts such as channels-last survive.
         requires_grad: whether it does.
     """
 

@@ -51,8 +51,8 @@ def train_on_ray(
 
     Args:
         jobs: the points.
-        folder: for the experiments, one subfolder each; one that was killed is restored. All nodes must see it.
-        settings: which cluster, and what a training reserves on it.
+        folder: folder of the experiments, one subfolder each; one that was killed is restored. All nodes must see it.
+        settings: settings that say which cluster is used, and what a training reserves on it.
         loggers: names of `LOGGERS`, or Tune's own callbacks; what the named ones write is in the folder, too.
 
     Raises:
@@ -159,8 +159,8 @@ def finished(folder: Path, variant: int, report: dict[str, Any]) -> tuple[int, b
     """Return variant, model and last report of a finished trial.
 
     Args:
-        folder: of its checkpoint.
-        variant: what Tune says; counts where an earlier version wrote no figures.
+        folder: folder of its checkpoint.
+        variant: the variant that Tune names; used if an earlier version wrote no figures.
         report: likewise.
 
     Raises:

@@ -18,7 +18,7 @@ def train_here(
 
     Args:
         jobs: the points.
-        folder: for checkpoints; a training that was killed goes on where its checkpoint ends.
+        folder: folder of the checkpoints; a training that was killed goes on where its checkpoint ends.
         progress: called with the id of a point and how far its training is.
     """
     for job in jobs:

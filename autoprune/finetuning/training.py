@@ -38,7 +38,7 @@ class PointTraining:
         measuring: how a trained model is run to be measured.
         metric: says which result is best.
         maximize: whether more of it is better.
-        seed: of order, transforms and dropout.
+        seed: seed for batch order, augmentation and dropout.
     """
 
     point: int
@@ -116,9 +116,9 @@ def train_point(
     """Train a point, or go on where a checkpoint ends; killed at any moment and started again, it ends the same.
 
     Args:
-        job: what to train, and how.
-        variant: with the settings of this number.
-        checkpoint: where to save and resume.
+        job: the training to run.
+        variant: number of the settings to train with.
+        checkpoint: slot to save to and resume from.
         progress: called now and then, and right after a save, with how far the training is and the model.
 
     Raises:

@@ -27,9 +27,9 @@ class SearchProgress:
         evaluations: candidates measured, failed ones included, since the beginning.
         failed: jobs that failed, since the beginning.
         rate: evaluations per second in this session.
-        hypervolume: of everything measured so far, as a share of the reference box; None without one.
+        hypervolume: hypervolume of everything measured so far, as a share of the reference box; None without a box.
         eta: seconds until the budget is used up at the pace of this session; None before there is a pace.
-        spent: what was spent since the beginning; seconds of search.
+        spent: spending since the beginning; its seconds are those of the search.
     """
 
     evaluations: int
@@ -46,7 +46,7 @@ class Meter:
     Args:
         clock: tells the time.
         earlier: seconds of search in earlier sessions.
-        box: for the hypervolume.
+        box: reference box of the hypervolume.
         on_progress: is called.
     """
 

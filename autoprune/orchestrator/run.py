@@ -26,7 +26,7 @@ class SearchResult:
 
     Attributes:
         stop: why it ended.
-        spent: what was spent since the beginning; seconds of search.
+        spent: spending since the beginning; its seconds are those of the search.
         fork: why the strategy had to be rebuilt from the outcomes when this session began; "" when it was not.
     """
 
@@ -63,13 +63,13 @@ def run_search(
         store: the run's folder, open for writing; stays open.
         budget: at most this much, earlier sessions included. A job that would overrun is not started. Seconds are
             wall time of the search; no job starts after them, and the ones that run are waited for.
-        objectives: what every successful evaluation must have measured.
-        estimate: what a job will be charged (`JobRunner.estimate`).
+        objectives: the objectives, which every successful evaluation must have measured.
+        estimate: predicts what a job will be charged (`JobRunner.estimate`).
         mark: names how far earlier attempts at a job have got, "" where nothing is kept of them: a job that was
             running at three deaths of the driver in a row is FAILED, unless it got ahead in between.
         window: most jobs asked but not told; part of the run's identity, unlike the number of workers.
         cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
-        prior: what was spent before the search on its behalf.
+        prior: spending before the search on its behalf.
         clock: tells the time.
         box: reference point and ideal, for the hypervolume of `SearchProgress`.
         on_progress: called now and then, and at the end. What it raises ends the search, which can be resumed;

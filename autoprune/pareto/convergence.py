@@ -41,11 +41,11 @@ class Convergence:
         """Return the steps at which the hypervolume grew, and the end; failed jobs and preparation cost, too.
 
         Args:
-            outcomes: of one search, in id order.
-            objectives: what is compared.
+            outcomes: the outcomes of one search, in id order.
+            objectives: the objectives to compare by.
             reference: the reference point by objective name, in natural units.
-            fidelity: of the evaluations that make the front.
-            prior: what was spent before the first job.
+            fidelity: fidelity of the evaluations that make the front.
+            prior: spending before the first job.
 
         Raises:
             InvalidArgumentError: an objective has no reference.

@@ -20,7 +20,7 @@ class Front:
     """Non-dominated evaluations.
 
     Attributes:
-        objectives: what was optimized.
+        objectives: the objectives that were optimised.
         outcomes: one successful evaluation per point, in id order; of points with equal values the first one found.
         values: (n, m) float array, every objective minimized.
     """
@@ -35,7 +35,7 @@ class Front:
 
         Args:
             outcomes: outcomes of one run, or of several of the same problem.
-            objectives: what to compare by.
+            objectives: the objectives to compare by.
             fidelity: compare only evaluations of this fidelity; needed when there are several.
 
         Raises:

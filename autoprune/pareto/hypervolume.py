@@ -136,7 +136,7 @@ def reference_point(
     Args:
         objectives: names and directions.
         dense: the dense model's figure of every objective.
-        chance: what guessing scores, for metrics of which that is known.
+        chance: scores of guessing, for metrics of which these are known.
         given: the user's own, by name.
 
     Raises:

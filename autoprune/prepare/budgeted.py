@@ -45,9 +45,10 @@ class BudgetedSettings:
         epochs: passes of the weights over the training items during the search; may be a fraction.
         tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
         batch_size: items per step, of training items and of search-validation items alike.
-        learning_rate: of the weights: in the search constant after a warm-up, in the tuning a cosine down to 0 (SGD).
-        momentum: of SGD.
-        weight_decay: of SGD.
+        learning_rate: learning rate of the weights: constant after a warm-up in the search, a cosine down to 0 in the
+            tuning (SGD).
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
 
     Raises:
         InvalidArgumentError: a value cannot be used.

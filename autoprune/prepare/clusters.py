@@ -62,12 +62,13 @@ class ClusterSettings:
     Attributes:
         images: calibration images; all training images where there are fewer.
         method: ``"contribution"``, ``"correlation"`` or ``"dbscan"`` (as released).
-        representative: which channel stands for a cluster: the ``"best"`` in the parent's order, or the ``"medoid"``.
+        representative: the channel that stands for a cluster: the ``"best"`` in the parent's order, or the
+            ``"medoid"``.
         eps: distance up to which channels are alike. One that merges nothing gives the dense network, one that merges
             everything the smallest network of the space; hard limits apply in any case. None: bisected so that the
             network costs ``target``.
         target: cost of the network as a share of the dense one, where ``eps`` is None.
-        cost: what ``target`` is a share of.
+        cost: the cost that ``target`` is a share of.
         min_samples: channels that make a cluster, for ``"dbscan"``.
         batch_size: images per forward pass.
 

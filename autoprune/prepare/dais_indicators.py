@@ -59,8 +59,8 @@ def initial_indicators(
     channel stands above and the worst below. The paper starts from a constant, which is ``spread = 0``.
 
     Args:
-        layout: which gate scales what.
-        structure: what the trace found.
+        layout: maps gates to what they scale.
+        structure: the traced structure of the model.
         orders: per group, (w,) channels, best first.
         widths: (g,) open channels per group.
         level: positive.
@@ -83,7 +83,7 @@ def reopen(indicators: Tensor, layout: GateLayout, least: IntArray, level: float
 
     Args:
         indicators: (n_gates,) tensor.
-        layout: which gate scales what.
+        layout: maps gates to what they scale.
         least: (g,) channels to keep open per group.
         level: positive.
     """
@@ -100,8 +100,8 @@ def soft_widths(gates: Tensor, layout: GateLayout, structure: Structure) -> Tens
 
     Args:
         gates: (n_gates,) tensor.
-        layout: which gate scales what.
-        structure: what the trace found.
+        layout: maps gates to what they scale.
+        structure: the traced structure of the model.
     """
     genes = torch.from_numpy(layout.gene_of).to(gates.device)
     of_gene = gates.new_zeros(structure.n_genes).scatter_reduce(0, genes, gates, "amax", include_self=False)
@@ -115,8 +115,8 @@ def ranked(
 
     Args:
         indicators: (n_gates,) real array.
-        layout: which gate scales what; a channel counts by its highest indicator.
-        structure: what the trace found.
+        layout: maps gates to what they scale; a channel counts by its highest indicator.
+        structure: the traced structure of the model.
         orders: per group, (w,) channels, best first; decides between equal indicators, and among channels without.
 
     Returns:

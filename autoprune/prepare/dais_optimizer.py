@@ -31,9 +31,9 @@ class IndicatorOptimizer:
     """Moves indicators against the gradient of their gates.
 
     Args:
-        layout: which gate scales what.
+        layout: maps gates to what they scale.
         rate: length of the step of a group whose mean gradient is as large as the root mean square of all groups.
-        device: of the indicators.
+        device: device of the indicators.
     """
 
     def __init__(self, layout: GateLayout, rate: float, device: torch.device) -> None:

@@ -24,8 +24,8 @@ def asymmetry(gates: Tensor, layout: GateLayout, structure: Structure) -> Tensor
 
     Args:
         gates: (n_gates,) tensor.
-        layout: which gate scales what.
-        structure: what the trace found.
+        layout: maps gates to what they scale.
+        structure: the traced structure of the model.
     """
     total = gates.new_zeros(())
     for (group, own), (next_group, other) in pairwise(layout.blocks):

@@ -66,14 +66,14 @@ class DaisSearch:
 
     Args:
         gated: the model, its parameters trained in place.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         task: gives the loss.
         held_out: items for the indicators.
         indicators: (n_gates,) where they start.
-        budgets: what the expected cost has to meet.
-        settings: of the preparation.
-        plan: of the weight steps.
-        seed: of the order of the held-out items.
+        budgets: budgets that the expected cost has to meet.
+        settings: settings of the preparation.
+        plan: plan of the weight steps.
+        seed: seed for the order of the held-out items.
     """
 
     def __init__(

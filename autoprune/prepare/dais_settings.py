@@ -20,7 +20,7 @@ class DaisSettings(BudgetedSettings):
         straight_through: run with hard gates.
         hottest: temperature at the start.
         coldest: temperature at the end.
-        level: where the indicators start: ``level`` for open channels, ``-level`` for closed ones.
+        level: start value of the indicators: ``level`` for open channels, ``-level`` for closed ones.
         spread: the share of ``level`` by which the best channel of the parent's order starts above, the worst below.
         travel: the way along the loss that an indicator could go over the whole search, in units of ``level``: a short
             search takes larger steps, up to 0.15 of ``level``.

@@ -56,7 +56,7 @@ class DsaSettings(BudgetedSettings):
         every: steps of the weights per step of the ratios.
         travel: root mean square of the way, in logits, that the ratios can go along the loss.
         coupling: how firmly theta is held to the budget, in 0..1.
-        sharpness: of the masks at the beginning of the search and at its end.
+        sharpness: sharpness of the masks at the beginning of the search and at its end.
         importance: ``"scale"`` (BatchNorm's gammas, L2 norms where there are none or all are equal) or ``"taylor"``
             (derivative of the loss by the mask; the scale in groups that no derivative reaches).
 

@@ -39,7 +39,7 @@ class DsaSchedule:
         warm: steps before the search.
         every: steps of the weights between two steps of the ratios.
         ramp: share of the search over which the budget falls.
-        sharpness: of the masks at the first and the last step of the search.
+        sharpness: sharpness of the masks at the first and the last step of the search.
         travel: sum of the steps that the ratios take along the loss.
     """
 
@@ -85,7 +85,7 @@ class MaskSampler:
     Args:
         setup: space and structure.
         kept: (n_genes,) channels that the model has.
-        device: where gates are wanted.
+        device: device of the gates.
     """
 
     def __init__(self, setup: JobSetup, kept: BoolArray, device: torch.device) -> None:
@@ -118,14 +118,14 @@ class DsaSearch:
         setup: structure, space, data and task.
         dense: dense tensors that the model was cut from.
         kept: (n_genes,) channels that the model has.
-        ratios: what is kept.
-        cost: of keep ratios.
-        schedule: what happens when.
+        ratios: the keep ratios, which are learned.
+        cost: cost of keep ratios.
+        schedule: schedule of the search.
         budgets: share of the dense cost before the first step of the ratios, and after the ramp.
         fit: how the weights learn.
-        plan: where to train.
+        plan: plan of the training.
         uses_taylor: whether the importance is the derivative of the loss by the mask.
-        seed: of the order of the items that steer.
+        seed: seed for the order of the items that steer.
     """
 
     def __init__(

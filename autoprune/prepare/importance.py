@@ -28,7 +28,7 @@ def scale_importance(
 
     Args:
         model: the dense model that was traced, or a sliced one.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         tensors: dense tensors by name, for a sliced model.
         kept: (n_genes,) channels that a sliced model has.
 

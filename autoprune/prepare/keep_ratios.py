@@ -102,7 +102,7 @@ class LearnedRatios:
     the same for all variables.
 
     Args:
-        cost: of keep ratios.
+        cost: cost of keep ratios.
         coupling: how much of the way to ``z - u`` theta goes in a step, in 0..1; the paper's ``rho`` in units of the
             inverse step.
     """
@@ -131,7 +131,7 @@ class LearnedRatios:
         Args:
             slope: (d,) derivative of the loss by the keep ratios, at `trial`.
             budget: share of the dense cost.
-            size: of the step that theta takes along the loss, on average over the variables.
+            size: size of the step that theta takes along the loss, on average over the variables.
         """
         self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
         worth = -self._mean / self._cost.slope(self.trial).clamp(min=TOLERANCE)  # a variable may cost nothing
@@ -156,7 +156,7 @@ class UniformRatios:
     """One keep ratio for all variables, as large as the budget allows: `LearnedRatios` with the learning off.
 
     Args:
-        cost: of keep ratios.
+        cost: cost of keep ratios.
     """
 
     def __init__(self, cost: RatioCost) -> None:

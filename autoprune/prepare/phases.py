@@ -18,8 +18,8 @@ class PhaseSlot:
     parts, which whoever reads them notices; a phase that starts over drops those behind it.
 
     Attributes:
-        slot: what all phases share.
-        phase: which of them this is, from 0.
+        slot: the slot that all phases share.
+        phase: number of this phase, from 0.
     """
 
     slot: CheckpointSlot

@@ -31,7 +31,7 @@ class PruningNetSettings(WidthTrainingSettings):
     Attributes:
         generator: ``"fc"`` as in the paper, about ``hidden + 1`` times the model's weights, or ``"low_rank"``.
         hidden: outputs of the generators' first layers (32 or 64 in the paper).
-        rank: of the low-rank generators.
+        rank: rank of the low-rank generators.
 
     Raises:
         InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such generator.

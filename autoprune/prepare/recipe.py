@@ -47,11 +47,11 @@ class Workbench:
 
     Attributes:
         setup: model, space, costs, data and task.
-        blobs: where weights and orders are, and where those that are made go.
+        blobs: blobs that weights and orders are read from and written to.
         limits: hard upper limits, absolute, by cost name: a genome that is found respects them.
-        checkpoints: where training runs are saved; None where nothing is.
+        checkpoints: gives each training run its checkpoint slot; None saves nothing.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
-        threads: of one operator on the CPU.
+        threads: CPU threads that one operator may use.
     """
 
     setup: JobSetup
@@ -97,7 +97,7 @@ class Recipe(ABC):
     BatchNorm statistics are recomputed, whatever the training left behind.
 
     Args:
-        bench: what it works with.
+        bench: everything that the recipe works with.
     """
 
     Settings: ClassVar[type[Any]]
@@ -195,9 +195,9 @@ class Recipe(ABC):
         Args:
             settings: an instance of ``Settings``.
             parent: weights and orders to start from, on the bench's device; never written to.
-            seed: of every random choice.
+            seed: seed for every random choice.
             identity: names the training run, for its checkpoint.
-            slot: where to save and resume; None where nothing is saved.
+            slot: slot to save to and resume from; None saves nothing.
         """
 
     def repaired(self, genome: IntArray) -> Genome:

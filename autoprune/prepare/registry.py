@@ -23,7 +23,7 @@ class RecipeInfo(Info):
         name: registry key.
         summary: one line.
         factory: ``module:Class`` of a `Recipe`.
-        paper: where it comes from, "" when it is folklore.
+        paper: the paper that describes it; "" if it is common knowledge.
     """
 
     if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def make_recipe(name: str, bench: Workbench) -> Recipe:
 
     Args:
         name: a name of `RECIPES`.
-        bench: what it works with.
+        bench: everything that the recipe works with.
 
     Raises:
         UnknownNameError: there is no such recipe.

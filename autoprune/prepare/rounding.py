@@ -23,9 +23,9 @@ def rounded(
     one level up as long as any fits: what rounding loses or leaves is worth accuracy.
 
     Args:
-        space: of the genome.
+        space: the search space of the genome.
         keep_ratios: (d,) real array, as shares of the full widths.
-        costs: what the limits are on.
+        costs: the costs that the limits are on.
         limits: hard upper limits by cost name.
         highest: (d,) levels that are not exceeded.
 

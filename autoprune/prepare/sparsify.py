@@ -34,7 +34,7 @@ class SparsifySettings:
         batch_size: items per step.
         learning_rate: the largest one; a cosine leads down from it (SGD).
         warmup: share of the training in which the learning rate grows.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         weight_decay: of SGD, beside the penalty.
 
     Raises:

@@ -105,9 +105,9 @@ def collect_statistics(
     Args:
         setup: model and data.
         weights: dense tensors by name.
-        settings: which items.
+        settings: settings that say which items are used.
         seed: decides which items, and how they are augmented.
-        device: where to run.
+        device: device to run on.
     """
     consumers = survey(setup.model, setup.structure, max_bytes=settings.max_bytes).consumers
     inputs = (batch[0] for batch in _items(setup, settings, seed, device))
@@ -122,9 +122,9 @@ def collect_norms(
     Args:
         setup: model and data.
         weights: dense tensors by name.
-        settings: which items.
+        settings: settings that say which items are used.
         seed: decides which items, and how they are augmented.
-        device: where to run.
+        device: device to run on.
     """
     model = dense_model(setup, weights, device)
     found: dict[str, Tensor] = {}

@@ -35,16 +35,16 @@ class WidthTrainingSettings:
     Attributes:
         epochs: passes over the training items, of one batch per step; may be a fraction.
         batch_size: items per step.
-        learning_rate: of SGD in the first step; it falls linearly to zero.
-        momentum: of SGD (Nesterov).
+        learning_rate: learning rate of SGD in the first step; it falls linearly to zero.
+        momentum: momentum of SGD (Nesterov).
         weight_decay: on everything that is trained.
         clip_norm: largest norm of all gradients together.
         start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
             leading channels first.
         distillation: share of the loss that is the distance from a teacher's answers; 0 for labels only.
-        temperature: of the distillation.
-        structures_seed: of the structures; a setting, and not drawn from the job's seed, so that the multiply-adds of
-            a job are known exactly before it starts.
+        temperature: temperature of the distillation.
+        structures_seed: seed for the sampled structures; a setting, and not drawn from the job's seed, so that the
+            multiply-adds of a job are known exactly before it starts.
 
     Raises:
         InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such start.
@@ -88,8 +88,8 @@ class WidthLearner:
         tensors: the model's own and those of generators, by name; copied.
         orders: per group, (w,) channels best first.
         structures: (n_steps, k, d) genomes to train in each step; their gradients are added up.
-        settings: of the optimizer.
-        device: where to train.
+        settings: settings of the optimizer.
+        device: device to train on.
         teacher: a model on the device whose answers all structures learn from.
         in_place: the first structure of each step learns from the labels alone, the others from its answers.
     """

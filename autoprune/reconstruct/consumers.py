@@ -70,7 +70,7 @@ class Survey:
     """What can be re-solved, and what keeps its plain weights.
 
     Attributes:
-        consumers: in the order of the structure's axes.
+        consumers: the consumers, in the order of the structure's axes.
         left_out: the reason by the name of a weight that reads prunable channels and is no consumer.
     """
 
@@ -89,7 +89,7 @@ def survey(
 
     Args:
         model: the dense model.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         max_features: largest feature count with a full second moment.
         max_bytes: memory for all second moments together.
     """

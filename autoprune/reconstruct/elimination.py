@@ -41,9 +41,9 @@ def elimination_scores(
 
     Args:
         weights: the dense weights by name.
-        structure: what the trace found.
-        consumers: from `find_consumers`.
-        moments: from `collect`.
+        structure: the traced structure of the model.
+        consumers: result of `find_consumers`.
+        moments: result of `collect`.
 
     Returns:
         Per group (w,) scores, all different, higher stays longer; not numbers for groups none of whose consumers has

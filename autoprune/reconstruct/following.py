@@ -25,7 +25,7 @@ class OutputFollower(TorchFunctionMode):
     known by the layer that computed it.
 
     Args:
-        model: what is run meanwhile.
+        model: the model that is run meanwhile.
         names: dotted names of the modules to follow.
         on_call: called with a name, the input and the output, whenever the module has run.
         on_sum: called with a name and the other term, before the output is added to a tensor of its shape; of two

@@ -73,10 +73,10 @@ class Goal:
         bias: (o,) of them, zeros without one.
         shared_taps: see `Consumer`.
         absorbs_constant: see `Moments`.
-        sum: of equation (2), None for equation (1) alone.
+        sum: the sum of equation (2); None for equation (1) alone.
         n_calls: how often the consumer runs in a forward pass.
-        rows: by batch, (blocks, rows, o) of every call, in their order: ``t``, but for the cut stream's part. Filled
-            while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
+        rows: (blocks, rows, o) tensors of every call, per batch and in order: ``t``, except for the cut stream's part.
+            Filled while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
     """
 
     weight: Tensor
@@ -206,7 +206,7 @@ class DenseNorms:
 
     Args:
         dense: the model that was cut.
-        structure: what its trace found.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array of what the cut model still has.
     """
 
@@ -279,7 +279,7 @@ class DenseNorms:
         """Return what a cut batch norm uses over all batches.
 
         Args:
-            name: of the batch norm.
+            name: name of the batch norm.
             variance: (o,) of its inputs in the cut model.
 
         Returns:

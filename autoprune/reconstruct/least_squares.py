@@ -94,8 +94,8 @@ class LeastSquares:
 
     Args:
         weights: the dense weights by name.
-        consumers: from `find_consumers`.
-        moments: from `collect`.
+        consumers: result of `find_consumers`.
+        moments: result of `collect`.
         max_bytes: memory for the answers.
     """
 

@@ -44,11 +44,11 @@ class Passes:
 
     Args:
         pruned: the cut model; consumers are solved in it.
-        goals: of the consumers that are not solved yet, by module; entries are taken out as they are solved.
-        batches: what to run on.
-        seed: of the positions that are sampled in large feature maps.
+        goals: goals of the consumers that are not solved yet, by module; entries are taken out as they are solved.
+        batches: the batches to run on.
+        seed: seed for the positions that are sampled in large feature maps.
         max_rows: see `FeatureReader`.
-        norms: by which to normalise; None leaves it to the batch norms.
+        norms: norms to normalise by; None leaves it to the batch norms.
         max_bytes: memory for the activations of passes that wait.
     """
 
@@ -141,7 +141,7 @@ class _Pass:
 
     Args:
         model: a copy of the cut model that shares its tensors.
-        goals: of the consumers that are not solved yet, by module.
+        goals: goals of the consumers that are not solved yet, by module.
         norms: see `Passes`.
         turn: number of the batch.
     """

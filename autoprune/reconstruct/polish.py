@@ -64,14 +64,14 @@ def polish(
     Args:
         dense: the model that was cut; unchanged.
         pruned: the cut model.
-        structure: what the trace of ``dense`` found; gives the execution order.
+        structure: the structure traced from ``dense``; gives the execution order.
         kept: (n_genes,) boolean array, what ``pruned`` still has.
-        consumers: from `find_consumers`.
-        batches: of inputs augmented like training items.
+        consumers: result of `find_consumers`.
+        batches: batches of inputs, augmented like training items.
         by_difference: whether the statistics of the batch norms become the dense model's, moved by what the cut
             changes (`DenseNorms`), rather than being left for the caller to take from calibration items. Right as
             well for items that differ from what the dense model was trained on.
-        seed: of the positions that are sampled in large feature maps.
+        seed: seed for the positions that are sampled in large feature maps.
         max_bytes: memory for what the dense consumers compute, and as much for the activations of the cut model; where
             it does not suffice, parts of the models run several times.
     """

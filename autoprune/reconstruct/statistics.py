@@ -75,9 +75,9 @@ class FeatureReader:
     """Unfolds the input of a consumer into rows of features, at positions that its own generator samples.
 
     Args:
-        consumer: what reads the input.
+        consumer: the consumer that reads the input.
         module: the module that owns the weight, in the dense model or in a cut one.
-        seed: of the positions; readers with the same seed sample the same ones of equally large feature maps.
+        seed: seed for the positions; readers with the same seed sample the same ones of equally large feature maps.
         max_rows: positions of a batch that are read.
     """
 
@@ -177,7 +177,7 @@ def collect(
         model: the dense model; its state is left as it was.
         consumers: whose inputs to observe.
         batches: example inputs (what `autoprune.surgery.forward` takes).
-        seed: of the positions that are sampled in large feature maps.
+        seed: seed for the positions that are sampled in large feature maps.
 
     Returns:
         Moments by weight name; consumers that never ran are left out.

@@ -22,7 +22,7 @@ class Channels:
 
     Args:
         model: the dense network that trains; its parameters stay the same objects.
-        structure: what was traced.
+        structure: the traced structure of the model.
         orders: per group, (w,) integer permutation of its channels, best first.
     """
 

@@ -24,7 +24,7 @@ class RegularizerInfo(Info):
         name: registry key.
         summary: one line.
         factory: ``module:Class`` of a `Regularizer`.
-        paper: where it comes from, "" when it is folklore.
+        paper: the paper that describes it; "" if it is common knowledge.
     """
 
     if TYPE_CHECKING:

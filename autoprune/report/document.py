@@ -36,8 +36,8 @@ def document(template: str, figures: Mapping[str, Figure], *, package: str = HER
     Args:
         template: its name in the folder ``templates`` of ``package``; it extends ``page.html``.
         figures: plotly's, by the id of their place on the page.
-        package: where the template is.
-        values: what the template prints.
+        package: package that holds the template.
+        values: values that the template prints.
     """
     page = _environment(package).get_template(template)
     return page.render(figures=figures, library=packed_library() if figures else "", units=units, **values)

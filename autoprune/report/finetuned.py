@@ -22,10 +22,10 @@ class TrainedPoint:
     """One point with its final weights.
 
     Attributes:
-        id: of the point.
+        id: id of the point.
         costs: counted integers by cost name.
         searched: the metrics that the search went by.
-        after: by role, the metrics of the trained model.
+        after: metrics of the trained model, by role.
     """
 
     id: int
@@ -40,8 +40,8 @@ class FineTuning:
 
     Attributes:
         key: names settings and seed.
-        settings: of the training; those of the first point where each kept what suits it.
-        points: by id.
+        settings: settings of the training; those of the first point if each kept the ones that suit it best.
+        points: the points, by id.
     """
 
     key: str
@@ -69,9 +69,9 @@ def finetunings(
     """Return the fine-tunings of a run, oldest first.
 
     Args:
-        records: of the kind `RECORD`, oldest first; of one point and role the last counts.
-        searched: by point, the metrics that the search went by.
-        costs: by point.
+        records: records of the kind `RECORD`, oldest first; of one point and role the last counts.
+        searched: metrics that the search went by, per point.
+        costs: costs, per point.
     """
     after: dict[str, dict[int, dict[str, Mapping[str, float]]]] = {}
     settings: dict[str, Mapping[str, Any]] = {}

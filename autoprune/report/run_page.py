@@ -31,7 +31,7 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
     """Return the report as one HTML document.
 
     Args:
-        summary: what to say.
+        summary: the summary to write about.
         files: names of the files written beside it.
     """
     columns = _columns(summary)

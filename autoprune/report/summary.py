@@ -59,7 +59,7 @@ class Point:
         widths: channels kept, per width variable.
         keep_ratios: fraction of the channels kept, per width variable.
         costs: counted integers by cost name.
-        metrics: by role, the measured figures by name.
+        metrics: measured figures by name, for each role.
         fidelity: how it was measured.
         cached: whether the figures came from the evaluation cache.
         command: the shell command that rebuilds the model; "" where the run names no problem file.
@@ -100,8 +100,8 @@ class Preparation:
     Attributes:
         id: the job.
         recipe: registry name.
-        settings: as the job had them.
-        spent: what it was charged.
+        settings: settings of the job.
+        spent: spending that it was charged.
     """
 
     id: int
@@ -135,7 +135,7 @@ class Latency:
         low: lower end of the interval of the median.
         high: upper end of it.
         speedup: dense time over this time, ``(ratio, low, high)``; None for the dense model.
-        verdict: in words, such as ``"no significant speed-up"``; empty for the dense model.
+        verdict: the verdict in words, such as ``"no significant speed-up"``; empty for the dense model.
     """
 
     point: int | None
@@ -184,16 +184,16 @@ class RunSummary:
     """Everything that a report says.
 
     Attributes:
-        meta: what was known when the run started.
+        meta: description of the run, written when it started.
         folder: the run's folder, as the reader would type it.
         state: running, stopped or finished.
-        objectives: with their directions.
+        objectives: the objectives, with their directions.
         variables: names of the width variables.
         full_widths: channels of the dense model, per width variable.
         front: non-dominated points at the run's fidelity, sorted by `cost_axis`, increasing.
         evaluations: all points, by id.
-        failures: by id.
-        preparations: by id.
+        failures: failed jobs, by id.
+        preparations: preparations, by id.
         incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.

@@ -61,7 +61,7 @@ def front_svg(summary: RunSummary, *, with_headline: bool = True) -> str:
     """Return the front in the plane of cost and quality: dominated evaluations, points by role, dense model, limit.
 
     Args:
-        summary: what to draw.
+        summary: the summary to draw.
         with_headline: whether the run's sentence stands above the picture.
     """
     x, y = summary.cost_axis, summary.quality_axis

@@ -15,7 +15,7 @@ class BlobStore:
     """A folder of immutable files, each named by the SHA-256 of its bytes.
 
     Args:
-        folder: where; made with the first blob.
+        folder: folder of the blobs; made with the first one.
     """
 
     def __init__(self, folder: Path) -> None:

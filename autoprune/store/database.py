@@ -39,7 +39,7 @@ class Table:
     """A table of a file.
 
     Attributes:
-        name: of the table.
+        name: name of the table.
         columns: names and types; the first one is the key of a table without row numbers.
         added: those that schema version 1 did not have, with a default; behind the others.
         has_rowid: SQLite numbers its rows.
@@ -87,9 +87,9 @@ class FileKind:
     """What a file of ours is.
 
     Attributes:
-        name: in words, for messages.
+        name: name in words, for messages.
         application_id: four bytes in the file's header that mark this kind.
-        tables: what it holds.
+        tables: tables that the file holds.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Database:
 
     Args:
         path: an existing file.
-        kind: what the caller expects it to be.
+        kind: kind of file that the caller expects.
         readonly: read only; works while another process writes, and in folders that cannot be written.
 
     Attributes:
@@ -140,8 +140,8 @@ class Database:
         """Write a new file with the tables of ``kind``; it appears complete or not at all.
 
         Args:
-            path: where; a file that is there already (another process was faster) is left alone.
-            kind: what.
+            path: file to create; one that is there already (another process was faster) is left alone.
+            kind: kind of file to create.
             rows: the first rows, each with its table.
 
         Raises:
@@ -187,9 +187,9 @@ class Database:
         """Return the rows of a table, and the keys of those that are damaged and left out.
 
         Args:
-            table: which.
+            table: the table to read.
             tail: SQL that follows the name of the table.
-            parameters: of ``tail``.
+            parameters: parameters of ``tail``.
         """
         is_signed = self._version > 1
         names = [name for name, _ in table.known(self._version)] + ([CHECKSUM[0]] if is_signed else [])
@@ -205,9 +205,9 @@ class Database:
         """Add signed rows.
 
         Args:
-            table: where.
+            table: the table to insert into.
             rows: values of all columns.
-            otherwise: what to do with a row whose key is there: ABORT, IGNORE or REPLACE.
+            otherwise: action for a row whose key is there already: ABORT, IGNORE or REPLACE.
         """
         try:
             self._connection.executemany(_insertion(table, otherwise), [table.signed(row) for row in rows])

@@ -23,7 +23,7 @@ class Event:
     """One thing that happened. Events are equal when the same happened, whenever it did.
 
     Attributes:
-        kind: what happened.
+        kind: kind of event.
         jobs: ids: the jobs that an ``ask`` returned (maybe none), or the one that started, was committed or told.
         n: ASKED: how many jobs were asked for.
         text: FORK and STOP: the reason; WARNING: what is wrong.

@@ -73,9 +73,9 @@ class Identity:
 
     Attributes:
         decided: hashes or short texts that are the same on every machine.
-        machine: what rounds the numbers: torch, device, processor, threads, precision.
+        machine: everything that decides how numbers are rounded: torch, device, processor, threads, precision.
         environment: processor and libraries in detail; where even these are equal, so must be every bit.
-        observed: what was seen when the dense model, and one made from it, ran on fixed items.
+        observed: digests of what the dense model, and one made from it, gave on fixed items.
     """
 
     decided: Mapping[str, str]

@@ -214,7 +214,7 @@ class Ledger:
         """Record that an attempt to run ``job`` is about to start.
 
         Args:
-            job: which.
+            job: id of the job.
             unix: when, in seconds since 1970.
             elapsed: seconds of search.
             mark: names how far earlier attempts have got; "" where nothing is kept of them.

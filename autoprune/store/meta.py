@@ -41,7 +41,7 @@ class Dense:
 
     Attributes:
         costs: counted integers by cost name.
-        metrics: by role (`Role`), the measured figures by name; a role that was not measured is left out.
+        metrics: measured figures by name, for each role (`Role`); a role that was not measured is left out.
     """
 
     costs: Mapping[str, int]
@@ -53,19 +53,20 @@ class RunMeta:
     """Everything that is known when a run starts. `to_json` is the layout of a store's ``meta``.
 
     Attributes:
-        name: what the user calls the problem, such as ``"resnet20-cifar10"``; any text.
+        name: the user's name for the problem, such as ``"resnet20-cifar10"``; any text.
         model: the model in words, such as ``"ResNet"`` or ``"torchvision.models:resnet18"``; any text.
         strategy: registry key.
         seed: the run's seed.
-        objectives: as `Objective.parse` reads them, with the direction: ``("max:accuracy", "min:macs")``.
+        objectives: objectives in the form that `Objective.parse` reads, with the direction: ``("max:accuracy",
+            "min:macs")``.
         limits: hard upper limits by cost name, absolute.
         budget: at most this much.
         space: `SearchSpace.to_json`, which contains the structure.
         dense: costs and metrics of the dense model.
         reference: the hypervolume's reference point by objective name, in natural units.
-        prior: what was spent before the search on its behalf, such as on ranking channels.
+        prior: spending before the search on its behalf, such as on ranking channels.
         fidelity: the fidelity whose evaluations make the front.
-        roles: for every fidelity, the role of the images it measures on.
+        roles: role of the items that each fidelity measures on.
         images: number of images by use: ``"calibration"``, ``"proxy"``, ``"val"``, ``"test"``, ...
         held_out: False where the given weights were trained on the search-validation images.
         settings: everything else that shapes the numbers (evaluator, window, ...), JSON types only.

@@ -22,7 +22,7 @@ class History:
 
     Attributes:
         is_forked: whether the strategy was rebuilt from outcomes at some point.
-        absorbed: what it was rebuilt from at the latest fork, in id order.
+        absorbed: outcomes that it was rebuilt from at the latest fork, in id order.
         decisions: asks and tells since then, in order.
         jobs: every job asked, by id.
         outcomes: every outcome, by id.
@@ -67,7 +67,7 @@ def replay(
     """Repeat ``history`` with a new strategy.
 
     Args:
-        history: what happened.
+        history: the recorded history.
         make_strategy: builds the strategy as it was at the start.
         clock: measures how long the replay takes.
         max_seconds: give up after so much of this process's own time; a busy machine changes nothing.

@@ -31,7 +31,7 @@ class RunStore:
         problem: fingerprint of what is searched; a run of another one is refused.
         check: called with what a run that is there says about itself, instead of comparing fingerprints; raises
             StoreError where it must not be written to.
-        meta: what the run says about itself, JSON types; written when the folder is made, ignored when it is resumed.
+        meta: the run's description of itself, JSON types; written when the folder is made, ignored when it is resumed.
         clock: tells when the driver and its attempts started.
 
     Attributes:

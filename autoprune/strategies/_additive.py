@@ -71,7 +71,7 @@ def predicted_front(
         setup: space, costs and limits.
         damages: per variable, (L,) predicted loss of each level.
         start: (n, d) feasible genomes to begin with.
-        cost: in which budgets are; `spread_cost` by default.
+        cost: the cost that budgets are in; `spread_cost` by default.
 
     Returns:
         (k, d) genomes by increasing cost.

@@ -23,10 +23,10 @@ class CurveStrategy(BaseStrategy):
     were proposed. Nothing is random and nothing is learned.
 
     Args:
-        setup: what the strategy may know.
+        setup: everything that the strategy may know.
         settings: passed on.
         curve: (n, d) genomes along the curve; repeated and infeasible ones are dropped.
-        weight_set: what the candidates inherit.
+        weight_set: weights and order that the candidates inherit.
 
     Raises:
         InfeasibleError: no genome of the curve respects the limits.

@@ -41,9 +41,9 @@ class FeasibleSampler(BaseSampler):
 
     Args:
         make_sampler: makes a sampler of Optuna from a seed.
-        seed: of its choices.
+        seed: seed for its choices.
         setup: space, costs and limits.
-        unseen: what was proposed before, and the start.
+        unseen: genomes that were proposed before, and the start.
         n_start: trials of the start, which the sampler of Optuna is not asked for.
         renew: make a new sampler for every trial, seeded by the trial's number, so that a choice depends on nothing
             but the trials before it, however their parameters were come by.

@@ -52,8 +52,8 @@ def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy", *, share: fl
 
     Args:
         setup: says what is planned, and what a job will be charged.
-        fidelity: of the evaluations.
-        share: of the multiply-adds that is left for them.
+        fidelity: fidelity of the evaluations.
+        share: share of the multiply-adds that is left for them.
     """
     if setup.evaluations is not None or setup.macs is None or setup.estimate is None:
         return setup.evaluations

@@ -35,15 +35,15 @@ class Sensitivities:
     noise, does not saturate, and adds up over layers (docs/methods.md).
 
     Args:
-        setup: what a strategy may know.
+        setup: everything that a strategy may know.
         n_levels: levels measured per variable, the lowest one always; fewer where they would take above half of the
             evaluations (a third without probes). None for 4 (2 without probes).
         signal: ``"distance"``, or any metric as objectives are written: ``"accuracy"``, ``"min:wer"``; evaluators
             without a distance give the first measured objective instead.
 
     Attributes:
-        plan: what has to be measured, the largest network first: one genome more than there are free variables, or
-            than ``n_levels`` times as many.
+        plan: genomes to measure, the largest network first: one more than there are free variables, or than
+            ``n_levels`` times as many.
 
     Raises:
         InvalidArgumentError: no objective is measured, or the signal is a cost or has no known direction.

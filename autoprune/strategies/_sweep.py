@@ -38,8 +38,8 @@ class SweepSettings:
             largest feasible one, both excluded; fewer where the multiply-adds suffice for fewer only.
         warm_start: start each budget from the weights and the network of the next larger one. The searches then run
             one after the other; without, all start from the given weights and run side by side.
-        share: of the multiply-adds that all preparations together take at most, where those are limited.
-        epochs: of one preparation at most, and exactly where nothing limits it.
+        share: largest share of the budget's multiply-adds, if these are limited, that all preparations together take.
+        epochs: most epochs of one preparation, and the exact number if nothing limits it.
         min_epochs: below which a preparation is worth nothing.
         step: how many variables a step from the front changes by one level, at most.
         preparation: further settings of the recipe, JSON types.

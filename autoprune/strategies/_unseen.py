@@ -21,10 +21,10 @@ class UnseenGenomes:
     Args:
         setup: space, costs and limits.
         rng: owned by this object from now on.
-        first: what to hand out before anything is drawn.
+        first: genomes to hand out before anything is drawn.
 
     Attributes:
-        substitutes: what was drawn in place of a choice of the method.
+        substitutes: genomes that were drawn in place of a choice of the method.
     """
 
     def __init__(self, setup: SearchSetup, rng: np.random.Generator, first: Sequence[Genome] = ()) -> None:

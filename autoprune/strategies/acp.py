@@ -228,7 +228,7 @@ class AcpSettings(SwarmSettings):
     Attributes:
         clusterings: how many, spread over the feasible costs; at most one for each particle but two.
         images: calibration images of each.
-        share: of the multiply-adds of the budget that all clusterings take at most, where they are limited.
+        share: largest share of the budget's multiply-adds, if these are limited, that all clusterings together take.
         preparation: further settings of the recipe ``clusters``, JSON types, such as ``{"method": "dbscan"}``. With
             ``"eps"`` there is one clustering.
 

@@ -30,8 +30,8 @@ class KnapsackSettings:
     Attributes:
         probes: levels measured per variable, the lowest one always; fewer where they would take above half of the
             evaluations. None for 4, or 2 where an evaluator has no cheap probes.
-        signal: what a lowered variable damages: ``"distance"`` from the dense model's outputs, or any metric as
-            objectives are written (``"accuracy"``, ``"min:wer"``).
+        signal: figure that measures the damage of a lowered variable: ``"distance"`` from the dense model's outputs, or
+            any metric as objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
             leave of the evaluations (32 when these are unknown).
         step: how many variables a step around the measured front changes by one level.

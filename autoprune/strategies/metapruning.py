@@ -137,8 +137,8 @@ class MetaPruningSettings(EvolutionSettings):
 
     Attributes:
         generator: ``"fc"`` (the paper's), ``"low_rank"`` or ``"slimmable"``.
-        share: of the multiply-adds of the budget that the preparation takes at most, where they are limited.
-        epochs: of the preparation at most, and exactly where nothing limits it.
+        share: largest share of the budget's multiply-adds, if these are limited, that the preparation takes.
+        epochs: most epochs of the preparation, and the exact number if nothing limits it.
         preparation: further settings of the recipe, JSON types: ``pruningnet`` for the first two generators,
             ``supernet`` for the third.
 

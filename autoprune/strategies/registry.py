@@ -27,15 +27,15 @@ class StrategyInfo(Info):
         name: the key users write.
         summary: one line.
         factory: ``"module:Class"`` of a `BaseStrategy`.
-        paper: where the method comes from, "" where it is folklore.
+        paper: the paper that describes the method; "" if it is common knowledge.
         needs: packages it imports beyond numpy.
         argument: the setting that a suffix of the key fills: ``"criterion"`` lets ``"global_ranking:taylor"`` stand
             for ``global_ranking`` with ``criterion="taylor"``. "" where the key takes no suffix.
         is_random: whether another seed gives another sequence.
         is_learning: whether the figures of candidates steer it; not so where a recipe does the learning.
-        recipes: what its Prepare jobs run.
-        fidelity: what its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything else the name
-            of an evaluator that its weights need.
+        recipes: names of the recipes that its Prepare jobs run.
+        fidelity: the fidelity that its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything
+            else the name of an evaluator that its weights need.
         twin_of: the strategy that it is with the learning off; "" for all others.
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
     """
@@ -256,7 +256,7 @@ def make_strategy(key: str, setup: SearchSetup, settings: Any = None) -> BaseStr
 
     Args:
         key: a name such as ``"pymoo:nsga2"``, with a suffix where the strategy takes one (``"global_ranking:taylor"``).
-        setup: what the strategy may know.
+        setup: everything that the strategy may know.
         settings: an instance of the strategy's ``Settings``, or a mapping of its fields; defaults when left out.
 
     Raises:
@@ -273,7 +273,7 @@ def strategy_settings(key: str, settings: Any = None) -> Any:
     """Return the settings of the strategy that ``key`` names, with the suffix of the key among them.
 
     Args:
-        key: as for `make_strategy`.
+        key: see `make_strategy`.
         settings: an instance of the strategy's ``Settings``, a mapping of its fields, or None for the defaults.
 
     Raises:

@@ -33,7 +33,7 @@ class WarmStartSettings:
         settings: its own settings; defaults when left out.
         probes: levels measured per variable, the lowest one always; None for 4, or 2 without cheap probes.
         front: predicted optima to measure, spread over cost.
-        genomes: what to measure instead, such as the best candidates of an earlier run; they are repaired into the
+        genomes: genomes to measure instead, such as the best candidates of an earlier run; they are repaired into the
             limits. None for the knapsack's sensitivities and optima.
 
     Raises:

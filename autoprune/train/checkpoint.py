@@ -116,7 +116,7 @@ def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[st
     Random generators need no state: every step seeds them by its own number.
 
     Args:
-        slot: where to.
+        slot: the checkpoint slot to write to.
         step: steps done.
         identity: names the run; only a run of the same identity may resume.
         state: tensors by name.

@@ -48,8 +48,8 @@ class Data:
         train: training items.
         val: search-validation items.
         test: test items.
-        name: for reports.
-        transform: what happens to every batch on the device; the default scales uint8 images to 0..1.
+        name: name shown in reports.
+        transform: transform that every batch passes through on the device; the default scales uint8 images to 0..1.
         plain_train: the items of ``train`` read without random transforms; needed when ``train`` is a dataset that
             transforms at random and ``val`` is to be split off.
         val_size: how much of ``train`` to hold back: a share below 1 or a number of items.

@@ -24,12 +24,12 @@ class DatasetSource:
     number of worker processes.
 
     Args:
-        dataset: with ``__len__`` and ``__getitem__``.
+        dataset: any object with ``__len__`` and ``__getitem__``.
         collate: joins items into a batch.
         n_workers: processes that read items; 0 reads in this one.
         worker_init_fn: called in each of these processes with its number.
         unpack: tells the inputs and the targets of a batch apart; `unpack_batch` by default.
-        role: for messages.
+        role: name of the role, for messages.
     """
 
     whole = False

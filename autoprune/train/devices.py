@@ -55,7 +55,7 @@ def reproducible(threads: int) -> Iterator[None]:
     """Fix what changes the last bits of a result: the number of threads, and the choice of GPU kernels.
 
     Args:
-        threads: of one operator on the CPU; as before afterwards.
+        threads: CPU threads that one operator may use; restored afterwards.
     """
     before = torch.get_num_threads()
     cudnn = torch.backends.cudnn

@@ -41,8 +41,8 @@ class Distillation:
         """Return how far the student's answers are from the teacher's; 0 for equal ones, whatever their number.
 
         Args:
-            student: what the student returned: any nesting of tensors.
-            teacher: what the teacher returned to the same inputs.
+            student: outputs of the student: any nesting of tensors.
+            teacher: outputs of the teacher for the same inputs.
             class_axis: the axis of logits that belongs to the classes: the divergence of the softened probabilities,
                 averaged over items and positions. None for any other outputs: their `output_error`.
 
@@ -136,7 +136,7 @@ class Recorder:
     """Calls a model and remembers its answer, so that a task's loss and distillation share one forward pass.
 
     Args:
-        model: what to call.
+        model: the model to call.
     """
 
     def __init__(self, model: Callable[..., Any]) -> None:

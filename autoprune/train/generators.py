@@ -40,7 +40,7 @@ class PruningNet:
     tensors are the same at all widths.
 
     Args:
-        structure: of the model.
+        structure: the traced structure of the model.
         tensors: the model's own and those of the generators, by name; others are ignored. Without any of a generator,
             the model's tensors are handed out as they are.
 
@@ -93,11 +93,11 @@ def make_generators(
     """Return new generators for ``weights``, by name.
 
     Args:
-        structure: of the model.
+        structure: the traced structure of the model.
         weights: the model's own tensors: their shapes, types and devices, and the biases of FC2.
-        kind: of FC2, one of `KINDS`.
+        kind: kind of the second linear layer, one of `KINDS`.
         hidden: outputs of FC1.
-        rank: of the low-rank form.
+        rank: rank of the low-rank form.
         spread: how much the generators change a tensor at the start, in standard deviations of its elements. With 0
             they change nothing until they are trained.
         generator: source of all randomness, on the CPU.

@@ -36,7 +36,7 @@ def as_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None = N
         data: a source, ``(inputs, targets)`` or ``(input, input, ..., targets)`` arrays or tensors, a mapping of
             arrays with the targets under ``"labels"`` or the like, a torch Dataset, or a DataLoader. The loop sets the
             batch size and the order itself; of a DataLoader it takes the items, the collation and the workers.
-        role: for messages.
+        role: name of the role, for messages.
         memory_limit: an iterable dataset, which cannot be read by position, is read into memory up to this many bytes.
         unpack: tells the inputs and the targets of a batch apart, where `unpack_batch` does not.
 

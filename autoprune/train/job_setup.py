@@ -24,7 +24,7 @@ class JobSetup:
 
     Attributes:
         model: the dense model that was traced; never changed.
-        space: where genomes live.
+        space: the search space of the genomes.
         costs: exact costs of genomes, ``macs`` among them.
         data: training items to calibrate and train on, search-validation items to measure and steer on.
         task: loss and metrics.

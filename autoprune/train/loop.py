@@ -38,7 +38,7 @@ class Progress:
         step: steps done.
         n_steps: steps in all.
         loss: mean training loss since the last report.
-        learning_rate: of the last step.
+        learning_rate: learning rate of the last step.
         seconds: since the start (or resumption).
     """
 
@@ -122,9 +122,9 @@ def fit(
         settings: everything else.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         regularizer: adds to the loss of every step, in full precision; built over the parameters of ``model``.
-        checkpoint: where to save and resume.
+        checkpoint: slot to save to and resume from.
         progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end.
-        seed: of order, transforms and dropout.
+        seed: seed for batch order, augmentation and dropout.
 
     Raises:
         MetricError: the loss is not one finite number.
@@ -166,10 +166,10 @@ def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_mac
     """Return the multiply-adds that `fit` will count: forward once, backward twice, the teacher forward once.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         n_items: training items.
-        macs: of one item through the model.
-        teacher_macs: of one item through the teacher.
+        macs: multiply-adds of one item through the model.
+        teacher_macs: multiply-adds of one item through the teacher.
     """
     items = settings.n_steps(steps_per_epoch(n_items, settings.batch_size)) * min(settings.batch_size, n_items)
     return items * (3 * macs + teacher_macs)

@@ -51,7 +51,7 @@ class DataRequest:
     """What a reader is asked for.
 
     Attributes:
-        path: what stood behind the colon, or the folder of downloads.
+        path: the text behind the colon, or the folder of downloads.
         image_size: pixels per side, where images are scaled.
         download: fetch what is not there.
     """
@@ -66,10 +66,10 @@ class DataInfo(Info):
     """One kind of named data.
 
     Attributes:
-        name: what stands in front of the colon.
+        name: the name in front of the colon.
         summary: one line.
         factory: ``"module:function"`` that takes a `DataRequest` and returns `DataRoles`.
-        paper: where the data comes from, "" where nobody asks.
+        paper: the paper that describes the data; "" if there is none.
         takes_path: whether ``:PATH`` follows.
         transform: the default transform.
     """
@@ -108,7 +108,7 @@ def load_data(
             the same form; where only one of these two is there it is the test set, and search-validation images are
             split off ``train``.
         transform: instead of the default of that name.
-        root: where torchvision keeps its downloads.
+        root: folder of torchvision's downloads.
         download: fetch what is not there.
         image_size: pixels per side for ``imagefolder``.
         val_size: how much of the training data to hold back for the search, where no validation data is given.

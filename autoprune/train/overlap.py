@@ -32,8 +32,8 @@ def check_disjoint(a: Split, b: Split, digests_a: Sequence[bytes], digests_b: Se
     Args:
         a: one role.
         b: the other role.
-        digests_a: what `sample_digests` returned for ``a``.
-        digests_b: what it returned for ``b``.
+        digests_a: result of `sample_digests` for ``a``.
+        digests_b: result of `sample_digests` for ``b``.
 
     Raises:
         DataError: they share an item.

@@ -27,7 +27,7 @@ def seed_libraries(seed: int, device: torch.device | None = None) -> None:
     ``torch.manual_seed`` would do the same and format a stack trace for every accelerator that is not in use.
 
     Args:
-        seed: for all of them.
+        seed: seed for all of them.
         device: also seed the generator of this accelerator.
     """
     torch.default_generator.manual_seed(seed)

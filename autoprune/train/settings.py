@@ -21,9 +21,9 @@ class FitSettings:
         batch_size: items per step; an incomplete last batch of an epoch is left out.
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: the largest one, after the warm-up.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         nesterov: look ahead in SGD.
-        betas: of AdamW.
+        betas: betas of AdamW.
         weight_decay: coupled in SGD, decoupled in AdamW.
         warmup: share of all steps in which the learning rate grows linearly from nearly 0.
         final_learning_rate: share of ``learning_rate`` at the end of the cosine (Loshchilov and Hutter, "SGDR", 2017).
@@ -32,7 +32,7 @@ class FitSettings:
         channels_last: memory format; None picks it for models with 2-d convolutions.
         distillation: how much to listen to the teacher, if there is one.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
-        threads: of one operator on the CPU.
+        threads: CPU threads that one operator may use.
 
     Raises:
         InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such optimizer.

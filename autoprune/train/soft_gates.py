@@ -62,7 +62,7 @@ class GateLayout:
         """Lay out the gates of a model.
 
         Args:
-            structure: what the trace of the dense model found.
+            structure: the structure traced from the dense model.
             kept: (n_genes,) boolean array where the gated model is a sliced one; all channels by default.
             shared: one gate per channel; otherwise one per channel and consumer, so that a layer on a residual stream
                 may ignore a channel that another one reads.
@@ -99,12 +99,12 @@ class SoftGatedModel(nn.Module):
 
     Args:
         model: the dense model that was traced, or the sliced one that ``kept`` gives.
-        structure: what the trace found.
+        structure: the traced structure of the model.
         kept: (n_genes,) boolean array where the model is a sliced one; removed channels have no gate.
         shared: whether the consumers of a channel share its gate; see `GateLayout.of`.
 
     Attributes:
-        layout: which gate scales what; by default gate i is that of gene i.
+        layout: maps gates to what they scale; by default gate i is that of gene i.
         gates: (n_gates,) float tensor, set before every call; on the model's device.
 
     Raises:

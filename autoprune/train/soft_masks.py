@@ -83,7 +83,7 @@ def draw_masks(probabilities: Tensor, generator: torch.Generator | None = None) 
 
     Args:
         probabilities: (g, w) of `keep_probabilities`.
-        generator: of the draws, on the device of the probabilities; None: torch's own.
+        generator: generator that draws, on the device of the probabilities; None for torch's own.
 
     Returns:
         (g, w) of zeros and ones.

@@ -26,10 +26,10 @@ class Split:
 
     Attributes:
         role: ``"train"``, ``"validation"`` or ``"test"``, for messages.
-        source: where the items are.
+        source: source of the items.
         positions: (n,) integer array, which of them.
-        transform: what happens to every batch; the random part only where asked for.
-        dtype: what floating inputs arrive in: what the model computes in.
+        transform: transform that every batch passes through; its random part only where asked for.
+        dtype: dtype of floating-point inputs: the one that the model computes in.
     """
 
     role: str
@@ -78,12 +78,12 @@ class Split:
 
         Args:
             batch_size: items per batch.
-            device: where the batches are wanted and transformed.
+            device: device of the batches; they are transformed there, too.
             channels_last: memory format of (n, c, h, w) inputs.
             augment: apply the random part of the transform.
             shuffle: draw a new order instead of the items' own.
             drop_last: leave out an incomplete last batch, unless it is the only one.
-            seed: of the order and the transforms.
+            seed: seed for the order and the transforms.
             skip: leave out the first batches; the others are what they would have been.
         """
         if batch_size < 1:
@@ -100,12 +100,12 @@ class Loader:
     """Batches of one role: the same ones every time it is iterated.
 
     Attributes:
-        split: what is read.
+        split: the split to read.
         plan: positions in the source, one array per batch.
-        device: where batches arrive.
+        device: device of the batches.
         channels_last: memory format of (n, c, h, w) inputs.
         augment: whether training transforms are applied.
-        seed: of everything random.
+        seed: seed for everything random.
         skip: batches left out in front.
     """
 

@@ -54,9 +54,9 @@ class StepPlan:
     Attributes:
         n_steps: steps in all.
         batch_size: items per step; an incomplete last batch of an epoch is left out.
-        device: where batches are wanted.
+        device: device of the batches.
         channels_last: memory format of (n, c, h, w) inputs.
-        threads: of one operator on the CPU.
+        threads: CPU threads that one operator may use.
         augment: whether training transforms are applied.
     """
 
@@ -84,14 +84,14 @@ def train_steps(
     with the same checkpoint ends in the very state of an undisturbed one (on the same device and thread setting).
 
     Args:
-        trainee: what learns; changed in place.
+        trainee: the module that learns; it is changed in place.
         split: items to learn from.
         plan: how many steps, on what.
         identity: names the run by all that decides its end; only such a run may resume from the checkpoint.
-        checkpoint: where to save and resume.
+        checkpoint: slot to save to and resume from.
         report: called every `PROGRESS_STEPS` steps, after every save and at the end, with the steps done and the mean
             loss since the last report.
-        seed: of order, transforms and whatever a step draws.
+        seed: seed for order, transforms and whatever a step draws.
 
     Returns:
         ``(steps done, mean loss)`` of the reports of this process.
@@ -154,9 +154,9 @@ def batches(split: Split, plan: StepPlan, steps: range, seed: int) -> Iterator[t
 
     Args:
         split: items to learn from.
-        plan: what a batch is.
-        steps: which steps of the run; a later start gives the batches that the run would have had.
-        seed: of order and transforms.
+        plan: the plan of the training, which says what a batch is.
+        steps: the range of steps; a later start gives the batches that the run would have had there.
+        seed: seed for order and transforms.
     """
     per_epoch = steps_per_epoch(len(split), plan.batch_size)
     step = steps.start

@@ -157,9 +157,9 @@ class TorchMetrics:
             what its ``higher_is_better`` says, or the name: ``{"min:wer": ...}`` is called ``wer`` and minimised. Of a
             metric that computes several figures by name (mean average precision, a collection) the one of its own name
             counts; one object under several names sees every batch once.
-        class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
-            (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
-            their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
+        class_axis: axis of the model's logits that belongs to the classes: 1 for (n, classes, h, w), -1 for (n,
+            positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by their
+            squared error. By default 1 if the loss is torch's own cross entropy, which reads it so.
 
     Raises:
         InvalidArgumentError: a metric has no ``update`` and ``compute``.
@@ -239,9 +239,9 @@ class FunctionTask:
         loss: ``(outputs, targets) -> scalar``.
         metrics: functions of the model by name, each returning one number; the first one is primary. A name may say
             what is better: ``{"min:wer": ...}`` is called ``wer`` and minimised.
-        class_axis: which axis of the model's logits belongs to the classes: 1 for (n, classes, h, w), -1 for
-            (n, positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by
-            their squared error. By default 1 where the loss is torch's own cross entropy, which reads it so.
+        class_axis: axis of the model's logits that belongs to the classes: 1 for (n, classes, h, w), -1 for (n,
+            positions, classes). A student then learns the dense model's probabilities, otherwise its outputs by their
+            squared error. By default 1 if the loss is torch's own cross entropy, which reads it so.
 
     Raises:
         InvalidArgumentError: there is no metric, or one is fed with batches (`TorchMetrics`).
@@ -330,7 +330,7 @@ def distilled_loss(
     Args:
         task: says what the outputs are.
         student: called once.
-        batch: where only the teacher counts, its targets are not looked at.
+        batch: a batch; its targets are not looked at if only the teacher counts.
         teacher: returns the teacher's answers; called after the student.
         distillation: how much they count.
     """
