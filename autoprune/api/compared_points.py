@@ -13,7 +13,6 @@ from autoprune.api.point import RunPoint
 from autoprune.api.run import Run
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.summary import SampledCandidate, SharePoint
-from autoprune.core.jobs import Evaluate
 from autoprune.core.streams import stream
 from autoprune.errors import InfeasibleError
 from autoprune.execute.ray_settings import RaySettings
@@ -87,10 +86,8 @@ def draw_points(runs: Runs, n: int) -> dict[Entry, list[RunPoint]]:
     pools: dict[object, dict[object, tuple[Entry, RunPoint]]] = {}
     for entry, run in runs.items():
         for outcome in successful_evaluations(run.outcomes, fidelity=run.meta.fidelity):
-            if isinstance(outcome.job, Evaluate):
-                candidate = outcome.job.candidate
-                pool = pools.setdefault((candidate.weight_set, outcome.job.fidelity), {})
-                pool.setdefault(candidate.genome, (entry, RunPoint(run, outcome)))
+            pool = pools.setdefault((outcome.job.candidate.weight_set, outcome.job.fidelity), {})
+            pool.setdefault(outcome.genome, (entry, RunPoint(run, outcome)))
     largest = max(pools.values(), key=len, default={})
     by_cost = sorted(largest.values(), key=lambda item: item[1].costs["macs"])
     rng = stream(0, "compared points")
@@ -155,8 +152,8 @@ def sampled_candidates(
 
 def _weights(point: RunPoint) -> str:
     """Return the name of what a point inherits."""
-    job = point.outcome.job
-    return f"{job.candidate.weight_set.weights} {job.candidate.weight_set.order}" if isinstance(job, Evaluate) else ""
+    inherits = point.outcome.job.candidate.weight_set
+    return f"{inherits.weights} {inherits.order}"
 
 
 def _pick(run: Run, share: float) -> RunPoint | None:

@@ -12,9 +12,8 @@ from torch import nn
 
 from autoprune import artifact
 from autoprune.core.groups import BoolArray
-from autoprune.core.jobs import Evaluate, Outcome
+from autoprune.core.jobs import Evaluation
 from autoprune.core.orders import decode_orders
-from autoprune.errors import InvalidArgumentError
 from autoprune.weight_sets import WeightReader
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class RunPoint:
     """
 
     run: Run
-    outcome: Outcome
+    outcome: Evaluation
 
     @property
     def id(self) -> int:
@@ -41,7 +40,7 @@ class RunPoint:
     @property
     def genome(self) -> tuple[int, ...]:
         """One level index per width variable."""
-        return self._job.candidate.genome
+        return self.outcome.genome
 
     @property
     def widths(self) -> dict[str, int]:
@@ -71,11 +70,11 @@ class RunPoint:
         Raises:
             InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
         """
-        model = self.run.runner.build(self._job)
+        model = self.run.runner.build(self.outcome.job)
         if polish:
             evaluator = self.run.polisher()
             reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
-            evaluator.polish(model, self.genome, reader(self._job.candidate.weight_set))
+            evaluator.polish(model, self.genome, reader(self.outcome.job.candidate.weight_set))
         return model
 
     def save(self, path: str | Path, model: nn.Module | None = None) -> None:
@@ -111,15 +110,8 @@ class RunPoint:
     def kept(self) -> BoolArray:
         """(n_genes,) the channels that stay."""
         space = self.run.space
-        orders = decode_orders(space.structure, self.run.store.weights.get(self._job.candidate.weight_set.order))
+        orders = decode_orders(space.structure, self.run.store.weights.get(self.outcome.job.candidate.weight_set.order))
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
-
-    @property
-    def _job(self) -> Evaluate:
-        if not isinstance(self.outcome.job, Evaluate):
-            msg = f"job {self.id} prepared weights; it is no candidate"
-            raise InvalidArgumentError(msg)
-        return self.outcome.job
 
     def __repr__(self) -> str:
         """Name the point and its figures."""

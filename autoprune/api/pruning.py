@@ -16,7 +16,7 @@ from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.searching import search
 from autoprune.core.budget import Budget
-from autoprune.core.jobs import PROBE, Evaluate, Status
+from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InfeasibleError, InvalidArgumentError
@@ -163,8 +163,8 @@ def prune(
     )
     measured = [
         outcome
-        for outcome in run.outcomes
-        if isinstance(outcome.job, Evaluate) and outcome.job.fidelity != PROBE and outcome.status is Status.OK
+        for outcome in evaluations(run.outcomes)
+        if outcome.job.fidelity != PROBE and outcome.status is Status.OK
     ]
     if not measured:
         failed = next((outcome.message for outcome in run.outcomes if outcome.message), "nothing was measured")

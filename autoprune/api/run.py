@@ -15,7 +15,7 @@ from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import check_readable, check_writable
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Outcome
+from autoprune.core.jobs import Evaluation, Outcome, evaluations
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError, StoreError
@@ -73,7 +73,7 @@ class Run:
     @property
     def n_evaluations(self) -> int:
         """Candidates measured, failures included."""
-        return sum(isinstance(outcome.job, Evaluate) for outcome in self.outcomes)
+        return len(evaluations(self.outcomes))
 
     @property
     def spent(self) -> Spending:
@@ -104,8 +104,12 @@ class Run:
             InvalidArgumentError: there is none.
         """
         for outcome in self.outcomes:
-            if outcome.job.id == id:
+            if outcome.job.id != id:
+                continue
+            if isinstance(outcome, Evaluation):
                 return RunPoint(self, outcome)
+            msg = f"job {id} prepared weights; it is no candidate"
+            raise InvalidArgumentError(msg)
         msg = f"there is no job {id} in {self.folder}; it has {len(self.outcomes)}"
         raise InvalidArgumentError(msg)
 

@@ -19,7 +19,7 @@ from autoprune.comparison.summary import (
     Trial,
 )
 from autoprune.core.budget import Budget
-from autoprune.core.jobs import Evaluate, Outcome, Status
+from autoprune.core.jobs import Outcome, Status, evaluations
 from autoprune.orchestrator import Stop
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
@@ -55,7 +55,7 @@ def trial(
         points: its best point per share of the MACs.
     """
     objectives = meta.parsed_objectives
-    measured = [outcome for outcome in outcomes if isinstance(outcome.job, Evaluate)]
+    measured = evaluations(outcomes)
     spent = sum((outcome.spent for outcome in outcomes), meta.prior)
     return Trial(
         seed=entry.seed,

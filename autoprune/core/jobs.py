@@ -1,4 +1,4 @@
-"""What can run anywhere, and what comes back: candidates, jobs, outcomes.
+"""What can run anywhere, and what comes back: candidates, jobs, evaluations and preparations.
 
 Everything here turns into JSON and back without loss, so that the ledger, a Ray worker and a test speak of the same
 objects.
@@ -7,7 +7,7 @@ objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -93,8 +93,8 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a job came to.
+class Evaluation:
+    """What measuring a candidate came to.
 
     Attributes:
         job: the job as it was asked.
@@ -103,35 +103,102 @@ class Outcome:
         costs: counted integers by name (``macs``, ``params``, ``peak_bytes``).
         message: the error's text when FAILED.
         spent: cost of the job, as it was charged.
-        weight_set: made by a Prepare job.
-        genome: found by a Prepare job, if it found one.
         cached: whether the figures came from the evaluation cache.
         worker: worker that ran the job; not part of the run's identity.
         started: Unix time in seconds; not part of the run's identity.
     """
 
-    job: Job
+    job: Evaluate
     status: Status
     metrics: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, int] = field(default_factory=dict)
     message: str = ""
     spent: Spending = field(default_factory=Spending)
-    weight_set: WeightSet | None = None
-    genome: tuple[int, ...] | None = None
     cached: bool = False
     worker: str = ""
     started: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse figures that could poison a front."""
-        for name, value in self.metrics.items():
-            if not math.isfinite(value):
-                msg = f"metric {name!r} of job {self.job.id} is {value}; record it as FAILED"
-                raise InvalidArgumentError(msg)
+        _check_finite(self.metrics, self.job)
 
-    def identity(self) -> Outcome:
-        """Return the outcome without who ran it and when: what equal settings reproduce."""
+    @property
+    def genome(self) -> tuple[int, ...]:
+        """One level index per width variable."""
+        return self.job.candidate.genome
+
+    def identity(self) -> Evaluation:
+        """Return it without who ran it and when: what equal settings reproduce."""
         return replace(self, worker="", started=0.0, spent=replace(self.spent, seconds=0.0))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What making weights came to.
+
+    Attributes:
+        job: the job as it was asked.
+        status: OK or FAILED.
+        metrics: finite figures for the record, such as the loss that training ended with.
+        message: the error's text when FAILED.
+        spent: cost of the job, as it was charged.
+        weight_set: what was made; None when FAILED.
+        found_genome: one level index per width variable, where the recipe found a genome.
+        worker: worker that ran the job; not part of the run's identity.
+        started: Unix time in seconds; not part of the run's identity.
+    """
+
+    job: Prepare
+    status: Status
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""
+    spent: Spending = field(default_factory=Spending)
+    weight_set: WeightSet | None = None
+    found_genome: tuple[int, ...] | None = None
+    worker: str = ""
+    started: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse figures that are no numbers."""
+        _check_finite(self.metrics, self.job)
+
+    @property
+    def found(self) -> Candidate | None:
+        """The genome that was found with the weights that were made; None where there is no such candidate."""
+        if self.status is not Status.OK or self.found_genome is None or self.weight_set is None:
+            return None
+        return Candidate(self.found_genome, self.weight_set)
+
+    def identity(self) -> Preparation:
+        """Return it without who ran it and when: what equal settings reproduce."""
+        return replace(self, worker="", started=0.0, spent=replace(self.spent, seconds=0.0))
+
+
+Outcome = Evaluation | Preparation
+
+
+def failed(job: Job, message: str, spent: Spending | None = None) -> Outcome:
+    """Return the outcome of a job that came to nothing."""
+    if isinstance(job, Evaluate):
+        return Evaluation(job, Status.FAILED, message=message, spent=spent or Spending())
+    return Preparation(job, Status.FAILED, message=message, spent=spent or Spending())
+
+
+def evaluations(outcomes: Iterable[Outcome]) -> list[Evaluation]:
+    """Return the evaluations among ``outcomes``, in the given order."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
+
+
+def preparations(outcomes: Iterable[Outcome]) -> list[Preparation]:
+    """Return the preparations among ``outcomes``, in the given order."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Preparation)]
+
+
+def _check_finite(metrics: Mapping[str, float], job: Job) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            msg = f"metric {name!r} of job {job.id} is {value}; record it as FAILED"
+            raise InvalidArgumentError(msg)
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
@@ -181,40 +248,58 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return ``outcome`` as JSON types."""
-    spent, made = outcome.spent, outcome.weight_set
-    return {
-        "job": job_to_json(outcome.job),
+    """Return ``outcome`` as JSON types, without its job: that is recorded when it is asked."""
+    spent = outcome.spent
+    common = {
         "status": outcome.status.value,
         "metrics": dict(outcome.metrics),
-        "costs": dict(outcome.costs),
         "message": outcome.message,
         "spent": [spent.macs, spent.evaluations, spent.seconds],
-        "weight_set": None if made is None else [made.weights, made.order],
-        "genome": None if outcome.genome is None else list(outcome.genome),
-        "cached": outcome.cached,
         "worker": outcome.worker,
         "started": outcome.started,
     }
+    if isinstance(outcome, Evaluation):
+        return {**common, "costs": dict(outcome.costs), "cached": outcome.cached}
+    made, genome = outcome.weight_set, outcome.found_genome
+    return {
+        **common,
+        "weight_set": None if made is None else [made.weights, made.order],
+        "found_genome": None if genome is None else list(genome),
+    }
 
 
-def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
-    """Rebuild an outcome from `outcome_to_json`.
+def outcome_from_json(data: Mapping[str, Any], job: Job) -> Outcome:
+    """Rebuild an outcome of ``job`` from `outcome_to_json`.
+
+    What was written before evaluations and preparations were told apart (ledgers and caches up to schema version 2) is
+    read, too: there the job was repeated and a genome that was found was called ``genome``.
 
     Raises:
         InvalidArgumentError: the data is not an outcome.
     """
     try:
-        return Outcome(
-            job=job_from_json(data["job"]),
-            status=Status(data["status"]),
+        status, spent = Status(data["status"]), Spending(*data["spent"])
+        if isinstance(job, Evaluate):
+            return Evaluation(
+                job,
+                status,
+                metrics=data["metrics"],
+                costs=data["costs"],
+                message=data["message"],
+                spent=spent,
+                cached=data["cached"],
+                worker=data["worker"],
+                started=data["started"],
+            )
+        genome = data["found_genome"] if "found_genome" in data else data["genome"]
+        return Preparation(
+            job,
+            status,
             metrics=data["metrics"],
-            costs=data["costs"],
             message=data["message"],
-            spent=Spending(*data["spent"]),
+            spent=spent,
             weight_set=None if data["weight_set"] is None else WeightSet(*data["weight_set"]),
-            genome=None if data["genome"] is None else tuple(data["genome"]),
-            cached=data["cached"],
+            found_genome=None if genome is None else tuple(genome),
             worker=data["worker"],
             started=data["started"],
         )

@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import PROBE, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import (
+    PROBE,
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Preparation,
+    Prepare,
+    Status,
+    WeightSet,
+    failed,
+)
 from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
@@ -52,9 +63,9 @@ class Runner:
         """
         unix, started = time.time(), time.monotonic()
         try:
-            outcome = self._evaluate(job) if isinstance(job, Evaluate) else self._prepare(job)
+            outcome: Outcome = self._evaluate(job) if isinstance(job, Evaluate) else self._prepare(job)
         except Exception as error:  # noqa: BLE001  whatever a user's model, metric or data raises is a result
-            outcome = Outcome(job, Status.FAILED, message=_message(error), spent=self._charge(job))
+            outcome = failed(job, _message(error), self._charge(job))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         spent = replace(outcome.spent, seconds=time.monotonic() - started)
@@ -118,7 +129,7 @@ class Runner:
         inherited = self._readers[evaluator.device](job.candidate.weight_set)
         return evaluator.build(job.candidate.genome, inherited, job.seed)
 
-    def _evaluate(self, job: Evaluate) -> Outcome:
+    def _evaluate(self, job: Evaluate) -> Evaluation:
         evaluator = self._evaluator(job)
         spent = self.estimate(job)
         inherited = self._readers[evaluator.device](job.candidate.weight_set)
@@ -127,9 +138,9 @@ class Runner:
         metrics = evaluator.probe(genome, inherited) if is_probe else evaluator.evaluate(genome, inherited, job.seed)
         counted = self._costs(np.array([job.candidate.genome], dtype=np.int64))
         costs = {name: int(values[0]) for name, values in counted.items()}
-        return Outcome(job, Status.OK, metrics, costs, spent=spent)
+        return Evaluation(job, Status.OK, metrics, costs, spent=spent)
 
-    def _prepare(self, job: Prepare) -> Outcome:
+    def _prepare(self, job: Prepare) -> Preparation:
         outcome = self._recipe(job)(job)
         if outcome.weight_set is None:
             return outcome

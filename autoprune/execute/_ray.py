@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Job, Outcome, Status
+from autoprune.core.jobs import Evaluate, Job, failed
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
 from autoprune.execute._ray_checkpoints import Archive
 from autoprune.execute._ray_cluster import Cluster
@@ -207,7 +207,7 @@ class RayCrew:
             found = self._ray.get(reference)
         except exceptions.RayTaskError as error:  # first: it is the call's fault, the actor lives on
             text = f"{type(error.cause).__name__}: {error.cause}"
-            return [Done(worker, tuple(Outcome(job, Status.FAILED, message=text) for job in jobs))]
+            return [Done(worker, tuple(failed(job, text) for job in jobs))]
         except exceptions.RayError as error:
             self._calls = {other: call for other, call in self._calls.items() if call[0] != worker}
             return [Lost(worker, _gist(error), raised=_is_of_creation(error))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autoprune.core.jobs import Job, Outcome, Status
+from autoprune.core.jobs import Job, Outcome, failed
 from autoprune.core.protocols import Clock, JobRunner
 
 
@@ -25,4 +25,4 @@ def attempt(runner: JobRunner, job: Job, *, clock: Clock, worker: str) -> Outcom
 
 def failure(job: Job, message: str, runner: JobRunner) -> Outcome:
     """Return the outcome of a job that came to nothing, charged what it was estimated at."""
-    return Outcome(job, Status.FAILED, message=message, spent=runner.estimate(job))
+    return failed(job, message, runner.estimate(job))

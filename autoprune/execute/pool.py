@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from autoprune.core.clock import SystemClock
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Prepare, Status, failed
 from autoprune.core.protocols import Clock
 from autoprune.errors import ExecutorError
 from autoprune.execute.crew import Crew, Done, Lost, News, Ready
@@ -184,7 +184,7 @@ class WorkerPool:
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate) and outcome.status is Status.OK:
+            if isinstance(outcome, Evaluation) and outcome.status is Status.OK:
                 seconds = outcome.spent.seconds
                 self._pace = seconds if self._pace is None else 0.8 * self._pace + 0.2 * seconds
 
@@ -213,7 +213,7 @@ class WorkerPool:
         """
         calls = self._staff.dismiss(number).calls
         again = [job for call in calls for job in call.jobs]
-        failed = []
+        given_up = []
         if calls:
             suspects = list(calls[0].jobs) if hopeless else again
             self._suspects.update(job.id for job in suspects)
@@ -222,14 +222,14 @@ class WorkerPool:
                 deaths = self._count_death(job)
                 if hopeless or deaths >= self._settings.max_deaths:
                     message = reason if hopeless else f"its worker died {deaths} times while it ran, lastly: {reason}"
-                    failed.append(Outcome(job, Status.FAILED, message=message))
+                    given_up.append(failed(job, message))
                     again.remove(job)
         ids = [job.id for job in again]
         _log.warning("worker %d is given up (%s); failed jobs: %s, jobs to run again: %s", number, reason,
-                     [outcome.job.id for outcome in failed], ids)  # fmt: skip
+                     [outcome.job.id for outcome in given_up], ids)  # fmt: skip
         for job in reversed(again):
             self._queue_of(job).appendleft(job)
-        return failed
+        return given_up
 
     def _count_death(self, job: Job) -> int:
         """Return how many workers in a row died of a job that did not get ahead in between."""

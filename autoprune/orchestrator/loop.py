@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from autoprune.core.account import Account
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Job, Outcome, Status
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Status, failed
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Executor, Strategy, Substituting
 from autoprune.errors import AutopruneWarning, ExecutorError, InvalidArgumentError
@@ -69,7 +69,7 @@ class Loop:
         self._admitted: deque[Job] = deque()
         self._running: dict[int, Job] = {}
         self._arrived: dict[int, Outcome] = {}
-        self._twins: dict[str, list[Job]] = {}  # by cache key: jobs that wait for a running one with the same key
+        self._twins: dict[str, list[Evaluate]] = {}  # by cache key: jobs that wait for a running one with the same key
         self._doomed: frozenset[int] = frozenset()
         self._same_scores = SameScores()
         self._last_id = -1
@@ -166,7 +166,7 @@ class Loop:
                 message = (
                     f"the search died {MAX_DEATHS} times in a row while this job was running and did not get ahead"
                 )
-                self._arrive(Outcome(job, Status.FAILED, message=message))
+                self._arrive(failed(job, message))
             elif not self._is_known(job):
                 self._admitted.append(job)
 
@@ -217,7 +217,7 @@ class Loop:
 
     def _pass_on(self, outcome: Outcome) -> None:
         """Give the twins of a job its figures; when it failed, the first of them runs in its place."""
-        if self._cache is None or not isinstance(outcome.job, Evaluate):
+        if self._cache is None or not isinstance(outcome, Evaluation):
             return
         key = self._cache.key(outcome.job)
         twins = self._twins.pop(key)
@@ -231,7 +231,7 @@ class Loop:
     def _arrive(self, outcome: Outcome) -> Outcome:
         """Record an outcome, checked and charged; it is told when its turn has come and it is durable."""
         job = outcome.job
-        if outcome.status is Status.OK and isinstance(job, Evaluate):
+        if outcome.status is Status.OK and isinstance(outcome, Evaluation):
             try:
                 self._objectives.values(outcome.metrics, outcome.costs)
             except InvalidArgumentError as error:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from autoprune.core.account import Account
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.jobs import PROBE, Evaluate, Outcome, Status
+from autoprune.core.jobs import PROBE, Evaluation, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Clock
 from autoprune.pareto.hypervolume import ReferenceBox
@@ -80,7 +80,7 @@ class Meter:
         """Take note of an outcome."""
         if outcome.status is Status.FAILED:
             self._failed += 1
-        elif self._box is not None and isinstance(outcome.job, Evaluate) and outcome.job.fidelity != PROBE:
+        elif self._box is not None and isinstance(outcome, Evaluation) and outcome.job.fidelity != PROBE:
             self._values.append(objectives.values(outcome.metrics, outcome.costs))
 
     def report(self, account: Account, *, force: bool = False) -> None:

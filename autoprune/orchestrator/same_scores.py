@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoprune.core.jobs import PROBE, Evaluate, Outcome, Status
+from autoprune.core.jobs import PROBE, Evaluation, Outcome, Status
 
 MIN_NETWORKS = 12
 """Different networks to look at before the alarm may ring."""
@@ -28,11 +28,11 @@ class SameScores:
 
     def hear(self, outcome: Outcome) -> str:
         """Take note of an outcome; returns what is wrong the first time that something is, else ""."""
-        if self._has_rung or outcome.status is not Status.OK or not isinstance(outcome.job, Evaluate):
+        if self._has_rung or outcome.status is not Status.OK or not isinstance(outcome, Evaluation):
             return ""
         if outcome.job.fidelity == PROBE:
             return ""
-        genome = outcome.job.candidate.genome
+        genome = outcome.genome
         if genome in self._genomes:
             return ""
         self._genomes.add(genome)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Outcome, Status
+from autoprune.core.jobs import Evaluation, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.pareto.hypervolume import ReferenceBox
 
@@ -56,8 +56,9 @@ class Convergence:
         for outcome in outcomes:
             macs += outcome.spent.macs
             evaluations += outcome.spent.evaluations
-            job = outcome.job
-            if isinstance(job, Evaluate) and job.fidelity == fidelity and outcome.status is Status.OK:
+            if not isinstance(outcome, Evaluation) or outcome.status is not Status.OK:
+                continue
+            if outcome.job.fidelity == fidelity:
                 spent.append((macs, evaluations))
                 values.append(objectives.values(outcome.metrics, outcome.costs))
         curve = ReferenceBox.of(objectives, reference).shares(values)

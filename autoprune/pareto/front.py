@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Outcome, Status
+from autoprune.core.jobs import Evaluation, Outcome, Status, evaluations
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
 from autoprune.pareto.dominance import FloatArray, unique_front
@@ -26,7 +26,7 @@ class Front:
     """
 
     objectives: Objectives
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Evaluation, ...]
     values: FloatArray
 
     @classmethod
@@ -57,12 +57,12 @@ class Front:
             {
                 "id": outcome.job.id,
                 **_by_name(outcome, self.objectives),
-                "genome": list(_genome(outcome)),
+                "genome": list(outcome.genome),
             }
             for outcome in self.outcomes
         ]
 
-    def knee(self) -> Outcome:
+    def knee(self) -> Evaluation:
         """Return the knee of the front, see `autoprune.pareto.selection.knee`.
 
         Raises:
@@ -70,7 +70,7 @@ class Front:
         """
         return self.outcomes[knee(self.values)]
 
-    def nearest(self, name: str, wish: float) -> Outcome:
+    def nearest(self, name: str, wish: float) -> Evaluation:
         """Return the point whose objective ``name`` is nearest to ``wish``, in the objective's natural direction.
 
         Raises:
@@ -82,7 +82,7 @@ class Front:
 
     def pick(
         self, *, at_most: Mapping[str, float] | None = None, at_least: Mapping[str, float] | None = None
-    ) -> Outcome:
+    ) -> Evaluation:
         """Return the best point within limits, all inclusive.
 
         With an upper limit on a cost: the best value of the first objective that is not a cost. With limits on metrics
@@ -129,44 +129,33 @@ class Front:
         return f"no point of the front is within the limits; it reaches {', '.join(lowest + highest)}; relax a limit"
 
 
-def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None = None) -> list[Outcome]:
-    """Return the OK outcomes of `Evaluate` jobs of one fidelity, in the given order.
+def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None = None) -> list[Evaluation]:
+    """Return the evaluations of one fidelity that did not fail, in the given order.
 
     Raises:
         InvalidArgumentError: there are several fidelities and none was chosen: their figures are not comparable.
     """
-    found = [
-        (outcome.job.fidelity, outcome)
-        for outcome in outcomes
-        if isinstance(outcome.job, Evaluate) and outcome.status is Status.OK
-    ]
-    fidelities = sorted({name for name, _ in found})
+    found = [evaluation for evaluation in evaluations(outcomes) if evaluation.status is Status.OK]
+    fidelities = sorted({evaluation.job.fidelity for evaluation in found})
     if fidelity is None and len(fidelities) > 1:
         msg = f"expected evaluations of one fidelity, got {', '.join(fidelities)}; choose one with fidelity="
         raise InvalidArgumentError(msg)
-    return [outcome for name, outcome in found if fidelity in (None, name)]
+    return [evaluation for evaluation in found if fidelity in (None, evaluation.job.fidelity)]
 
 
-def _within(outcome: Outcome, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
+def _within(outcome: Evaluation, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
     below = [_figure(outcome, name) <= limit for name, limit in at_most.items()]  # every name is looked up
     return all(below + [_figure(outcome, name) >= limit for name, limit in at_least.items()])
 
 
-def _figure(outcome: Outcome, name: str) -> float:
+def _figure(outcome: Evaluation, name: str) -> float:
     figures = {**outcome.metrics, **outcome.costs}
     if name not in figures:
         raise unknown_name("figure", name, figures)
     return float(figures[name])
 
 
-def _by_name(outcome: Outcome, objectives: Objectives) -> dict[str, float | int]:
+def _by_name(outcome: Evaluation, objectives: Objectives) -> dict[str, float | int]:
     figures = {**outcome.metrics, **outcome.costs}
     first = {name: figures.pop(name) for name in objectives.names}
     return {**first, **figures}
-
-
-def _genome(outcome: Outcome) -> tuple[int, ...]:
-    if not isinstance(outcome.job, Evaluate):
-        msg = f"expected an evaluation, got job {outcome.job.id}, which prepares weights"
-        raise InvalidArgumentError(msg)
-    return outcome.job.candidate.genome

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Outcome, Prepare, Status
+from autoprune.core.jobs import Preparation, Prepare, Status
 from autoprune.core.limits import within_limits
 from autoprune.core.settings import settings_of
 from autoprune.surgery.cut import cut
@@ -123,7 +123,7 @@ class Recipe(ABC):
         return Spending(macs=self.estimate_macs(self._settings(job)) + self._calibration_macs)
 
     @final
-    def __call__(self, job: Prepare) -> Outcome:
+    def __call__(self, job: Prepare) -> Preparation:
         """Run ``job``, or go on where its checkpoint ends; may raise."""
         inherited = WeightReader(self.bench.blobs, self.setup.structure, self.bench.torch_device)(job.parent)
         key = self.key(job)
@@ -132,7 +132,7 @@ class Recipe(ABC):
         weights = self._as_one_model(made, derive_seed(job.seed, "calibration")) if self.trains else made.weights
         weight_set = put_weight_set(self.bench.blobs.put, self.setup.structure, weights, made.orders)
         spent = Spending(macs=made.macs + self._calibration_macs)
-        return Outcome(job, Status.OK, made.metrics, spent=spent, weight_set=weight_set, genome=made.genome)
+        return Preparation(job, Status.OK, made.metrics, spent=spent, weight_set=weight_set, found_genome=made.genome)
 
     @final
     def mark(self, job: Prepare) -> str:

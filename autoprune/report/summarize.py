@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status
+from autoprune.core import jobs
+from autoprune.core.jobs import Outcome, Prepare, Status, evaluations
 from autoprune.core.space import SearchSpace
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
@@ -109,7 +110,7 @@ def summarize(run: RecordedRun) -> RunSummary:
             costs={i: point.costs for i, point in points.items()},
         ),
         spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
-        cached=sum(outcome.cached for outcome in outcomes),
+        cached=sum(outcome.cached for outcome in evaluations(outcomes)),
         substitutes=len({job for record in run.records(SUBSTITUTES) for job in record["jobs"]} & points.keys()),
     )
     axis = summary.cost_axis.name
@@ -136,32 +137,31 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
 
 def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Sequence[Outcome]) -> dict[int, Point]:
     """The measured candidates by job id."""
-    measured = [o for o in outcomes if isinstance(o.job, Evaluate) and o.status is Status.OK]
-    jobs = [o.job for o in measured if isinstance(o.job, Evaluate)]
-    genomes = np.array([job.candidate.genome for job in jobs], dtype=np.int64).reshape(len(jobs), space.n_variables)
+    measured = {o.job.id: o for o in evaluations(outcomes) if o.status is Status.OK}
+    genomes = np.array([o.genome for o in measured.values()], dtype=np.int64).reshape(len(measured), space.n_variables)
     ratios = space.keep_ratios(genomes)
     folder = str(run.folder)
     named = (run.folder / PROBLEM_FILE).exists()  # else no command could build a point
     metrics: dict[int, dict[str, dict[str, float]]] = {
-        job.id: {meta.role_of(job.fidelity): dict(outcome.metrics)} for job, outcome in zip(jobs, measured, strict=True)
+        i: {meta.role_of(outcome.job.fidelity): dict(outcome.metrics)} for i, outcome in measured.items()
     }
     for record in run.records("metrics"):
         if record["point"] in metrics:
             metrics[record["point"]].setdefault(record["role"], {}).update(record["metrics"])
     return {
-        job.id: Point(
-            id=job.id,
-            genome=job.candidate.genome,
-            widths=tuple(v.widths[level] for v, level in zip(space.variables, job.candidate.genome, strict=True)),
-            keep_ratios=tuple(ratios[i].tolist()),
+        i: Point(
+            id=i,
+            genome=outcome.genome,
+            widths=tuple(v.widths[level] for v, level in zip(space.variables, outcome.genome, strict=True)),
+            keep_ratios=tuple(kept.tolist()),
             costs=dict(outcome.costs),
-            metrics=metrics[job.id],
-            fidelity=job.fidelity,
+            metrics=metrics[i],
+            fidelity=outcome.job.fidelity,
             cached=outcome.cached,
-            command=rebuild_command(folder, job.id) if named else "",
-            python=rebuild_python(folder, job.id),
+            command=rebuild_command(folder, i) if named else "",
+            python=rebuild_python(folder, i),
         )
-        for i, (job, outcome) in enumerate(zip(jobs, measured, strict=True))
+        for (i, outcome), kept in zip(measured.items(), ratios, strict=True)
     }
 
 
@@ -171,8 +171,8 @@ def _failure(outcome: Outcome) -> Failure:
 
 
 def _preparations(outcomes: Iterable[Outcome]) -> Iterable[Preparation]:
-    for outcome in outcomes:
-        if isinstance(outcome.job, Prepare) and outcome.status is Status.OK:
+    for outcome in jobs.preparations(outcomes):
+        if outcome.status is Status.OK:
             yield Preparation(outcome.job.id, outcome.job.recipe, outcome.job.settings, outcome.spent)
 
 

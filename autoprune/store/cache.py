@@ -10,7 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.jobs import Evaluate, Outcome, Status, outcome_from_json, outcome_to_json
+from autoprune.core.jobs import (
+    Evaluate,
+    Evaluation,
+    Outcome,
+    Status,
+    evaluations,
+    outcome_from_json,
+    outcome_to_json,
+)
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.store.database import Database, FileKind, Table
 
@@ -54,7 +62,7 @@ class EvaluationCache:
         parts = (self._setting, inherits.weights, inherits.order, job.candidate.genome, job.fidelity, job.seed)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def get(self, job: Evaluate) -> Outcome | None:
+    def get(self, job: Evaluate) -> Evaluation | None:
         """Return the recorded outcome under the id of ``job``, charged at its recorded cost, or None."""
         if self._database is None:
             return None
@@ -62,7 +70,7 @@ class EvaluationCache:
         try:
             rows, damaged = self._database.rows(EVALUATIONS, "WHERE key = ?", (key,))
             try:
-                found = [outcome_from_json(json.loads(text)) for _, text in rows]
+                found = [outcome_from_json(json.loads(text), job) for _, text in rows]
             except (ValueError, TypeError, LookupError, RecursionError):  # of a file that has no checksums yet
                 found, damaged = [], [key]
             if damaged:
@@ -72,14 +80,14 @@ class EvaluationCache:
         except StoreError as error:
             self._give_up(error)
             return None
-        return replace(found[0], job=job, cached=True) if found else None
+        return next((replace(hit, cached=True) for hit in found if isinstance(hit, Evaluation)), None)
 
     def put(self, outcomes: Iterable[Outcome]) -> None:
         """Remember the successful evaluations among ``outcomes`` that are not known yet."""
         rows = [
             (self.key(outcome.job), json.dumps(outcome_to_json(outcome)))
-            for outcome in outcomes
-            if isinstance(outcome.job, Evaluate) and outcome.status is Status.OK and not outcome.cached
+            for outcome in evaluations(outcomes)
+            if outcome.status is Status.OK and not outcome.cached
         ]
         if not rows or self._database is None:
             return

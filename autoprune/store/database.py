@@ -2,7 +2,8 @@
 
 SQLite notices a page that does not hang together, not a figure in which a bit has changed: so each row carries a
 checksum over the name of its table and its values. What was written before there were any (schema version 1) is read
-as it is, and signed by the first process that opens the file for writing.
+as it is, and signed by the first process that opens the file for writing. Schema version 3 has the tables of version 2;
+outcomes no longer repeat their jobs in it (`autoprune.core.jobs.outcome_from_json` reads both).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from autoprune.store.filesystem import is_local
 
 Row = tuple[Any, ...]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What the library raises; the second where a message of SQLite's names something damaged that is no text."""
@@ -269,14 +270,16 @@ class Database:
         self.execute("PRAGMA synchronous = NORMAL")
         self.begin()  # fails here, not after the first evaluation, where the file cannot be written
         self._version = self.query("PRAGMA user_version")[0][0]  # another process may have been faster
-        if self._version < SCHEMA_VERSION:
+        if self._version == 1:
             self._sign()
+        if self._version < SCHEMA_VERSION:
+            self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._version = SCHEMA_VERSION
             self.commit()
         self.rollback()
 
     def _sign(self) -> None:
-        """Bring a file of schema version 1 up to date."""
+        """Give the rows of a file of schema version 1 their checksums."""
         for table in self._kind.tables:
             for name, type_ in (*table.added, CHECKSUM):
                 self.execute(f"ALTER TABLE {table.name} ADD COLUMN {name} {type_}")
@@ -284,7 +287,6 @@ class Database:
             for key, *row in self.query(f"SELECT {table.key}, {names} FROM {table.name}"):
                 checksum = table.signed(tuple(row))[-1]
                 self.execute(f"UPDATE {table.name} SET checksum = ? WHERE {table.key} = ?", (checksum, key))
-        self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _insertion(table: Table, otherwise: str = "ABORT") -> str:

@@ -117,11 +117,12 @@ class Ledger:
 
     def jobs(self) -> list[Job]:
         """Return every job asked, in id order."""
-        return self._intact(JOBS, lambda row: job_from_json(json.loads(row[1])), "ORDER BY id")
+        return self._intact(JOBS, _job, "ORDER BY id")
 
     def outcomes(self) -> list[Outcome]:
-        """Return every outcome, in id order."""
-        return self._intact(OUTCOMES, lambda row: outcome_from_json(json.loads(row[1])), "ORDER BY id")
+        """Return every outcome, in id order; that of a damaged job is left out with it."""
+        jobs = {job.id: job for job in self.jobs()}
+        return self._intact(OUTCOMES, lambda row: _outcome(row, jobs), "ORDER BY id")
 
     def events(self) -> list[Event]:
         """Return everything that happened, in order."""
@@ -160,17 +161,20 @@ class Ledger:
     def damage(self) -> list[str]:
         """Say which rows are damaged or missing; empty where all is well."""
         found = []
+        jobs = {job.id: job for job in self._read(JOBS, _job)[0]}
         readers: tuple[tuple[Table, Callable[[Row], Any]], ...] = (
             (META, lambda row: json.loads(row[1])),
             (DRIVERS, _same),
-            (JOBS, lambda row: job_from_json(json.loads(row[1]))),
+            (JOBS, _job),
             (ATTEMPTS, _same),
-            (OUTCOMES, lambda row: outcome_from_json(json.loads(row[1]))),
+            (OUTCOMES, lambda row: _outcome(row, jobs)),
             (EVENTS, _event),
             (RECORDS, _record),
         )
         for table, parse in readers:
             _, damaged = self._read(table, parse)
+            if table is OUTCOMES:  # without its job none can be read: that it is the job which is missing, is said
+                damaged = [key for key in damaged if key in jobs]
             if damaged:
                 found.append(_named(table, damaged))
         return found or self._missing()
@@ -312,6 +316,14 @@ class Ledger:
         if lost := sorted(asked - {job.id for job in self.jobs()}):
             found.append(f"{_some(lost, 'job')} missing")
         return found
+
+
+def _job(row: Row) -> Job:
+    return job_from_json(json.loads(row[1]))
+
+
+def _outcome(row: Row, jobs: Mapping[int, Job]) -> Outcome:
+    return outcome_from_json(json.loads(row[1]), jobs[row[0]])
 
 
 def _event(row: Row) -> Event:

@@ -33,7 +33,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import (
+    Candidate,
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Preparation,
+    Prepare,
+    Status,
+    WeightSet,
+)
 from autoprune.core.lazy import lazy_names
 from autoprune.core.protocols import Costs, Ranking, SearchSetup, Strategy
 from autoprune.strategies._base import BaseStrategy, NoSettings, child_seed, child_seeds, feasible, spread_cost
@@ -57,6 +67,7 @@ __all__ = [
     "Candidate",
     "Costs",
     "Evaluate",
+    "Evaluation",
     "GlobalRankingSettings",
     "GpSettings",
     "Job",
@@ -64,6 +75,7 @@ __all__ = [
     "MetaPruningSettings",
     "NoSettings",
     "Outcome",
+    "Preparation",
     "Prepare",
     "PymooSettings",
     "Ranking",

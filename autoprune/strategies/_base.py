@@ -10,7 +10,17 @@ from typing import Any, ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status
+from autoprune.core.jobs import (
+    Candidate,
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Preparation,
+    Status,
+    evaluations,
+    preparations,
+)
 from autoprune.core.limits import within_limits
 from autoprune.core.protocols import SearchSetup
 from autoprune.core.settings import settings_of
@@ -26,6 +36,8 @@ class NoSettings:
 
 class BaseStrategy(ABC):
     """Checks at the door; subclasses implement `_propose` and, where they learn, `_learn` and `_absorb`.
+
+    Those that ask for Prepare jobs are told what became of them by `_learn_prepared`.
 
     A subclass may depend on its setup, its settings and the sequence of ask and tell calls, on nothing else: a run is
     resumed by building it anew and replaying them.
@@ -97,8 +109,11 @@ class BaseStrategy(ABC):
                 raise InvalidArgumentError(msg)
         for id_ in ids:
             del self._in_flight[id_]
-        if outcomes:
-            self._learn(sorted(outcomes, key=lambda outcome: outcome.job.id))
+        ordered = sorted(outcomes, key=lambda outcome: outcome.job.id)
+        if prepared := preparations(ordered):
+            self._learn_prepared(prepared)
+        if measured := evaluations(ordered):
+            self._learn(measured)
 
     @final
     def absorb(self, outcomes: Sequence[Outcome]) -> None:
@@ -117,7 +132,10 @@ class BaseStrategy(ABC):
             raise InvalidArgumentError(msg)
         if by_id:
             self._next_id = max(by_id) + 1
-            self._absorb([by_id[id_] for id_ in sorted(by_id)])
+            ordered = [by_id[id_] for id_ in sorted(by_id)]
+            if prepared := preparations(ordered):
+                self._learn_prepared(prepared)
+            self._absorb(evaluations(ordered))
 
     @final
     def skip_ids(self, next_id: int) -> None:
@@ -138,12 +156,16 @@ class BaseStrategy(ABC):
         """Propose where the answer is known; worth its own code only where proposing takes long."""
         return self._propose(ids)
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027  (learning is optional)
-        """Learn from outcomes of jobs this object proposed, ids increasing."""
+    def _learn(self, told: Sequence[Evaluation]) -> None:  # noqa: B027  (learning is optional)
+        """Learn from evaluations that this object proposed, ids increasing."""
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from outcomes of an earlier run, ids increasing."""
-        self._learn(outcomes)
+    def _learn_prepared(self, told: Sequence[Preparation]) -> None:  # noqa: B027  (few strategies prepare)
+        """Learn what became of preparations, of this object or of an earlier run, ids increasing."""
+
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        """Learn from the evaluations of an earlier run, ids increasing, once its preparations have been learned."""
+        if told:
+            self._learn(told)
 
     def _ids(self, n: int) -> range:
         return range(self._next_id, self._next_id + n)
@@ -161,11 +183,11 @@ class BaseStrategy(ABC):
         """Return the job that measures ``genome`` with the weights of the setup."""
         return Evaluate(id_, Candidate(genome, self.setup.weight_set))
 
-    def _values(self, outcome: Outcome) -> npt.NDArray[np.float64] | None:
-        """Return the (m,) objective values of ``outcome``, all minimised; None where it failed."""
-        if outcome.status is not Status.OK:
+    def _values(self, evaluation: Evaluation) -> npt.NDArray[np.float64] | None:
+        """Return the (m,) objective values of an evaluation, all minimised; None where it failed."""
+        if evaluation.status is not Status.OK:
             return None
-        return self.setup.objectives.values(outcome.metrics, outcome.costs)
+        return self.setup.objectives.values(evaluation.metrics, evaluation.costs)
 
 
 def child_seeds(seed: np.random.SeedSequence, n: int) -> list[np.random.SeedSequence]:

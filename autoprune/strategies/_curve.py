@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InfeasibleError
 from autoprune.strategies._base import BaseStrategy, feasible, spread_cost
@@ -49,8 +49,8 @@ class CurveStrategy(BaseStrategy):
         self._proposed += len(candidates)
         return [Evaluate(id_, candidate) for id_, candidate in zip(ids, candidates, strict=False)]
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        known = {outcome.job.candidate for outcome in outcomes if isinstance(outcome.job, Evaluate)}
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        known = {evaluation.job.candidate for evaluation in told}
         self._waiting = [candidate for candidate in self._waiting if candidate not in known]
 
 

@@ -15,7 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.jobs import Evaluate, Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies._base import BaseStrategy, Genome, child_seed, child_seeds
@@ -199,25 +199,22 @@ class OptunaStrategy(BaseStrategy):
             proposed.append(self._evaluate(id_, genome))
         return proposed
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            trial = self._trials.pop(outcome.job.id)
-            values = self._values(outcome)
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            trial = self._trials.pop(evaluation.job.id)
+            values = self._values(evaluation)
             if values is None:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
                 self._study.tell(trial, values.tolist())
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if not isinstance(outcome.job, Evaluate):
-                continue
-            genome = outcome.job.candidate.genome
-            self._unseen.add(genome)
-            values = self._values(outcome)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
+            values = self._values(evaluation)
             if values is None:
                 continue
-            self._study.enqueue_trial(self._sampler.params(genome))
+            self._study.enqueue_trial(self._sampler.params(evaluation.genome))
             trial = self._study.ask(self._sampler.distributions)
             self._sampler.note_generation(self._study)
             self._study.tell(trial, values.tolist())

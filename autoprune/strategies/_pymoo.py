@@ -28,7 +28,7 @@ from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._design import initial_design
@@ -123,21 +123,17 @@ class PymooStrategy(BaseStrategy):
             self._next_generation()
         return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if not isinstance(outcome.job, Evaluate):
-                continue
-            genome = outcome.job.candidate.genome
-            self._pending.discard(genome)
-            values = self._values(outcome)
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._pending.discard(evaluation.genome)
+            values = self._values(evaluation)
             if values is not None:
-                self._known[genome] = values
+                self._known[evaluation.genome] = values
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        self._learn(outcomes)
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                self._unseen.add(outcome.job.candidate.genome)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
 
     def _next_generation(self) -> None:
         """Tell the algorithm about the last generation and queue the next one."""

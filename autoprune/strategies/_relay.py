@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from autoprune.core.jobs import Job, Outcome
+from autoprune.core.jobs import Evaluation, Job, Outcome, Preparation
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy
 
@@ -30,8 +30,11 @@ class Relay(BaseStrategy):
         """Propose jobs of the first phase, as `_propose` does."""
 
     @abstractmethod
-    def _hear(self, outcomes: Sequence[Outcome]) -> None:
-        """Learn from outcomes of the first phase."""
+    def _hear(self, told: Sequence[Evaluation]) -> None:
+        """Learn from evaluations of the first phase."""
+
+    def _hear_prepared(self, told: Sequence[Preparation]) -> None:  # noqa: B027  (few prepare)
+        """Learn what became of preparations of the first phase."""
 
     def _hand_over(self, setup: SearchSetup, outcomes: Sequence[Outcome] = ()) -> None:
         """Let the successor go on with ``setup`` and with what was measured so far."""
@@ -54,8 +57,14 @@ class Relay(BaseStrategy):
                 return proposed
         return self._successor.repeat(len(ids), jobs) if jobs else self._successor.ask(len(ids))
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+    def _learn(self, told: Sequence[Evaluation]) -> None:
         if self._successor is None:
-            self._hear(outcomes)
+            self._hear(told)
         else:
-            self._successor.tell(outcomes)
+            self._successor.tell(told)
+
+    def _learn_prepared(self, told: Sequence[Preparation]) -> None:
+        if self._successor is None:
+            self._hear_prepared(told)
+        else:
+            self._successor.tell(told)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Status
 from autoprune.core.objectives import Objective
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
@@ -81,12 +81,11 @@ class Sensitivities:
         candidate = Candidate(genome, self._setup.weight_set)
         return Evaluate(id_, candidate, self._setup.probe) if self._setup.probe else Evaluate(id_, candidate)
 
-    def hear(self, outcome: Outcome) -> bool:
-        """Take note of an outcome of the plan; returns whether it was a probe, which is no candidate of a front."""
-        job = outcome.job
-        if not isinstance(job, Evaluate) or job.fidelity != self.job(0, job.candidate.genome).fidelity:
+    def hear(self, evaluation: Evaluation) -> bool:
+        """Take note of an evaluation of the plan; returns whether it was a probe, which is no candidate of a front."""
+        if evaluation.job.fidelity != self.job(0, evaluation.genome).fidelity:
             return False
-        self._known[job.candidate.genome] = self._damage(outcome)
+        self._known[evaluation.genome] = self._damage(evaluation)
         return bool(self._setup.probe)
 
     def knows(self, genome: Genome) -> bool:
@@ -164,7 +163,7 @@ class Sensitivities:
             base = min((probe for probe in probes if not np.isnan(probe)), default=np.nan)
         return [float(np.maximum(0.0, probe - base)) for probe in probes]
 
-    def _damage(self, outcome: Outcome) -> float | None:
+    def _damage(self, outcome: Evaluation) -> float | None:
         """Return the signal, to be minimised; None where the measurement failed."""
         if outcome.status is not Status.OK:
             return None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
@@ -145,22 +145,25 @@ class SweepStrategy(BaseStrategy):
         self._known.add(step)
         return Evaluate(id_, step)
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                values = self._values(outcome)
-                if values is not None:
-                    self._measured[outcome.job.candidate] = values
-            elif outcome.job.settings["target"] in self._targets:
-                found = None
-                if outcome.status is Status.OK and outcome.genome is not None and outcome.weight_set is not None:
-                    found = Candidate(outcome.genome, outcome.weight_set)
-                    self._waiting.append(found)
-                self._ended[self._targets.index(outcome.job.settings["target"])] = found
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            values = self._values(evaluation)
+            if values is not None:
+                self._measured[evaluation.job.candidate] = values
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        self._learn(outcomes)
-        self._known |= {outcome.job.candidate for outcome in outcomes if isinstance(outcome.job, Evaluate)}
+    def _learn_prepared(self, told: Sequence[Preparation]) -> None:
+        for preparation in told:
+            target = preparation.job.settings["target"]
+            if target not in self._targets:
+                continue
+            found = preparation.found
+            if found is not None:
+                self._waiting.append(found)
+            self._ended[self._targets.index(target)] = found
+
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
+        self._known |= {evaluation.job.candidate for evaluation in told}
         self._pending = deque(i for i in range(len(self._targets)) if i not in self._ended)
 
     def _preparation(self, id_: int, i: int) -> Prepare:

@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
@@ -82,14 +82,6 @@ class SwarmSettings:
         if self.particles < _ENDS + 2:
             msg = f"expected at least {_ENDS + 2} particles, got {self.particles}"
             raise InvalidArgumentError(msg)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where particles begin: a genome, and the weights whose order goes with it."""
-
-    genome: Genome
-    weight_set: WeightSet
 
 
 class AcpUnclusteredStrategy(BaseStrategy):
@@ -136,26 +128,23 @@ class AcpUnclusteredStrategy(BaseStrategy):
             jobs.append(Evaluate(id_, Candidate(genome, self._weight_sets[index])))
         return jobs
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if not isinstance(outcome.job, Evaluate):
-                continue
-            values = self._values(outcome)
-            index = self._sent.pop(outcome.job.id, None)  # None in an earlier run's outcomes
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            values = self._values(evaluation)
+            index = self._sent.pop(evaluation.job.id, None)  # None in an earlier run's outcomes
             if values is not None:
-                self._keep(outcome.job.candidate.genome, values)
+                self._keep(evaluation.genome, values)
             if index is not None:
                 self._idle.append(index)
                 if values is not None:
                     self._improve(index, values)
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        self._learn(outcomes)
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                self._unseen.add(outcome.job.candidate.genome)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
 
-    def _populate(self, starts: Sequence[_Start]) -> None:
+    def _populate(self, starts: Sequence[Candidate]) -> None:
         """Make the particles: in turn around each start, the largest first, or else at random; two at the ends."""
         space, setup = self.setup.space, self.setup
         n = self.settings.particles - _ENDS
@@ -270,7 +259,7 @@ class AcpStrategy(AcpUnclusteredStrategy):
         super().__init__(setup, settings)
         self._targets = self._spread_targets()
         self._unasked = deque(self._targets)
-        self._starts: dict[float, _Start | None] = {}  # by target; None where clustering failed
+        self._starts: dict[float, Candidate | None] = {}  # by target; None where clustering failed
         self._clustering(0, self._targets[0])  # a budget that is too small for it fails here, before any work
 
     def _propose(self, ids: range) -> Sequence[Job]:
@@ -282,17 +271,12 @@ class AcpStrategy(AcpUnclusteredStrategy):
             self._populate([start for start in starts if start is not None])
         return super()._propose(ids)
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Prepare):
-                start = None
-                if outcome.status is Status.OK and outcome.genome is not None and outcome.weight_set is not None:
-                    start = _Start(outcome.genome, outcome.weight_set)
-                self._starts[outcome.job.settings["target"]] = start
-        super()._learn(outcomes)
+    def _learn_prepared(self, told: Sequence[Preparation]) -> None:
+        for preparation in told:
+            self._starts[preparation.job.settings["target"]] = preparation.found
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        super()._absorb(outcomes)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        super()._absorb(told)
         self._unasked = deque(target for target in self._targets if target not in self._starts)
 
     def _spread_targets(self) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
@@ -94,13 +94,13 @@ class KnapsackStrategy(BaseStrategy):
             jobs.append(self._evaluate(id_, genome))
         return jobs
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate) and not self._sensitivities.hear(outcome):
-                self._known[outcome.job.candidate.genome] = self._values(outcome)
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            if not self._sensitivities.hear(evaluation):
+                self._known[evaluation.genome] = self._values(evaluation)
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        self._learn(outcomes)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
         self._planned = deque(genome for genome in self._planned if not self._sensitivities.knows(genome))
         for genome in self._known:
             self._unseen.add(genome)

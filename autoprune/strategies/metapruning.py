@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, Status, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
@@ -115,20 +115,17 @@ class MetaPruningInheritedStrategy(BaseStrategy):
             self._pending.update(generation)
         return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                genome = outcome.job.candidate.genome
-                self._pending.discard(genome)
-                values = self._values(outcome)
-                if values is not None:
-                    self._archive[genome] = values
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._pending.discard(evaluation.genome)
+            values = self._values(evaluation)
+            if values is not None:
+                self._archive[evaluation.genome] = values
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        self._learn(outcomes)
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                self._unseen.add(outcome.job.candidate.genome)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,7 @@ class MetaPruningStrategy(MetaPruningInheritedStrategy):
         super().__init__(setup, settings)
         self._weight_set: WeightSet | None = None
         self._preparing = False
-        self._failures: list[Outcome] = []
+        self._failures: list[Preparation] = []
         self._preparation(0)  # a budget that is too small for it fails here, before any work
 
     def _n_evaluations(self) -> int | None:
@@ -202,15 +199,13 @@ class MetaPruningStrategy(MetaPruningInheritedStrategy):
         weight_set = self._weight_set or self.setup.weight_set
         return Evaluate(id_, Candidate(genome, weight_set), FIDELITY)
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Prepare):
-                self._preparing = False
-                if outcome.status is Status.OK:
-                    self._weight_set = outcome.weight_set
-                else:
-                    self._failures.append(outcome)
-        super()._learn(outcomes)
+    def _learn_prepared(self, told: Sequence[Preparation]) -> None:
+        for preparation in told:
+            self._preparing = False
+            if preparation.status is Status.OK:
+                self._weight_set = preparation.weight_set
+            else:
+                self._failures.append(preparation)
 
     def _preparation(self, id_: int) -> Prepare:
         """Return the job that makes the weights, as long as its share of what is left allows."""

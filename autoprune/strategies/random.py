@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy
 from autoprune.strategies._design import initial_design
@@ -26,7 +26,6 @@ class RandomStrategy(BaseStrategy):
     def _propose(self, ids: range) -> Sequence[Job]:
         return [self._evaluate(id_, genome) for id_, genome in zip(ids, self._unseen.draw(len(ids)), strict=False)]
 
-    def _absorb(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                self._unseen.add(outcome.job.candidate.genome)
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Job, Outcome
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Preparation, evaluations
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome
@@ -107,13 +107,14 @@ class WarmStartStrategy(Relay):
         self._pending.update(job.candidate.genome for job in proposed)
         return proposed
 
-    def _hear(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome.job, Evaluate):
-                self._pending.discard(outcome.job.candidate.genome)
-                if self._sensitivities is not None and self._sensitivities.hear(outcome):
-                    continue
-            self._told.append(outcome)
+    def _hear(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._pending.discard(evaluation.genome)
+            if self._sensitivities is None or not self._sensitivities.hear(evaluation):
+                self._told.append(evaluation)
+
+    def _hear_prepared(self, told: Sequence[Preparation]) -> None:
+        self._told.extend(told)
 
     def _job(self, id_: int, genome: Genome) -> Evaluate:
         if self._front is None and self._sensitivities is not None:
@@ -127,7 +128,7 @@ class WarmStartStrategy(Relay):
             if not self._sensitivities.is_complete:
                 return [genome for genome in plan if not known(genome) and genome not in self._pending]
             self._front = self._sensitivities.front()[: self.settings.front]
-        told = {outcome.job.candidate.genome for outcome in self._told if isinstance(outcome.job, Evaluate)}
+        told = {evaluation.genome for evaluation in evaluations(self._told)}
         return [genome for genome in self._front or () if genome not in told and genome not in self._pending]
 
     def _make(self, setup: SearchSetup) -> BaseStrategy:

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.budget import Budget
+from autoprune.core.jobs import evaluations
 from autoprune.errors import AutopruneError, AutopruneWarning
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.orchestrator import run_search
@@ -79,7 +80,7 @@ def figures(folder: Path) -> list[Any]:
     """Return what readers see of a run, without times and what came from the cache."""
     store = RunStore.open_readonly(folder / "run")
     try:
-        outcomes = [(o.job, o.status, o.metrics, o.costs, o.message, o.spent.macs) for o in store.outcomes()]
+        outcomes = [replace(o.identity(), cached=False) for o in evaluations(store.outcomes())]
         return [store.meta, store.jobs(), outcomes, store.events(), store.records("latency"), len(store.starts())]
     finally:
         store.close()

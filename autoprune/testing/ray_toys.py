@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.core.jobs import Evaluate, Job, Outcome, Status
+from autoprune.core.jobs import (
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Status,
+    WeightSet,
+)
 from autoprune.core.protocols import Executor, JobRunner
 from autoprune.testing.search_toys import ToyRunner
 
@@ -58,8 +65,8 @@ class FaultyRunner(ToyRunner):
             case "raise":
                 msg = f"job {job.id} is broken"
                 raise ArithmeticError(msg)
-            case "nan":
-                return Outcome(job, Status.OK, {"accuracy": float("nan")})
+            case "nan" if isinstance(job, Evaluate):
+                return Evaluation(job, Status.OK, {"accuracy": float("nan")})
             case "greed":
                 bytearray(GREED)
             case "hang":
@@ -89,12 +96,12 @@ class WeightMaker(ToyRunner):
         """Run ``job``."""
         outcome = super().__call__(job)
         blobs: Blobs = self.__dict__["blobs"]
-        if isinstance(job, Evaluate):
-            digest = hashlib.sha256(blobs.get(job.candidate.weight_set.weights) or b"").hexdigest()
+        if isinstance(outcome, Evaluation):
+            digest = hashlib.sha256(blobs.get(outcome.job.candidate.weight_set.weights) or b"").hexdigest()
             return replace(outcome, metrics={**outcome.metrics, "read": int(digest[:8], 16) / 2**32})
         if outcome.weight_set is not None:
-            made = blobs.put((blobs.get(job.parent.weights) or b"") + b"!")
-            outcome = replace(outcome, weight_set=replace(outcome.weight_set, weights=made, order=job.parent.order))
+            made = blobs.put((blobs.get(outcome.job.parent.weights) or b"") + b"!")
+            return replace(outcome, weight_set=WeightSet(made, outcome.job.parent.order))
         return outcome
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import IntArray
-from autoprune.core.jobs import Outcome, Prepare, WeightSet, job_from_json, job_to_json
+from autoprune.core.jobs import Preparation, Prepare, WeightSet, job_from_json, job_to_json
 from autoprune.core.limits import resolve_limits
 from autoprune.errors import AutopruneWarning, InvalidArgumentError
 from autoprune.prepare.recipe import Recipe, Workbench
@@ -124,16 +124,16 @@ def run_recipe(
     settings: Mapping[str, Any],
     bench_and_parent: tuple[Workbench, WeightSet] | None = None,
     slot: MemorySlot | None = None,
-) -> tuple[Outcome, Workbench]:
+) -> tuple[Preparation, Workbench]:
     """Return the outcome of a job on a bench without limits, and that bench; by default a new one on the digits."""
     bench, parent = bench_and_parent or digits_bench()
     bench = replace(bench, limits={}, checkpoints=None if slot is None else lambda _: slot)
     return recipe(bench)(Prepare(0, recipe.__name__, settings, parent)), bench
 
 
-def cost_share(outcome: Outcome, bench: Workbench, name: str = "macs") -> float:
+def cost_share(outcome: Preparation, bench: Workbench, name: str = "macs") -> float:
     """Return the cost of the genome that was found over the dense one."""
-    costs = bench.setup.costs(np.array([outcome.genome, bench.setup.space.full_genome]))[name]
+    costs = bench.setup.costs(np.array([outcome.found_genome, bench.setup.space.full_genome]))[name]
     return float(costs[0] / costs[1])
 
 
@@ -158,7 +158,7 @@ class RecipeLaws:
     @staticmethod
     def run(
         info: RecipeInfo, settings: Mapping[str, Any], *, seed: int = 0, slot: MemorySlot | None = None
-    ) -> tuple[Outcome, Recipe]:
+    ) -> tuple[Preparation, Recipe]:
         """Run a job on a new bench."""
         bench, parent = digits_bench()
         recipe = info.load()(replace(bench, checkpoints=None if slot is None else lambda _: slot))
@@ -167,7 +167,6 @@ class RecipeLaws:
     def test_the_estimate_holds(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
         """What a job is charged was known before it started, within 5 %."""
         outcome, recipe = self.run(info, settings)
-        assert isinstance(outcome.job, Prepare)
         estimate = recipe.estimate(outcome.job)
         assert isinstance(estimate.macs, int)
         assert isinstance(outcome.spent.macs, int)
@@ -227,8 +226,8 @@ class RecipeLaws:
         for tensor in setup.structure.tensors:
             assert tuple(made.weights[tensor.name].shape) == tensor.shape
             assert torch.isfinite(made.weights[tensor.name].double()).all()
-        if outcome.genome is not None:
-            genomes = np.array([outcome.genome], dtype=np.int64)
+        if outcome.found_genome is not None:
+            genomes = np.array([outcome.found_genome], dtype=np.int64)
             setup.space.check(genomes)
             assert setup.costs(genomes)["macs"][0] <= bench.limits["macs"]
 
@@ -241,10 +240,10 @@ class RecipeLaws:
         """
         outcome, recipe = self.run(info, settings)
         setup = recipe.setup
-        if outcome.genome is None or not recipe.trains or outcome.weight_set is None:
+        if outcome.found_genome is None or not recipe.trains or outcome.weight_set is None:
             pytest.skip("no genome, or the weights are the parent's")
         made = WeightReader(recipe.bench.blobs, setup.structure, "cpu")(outcome.weight_set)
-        kept = setup.kept(outcome.genome, made)
+        kept = setup.kept(outcome.found_genome, made)
         images = setup.data.example_batch(50)[0]
         with torch.no_grad():
             small, whole = (

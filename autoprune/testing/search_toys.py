@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.core.objectives import Objectives
 from autoprune.core.streams import stream
 from autoprune.pareto.hypervolume import ReferenceBox
@@ -44,13 +44,13 @@ class ToyRunner:
         spent = self.estimate(job)
         if isinstance(job, Prepare):
             made = WeightSet(f"{job.seed:064x}", TRAINED.order)
-            return Outcome(job, Status.OK, spent=spent, weight_set=made)
+            return Preparation(job, Status.OK, spent=spent, weight_set=made)
         levels = np.array(job.candidate.genome)
         if levels[0] == UNLUCKY_LEVEL:
             msg = f"genome {job.candidate.genome} is unlucky"
             raise ValueError(msg)
         accuracy = 1.0 - float(np.mean(((levels - N_LEVELS) / N_LEVELS) ** 2 * np.arange(1, N_VARIABLES + 1))) / 4.0
-        return Outcome(job, Status.OK, {"accuracy": accuracy}, {"macs": spent.macs}, spent=spent)
+        return Evaluation(job, Status.OK, {"accuracy": accuracy}, {"macs": spent.macs}, spent=spent)
 
     def estimate(self, job: Job) -> Spending:
         """Return what ``job`` will be charged: a hundred MACs per level, five thousand for a preparation."""
@@ -122,9 +122,8 @@ class ToyStrategy:
         return tuple(genome)
 
     def _learn(self, outcome: Outcome) -> None:
-        job = outcome.job
-        if isinstance(job, Prepare):
+        if isinstance(outcome, Preparation):
             self._weight_set = outcome.weight_set or TRAINED
         elif outcome.status is Status.OK:
             score = outcome.metrics["accuracy"] - outcome.costs["macs"] / 4000
-            self._best = sorted([*self._best, (score, job.candidate.genome)], reverse=True)[:10]
+            self._best = sorted([*self._best, (score, outcome.genome)], reverse=True)[:10]

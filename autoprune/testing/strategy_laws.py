@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, job_from_json, job_to_json
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, evaluations, job_from_json, job_to_json
 from autoprune.core.protocols import SearchSetup, Strategy
 from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.hypervolume import hypervolume
@@ -393,6 +393,6 @@ class Trap:
 def dominated_share(setup: SearchSetup, jobs: Sequence[Job]) -> float:
     """Return the share of the box between dense MACs, accuracy 0.1 and the ideal point that ``jobs`` dominate."""
     dense = setup.costs(setup.space.full_genome[None, :])["macs"][0]
-    outcomes = [toy_outcome(setup, job) for job in jobs if isinstance(job, Evaluate)]
+    outcomes = evaluations(toy_outcome(setup, job) for job in jobs)
     points = np.array([[0.95 - outcome.metrics["accuracy"], outcome.costs["macs"] / dense] for outcome in outcomes])
     return hypervolume(points / [0.85, 1.0], (1.0, 1.0))

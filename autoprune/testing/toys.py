@@ -18,7 +18,18 @@ import numpy.typing as npt
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import IntArray, Structure
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status, WeightSet, job_to_json
+from autoprune.core.jobs import (
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Preparation,
+    Prepare,
+    Status,
+    WeightSet,
+    failed,
+    job_to_json,
+)
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Ranking, SearchSetup
@@ -78,7 +89,7 @@ def toy_outcome(setup: SearchSetup, job: Job) -> Outcome:
     costs = {name: int(values[0]) for name, values in setup.costs(genomes).items()}
     accuracy = float(toy_accuracy(setup.space, genomes)[0])
     spent = Spending(macs=costs["macs"], evaluations=1)
-    return Outcome(job, Status.OK, {"accuracy": accuracy}, costs, spent=spent)
+    return Evaluation(job, Status.OK, {"accuracy": accuracy}, costs, spent=spent)
 
 
 def toy_estimate(setup: SearchSetup, job: Job) -> Spending:
@@ -90,18 +101,19 @@ def toy_estimate(setup: SearchSetup, job: Job) -> Spending:
     return Spending(macs=round(100 * macs * float(job.settings.get("epochs", 1))))
 
 
-def _prepared(setup: SearchSetup, job: Prepare) -> Outcome:
+def _prepared(setup: SearchSetup, job: Prepare) -> Preparation:
     """Return new names of weights and a random genome, both decided by what the job is but for its id."""
     text = json.dumps({**job_to_json(job), "id": 0}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     genome = setup.space.sample(1, np.random.default_rng(int(digest[:16], 16)), setup.costs, setup.limits)[0]
     weight_set = WeightSet(digest, digest[::-1])
-    return Outcome(job, Status.OK, spent=toy_estimate(setup, job), weight_set=weight_set, genome=tuple(genome.tolist()))
+    found = tuple(genome.tolist())
+    return Preparation(job, Status.OK, spent=toy_estimate(setup, job), weight_set=weight_set, found_genome=found)
 
 
 def failed_outcome(job: Job) -> Outcome:
     """Return the outcome of ``job`` when its worker fails."""
-    return Outcome(job, Status.FAILED, message="RuntimeError: the toy fails on purpose")
+    return failed(job, "RuntimeError: the toy fails on purpose")
 
 
 def _scores(structure: Structure) -> tuple[npt.NDArray[np.float64], ...]:

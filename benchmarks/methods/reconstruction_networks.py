@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import autoprune as ap
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Status
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.testing.recipe_laws import MemoryBlobs
 
@@ -141,7 +141,7 @@ def trained(name: str, data: ap.Data, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def uniform_outcome(problem: ap.Problem, blobs: MemoryBlobs) -> Outcome:
+def uniform_outcome(problem: ap.Problem, blobs: MemoryBlobs) -> Evaluation:
     """Evaluate the largest network within `SHARE` that has the same keep ratio in every layer."""
     ratios = np.linspace(0.05, 1, 400)[:, None].repeat(problem.space.n_variables, axis=1)
     genomes = problem.space.nearest(ratios)
@@ -149,7 +149,7 @@ def uniform_outcome(problem: ap.Problem, blobs: MemoryBlobs) -> Outcome:
     genome = genomes[np.argmax(np.where(macs <= SHARE * problem.dense_costs["macs"], macs, 0))]
     ranking, _ = problem.rank(problem.criterion, blobs.put)
     outcome = problem.runner(blobs)(Evaluate(0, Candidate(tuple(genome.tolist()), ranking.weight_set)))
-    if outcome.status is not Status.OK:
+    if not isinstance(outcome, Evaluation) or outcome.status is not Status.OK:
         raise RuntimeError(outcome.message)
     return outcome
 
@@ -181,7 +181,7 @@ def main() -> None:
             )
             cells(f"{name} dense", lambda problem=problem: problem.test(problem.model))
 
-            def measured(model: nn.Module, outcome: Outcome, problem: ap.Problem = problem) -> dict[str, Any]:
+            def measured(model: nn.Module, outcome: Evaluation, problem: ap.Problem = problem) -> dict[str, Any]:
                 share = outcome.costs["macs"] / problem.dense_costs["macs"]
                 return {"macs": share, "proxy": outcome.metrics["accuracy"], **problem.test(model)}
 

@@ -16,7 +16,13 @@ import pytest
 
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Job, Outcome, Status
+from autoprune.core.jobs import (
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Status,
+)
 from autoprune.core.objectives import Objectives
 from autoprune.core.protocols import Strategy
 from autoprune.cost.model import CostModel
@@ -34,7 +40,9 @@ class NullRunner:
 
     def __call__(self, job: Job) -> Outcome:
         """Return at once."""
-        return Outcome(job, Status.OK, {"accuracy": 0.5}, {"macs": 1}, spent=Spending(macs=1, evaluations=1))
+        if not isinstance(job, Evaluate):
+            raise TypeError(job)
+        return Evaluation(job, Status.OK, {"accuracy": 0.5}, {"macs": 1}, spent=Spending(macs=1, evaluations=1))
 
     def estimate(self, job: Job) -> Spending:
         """Return the charge of a job."""

@@ -13,7 +13,7 @@ import torchmetrics
 from torch import nn
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.core.orders import encode_orders
 from autoprune.errors import StoreError, UnknownNameError
 from autoprune.evaluate.evaluator import ProxySettings
@@ -166,7 +166,7 @@ def test_prepare_jobs_go_to_their_recipe() -> None:
         def __call__(self, job: Job) -> Outcome:
             if job.seed:
                 raise RuntimeError("no luck")
-            return Outcome(job, Status.OK, spent=self.estimate(job), weight_set=job.parent, genome=(1, 1))
+            return Preparation(job, Status.OK, spent=self.estimate(job), weight_set=job.parent, found_genome=(1, 1))
 
     runner, weight_set = make_runner(recipes={"double": Doubling()})
     good, bad = (Prepare(3, "double", {}, weight_set, seed) for seed in (0, 1))

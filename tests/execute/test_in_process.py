@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Job, Outcome, Status
+from autoprune.core.jobs import (
+    Evaluation,
+    Job,
+    Outcome,
+    Status,
+)
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, toy_jobs
 from autoprune.testing.search_toys import ToyRunner
@@ -29,7 +34,7 @@ class NanRunner(ToyRunner):
     """Measures something that is not a number."""
 
     def __call__(self, job: Job) -> Outcome:
-        return Outcome(job, Status.OK, {"accuracy": float("nan")})
+        return Evaluation(job, Status.OK, {"accuracy": float("nan")})
 
 
 class InterruptedRunner(ToyRunner):

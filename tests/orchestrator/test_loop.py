@@ -7,7 +7,15 @@ import pytest
 
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare, Status
+from autoprune.core.jobs import (
+    Evaluate,
+    Evaluation,
+    Job,
+    Outcome,
+    Prepare,
+    Status,
+    failed,
+)
 from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
@@ -222,7 +230,7 @@ def test_a_missing_objective_is_a_failure_that_names_it(search: Search, read: Re
 
     class Forgetful(ToyRunner):
         def __call__(self, job: Job) -> Outcome:
-            return Outcome(job, Status.OK, {"loss": 1.0}, spent=self.estimate(job))
+            return Evaluation(job, Status.OK, {"loss": 1.0}, spent=self.estimate(job))
 
     search(runner=Forgetful(), budget=3)
     assert [outcome.status for outcome in read().outcomes()] == [Status.FAILED] * 3
@@ -234,7 +242,7 @@ def test_a_failed_job_is_charged_its_estimate(search: Search, read: Read) -> Non
 
     class Refusing(ToyRunner):
         def __call__(self, job: Job) -> Outcome:
-            return Outcome(job, Status.FAILED, message="out of memory")
+            return failed(job, "out of memory")
 
     result = search(runner=Refusing(), budget=5)
     assert (result.stop, result.spent.evaluations) == (Stop.EVALUATIONS, 5)
@@ -267,7 +275,7 @@ class Confused(InProcessExecutor):
 
     def collect(self, timeout: float | None = None) -> list[Outcome]:
         job = Evaluate(999, super().collect()[0].job.candidate)  # type: ignore[union-attr]
-        return [Outcome(job, Status.FAILED)]
+        return [failed(job, "")]
 
 
 @pytest.mark.parametrize(

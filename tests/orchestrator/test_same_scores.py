@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Status, WeightSet
 from autoprune.errors import AutopruneWarning
 from autoprune.orchestrator import SearchResult
 from autoprune.orchestrator.same_scores import MIN_NETWORKS, SameScores
@@ -17,16 +17,16 @@ from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import ToyRunner
 
 
-def outcome(i: int, genome: int, *, accuracy: float = 0.1, loss: float = 2.3) -> Outcome:
+def outcome(i: int, genome: int, *, accuracy: float = 0.1, loss: float = 2.3) -> Evaluation:
     """Return the outcome of one candidate."""
     job = Evaluate(i, Candidate((genome,), WeightSet("weights", "order")))
-    return Outcome(job, Status.OK, {"accuracy": accuracy, "loss": loss})
+    return Evaluation(job, Status.OK, {"accuracy": accuracy, "loss": loss})
 
 
 class Blind(ToyRunner):
     """Gives every network the same accuracy."""
 
-    def __call__(self, job: Job) -> Outcome:
+    def __call__(self, job: Job) -> Evaluation:
         return replace(super().__call__(job), metrics={"accuracy": 0.1})
 
 
@@ -48,7 +48,7 @@ def test_it_rings_once_and_names_the_figures() -> None:
         pytest.param(lambda i: replace(outcome(i, i), status=Status.FAILED), id="failures"),
     ],
 )
-def test_it_keeps_quiet_where_networks_differ(make: Callable[[int], Outcome]) -> None:
+def test_it_keeps_quiet_where_networks_differ(make: Callable[[int], Evaluation]) -> None:
     """Equal networks have equal figures, ties happen, and failures have none."""
     alarm = SameScores()
     assert not any(alarm.hear(make(i)) for i in range(40))

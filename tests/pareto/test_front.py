@@ -4,7 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import (
+    Candidate,
+    Evaluate,
+    Evaluation,
+    Outcome,
+    Preparation,
+    Prepare,
+    Status,
+    WeightSet,
+    failed,
+)
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.pareto.front import Front
@@ -17,23 +27,23 @@ def objectives() -> Objectives:
     return Objectives.parse(("accuracy", "macs"))
 
 
-def measured(job_id: int, accuracy: float, macs: int, fidelity: str = "proxy") -> Outcome:
+def measured(job_id: int, accuracy: float, macs: int, fidelity: str = "proxy") -> Evaluation:
     """Return a successful evaluation."""
     job = Evaluate(job_id, Candidate((job_id,), WEIGHTS), fidelity)
-    return Outcome(job, Status.OK, {"accuracy": accuracy}, {"macs": macs, "params": 2 * macs})
+    return Evaluation(job, Status.OK, {"accuracy": accuracy}, {"macs": macs, "params": 2 * macs})
 
 
 def outcomes() -> list[Outcome]:
     """Five points; number 2 is dominated, number 4 equals number 1, and two jobs gave no point."""
-    failed = Outcome(Evaluate(5, Candidate((5,), WEIGHTS)), Status.FAILED, message="boom")
-    prepared = Outcome(Prepare(6, "dais", {}, WEIGHTS), Status.OK, weight_set=WEIGHTS)
+    broken = failed(Evaluate(5, Candidate((5,), WEIGHTS)), "boom")
+    prepared = Preparation(Prepare(6, "dais", {}, WEIGHTS), Status.OK, weight_set=WEIGHTS)
     return [
         measured(3, 0.95, 400),
         measured(0, 0.5, 100),
         measured(1, 0.9, 200),
         measured(2, 0.85, 300),
         measured(4, 0.9, 200),
-        failed,
+        broken,
         prepared,
     ]
 

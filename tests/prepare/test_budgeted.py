@@ -103,7 +103,7 @@ def test_a_start_is_never_left(recipe):
     outcome, _ = runner(recipe)({"start": start.tolist(), "target": 0.3}, (bench, parent))
     reader = WeightReader(bench.blobs, bench.setup.structure, "cpu")
     before, after = reader(parent), reader(outcome.weight_set)
-    assert (np.array(outcome.genome) <= start).all()
+    assert (np.array(outcome.found_genome) <= start).all()
     widths = bench.setup.space.widths(start[None, :])[0]
     for width, old, new in zip(widths, before.orders, after.orders, strict=True):
         assert set(new[:width]) == set(old[:width])
@@ -140,7 +140,7 @@ def test_widths_follow_the_channels_that_work(trained_digits, group, recipe, set
     # Weights that hardly learn: else, the channels would begin to work.
     frozen = {"target": 0.6, "epochs": 4.0, "weight_decay": 0.0, "learning_rate": 1e-6, "tune_share": 0.0}
     outcome, _ = run_recipe(recipe, {**frozen, **settings}, (bench, parent))
-    ratios = bench.setup.space.keep_ratios(np.array([outcome.genome]))[0]
+    ratios = bench.setup.space.keep_ratios(np.array([outcome.found_genome]))[0]
     assert ratios[group] <= 0.5 < ratios[1 - group]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.core.jobs import Outcome, Prepare
+from autoprune.core.jobs import Preparation, Prepare
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import DataError, InvalidArgumentError, UnknownNameError
@@ -45,7 +45,7 @@ def bench_of(model: nn.Module, data: Data | None = None) -> Workbench:
     return Workbench(JobSetup(model, space, CostModel(structure, space), data, Classification()), MemoryBlobs())
 
 
-def run(bench: Workbench, **settings: Any) -> tuple[Outcome, Inherited]:
+def run(bench: Workbench, **settings: Any) -> tuple[Preparation, Inherited]:
     """Run a job that starts from the model's own weights, its channels in their own order."""
     structure = bench.setup.structure
     own = tuple(np.arange(group.width) for group in structure.groups)
@@ -55,9 +55,9 @@ def run(bench: Workbench, **settings: Any) -> tuple[Outcome, Inherited]:
     return outcome, WeightReader(bench.blobs, structure, "cpu")(outcome.weight_set)
 
 
-def widths_of(bench: Workbench, outcome: Outcome) -> list[int]:
+def widths_of(bench: Workbench, outcome: Preparation) -> list[int]:
     """Return the channels that the genome keeps per group."""
-    widths: list[int] = bench.setup.space.widths(np.array([outcome.genome], dtype=np.int64))[0].tolist()
+    widths: list[int] = bench.setup.space.widths(np.array([outcome.found_genome], dtype=np.int64))[0].tolist()
     return widths
 
 
@@ -90,7 +90,7 @@ def test_eps_is_found_for_a_target(method: str) -> None:
     costs, dense = bench.setup.costs, bench.setup.dense_macs
     for target in (0.8, 0.4):
         outcome, _ = run(bench, method=method, target=target)
-        assert costs(np.array([outcome.genome]))["macs"][0] <= target * dense
+        assert costs(np.array([outcome.found_genome]))["macs"][0] <= target * dense
         wider, _ = run(bench, method=method, eps=outcome.metrics["eps"] * (1 - 1e-6))
         assert costs(np.array([wider.genome]))["macs"][0] > target * dense
 
@@ -107,7 +107,7 @@ def test_other_costs_can_be_the_target() -> None:
     outcome, _ = run(bench, target=0.5, cost="params")
     costs = bench.setup.costs
     dense = costs(bench.setup.space.full_genome[None, :])["params"][0]
-    assert 0.3 * dense < costs(np.array([outcome.genome]))["params"][0] <= 0.5 * dense
+    assert 0.3 * dense < costs(np.array([outcome.found_genome]))["params"][0] <= 0.5 * dense
 
 
 def test_hard_limits_hold_whatever_is_found() -> None:
@@ -115,7 +115,7 @@ def test_hard_limits_hold_whatever_is_found() -> None:
     bench = bench_of(digits_network())
     limit = bench.setup.dense_macs // 2
     outcome, _ = run(replace(bench, limits={"macs": limit}), eps=0.0)
-    assert bench.setup.costs(np.array([outcome.genome]))["macs"][0] <= limit
+    assert bench.setup.costs(np.array([outcome.found_genome]))["macs"][0] <= limit
 
 
 def test_the_medoid_can_stand_for_its_cluster() -> None:
@@ -148,7 +148,7 @@ def test_a_model_without_batch_norm_can_be_clustered() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 10))
     bench = bench_of(model)
     outcome, _ = run(bench, target=0.5)
-    assert 0.3 < bench.setup.macs(outcome.genome or ()) / bench.setup.dense_macs <= 0.5
+    assert 0.3 < bench.setup.macs(outcome.found_genome or ()) / bench.setup.dense_macs <= 0.5
 
 
 def test_groups_that_cannot_be_looked_at_keep_order_and_width() -> None:

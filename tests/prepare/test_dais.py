@@ -48,7 +48,7 @@ def test_hard_limits_bind_beside_the_target():
     limit = int(0.3 * bench.setup.costs(bench.setup.space.full_genome[None, :])["params"][0])
     bench = replace(bench, limits={"params": limit})
     outcome = DaisRecipe(bench)(Prepare(0, "dais", {"epochs": 1.0, "target": 0.9}, parent))
-    assert bench.setup.costs(np.array([outcome.genome]))["params"][0] <= limit
+    assert bench.setup.costs(np.array([outcome.found_genome]))["params"][0] <= limit
 
 
 def test_the_twin_keeps_order_and_proportions():
@@ -60,7 +60,7 @@ def test_the_twin_keeps_order_and_proportions():
         assert np.array_equal(ours, theirs)
     space, costs = bench.setup.space, bench.setup.costs
     limit = int(0.4 * costs(space.full_genome[None, :])["macs"][0])
-    assert outcome.genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
+    assert outcome.found_genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
 
 
 class Branches(nn.Module):
@@ -97,7 +97,7 @@ def test_a_model_without_batchnorm_learns(shared):
     """It is searched and trained like any other: what is found is far better than a guess."""
     outcome, bench = run({"target": 0.5, "epochs": 4.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
     setup, found = bench.setup, made(outcome, bench)
-    small = cut(setup.model, setup.structure, setup.kept(outcome.genome, found), found.weights).eval()
+    small = cut(setup.model, setup.structure, setup.kept(outcome.found_genome, found), found.weights).eval()
     assert setup.task.metric(small, setup.data.score.loader(100))["accuracy"] > 0.5
     assert cost_share(outcome, bench) <= 0.5
 

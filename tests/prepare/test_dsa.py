@@ -80,7 +80,7 @@ def test_training_helps():
     inherited = WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
     from autoprune.evaluate.inherited import InheritedWeights
 
-    metrics = InheritedWeights(bench.setup).evaluate(outcome.genome, inherited)
+    metrics = InheritedWeights(bench.setup).evaluate(outcome.found_genome, inherited)
     assert metrics["accuracy"] > 0.8
 
 

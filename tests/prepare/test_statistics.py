@@ -9,7 +9,7 @@ import torch
 
 import autoprune as ap
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed, ReconstructedSettings
 from autoprune.evaluate.runner import Runner
@@ -123,7 +123,7 @@ class Doubling:
         weights = unpack_weights(self.blobs[job.parent.weights])
         doubled = {name: tensor * (2 if name.startswith("bn1") else 1) for name, tensor in weights.items()}
         made = WeightSet(self.blobs.put(pack_weights(doubled)), job.parent.order)
-        return Outcome(job, Status.OK, spent=self.estimate(job), weight_set=made, genome=(1, 1))
+        return Preparation(job, Status.OK, spent=self.estimate(job), weight_set=made, found_genome=(1, 1))
 
 
 def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() -> None:
@@ -136,7 +136,7 @@ def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() ->
     job = Prepare(4, "double", {}, parent)
     outcome = runner(job)
     assert outcome.spent.macs == runner.estimate(job).macs == 10 + 3 * 100 * setup.dense_macs
-    assert (outcome.status, outcome.genome) == (Status.OK, (1, 1))
+    assert (outcome.status, outcome.found_genome) == (Status.OK, (1, 1))
     assert outcome.weight_set is not None
     weights = unpack_weights(bench.blobs[outcome.weight_set.weights])
     first = runner(Evaluate(5, Candidate((1, 2), outcome.weight_set)))

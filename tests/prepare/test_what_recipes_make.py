@@ -83,7 +83,7 @@ def made(name: str, *, as_before: bool = False) -> tuple[Genome, Inherited]:
         outcome = trained(Prepare(0, recipe, settings, parent))
     assert outcome.weight_set is not None
     half = setup.space.repair(setup.space.full_genome[None, :], setup.costs, {"macs": setup.dense_macs // 2})[0]
-    genome = outcome.genome or tuple(half.tolist())
+    genome = outcome.found_genome or tuple(half.tolist())
     return genome, WeightReader(workbench.blobs, setup.structure, "cpu")(outcome.weight_set)
 
 

@@ -12,7 +12,17 @@ import numpy as np
 
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.groups import Axis, ChannelGroup, Structure, TensorInfo
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Prepare, Status, WeightSet
+from autoprune.core.jobs import (
+    Candidate,
+    Evaluate,
+    Evaluation,
+    Outcome,
+    Preparation,
+    Prepare,
+    Status,
+    WeightSet,
+    failed,
+)
 from autoprune.core.space import SearchSpace
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import Point
@@ -109,7 +119,7 @@ def make_meta(**changes: Any) -> RunMeta:
     return RunMeta(**settings | changes)
 
 
-def make_outcome(i: int, genome: Sequence[int], space: SearchSpace, rng: np.random.Generator) -> Outcome:
+def make_outcome(i: int, genome: Sequence[int], space: SearchSpace, rng: np.random.Generator) -> Evaluation:
     """A candidate whose accuracy falls with what was cut, a little more in early layers, with noise."""
     genome = tuple(int(level) for level in genome)
     row = np.array([genome])
@@ -117,7 +127,7 @@ def make_outcome(i: int, genome: Sequence[int], space: SearchSpace, rng: np.rand
     damage = float(np.array([0.12, 0.09, 0.07, 0.07, 0.05, 0.05, 0.05, 0.04, 0.04]) @ (1 - kept) ** 1.6)
     accuracy = round(min(max(0.921 - damage + 0.012 * rng.standard_normal(), 0.1), 0.921), 4)
     costs = costs_of(space.widths(row)[0])
-    return Outcome(
+    return Evaluation(
         Evaluate(i, Candidate(genome, TRAINED)),
         Status.OK,
         metrics={"accuracy": accuracy, "loss": round(3 * (1 - accuracy), 4)},
@@ -149,10 +159,10 @@ def make_rich_run(n: int = 398, **changes: Any) -> MadeUpRun:
     run = make_run(n, **changes)
     rng = np.random.default_rng(1)
     prepare = Prepare(n, "statistics", {"images": 1000}, TRAINED)
-    run.ran.append(Outcome(prepare, Status.OK, spent=Spending(4 * 10**10, 0, 12.0), weight_set=TRAINED))
+    run.ran.append(Preparation(prepare, Status.OK, spent=Spending(4 * 10**10, 0, 12.0), weight_set=TRAINED))
     broken = Evaluate(n + 1, Candidate((0,) * len(BLOCKS), TRAINED))
     error = "RuntimeError: <b>CUDA out of memory</b>\n  tried to allocate 2 GiB"
-    run.ran.append(Outcome(broken, Status.FAILED, message=error, spent=Spending(0, 1, 0.1)))
+    run.ran.append(failed(broken, error, Spending(0, 1, 0.1)))
     run.began.append(1_795_000_600.0)
     run.happened.insert(0, Event(EventKind.FORK, text="replay took more than 60 s", elapsed=610.0))
     front = summarize(run).front

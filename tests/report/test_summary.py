@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Status, failed
 from autoprune.report.run_page import figures_of, render
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import State
@@ -15,10 +15,10 @@ from autoprune.store.meta import Dense, Role
 from tests.report.made_up import TRAINED, MadeUpRun, make_meta, make_rich_run, make_run, make_space
 
 
-def make_point(i: int, accuracy: float, macs: int, *, fidelity: str = "proxy") -> Outcome:
+def make_point(i: int, accuracy: float, macs: int, *, fidelity: str = "proxy") -> Evaluation:
     """A measured candidate with chosen figures."""
     job = Evaluate(i, Candidate((3,) * 9, TRAINED), fidelity)
-    return Outcome(job, Status.OK, {"accuracy": accuracy}, {"macs": macs}, spent=Spending(100 * (i + 1), 1, 1.0))
+    return Evaluation(job, Status.OK, {"accuracy": accuracy}, {"macs": macs}, spent=Spending(100 * (i + 1), 1, 1.0))
 
 
 def make_small_run(**changes: object) -> MadeUpRun:
@@ -50,9 +50,7 @@ def test_hypervolume_by_hand() -> None:
 def test_everything_spent_counts() -> None:
     """Failed jobs and what was spent before the search move the curve to the right, and are in the total."""
     run = make_small_run(prior=Spending(10_000, 0, 5.0))
-    run.ran.append(
-        Outcome(Evaluate(4, run.ran[0].job.candidate), Status.FAILED, message="x", spent=Spending(50, 1, 1.0))
-    )
+    run.ran.append(failed(Evaluate(4, run.ran[0].job.candidate), "x", Spending(50, 1, 1.0)))
     summary = summarize(run)
     assert summary.convergence.macs == (10_100, 10_300, 11_000, 11_050)
     assert summary.spending.macs == 11_050

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, WeightSet, failed
 from autoprune.errors import AutopruneWarning
 from autoprune.store.cache import EvaluationCache
 from autoprune.testing.search_toys import TRAINED, ToyRunner
@@ -63,7 +63,7 @@ def test_every_setting_is_in_the_key(tmp_path: Path, changed: dict[str, Any]) ->
 def test_failures_and_hits_are_not_remembered(tmp_path: Path) -> None:
     """A failure may have been bad luck; a hit is known already."""
     cache = open_cache(tmp_path / "cache.sqlite")
-    cache.put([Outcome(job(), Status.FAILED, message="out of memory"), replace(ToyRunner()(job()), cached=True)])
+    cache.put([failed(job(), "out of memory"), replace(ToyRunner()(job()), cached=True)])
     assert len(cache) == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -10,13 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.jobs import (
+    Candidate,
+    Evaluate,
+    evaluations,
+    failed,
+)
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.events import EventKind
 from autoprune.store.run import RunStore
 from autoprune.testing.damaged_stores import CACHE, RUN, N, comparable, damage_and_use, figures, searched
 from autoprune.testing.search_toys import TRAINED
+
+RECORDED = Path(__file__).parent / "recorded"
 
 OLD_TABLES = {
     "run.sqlite": (
@@ -48,11 +57,21 @@ def make_old(path: Path) -> None:
                 if statement.startswith("CREATE TABLE"):
                     columns = [row[1] for row in old.execute(f"PRAGMA table_info({name})")]
                     for row in new.execute(f"SELECT {', '.join(columns)} FROM {name}").fetchall():
+                        if "outcome" in columns:
+                            row = (row[0], with_job(new, *row))
                         old.execute(f"INSERT INTO {name} VALUES ({', '.join('?' for _ in columns)})", row)
             old.execute(f"PRAGMA application_id = {application_id}")
             old.execute("PRAGMA user_version = 1")
             old.commit()
     old_path.replace(path)
+
+
+def with_job(file: sqlite3.Connection, key: int | str, outcome: str) -> str:
+    """Return the text of an outcome as it was when evaluations and preparations were one kind, job and all."""
+    found = json.loads(outcome)
+    is_ledger = isinstance(key, int)  # a cache holds evaluations of any job
+    job = json.loads(file.execute("SELECT job FROM jobs WHERE id = ?", (key,)).fetchone()[0]) if is_ledger else {}
+    return json.dumps({"job": job, "weight_set": None, "genome": None, **found})
 
 
 def change(path: Path, statement: str) -> None:
@@ -111,8 +130,8 @@ def test_a_damaged_outcome_is_left_out_for_readers_who_are_told(tmp_path: Path) 
         outcomes = store.outcomes()
     assert len(caught) == 1
     assert store.outcomes() == outcomes
-    found = [(o.job, o.status, o.metrics, o.costs, o.message, o.spent.macs) for o in outcomes]
-    assert found == [row for row in whole if row[0].id != 3]
+    found = [replace(outcome.identity(), cached=False) for outcome in outcomes]
+    assert found == [outcome for outcome in whole if outcome.job.id != 3]
     assert store.is_damaged
     store.close()
 
@@ -176,6 +195,22 @@ def test_a_run_and_a_cache_of_the_first_release_are_resumed_and_signed(tmp_path:
         RunStore(tmp_path / "old" / "run")
 
 
+def test_a_run_and_a_cache_of_schema_version_2_go_on(tmp_path: Path) -> None:
+    """What was recorded when an outcome still repeated its job is read, replayed, resumed and gives hits."""
+    shutil.copytree(RECORDED / "schema_2", tmp_path / "old")
+    assert '"job":' in (tmp_path / "old" / RUN).read_text(encoding="latin-1")
+    before = (tmp_path / "old" / RUN).read_bytes()
+    assert figures(tmp_path / "old") == searched(tmp_path / "new")[2:]
+    assert (tmp_path / "old" / RUN).read_bytes() == before
+    resumed = searched(tmp_path / "old", 2 * N)
+    assert resumed[1] == ""  # replayed, not absorbed
+    assert comparable(resumed) == comparable(searched(tmp_path / "new", 2 * N))
+    (tmp_path / "old" / RUN).unlink()
+    shutil.copy(RECORDED / "schema_2" / CACHE, tmp_path / "old" / CACHE)
+    assert comparable(searched(tmp_path / "old")) == comparable(searched(tmp_path / "fresh"))
+    assert all(outcome.cached for outcome in evaluations(RunStore.open_readonly(tmp_path / "old" / "run").outcomes()))
+
+
 def cache_of(folder: Path) -> closing[EvaluationCache]:
     """Open the cache of a toy search."""
     return closing(EvaluationCache(folder / CACHE, space="s", evaluator={}, data="d"))
@@ -184,7 +219,7 @@ def cache_of(folder: Path) -> closing[EvaluationCache]:
 def test_halves_of_characters_in_messages_are_kept(tmp_path: Path) -> None:
     """The name of an odd file in an error's text does not end the search."""
     job = Evaluate(0, Candidate((1, 2, 0, 4), TRAINED))
-    outcome = Outcome(job, Status.FAILED, message="OSError: no such file: \udcff.png")
+    outcome = failed(job, "OSError: no such file: \udcff.png")
     with RunStore(tmp_path) as store:
         store.ledger.asked(1, [job], elapsed=0.0)
         store.ledger.committed(outcome, elapsed=0.0)

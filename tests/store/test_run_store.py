@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.core.jobs import Candidate, Evaluate, Outcome, Status
+from autoprune.core.jobs import Candidate, Evaluate, failed
 from autoprune.errors import StoreError
 from autoprune.store.events import Event, EventKind
 from autoprune.store.run import RunStore
@@ -232,7 +232,7 @@ def test_two_outcomes_of_one_job_are_refused(tmp_path: Path) -> None:
     with RunStore(tmp_path) as store:
         fill(store, 1)
         with pytest.raises(StoreError, match="outcomes"):
-            store.ledger.committed(Outcome(job(0), Status.FAILED), elapsed=0.0)
+            store.ledger.committed(failed(job(0), ""), elapsed=0.0)
 
 
 def test_weights_live_in_the_folder(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Job, Outcome, Prepare
+from autoprune.core.jobs import Evaluate, Job, Preparation, Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.strategies.acp import AcpSettings, AcpStrategy, AcpUnclusteredStrategy, SwarmSettings
@@ -29,7 +29,7 @@ def priced_setup(macs: int | None) -> SearchSetup:
     return replace(toy_setup(evaluations=40), macs=macs, estimate=estimate)
 
 
-def clustered(setup: SearchSetup) -> tuple[AcpStrategy, list[Outcome]]:
+def clustered(setup: SearchSetup) -> tuple[AcpStrategy, list[Preparation]]:
     """Return a strategy that was told its clusterings, and their outcomes."""
     strategy = AcpStrategy(setup)
     outcomes = [toy_outcome(setup, job) for job in strategy.ask(16)]
@@ -60,7 +60,7 @@ def test_particle_0_is_the_clustering() -> None:
     jobs = strategy.ask(len(outcomes))
     for job, outcome in zip(jobs, outcomes, strict=True):
         assert isinstance(job, Evaluate)
-        assert job.candidate.genome == outcome.genome
+        assert job.candidate.genome == outcome.found_genome
         assert job.candidate.weight_set == outcome.weight_set
 
 

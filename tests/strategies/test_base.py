@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from autoprune.core.jobs import Job, Outcome
+from autoprune.core.jobs import Evaluation, Job
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies._base import BaseStrategy, NoSettings, child_seeds, feasible, spread_cost
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
@@ -31,8 +31,8 @@ class FixedStrategy(BaseStrategy):
     def _propose(self, ids: range) -> Sequence[Job]:
         return [self._evaluate(id_, self.settings.genome) for id_ in ids]
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        self.learned += [outcome.job.id for outcome in outcomes]
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        self.learned += [evaluation.job.id for evaluation in told]
 
 
 def test_settings_of_another_type_are_refused():

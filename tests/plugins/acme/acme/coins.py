@@ -40,9 +40,9 @@ class Coins(BaseStrategy):
                 chosen.append(one)
         return [self._evaluate(id_, genome) for id_, genome in zip(ids, chosen, strict=False)]
 
-    def _absorb(self, outcomes):
-        for outcome in outcomes:
-            self._unseen.add(outcome.job.candidate.genome)
+    def _absorb(self, told):
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
 
 
 INFO = StrategyInfo("acme:coins", "a coin for every variable", "acme.coins:Coins", is_learning=False)
