@@ -143,7 +143,7 @@ class Ledger:
         Args:
             mark: says how far a job has got, as `started` was told; an attempt that got ahead is not counted.
         """
-        done = {outcome.job.id for outcome in self.outcomes()}
+        done = set(self._intact(OUTCOMES, lambda row: int(row[0])))
         closed = dict(self._intact(DRIVERS, lambda row: (int(row[0]), bool(row[4]))))
         attempts: dict[int, list[tuple[int, str]]] = {}
         for job, driver, _, before in self._intact(ATTEMPTS, _same, "ORDER BY rowid"):
@@ -309,7 +309,7 @@ class Ledger:
         since = events[forks[-1] :] if forks else events
         asked = {job_id for event in since if event.kind is EventKind.ASKED for job_id in event.jobs}
         committed = {event.jobs[0] for event in events if event.kind is EventKind.COMMITTED}
-        outcomes = {outcome.job.id for outcome in self.outcomes()}
+        outcomes = set(self._intact(OUTCOMES, lambda row: int(row[0])))
         found = []
         if lost := sorted(committed ^ outcomes):
             found.append(f"{_some(lost, 'job')} without an outcome, or outcomes without a record of them")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ import torch
 from torch import Tensor
 
 import autoprune as ap
-from autoprune.errors import ExecutorError, StoreError
+from autoprune.core.jobs import Evaluation, Preparation, preparations
+from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError
 from autoprune.evaluate.evidence import OUTPUTS
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.identity import Evidence, Identity
@@ -150,6 +154,22 @@ def test_a_run_of_the_first_release_refuses_another_problem(first_release: Path)
     ):
         with pytest.raises(StoreError, match=f"searched another problem: {named} differ"):
             ap.open_run(first_release, problem)
+
+
+def test_a_run_of_the_second_release_is_read_reported_and_tuned(tmp_path: Path) -> None:
+    """Evaluations and preparations were one kind of record: each reads as what it is, figures and charges unchanged."""
+    shutil.copytree(RECORDED / "second_release", tmp_path / "recorded")
+    folder = tmp_path / "recorded" / "run"
+    run = ap.open_run(folder, digits(digits_network(seed=3)))
+    assert [type(outcome) for outcome in run.outcomes] == [Evaluation, Preparation] * 2 + [Evaluation] * 4
+    with closing(sqlite3.connect(folder / "run.sqlite")) as file:
+        recorded = [json.loads(text) for (text,) in file.execute("SELECT outcome FROM outcomes ORDER BY id")]
+    assert [[o.spent.macs, dict(o.metrics)] for o in run.outcomes] == [[r["spent"][0], r["metrics"]] for r in recorded]
+    found = [list(outcome.found_genome or ()) for outcome in preparations(run.outcomes)]
+    assert found == [r["genome"] for r in recorded if r["job"]["type"] == "prepare"] == [[3, 1], [2, 0]]
+    with pytest.raises(InvalidArgumentError, match="job 1 prepared weights; it is no candidate"):
+        run.point(1)
+    use(run, tmp_path / "point.autoprune")
 
 
 def test_a_worker_that_computes_other_digits_is_refused() -> None:

@@ -171,7 +171,7 @@ def test_prepare_jobs_go_to_their_recipe() -> None:
     runner, weight_set = make_runner(recipes={"double": Doubling()})
     good, bad = (Prepare(3, "double", {}, weight_set, seed) for seed in (0, 1))
     assert runner.estimate(good) == Spending(macs=10)
-    assert (runner(good).genome, runner(good).spent.macs) == ((1, 1), 10)
+    assert (runner(good).found_genome, runner(good).spent.macs) == ((1, 1), 10)
     assert runner(bad).message == "RuntimeError: no luck"
     assert runner(bad).spent.macs == 10
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import autoprune as ap
+from autoprune.core.jobs import preparations
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("ray_cluster")]
 
@@ -63,7 +64,7 @@ def test_a_killed_driver_goes_on_in_the_middle_of_a_training(tmp_path: Path, on_
             assert driver.poll() is None
             time.sleep(0.05)
     killed_at = reached(folder)
-    assert not [outcome for outcome in ap.open_run(folder).outcomes if outcome.weight_set is not None]
+    assert not preparations(ap.open_run(folder).outcomes)
     seen = {killed_at}
     with driving(folder, address) as driver:
         while driver.poll() is None:

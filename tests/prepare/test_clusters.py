@@ -79,8 +79,8 @@ def test_eps_at_both_ends(method: str) -> None:
     """Nothing merges: the dense network. Everything merges: the smallest of the space."""
     bench = bench_of(digits_network())
     space = bench.setup.space
-    assert run(bench, method=method, eps=0.0)[0].genome == tuple(space.full_genome)
-    assert run(bench, method=method, eps=100.0)[0].genome == tuple(space.min_genome)
+    assert run(bench, method=method, eps=0.0)[0].found_genome == tuple(space.full_genome)
+    assert run(bench, method=method, eps=100.0)[0].found_genome == tuple(space.min_genome)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -92,13 +92,13 @@ def test_eps_is_found_for_a_target(method: str) -> None:
         outcome, _ = run(bench, method=method, target=target)
         assert costs(np.array([outcome.found_genome]))["macs"][0] <= target * dense
         wider, _ = run(bench, method=method, eps=outcome.metrics["eps"] * (1 - 1e-6))
-        assert costs(np.array([wider.genome]))["macs"][0] > target * dense
+        assert costs(np.array([wider.found_genome]))["macs"][0] > target * dense
 
 
 def test_a_target_below_the_smallest_network_gives_the_smallest() -> None:
     """There is nothing else to find."""
     bench = bench_of(digits_network())
-    assert run(bench, target=1e-6)[0].genome == tuple(bench.setup.space.min_genome)
+    assert run(bench, target=1e-6)[0].found_genome == tuple(bench.setup.space.min_genome)
 
 
 def test_other_costs_can_be_the_target() -> None:
@@ -123,7 +123,7 @@ def test_the_medoid_can_stand_for_its_cluster() -> None:
     bench = bench_of(digits_network())
     best, first = run(bench, target=0.3)
     medoid, other = run(bench, target=0.3, representative="medoid")
-    assert medoid.genome == best.genome
+    assert medoid.found_genome == best.found_genome
     assert any(not np.array_equal(a, b) for a, b in zip(first.orders, other.orders, strict=True))
 
 
