@@ -69,7 +69,7 @@ def test_others_start_around_it_ever_farther() -> None:
     setup = toy_setup(evaluations=40)
     strategy = AcpStrategy(setup, AcpSettings(particles=6, clusterings=1))
     found = np.full(setup.space.n_variables, 5)
-    strategy.tell([replace(toy_outcome(setup, job), genome=tuple(found.tolist())) for job in strategy.ask(1)])
+    strategy.tell([replace(toy_outcome(setup, job), found_genome=tuple(found.tolist())) for job in strategy.ask(1)])
     for i, genome in enumerate(genomes_of(strategy.ask(4))):
         allowed = np.clip(found + i * np.array([[-1], [0], [1]]), 0, setup.space.n_levels - 1)
         assert (np.array(genome) == allowed).any(axis=0).all()
