@@ -33,7 +33,7 @@ class Relay(BaseStrategy):
     def _hear(self, told: Sequence[Evaluation]) -> None:
         """Learn from evaluations of the first phase."""
 
-    def _hear_prepared(self, told: Sequence[Preparation]) -> None:  # noqa: B027  (few prepare)
+    def _hear_prepared(self, told: Sequence[Preparation]) -> None:
         """Learn what became of preparations of the first phase."""
 
     def _hand_over(self, setup: SearchSetup, outcomes: Sequence[Outcome] = ()) -> None:
