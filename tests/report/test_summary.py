@@ -221,7 +221,7 @@ def test_percent_is_for_what_is_known_to_be_a_rate(name: str, dense: float, is_r
     )
     run = MadeUpRun(meta)
     job = Evaluate(0, Candidate((3,) * 9, TRAINED))
-    run.ran.append(Outcome(job, Status.OK, {name: dense}, {"macs": 500}, spent=Spending(100, 1, 1.0)))
+    run.ran.append(Evaluation(job, Status.OK, {name: dense}, {"macs": 500}, spent=Spending(100, 1, 1.0)))
     summary = summarize(run)
     assert (name in meta.rates) is is_rate
     shown = f"{100 * dense:.2f} %" if is_rate else f"{dense:.4g}"
