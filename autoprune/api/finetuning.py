@@ -226,13 +226,21 @@ def finetune(
         jobs = [
             with_fit_teacher(
                 PointTraining(
-                    point.id, point.build(polish=polish), problem.model, problem.data.without_test(), problem.task,
-                    variants, problem.evaluation, metric.name, metric.maximize, seed,
+                    point=point.id,
+                    student=point.build(polish=polish),
+                    teacher=problem.model,
+                    data=problem.data.without_test(),
+                    task=problem.task,
+                    settings=variants,
+                    measuring=problem.evaluation,
+                    metric=metric.name,
+                    maximize=metric.maximize,
+                    seed=seed,
                 )
             )
             for point in chosen
             if not kept.has(point.id, "val")
-        ]  # fmt: skip
+        ]
         folder = store.folder / "finetune" / key
         if executor in (None, "in-process"):
             results = train_here(jobs, folder, progress)

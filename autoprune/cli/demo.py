@@ -91,7 +91,7 @@ def _publish(file: ProblemFile, problem: Problem, run: Run, folder: Path) -> lis
         fit(small, problem.data, problem.task, FitSettings(epochs=TUNING_EPOCHS, batch_size=64), seed=run.meta.seed)
         path = folder / "models" / f"digits-{share.strip('%')}.autoprune"
         path.parent.mkdir(parents=True, exist_ok=True)
-        artifact.save(path, small, problem.structure, kept=point.kept, costs=point.costs, note="fine-tuned by the demo")
+        point.save(path, small)
         loaded = artifact.load(path, build_model(file, with_weights=False))
         rows.append((f"at most {share}", *costs(point.costs), found, accuracy(loaded), str(path)))
     return rows

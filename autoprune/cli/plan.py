@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import tempfile
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,19 +79,14 @@ def _pilot(file: ProblemFile) -> Pilot | str:
     if file.tables.model.weights is None and file.tables.training is None:
         return "the network has no weights (--weights)"
     from autoprune.config.problem import build_problem
-    from autoprune.evaluate.runner import Runner
     from autoprune.plan import run_pilot
+    from autoprune.store.blobs import BlobStore
 
     problem = build_problem(file)
-    blobs: dict[str, bytes] = {}
-
-    def put(blob: bytes) -> str:
-        name = hashlib.sha256(blob).hexdigest()
-        blobs[name] = blob
-        return name
-
-    ranking, _ = problem.rank(problem.criterion, put)
-    return run_pilot(problem.space, Runner({"proxy": problem.evaluator}, blobs, problem.costs), ranking.weight_set)
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        blobs = BlobStore(Path(folder))
+        ranking, _ = problem.rank(problem.criterion, blobs.put)
+        return run_pilot(problem.space, problem.runner(blobs), ranking.weight_set)
 
 
 def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
         except (UnknownNameError, InvalidArgumentError) as error:
             raise file.error(("space",), str(error)) from error
 
-    space = trace_space(model, example, layout)
+    space = trace_space(model, example, layout, seed=file.tables.search.seed)
     costs = CostModel(space.structure, space, _peak_profile(file, model, space, example))
     check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
     return space, costs, resolve_limits(file.tables.limits, space, costs)
@@ -155,7 +155,7 @@ def build_data(file: ProblemFile) -> Data | None:
 def _peak_profile(file: ProblemFile, model: nn.Module, space: SearchSpace, example: Any) -> PeakProfile | None:
     """Profile the peak memory; a model that allocates by rules of its own does without, unless it is asked for."""
     try:
-        return profile_peak(model, space.structure, example, space=space)
+        return profile_peak(model, space.structure, example, space=space, seed=file.tables.search.seed)
     except TraceError:
         if "peak_bytes" in (*file.tables.limits, *objective_names(file.tables.objectives)):
             raise

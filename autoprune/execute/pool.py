@@ -224,9 +224,8 @@ class WorkerPool:
                     message = reason if hopeless else f"its worker died {deaths} times while it ran, lastly: {reason}"
                     given_up.append(failed(job, message))
                     again.remove(job)
-        ids = [job.id for job in again]
-        _log.warning("worker %d is given up (%s); failed jobs: %s, jobs to run again: %s", number, reason,
-                     [outcome.job.id for outcome in given_up], ids)  # fmt: skip
+        lost, rerun = [outcome.job.id for outcome in given_up], [job.id for job in again]
+        _log.warning("worker %d is given up (%s); failed jobs: %s, jobs to run again: %s", number, reason, lost, rerun)
         for job in reversed(again):
             self._queue_of(job).appendleft(job)
         return given_up

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autoprune.config import read_problem_file
-from autoprune.config.building import build_example, build_model
+from autoprune.config import building, read_problem_file
+from autoprune.config.building import build_example, build_model, build_space
 from autoprune.errors import ConfigError
 
 NETWORK = """
@@ -181,3 +181,18 @@ def test_a_module_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
         ConfigError, match=r"importing 'bad.py' failed with ModuleNotFoundError: No module named 'no_such"
     ):
         build_model(file)
+
+
+def test_a_plan_traces_as_the_search_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace and the memory profile of a plan draw from the seed of the search, so that both see the same space."""
+    path = problem(tmp_path, 'factory = "own_network.py:net"\ninput = [1, 8, 8]')
+    Path(path).write_text(Path(path).read_text() + "[search]\nseed = 7\n")
+    seeds = []
+    for name in ("trace_space", "profile_peak"):
+        function = getattr(building, name)
+        monkeypatch.setattr(
+            building, name, lambda *a, f=function, seed=0, **k: seeds.append(seed) or f(*a, seed=seed, **k)
+        )
+    file = read_problem_file(path)
+    build_space(file, build_model(file))
+    assert seeds == [7, 7]
