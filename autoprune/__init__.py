@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         Problem,
         Pruned,
         Run,
-        RunFront,
         RunPoint,
         TunedFront,
         TunedPoint,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.evaluate.reconstructed import ReconstructedSettings
     from autoprune.execute.ray_settings import RaySettings
+    from autoprune.pareto.front import Front
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
     from autoprune.trace.validation import validate
@@ -58,7 +58,7 @@ _WHERE = {
     "RaySettings": "autoprune.execute.ray_settings",
     "ReconstructedSettings": "autoprune.evaluate.reconstructed",
     "Run": "autoprune.api",
-    "RunFront": "autoprune.api",
+    "Front": "autoprune.pareto.front",
     "RunPoint": "autoprune.api",
     "SearchSpace": "autoprune.core.space",
     "TorchMetrics": "autoprune.train.tasks",
@@ -85,6 +85,7 @@ __all__ = [
     "Comparison",
     "Data",
     "FitSettings",
+    "Front",
     "FunctionTask",
     "ImageTransform",
     "Problem",
@@ -93,7 +94,6 @@ __all__ = [
     "RaySettings",
     "ReconstructedSettings",
     "Run",
-    "RunFront",
     "RunPoint",
     "SearchSpace",
     "TorchMetrics",

@@ -3,7 +3,6 @@
 from autoprune.api.comparing import CompareProgress, compare
 from autoprune.api.comparison import Comparison
 from autoprune.api.finetuning import TunedFront, TunedPoint, finetune
-from autoprune.api.front import RunFront
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.pruning import Pruned, prune, recover
@@ -16,7 +15,6 @@ __all__ = [
     "Problem",
     "Pruned",
     "Run",
-    "RunFront",
     "RunPoint",
     "TunedFront",
     "TunedPoint",

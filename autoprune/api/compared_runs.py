@@ -62,8 +62,8 @@ class ComparedRuns:
             progress=progress,
         )
         if not run.interrupted:
-            with run.writable() as store:
-                store.add_record(COMPARED, asdict(self.budget))
+            with run._writing() as store:
+                store.ledger.add_record(COMPARED, asdict(self.budget))
         return run
 
     def _finished(self, folder: Path) -> Run | None:
@@ -71,17 +71,13 @@ class ComparedRuns:
         if not (folder / "run.sqlite").exists():
             return None
         run = open_run(folder, self.problem)
-        check_resumable(folder, run.store.meta, self.problem)  # runs of one table have figures of one machine
+        check_resumable(folder, run.record.description, self.problem)  # runs of one table have figures of one machine
         spent = replace(run.spent, seconds=0.0)
         if not self.budget.allows(Spending(), spent):
-            run.store.close()
             msg = (
                 f"the run in {folder} has spent {spent.macs:,} MACs and {spent.evaluations:,} evaluations, more than "
                 "the budget of this comparison; choose another folder, or the budget it had"
             )
             raise StoreError(msg)
-        done = run.store.records(COMPARED)
-        if done and done[-1] == asdict(self.budget):
-            return run
-        run.store.close()
-        return None
+        done = run.record.records(COMPARED)
+        return run if done and done[-1] == asdict(self.budget) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,9 @@ from autoprune.finetuning.plain import train_here
 from autoprune.finetuning.training import PointTraining, with_fit_teacher
 from autoprune.pareto.front import Front
 from autoprune.pareto.rank_correlation import kendall
-from autoprune.report.finetuned import RECORD
+from autoprune.report.tables import tuned_columns
+from autoprune.store.meta import Role
+from autoprune.store.record import FINETUNE
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
@@ -140,20 +141,17 @@ class TunedFront:
         return kendall(before, after)
 
     def table(self) -> pd.DataFrame:
-        """Return a data frame, one row per point: metrics before and after training and on test items, costs."""
+        """Return a data frame, one row per point, cheapest first, with the columns of ``run.front.table()`` and these.
+
+        The metrics after training: ``accuracy_tuned``, and ``accuracy_tuned_test`` on test items.
+        """
         import pandas as pd
 
         rows = [
-            {
-                "id": point.id,
-                **{f"{name}_before": value for name, value in point.point.metrics.items()},
-                **point.metrics,
-                **{f"{name}_test": value for name, value in point.test_metrics.items()},
-                **point.costs,
-            }
+            point.point.row() | tuned_columns({Role.VALIDATION: point.metrics, Role.TEST: point.test_metrics})
             for point in self.points
         ]
-        return pd.DataFrame(rows).set_index("id") if rows else pd.DataFrame()
+        return pd.DataFrame(rows).set_index("id")
 
     def __repr__(self) -> str:
         """Name the run and the number of points."""
@@ -221,7 +219,7 @@ def finetune(
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
     metric = next(item for item in problem.objectives.items if not item.is_cost)
-    with closing(run.writable()) as store, warnings_kept(store.keep_warning):
+    with run._writing() as store, warnings_kept(store.keep_warning):
         kept = _Kept(store, key)
         jobs = [
             with_fit_teacher(
@@ -321,7 +319,7 @@ class _Kept:
     def __init__(self, store: RunStore, key: str) -> None:
         self._store = store
         self._key = key
-        records = [record for record in store.records(RECORD) if record["key"] == key]
+        records = [record for record in store.ledger.records(FINETUNE) if record["key"] == key]
         self._metrics: dict[tuple[int, str], dict[str, float]] = {
             (record["point"], record["role"]): record["metrics"] for record in records
         }
@@ -348,6 +346,6 @@ class _Kept:
     def add(self, point: int, role: str, metrics: dict[str, float], more: Mapping[str, Any] | None = None) -> None:
         """Keep a point's figures."""
         self._metrics[point, role] = metrics
-        self._store.add_record(
-            RECORD, {"key": self._key, "point": point, "role": role, "metrics": metrics, **(more or {})}
+        self._store.ledger.add_record(
+            FINETUNE, {"key": self._key, "point": point, "role": role, "metrics": metrics, **(more or {})}
         )

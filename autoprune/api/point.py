@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -14,7 +14,7 @@ from autoprune import artifact
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluation
 from autoprune.core.orders import decode_orders
-from autoprune.weight_sets import WeightReader
+from autoprune.report.tables import point_row
 
 if TYPE_CHECKING:
     from autoprune.api.run import Run
@@ -70,11 +70,10 @@ class RunPoint:
         Raises:
             InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
         """
-        model = self.run.runner.build(self.outcome.job)
+        runner = self.run._runner
+        model = runner.build(self.outcome.job)
         if polish:
-            evaluator = self.run.polisher()
-            reader = WeightReader(self.run.store.weights, self.run.space.structure, evaluator.device)
-            evaluator.polish(model, self.genome, reader(self.outcome.job.candidate.weight_set))
+            self.run._polisher.polish(model, self.genome, runner.inherited(self.outcome.job))
         return model
 
     def save(self, path: str | Path, model: nn.Module | None = None) -> None:
@@ -110,8 +109,16 @@ class RunPoint:
     def kept(self) -> BoolArray:
         """(n_genes,) the channels that stay."""
         space = self.run.space
-        orders = decode_orders(space.structure, self.run.store.weights.get(self.outcome.job.candidate.weight_set.order))
+        orders = decode_orders(
+            space.structure, self.run.record.weights.get(self.outcome.job.candidate.weight_set.order)
+        )
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
+
+    def row(self) -> dict[str, Any]:
+        """Return the point as a row of a table: its id, metrics of all items that were looked at, costs, widths."""
+        record = self.run.record
+        variables = [variable.name for variable in record.space.variables]
+        return {"id": self.id, **point_row(record.points[self.id], record.meta, variables)}
 
     def __repr__(self) -> str:
         """Name the point and its figures."""

@@ -13,19 +13,20 @@ from autoprune.core.space import SearchSpace
 from autoprune.errors import StoreError
 from autoprune.store.identity import Identity, metrics_evidence
 from autoprune.store.meta import RunMeta
-from autoprune.store.run import RunStore
+from autoprune.store.record import RunRecord
 
 BEFORE = "which did not record what the model did"
 """What is said of runs that have no identity."""
 
 
-def check_readable(store: RunStore, problem: Problem) -> None:
+def check_readable(record: RunRecord, problem: Problem) -> None:
     """Refuse to build the points of a run from another problem. Any machine and version of torch will do.
 
     Raises:
         StoreError: the message names what differs beyond rounding.
     """
-    _check_near(store.folder, store.meta, problem.behaviour, store)
+    _check_near(record.folder, record.description, problem.behaviour, record)
+    check_same_objectives(record.folder, record.meta, problem)
 
 
 def check_writable(folder: Path, meta: Mapping[str, Any], problem: Problem) -> None:
@@ -73,9 +74,24 @@ def check_resumable(folder: Path, meta: Mapping[str, Any], problem: Problem) -> 
         raise StoreError(msg)
 
 
-def _check_near(folder: Path, meta: Mapping[str, Any], here: Identity, store: RunStore | None = None) -> None:
+def check_same_objectives(folder: Path, recorded: RunMeta, problem: Problem) -> None:
+    """Refuse a problem that takes a metric the other way round than a run did.
+
+    Raises:
+        StoreError: it does.
+    """
+    wanted = tuple(map(str, problem.objectives.items))
+    if recorded.objectives != wanted:
+        msg = (
+            f"the run in {folder} optimised {', '.join(recorded.objectives)}, and the problem asks for "
+            f"{', '.join(wanted)}; write the objectives as recorded, or search in another folder"
+        )
+        raise StoreError(msg)
+
+
+def _check_near(folder: Path, meta: Mapping[str, Any], here: Identity, record: RunRecord | None = None) -> None:
     """Refuse a problem that differs from a recorded one beyond rounding."""
-    recorded = Identity.from_json(meta["identity"]) if meta.get("identity") else _before(meta, here, store)
+    recorded = Identity.from_json(meta["identity"]) if meta.get("identity") else _before(meta, here, record)
     differences = here.differences(recorded)
     if differences:
         msg = (
@@ -85,7 +101,7 @@ def _check_near(folder: Path, meta: Mapping[str, Any], here: Identity, store: Ru
         raise StoreError(msg)
 
 
-def _before(meta: Mapping[str, Any], here: Identity, store: RunStore | None) -> Identity:
+def _before(meta: Mapping[str, Any], here: Identity, record: RunRecord | None) -> Identity:
     """Return what a run says that was made before identities were recorded."""
     run = RunMeta.from_json(meta)
     space = SearchSpace.from_json(run.space)
@@ -96,7 +112,7 @@ def _before(meta: Mapping[str, Any], here: Identity, store: RunStore | None) -> 
         "the criterion": str(run.settings.get("criterion")),
         "the evaluator": str(run.settings.get("evaluator")),
     }
-    if store is not None and here.decided["the weights"] not in store.weights:
+    if record is not None and here.decided["the weights"] not in record.weights:
         decided["the weights"] = "others"
     metrics = metrics_evidence(run.dense.metrics.get(run.role_of(run.fidelity), {}), run.images.get("proxy", 1))
     return Identity(decided, {}, {"the metrics": metrics})

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from autoprune.api.front import RunFront
 from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import check_readable, check_writable
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluation, Outcome, evaluations
-from autoprune.core.space import SearchSpace
+from autoprune.core.jobs import Evaluation, Outcome
 from autoprune.cost.latency import measure_latency
-from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
-from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.report.headline import highlight
 from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report
-from autoprune.store.events import EventKind
 from autoprune.store.meta import Role, RunMeta
+from autoprune.store.record import LATENCY, METRICS, RunRecord
 from autoprune.store.run import RunStore
 
 N_REPORTED = 5
@@ -38,27 +37,36 @@ N_REPORTED = 5
 class Run:
     """A search on disk: finished, interrupted or still going.
 
+    It shows what the folder held when it was opened, and what was measured with it since; `refresh` reads it again.
+
     Args:
-        store: the run's folder, open for reading.
+        record: everything that the run's folder holds.
         problem: the problem that was searched; needed to build, save and measure points.
     """
 
-    def __init__(self, store: RunStore, problem: Problem | None = None) -> None:
-        self.store = store
+    def __init__(self, record: RunRecord, problem: Problem | None = None) -> None:
+        self.record = record
         self.problem = problem
-        self.meta = RunMeta.from_json(store.meta)
-        self.space = problem.space if problem is not None else SearchSpace.from_json(self.meta.space)
+        self.space = problem.space if problem is not None else record.space
+
+    def refresh(self) -> None:
+        """Read the folder again, for what a search that is still going on has added."""
+        self.record = RunRecord.read(self.folder)
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.store.folder
+        return self.record.folder
+
+    @property
+    def meta(self) -> RunMeta:
+        """What was known when the run started."""
+        return self.record.meta
 
     @property
     def stop(self) -> str:
         """Why the last session ended: finished, evaluations, macs, seconds, interrupted; "" while it is going."""
-        events = [event for event in self.store.events() if event.kind is not EventKind.WARNING]
-        return events[-1].text if events and events[-1].kind is EventKind.STOP else ""
+        return self.record.stop
 
     @property
     def interrupted(self) -> bool:
@@ -66,22 +74,19 @@ class Run:
         return self.stop == Stop.INTERRUPTED
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> Sequence[Outcome]:
         """Every outcome, in id order, failures included."""
-        return self.store.outcomes()
+        return self.record.outcomes
 
     @property
     def n_evaluations(self) -> int:
         """Candidates measured, failures included."""
-        return len(evaluations(self.outcomes))
+        return self.record.n_evaluations
 
     @property
     def spent(self) -> Spending:
         """What the outcomes were charged, and what was spent before the search."""
-        total = self.meta.prior
-        for outcome in self.outcomes:
-            total = total + outcome.spent
-        return total
+        return self.record.spent
 
     @property
     def dense(self) -> dict[str, float]:
@@ -89,13 +94,9 @@ class Run:
         return {**self.meta.dense.metrics.get(self.meta.role_of(self.meta.fidelity), {}), **self.meta.dense.costs}
 
     @property
-    def front(self) -> RunFront:
-        """The non-dominated points."""
-        return RunFront(self, Front.of(self.outcomes, self.meta.parsed_objectives, fidelity=self.meta.fidelity))
-
-    def hypervolume_of(self, front: Front) -> float:
-        """Return the hypervolume of a front of this problem as a share of the reference box, 0..1."""
-        return ReferenceBox.of(self.meta.parsed_objectives, self.meta.reference).share(front.values)
+    def front(self) -> Front[RunPoint]:
+        """The non-dominated points, cheapest first: a sequence with a ``table`` and a ``hypervolume``."""
+        return self.record.front.map(partial(RunPoint, self))
 
     def point(self, id: int) -> RunPoint:
         """Return the evaluated candidate with this job id.
@@ -148,13 +149,13 @@ class Run:
             max_params=max_params,
             min_accuracy=min_accuracy,
         )
-        return RunPoint(self, self.front.data.pick(at_most=at_most, at_least=floor))
+        return self.front.pick(at_most=at_most, at_least=floor)
 
     def choose(self, n: int = N_REPORTED) -> list[RunPoint]:
         """Return up to ``n`` points of the front, spread evenly over cost."""
-        points = self.front.points
+        points = list(self.front)
         if len(points) <= n:
-            return list(points)
+            return points
         cost = np.array([point.costs["macs"] for point in points], dtype=np.float64)
         wanted = np.linspace(cost.min(), cost.max(), n)
         return [points[i] for i in sorted({int(np.abs(cost - wish).argmin()) for wish in wanted})]
@@ -175,21 +176,22 @@ class Run:
         """
         problem = self._require_problem("measure")
         if polish:
-            self.polisher()
+            _ = self._polisher
         role = Role.POLISHED if polish else Role.TEST
-        records = self.store.records("metrics")
-        known = {record["point"]: record["metrics"] for record in records if record["role"] == role}
         found: dict[int, dict[str, float]] = {}
-        with self.writable() as store:
-            if "test" not in self.meta.dense.metrics:
-                dense = {**self.meta.dense.metrics, "test": problem.dense_test_metrics}
-                store.update_meta({"dense": {"costs": dict(self.meta.dense.costs), "metrics": dense}})
+        with self._writing() as store:
+            records = store.ledger.records(METRICS)
+            known = {record["point"]: record["metrics"] for record in records if record["role"] == role}
+            recorded = RunMeta.from_json(store.ledger.meta).dense
+            if "test" not in recorded.metrics:
+                dense = {**recorded.metrics, "test": problem.dense_test_metrics}
+                store.ledger.update_meta({"dense": {"costs": dict(recorded.costs), "metrics": dense}})
             for point in self.choose() if points is None else points:
                 if point.id not in known:
                     known[point.id] = problem.test(point.build(polish=polish))
-                    store.add_record("metrics", {"point": point.id, "role": role.value, "metrics": known[point.id]})
+                    kept = {"point": point.id, "role": role.value, "metrics": known[point.id]}
+                    store.ledger.add_record(METRICS, kept)
                 found[point.id] = known[point.id]
-        self.meta = RunMeta.from_json(self.store.meta)
         return found
 
     def measure_latency(
@@ -230,8 +232,8 @@ class Run:
                 row["verdict"] = timings.verdict("dense", name)
             rows.append(row)
         setting = f"batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
-        with self.writable() as store:
-            store.add_record("latency", {"setting": setting, "rows": rows})
+        with self._writing() as store:
+            store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows})
 
     def report(
         self,
@@ -254,10 +256,11 @@ class Run:
             InvalidArgumentError: ``polish``, and the run's evaluator cannot.
         """
         if polish:
-            self.polisher()
-        if measure and self.problem is not None and len(self.front) and not self.store.is_damaged:
+            _ = self._polisher
+        self.refresh()
+        if measure and self.problem is not None and len(self.front) and not self.record.damage:
             chosen = self.choose(points)
-            told = highlight(summarize(self.store))  # the point that the report's first sentence is about
+            told = highlight(summarize(self.record))  # the point that the report's first sentence is about
             if told is not None and told.id not in {point.id for point in chosen}:
                 chosen.append(self.point(told.id))
             if self.problem.data.test is not None:
@@ -265,38 +268,45 @@ class Run:
                 if polish:
                     self.test(chosen, polish=True)
             self.measure_latency(chosen)
-        return write_report(self.folder, path)
+        return write_report(self.record, path)
+
+    @cached_property
+    def _scored(self) -> Problem:
+        """The problem as it was when candidates were scored: BatchNorm once was always recalibrated afresh."""
+        return self._require_problem("build").with_batchnorm(self.meta.settings.get("batchnorm", "afresh"))
+
+    @cached_property
+    def _runner(self) -> Runner:
+        """Rebuilds the run's candidates; what they inherit is read once."""
+        return self._scored.runner(self.record.weights, fidelity=self.meta.fidelity)
 
     @property
-    def runner(self) -> Runner:
-        """Runs and rebuilds the run's jobs."""
-        problem = self._as_scored(self._require_problem("build"))
-        return problem.runner(self.store.weights, fidelity=self.meta.fidelity)
+    def _polisher(self) -> Reconstructed:
+        """The evaluator that scored the run and polishes its points.
 
-    def _as_scored(self, problem: Problem) -> Problem:
-        """Return the problem as it was when candidates were scored: BatchNorm once was always recalibrated afresh."""
-        return problem.with_batchnorm(self.meta.settings.get("batchnorm", "afresh"))
+        Raises:
+            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
+        """
+        self._require_problem("polish")
+        evaluator = self._scored.evaluator_of(self.meta.fidelity)
+        if not isinstance(evaluator, Reconstructed):
+            msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
+            raise InvalidArgumentError(msg)
+        return evaluator
 
-    def writable(self) -> RunStore:
-        """Open the folder for writing, as a context manager.
+    @contextmanager
+    def _writing(self) -> Iterator[RunStore]:
+        """Open the folder for writing, and read it again afterwards.
 
         Raises:
             StoreError: another process drives the run, or it is of another problem.
         """
         problem = self._require_problem("write to")
-        return RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem))
-
-    def polisher(self) -> Reconstructed:
-        """Return the evaluator that scored the run and polishes its points.
-
-        Raises:
-            InvalidArgumentError: the run was opened without its problem, or its evaluator does not reconstruct.
-        """
-        evaluator = self._as_scored(self._require_problem("polish")).evaluator_of(self.meta.fidelity)
-        if not isinstance(evaluator, Reconstructed):
-            msg = f"polish needs candidates of the evaluator 'reconstructed', these are of {evaluator.name!r}"
-            raise InvalidArgumentError(msg)
-        return evaluator
+        try:
+            with RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem)) as store:
+                yield store
+        finally:
+            self.refresh()
 
     def _require_problem(self, what: str) -> Problem:
         """Return the problem.
@@ -328,28 +338,8 @@ def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
     Raises:
         StoreError: there is no usable run, or it is of another problem.
     """
-    store = RunStore.open_readonly(folder)
-    run = Run(store, problem)
+    record = RunRecord.read(folder)
+    _ = record.meta  # malformed ones are refused here
     if problem is not None:
-        try:
-            check_readable(store, problem)
-            check_same_objectives(run.meta, problem, folder)
-        except StoreError:
-            store.close()
-            raise
-    return run
-
-
-def check_same_objectives(recorded: RunMeta, problem: Problem, folder: str | Path) -> None:
-    """Refuse a problem that takes a metric the other way round than a run did.
-
-    Raises:
-        StoreError: it does.
-    """
-    wanted = tuple(map(str, problem.objectives.items))
-    if recorded.objectives != wanted:
-        msg = (
-            f"the run in {folder} optimised {', '.join(recorded.objectives)}, and the problem asks for "
-            f"{', '.join(wanted)}; write the objectives as recorded, or search in another folder"
-        )
-        raise StoreError(msg)
+        check_readable(record, problem)
+    return Run(record, problem)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from autoprune.api.problem import Problem
-from autoprune.api.recorded_problem import check_resumable
-from autoprune.api.run import Run, check_same_objectives
+from autoprune.api.recorded_problem import check_resumable, check_same_objectives
+from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.jobs import PROBE, Prepare, Status, WeightSet
@@ -39,6 +39,7 @@ from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.strategies import BaseStrategy
 from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy, strategy_settings
@@ -129,9 +130,9 @@ def search(
         ) as run,
         warnings_kept(run.keep_warning),
     ):
-        recorded = RunMeta.from_json(run.meta)
+        recorded = RunMeta.from_json(run.ledger.meta)
         _check_same_search(recorded, strategy, warm_start, seed, folder)
-        check_same_objectives(recorded, problem, folder)
+        check_same_objectives(folder, recorded, problem)
         checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
             run.weights,
@@ -141,7 +142,7 @@ def search(
             worker=platform.node(),
         )
         setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
-        run.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
+        run.ledger.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         with (
             _open_cache(problem, cache, folder) as evaluations,
             closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
@@ -162,7 +163,7 @@ def search(
             )
         if not _has_unfinished_preparation(run):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    found = Run(RunStore.open_readonly(folder), problem)
+    found = Run(RunRecord.read(folder), problem)
     if not found.interrupted and (reason := _why_empty(found, budget)):
         warnings.warn(reason, AutopruneWarning, stacklevel=3)
     return found
@@ -224,18 +225,18 @@ def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[We
 
     Where that blob is gone or damaged by now it is made again.
     """
-    for record in run.records(COMPLETED):
+    for record in run.ledger.records(COMPLETED):
         if record["weights"] == weight_set.weights and run.weights.has_intact(record["completed"]):
             return replace(weight_set, weights=record["completed"]), Spending()
     completed, spent = runner.complete(weight_set)
     if completed != weight_set:
-        run.add_record(COMPLETED, {"weights": weight_set.weights, "completed": completed.weights})
+        run.ledger.add_record(COMPLETED, {"weights": weight_set.weights, "completed": completed.weights})
     return completed, spent
 
 
 def _has_unfinished_preparation(run: RunStore) -> bool:
-    done = {outcome.job.id for outcome in run.outcomes()}
-    return any(isinstance(job, Prepare) and job.id not in done for job in run.jobs())
+    done = {outcome.job.id for outcome in run.ledger.outcomes()}
+    return any(isinstance(job, Prepare) and job.id not in done for job in run.ledger.jobs())
 
 
 def _describe(problem: Problem, strategy: str, warm_start: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:

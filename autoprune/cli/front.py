@@ -18,13 +18,9 @@ def read_summary(folder: Path) -> RunSummary:
         StoreError: there is no usable run in the folder.
     """
     from autoprune.report.summarize import summarize
-    from autoprune.store.run import RunStore
+    from autoprune.store.record import RunRecord
 
-    store = RunStore.open_readonly(folder)
-    try:
-        return summarize(store)
-    finally:
-        store.close()
+    return summarize(RunRecord.read(folder))
 
 
 def front_json(summary: RunSummary) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from autoprune.core.protocols import Costs
 from autoprune.errors import unknown_name
 from autoprune.evaluate.evaluator import Evaluator
 from autoprune.prepare.recipe import Recipe
-from autoprune.weight_sets import BlobReader, WeightReader
+from autoprune.weight_sets import BlobReader, Inherited, WeightReader
 
 
 class Runner:
@@ -125,14 +125,21 @@ class Runner:
             UnknownNameError: there is no such fidelity.
             StoreError: a blob is missing or damaged.
         """
-        evaluator = self._evaluator(job)
-        inherited = self._readers[evaluator.device](job.candidate.weight_set)
-        return evaluator.build(job.candidate.genome, inherited, job.seed)
+        return self._evaluator(job).build(job.candidate.genome, self.inherited(job), job.seed)
+
+    def inherited(self, job: Evaluate) -> Inherited:
+        """Return the weights and orders that a candidate inherits, on the device of who measures it.
+
+        Raises:
+            UnknownNameError: there is no such fidelity.
+            StoreError: a blob is missing or damaged.
+        """
+        return self._readers[self._evaluator(job).device](job.candidate.weight_set)
 
     def _evaluate(self, job: Evaluate) -> Evaluation:
         evaluator = self._evaluator(job)
         spent = self.estimate(job)
-        inherited = self._readers[evaluator.device](job.candidate.weight_set)
+        inherited = self.inherited(job)
         genome = job.candidate.genome
         is_probe = job.fidelity == PROBE
         metrics = evaluator.probe(genome, inherited) if is_probe else evaluator.evaluate(genome, inherited, job.seed)

@@ -18,8 +18,7 @@ from autoprune.errors import AutopruneWarning, ExecutorError, InvalidArgumentErr
 from autoprune.orchestrator.progress import Meter
 from autoprune.orchestrator.same_scores import SameScores
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.events import EventKind
-from autoprune.store.ledger import Ledger
+from autoprune.store.ledger import EventKind, Ledger
 from autoprune.store.meta import SUBSTITUTES
 from autoprune.store.replay import History
 

@@ -1,10 +1,12 @@
-"""The front of a search as data: its non-dominated evaluations."""
+"""A front as data: points that no other one of a search dominates, cheapest first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 
@@ -12,31 +14,78 @@ from autoprune.core.jobs import Evaluation, Outcome, Status, evaluations
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
 from autoprune.pareto.dominance import FloatArray, unique_front
+from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.pareto.selection import knee, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Figures(Protocol):
+    """What has metrics and costs: an evaluation, a point of a run."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Measured figures by name."""
+        ...
+
+    @property
+    def costs(self) -> Mapping[str, int]:
+        """Counted integers by name."""
+        ...
+
+
+class Tabled(Figures, Protocol):
+    """What can stand in a table."""
+
+    @property
+    def genome(self) -> tuple[int, ...]:
+        """One level index per width variable."""
+        ...
+
+    def row(self) -> dict[str, Any]:
+        """Return its ``id`` and figures by the names of their columns."""
+        ...
+
+
+P = TypeVar("P", bound=Figures)
+Q = TypeVar("Q", bound=Figures)
+T = TypeVar("T", bound=Tabled)
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
-    """Non-dominated evaluations.
+class Front(Generic[P]):
+    """Non-dominated points, by the first objective that is a cost (by the last one where none is), increasing.
+
+    It is a sequence: ``front[0]`` is the cheapest point, ``len(front)`` counts them, a loop goes through them.
 
     Attributes:
         objectives: the objectives that were optimised.
-        outcomes: one successful evaluation per point, in id order; of points with equal values the first one found.
+        points: one per pair of values; of points with equal values the first one found.
         values: (n, m) float array, every objective minimized.
+        box: the reference point of its hypervolume, and the ideal; None where nobody gave one.
     """
 
     objectives: Objectives
-    outcomes: tuple[Evaluation, ...]
+    points: tuple[P, ...]
     values: FloatArray
+    box: ReferenceBox | None = None
 
-    @classmethod
-    def of(cls, outcomes: Iterable[Outcome], objectives: Objectives, *, fidelity: str | None = None) -> Front:
+    @staticmethod
+    def of(
+        outcomes: Iterable[Outcome],
+        objectives: Objectives,
+        *,
+        fidelity: str | None = None,
+        box: ReferenceBox | None = None,
+    ) -> Front[Evaluation]:
         """Return the front of the successful evaluations among ``outcomes``.
 
         Args:
             outcomes: outcomes of one run, or of several of the same problem.
             objectives: the objectives to compare by.
             fidelity: compare only evaluations of this fidelity; needed when there are several.
+            box: reference point and ideal, for `hypervolume`.
 
         Raises:
             InvalidArgumentError: there are several fidelities and none was chosen, or a figure is missing.
@@ -44,33 +93,76 @@ class Front:
         measured = sorted(successful_evaluations(outcomes, fidelity=fidelity), key=lambda outcome: outcome.job.id)
         rows = [objectives.values(outcome.metrics, outcome.costs) for outcome in measured]
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
-        chosen = unique_front(values)
-        return cls(objectives, tuple(measured[i] for i in chosen), values[chosen])
+        costs = [i for i, item in enumerate(objectives.items) if item.is_cost]
+        column = costs[0] if costs else len(objectives) - 1
+        sign = -1.0 if objectives.items[column].maximize else 1.0
+        chosen = np.array(unique_front(values), dtype=np.int64)
+        chosen = chosen[np.argsort(sign * values[chosen, column], kind="stable")]
+        return Front(objectives, tuple(measured[i] for i in chosen), values[chosen], box)
+
+    def map(self, make: Callable[[P], Q]) -> Front[Q]:
+        """Return the same front of other things: what ``make`` returns for every point."""
+        return Front(self.objectives, tuple(make(point) for point in self.points), self.values, self.box)
 
     def __len__(self) -> int:
         """Return the number of points."""
-        return len(self.outcomes)
+        return len(self.points)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record per point: id, genome, objectives in their natural direction, other figures."""
-        return [
-            {
-                "id": outcome.job.id,
-                **_by_name(outcome, self.objectives),
-                "genome": list(outcome.genome),
-            }
-            for outcome in self.outcomes
-        ]
+    def __iter__(self) -> Iterator[P]:
+        """Go through the points, cheapest first."""
+        return iter(self.points)
 
-    def knee(self) -> Evaluation:
+    @overload
+    def __getitem__(self, index: int) -> P: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[P]: ...
+
+    def __getitem__(self, index: int | slice) -> P | Sequence[P]:
+        """Return a point by its place, cheapest first, or several as a tuple."""
+        return self.points[index]
+
+    @property
+    def hypervolume(self) -> float:
+        """The exact hypervolume, as a share of the box that the reference point spans with the ideal, 0..1.
+
+        Raises:
+            InvalidArgumentError: the front was made without a reference point.
+        """
+        if self.box is None:
+            msg = "expected a reference point for the hypervolume, and this front was made without one"
+            raise InvalidArgumentError(msg)
+        return self.box.share(self.values)
+
+    def table(self: Front[T]) -> pd.DataFrame:
+        """Return a data frame: one row per point, cheapest first, indexed by id.
+
+        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``) and their shares of the
+        dense model's (``macs_share``), channels kept (``width:<variable>``).
+        """
+        import pandas as pd
+
+        rows = [point.row() for point in self.points]
+        return pd.DataFrame(rows, columns=None if rows else ["id"]).set_index("id")
+
+    def to_csv(self: Front[T], path: str | Path) -> None:
+        """Write `table` as CSV."""
+        self.table().to_csv(path)
+
+    def to_json(self: Front[T], path: str | Path) -> None:
+        """Write the rows of `table` as JSON, each with its genome."""
+        rows = [{**point.row(), "genome": list(point.genome)} for point in self.points]
+        Path(path).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+    def knee(self) -> P:
         """Return the knee of the front, see `autoprune.pareto.selection.knee`.
 
         Raises:
             InvalidArgumentError: the front is empty.
         """
-        return self.outcomes[knee(self.values)]
+        return self.points[knee(self.values)]
 
-    def nearest(self, name: str, wish: float) -> Evaluation:
+    def nearest(self, name: str, wish: float) -> P:
         """Return the point whose objective ``name`` is nearest to ``wish``, in the objective's natural direction.
 
         Raises:
@@ -78,11 +170,9 @@ class Front:
             InvalidArgumentError: the front is empty.
         """
         column, sign = self._column(name)
-        return self.outcomes[nearest(self.values, sign * wish, objective=column)]
+        return self.points[nearest(self.values, sign * wish, objective=column)]
 
-    def pick(
-        self, *, at_most: Mapping[str, float] | None = None, at_least: Mapping[str, float] | None = None
-    ) -> Evaluation:
+    def pick(self, *, at_most: Mapping[str, float] | None = None, at_least: Mapping[str, float] | None = None) -> P:
         """Return the best point within limits, all inclusive.
 
         With an upper limit on a cost: the best value of the first objective that is not a cost. With limits on metrics
@@ -100,12 +190,12 @@ class Front:
         at_most, at_least = at_most or {}, at_least or {}
         if len(self) == 0 or not (at_most or at_least):
             return self.knee()
-        within = [i for i, outcome in enumerate(self.outcomes) if _within(outcome, at_most, at_least)]
+        within = [i for i, point in enumerate(self.points) if _within(point, at_most, at_least)]
         if not within:
             raise InfeasibleError(self._out_of_reach(at_most, at_least))
-        limits_cost = any(name in self.outcomes[0].costs for name in at_most)
+        limits_cost = any(name in self.points[0].costs for name in at_most)
         column = self._first(is_cost=not limits_cost)
-        return self.outcomes[within[int(np.argmin(self.values[within, column]))]]
+        return self.points[within[int(np.argmin(self.values[within, column]))]]
 
     def _column(self, name: str) -> tuple[int, float]:
         if name not in self.objectives.names:
@@ -119,11 +209,11 @@ class Front:
 
     def _out_of_reach(self, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> str:
         lowest = [
-            f"smallest {name} {min(_figure(o, name) for o in self.outcomes):g} (limit {at_most[name]:g})"
+            f"smallest {name} {min(_figure(point, name) for point in self.points):g} (limit {at_most[name]:g})"
             for name in at_most
         ]
         highest = [
-            f"largest {name} {max(_figure(o, name) for o in self.outcomes):g} (limit {at_least[name]:g})"
+            f"largest {name} {max(_figure(point, name) for point in self.points):g} (limit {at_least[name]:g})"
             for name in at_least
         ]
         return f"no point of the front is within the limits; it reaches {', '.join(lowest + highest)}; relax a limit"
@@ -143,19 +233,13 @@ def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None 
     return [evaluation for evaluation in found if fidelity in (None, evaluation.job.fidelity)]
 
 
-def _within(outcome: Evaluation, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
-    below = [_figure(outcome, name) <= limit for name, limit in at_most.items()]  # every name is looked up
-    return all(below + [_figure(outcome, name) >= limit for name, limit in at_least.items()])
+def _within(point: Figures, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
+    below = [_figure(point, name) <= limit for name, limit in at_most.items()]  # every name is looked up
+    return all(below + [_figure(point, name) >= limit for name, limit in at_least.items()])
 
 
-def _figure(outcome: Evaluation, name: str) -> float:
-    figures = {**outcome.metrics, **outcome.costs}
+def _figure(point: Figures, name: str) -> float:
+    figures = {**point.metrics, **point.costs}
     if name not in figures:
         raise unknown_name("figure", name, figures)
     return float(figures[name])
-
-
-def _by_name(outcome: Evaluation, objectives: Objectives) -> dict[str, float | int]:
-    figures = {**outcome.metrics, **outcome.costs}
-    first = {name: figures.pop(name) for name in objectives.names}
-    return {**first, **figures}

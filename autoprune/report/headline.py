@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from autoprune.report import units
-from autoprune.report.summary import Point, RunSummary, State, value_of
+from autoprune.report.summary import RunSummary, State, value_of
 from autoprune.store.meta import Role
+from autoprune.store.record import Point
 
 TOLERANCE = 0.01
 """Loss of quality that still counts as small: one point of a rate, one percent of anything else."""

@@ -16,10 +16,10 @@ from autoprune.report.figures.keep_ratios import keep_ratio_figure
 from autoprune.report.figures.latency import latency_figure
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
-from autoprune.report.finetuned import AFTER, FineTuning
-from autoprune.report.summary import Latency, Measured, Point, RunSummary, value_of
+from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role
+from autoprune.store.record import Point
 
 TYPICAL_RATE = 0.9
 
@@ -45,7 +45,6 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         still=Markup(front_svg(summary, with_headline=False)),
         standard_error=_standard_error(summary),
         other_planes=[x for x, _ in planes(summary)[1:]],
-        has_commands=any(point.command for point in summary.front),
         point_heads=[
             *(units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns),
             *["latency"] * bool(times),
@@ -159,11 +158,11 @@ def _time(row: Latency | None) -> Cell:
 def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
     """A table of one fine-tuning, costs increasing, and how far the search could be trusted."""
     cost, quality = summary.cost_axis.name, summary.quality_axis.name
-    roles = [role for role in AFTER if any(role in point.after for point in tuning.points)]
+    roles = [role for role in AFTER if any(role in after for after in tuning.after.values())]
     rows, rates = [], summary.meta.rates
     for point in sorted(tuning.points, key=lambda point: (point.costs.get(cost, 0), point.id)):
         figures = [(cost, point.costs.get(cost)), (quality, point.searched.get(quality))]
-        figures += [(quality, point.after.get(role, {}).get(quality)) for role in roles]
+        figures += [(quality, tuning.after[point.id].get(role, {}).get(quality)) for role in roles]
         cells = [MISSING if value is None else (units.amount(name, value, rates), "") for name, value in figures]
         rows.append((point.id, cells))
     heads = ["point", units.title(cost), f"{units.title(quality)} in the search"]

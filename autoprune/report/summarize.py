@@ -5,126 +5,70 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from autoprune.core import jobs
 from autoprune.core.jobs import Outcome, Prepare, Status, evaluations
-from autoprune.core.space import SearchSpace
 from autoprune.pareto.convergence import Convergence
-from autoprune.pareto.front import Front
 from autoprune.report import units
-from autoprune.report.finetuned import RECORD, finetunings
 from autoprune.report.headline import headline, warnings
-from autoprune.report.rebuild import rebuild_command, rebuild_python
 from autoprune.report.summary import (
     Failure,
+    FineTuning,
     Incident,
     Latency,
-    Point,
     Preparation,
     RunSummary,
     State,
     Timing,
 )
-from autoprune.store.events import Event, EventKind
-from autoprune.store.meta import PROBLEM_FILE, SUBSTITUTES, RunMeta
+from autoprune.store.ledger import Event, EventKind
+from autoprune.store.meta import PROBLEM_FILE, SUBSTITUTES
+from autoprune.store.record import FINETUNE, LATENCY, Point, RunRecord
 
 INTERRUPTED = "interrupted"
 """The reason of a stop that the user asked for."""
 
 
-class RecordedRun(Protocol):
-    """What a report reads of a run; `RunStore` has it.
-
-    Three kinds of record are drawn. ``"metrics"``: ``{"point": id, "role": "test", "metrics": {name: value}}``, a
-    measurement of an evaluated candidate on other images. ``"latency"``: ``{"setting": text, "rows": [{"point": id or
-    None for the dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict":
-    text}, ...]}``, models timed together; of several with the same setting the last counts. ``"finetune"``:
-    see `autoprune.report.finetuned.RECORD`.
-    """
-
-    folder: Path
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """The run's description, `RunMeta.to_json`."""
-        ...
-
-    @property
-    def is_driven(self) -> bool:
-        """Whether a process works on the run."""
-        ...
-
-    def starts(self) -> Sequence[float]:
-        """Unix times at which a process began to work on the run."""
-        ...
-
-    def outcomes(self) -> Sequence[Outcome]:
-        """All outcomes, by job id."""
-        ...
-
-    def events(self) -> Sequence[Event]:
-        """What happened, in order."""
-        ...
-
-    def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
-        """The data of the records of one kind, oldest first."""
-        ...
-
-
-def summarize(run: RecordedRun) -> RunSummary:
+def summarize(record: RunRecord) -> RunSummary:
     """Compute everything that a report says; the run may be going on meanwhile.
 
     Raises:
         StoreError: the run's description is malformed.
         InvalidArgumentError: the records do not fit the description.
     """
-    meta = RunMeta.from_json(run.meta)
-    space = SearchSpace.from_json(meta.space)
-    events, outcomes = run.events(), run.outcomes()
-    points = _points(run, meta, space, outcomes)
-    front = Front.of(outcomes, meta.parsed_objectives, fidelity=meta.fidelity)
-    spending = sum((outcome.spent for outcome in outcomes), meta.prior)
+    meta, events, points = record.meta, record.events, record.points
+    front = tuple(points[outcome.job.id] for outcome in record.front)
     summary = RunSummary(
         meta=meta,
-        folder=str(run.folder),
-        state=_state(events, is_driven=run.is_driven),
-        objectives=meta.parsed_objectives,
-        variables=tuple(variable.name for variable in space.variables),
-        full_widths=tuple(variable.widths[-1] for variable in space.variables),
-        front=tuple(points[outcome.job.id] for outcome in front.outcomes),
+        folder=str(record.folder),
+        state=_state(record),
+        objectives=record.objectives,
+        variables=tuple(variable.name for variable in record.space.variables),
+        full_widths=tuple(variable.widths[-1] for variable in record.space.variables),
+        front=front,
         evaluations=tuple(points.values()),
-        failures=tuple(_failure(outcome) for outcome in outcomes if outcome.status is Status.FAILED),
-        preparations=tuple(_preparations(outcomes)),
-        incidents=tuple(_incidents(run.starts(), events)),
+        failures=tuple(_failure(outcome) for outcome in record.outcomes if outcome.status is Status.FAILED),
+        preparations=tuple(_preparations(record.outcomes)),
+        incidents=tuple(_incidents(record.starts, events)),
         convergence=Convergence.of(
-            outcomes, meta.parsed_objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior
+            record.outcomes, record.objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior
         ),
-        timings=(),
-        finetunings=finetunings(
-            run.records(RECORD),
-            searched={i: point.metrics[meta.role_of(point.fidelity)] for i, point in points.items()},
-            costs={i: point.costs for i, point in points.items()},
-        ),
-        spending=replace(spending, seconds=events[-1].elapsed if events else 0.0),
-        cached=sum(outcome.cached for outcome in evaluations(outcomes)),
-        substitutes=len({job for record in run.records(SUBSTITUTES) for job in record["jobs"]} & points.keys()),
+        timings=_timings(record.records(LATENCY), front),
+        finetunings=_finetunings(record.records(FINETUNE), points),
+        spending=replace(record.spent, seconds=events[-1].elapsed if events else 0.0),
+        cached=sum(outcome.cached for outcome in evaluations(record.outcomes)),
+        substitutes=len({job for found in record.records(SUBSTITUTES) for job in found["jobs"]} & points.keys()),
+        has_problem_file=(record.folder / PROBLEM_FILE).exists(),
     )
-    axis = summary.cost_axis.name
-    ordered = sorted(summary.front, key=lambda point: (summary.value(point, axis) or 0.0, point.id))
-    summary = replace(summary, front=tuple(ordered), timings=_timings(run.records("latency"), ordered))
-    return replace(summary, headline=headline(summary), warnings=(*space.structure.notes, *warnings(summary)))
+    return replace(summary, headline=headline(summary), warnings=(*record.space.structure.notes, *warnings(summary)))
 
 
-def _state(events: Sequence[Event], *, is_driven: bool) -> State:
+def _state(record: RunRecord) -> State:
     """Finished by its budget or its strategy, still going, or stopped before that (by the user, or it died)."""
-    last = next((event for event in reversed(events) if event.kind is not EventKind.WARNING), None)
-    if last is not None and last.kind is EventKind.STOP:
-        return State.STOPPED if last.text == INTERRUPTED else State.FINISHED
-    return State.RUNNING if is_driven else State.STOPPED
+    if record.stop:
+        return State.STOPPED if record.stop == INTERRUPTED else State.FINISHED
+    return State.RUNNING if record.is_driven else State.STOPPED
 
 
 def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Incident]:
@@ -133,36 +77,6 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
     for event in events:
         if event.kind in (EventKind.FORK, EventKind.STOP, EventKind.WARNING):
             yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
-
-
-def _points(run: RecordedRun, meta: RunMeta, space: SearchSpace, outcomes: Sequence[Outcome]) -> dict[int, Point]:
-    """The measured candidates by job id."""
-    measured = {o.job.id: o for o in evaluations(outcomes) if o.status is Status.OK}
-    genomes = np.array([o.genome for o in measured.values()], dtype=np.int64).reshape(len(measured), space.n_variables)
-    ratios = space.keep_ratios(genomes)
-    folder = str(run.folder)
-    named = (run.folder / PROBLEM_FILE).exists()  # else no command could build a point
-    metrics: dict[int, dict[str, dict[str, float]]] = {
-        i: {meta.role_of(outcome.job.fidelity): dict(outcome.metrics)} for i, outcome in measured.items()
-    }
-    for record in run.records("metrics"):
-        if record["point"] in metrics:
-            metrics[record["point"]].setdefault(record["role"], {}).update(record["metrics"])
-    return {
-        i: Point(
-            id=i,
-            genome=outcome.genome,
-            widths=tuple(v.widths[level] for v, level in zip(space.variables, outcome.genome, strict=True)),
-            keep_ratios=tuple(kept.tolist()),
-            costs=dict(outcome.costs),
-            metrics=metrics[i],
-            fidelity=outcome.job.fidelity,
-            cached=outcome.cached,
-            command=rebuild_command(folder, i) if named else "",
-            python=rebuild_python(folder, i),
-        )
-        for (i, outcome), kept in zip(measured.items(), ratios, strict=True)
-    }
 
 
 def _failure(outcome: Outcome) -> Failure:
@@ -195,3 +109,16 @@ def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tu
         found.sort(key=lambda row: -1 if row.point is None else rank.get(row.point, len(rank)))
         timings.append(Timing(setting, tuple(found)))
     return tuple(timings)
+
+
+def _finetunings(records: Sequence[Mapping[str, Any]], points: Mapping[int, Point]) -> tuple[FineTuning, ...]:
+    """Return the fine-tunings of a run, oldest first; of several records of one point and role the last counts."""
+    after: dict[str, dict[int, dict[str, Mapping[str, float]]]] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        if record["point"] in points:
+            after.setdefault(record["key"], {}).setdefault(record["point"], {})[record["role"]] = record["metrics"]
+            settings.setdefault(record["key"], record.get("settings", {}))
+    return tuple(
+        FineTuning(key, settings[key], tuple(points[i] for i in sorted(found)), found) for key, found in after.items()
+    )

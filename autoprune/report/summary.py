@@ -5,6 +5,7 @@ Nothing here draws, and nothing that draws computes: every number of a report ca
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,8 +17,9 @@ import numpy.typing as npt
 from autoprune.core.budget import Spending
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
-from autoprune.report.finetuned import FineTuning
+from autoprune.pareto.rank_correlation import kendall
 from autoprune.store.meta import Role, RunMeta
+from autoprune.store.record import Point
 
 
 class State(StrEnum):
@@ -47,35 +49,6 @@ def value_of(measured: Measured, name: str, role: Role) -> float | None:
     if name in measured.costs:
         return float(measured.costs[name])
     return measured.metrics.get(role, {}).get(name)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measured candidate.
-
-    Attributes:
-        id: the id of the job that measured it.
-        genome: one level index per width variable.
-        widths: channels kept, per width variable.
-        keep_ratios: fraction of the channels kept, per width variable.
-        costs: counted integers by cost name.
-        metrics: measured figures by name, for each role.
-        fidelity: how it was measured.
-        cached: whether the figures came from the evaluation cache.
-        command: the shell command that rebuilds the model; "" where the run names no problem file.
-        python: the Python expression that rebuilds the model.
-    """
-
-    id: int
-    genome: tuple[int, ...]
-    widths: tuple[int, ...]
-    keep_ratios: tuple[float, ...]
-    costs: Mapping[str, int]
-    metrics: Mapping[str, Mapping[str, float]]
-    fidelity: str
-    cached: bool
-    command: str
-    python: str
 
 
 @dataclass(frozen=True)
@@ -164,6 +137,39 @@ class Timing:
     rows: tuple[Latency, ...]
 
 
+AFTER = (Role.VALIDATION, Role.TEST)
+"""On which items trained points are measured."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Points that were trained with the same settings.
+
+    Attributes:
+        key: names settings and seed.
+        settings: of the training; those of the first point where each kept what suits it.
+        points: as they were searched, by id.
+        after: by id and role, the metrics of the trained models.
+    """
+
+    key: str
+    settings: Mapping[str, Any]
+    points: tuple[Point, ...]
+    after: Mapping[int, Mapping[str, Mapping[str, float]]]
+
+    def correlation(self, metric: str, role: Role) -> float | None:
+        """Return Kendall's rank correlation of a metric during the search with the one after training.
+
+        None where fewer than three points have both, or all are equal.
+        """
+        both = [
+            (point.searched[metric], self.after[point.id][role][metric])
+            for point in self.points
+            if metric in point.searched and metric in self.after[point.id].get(role, {})
+        ]
+        return kendall([before for before, _ in both], [after for _, after in both])
+
+
 @dataclass(frozen=True, eq=False)
 class KeepRatios:
     """How much of every layer stays along the front.
@@ -201,6 +207,7 @@ class RunSummary:
         spending: all that was charged, with the seconds of search.
         cached: how many evaluations came from the cache.
         substitutes: how many candidates were drawn at random because the strategy's method chose nothing new.
+        has_problem_file: whether the folder names its problem, so that a shell command can rebuild its points.
         warnings: sentences that the reader must not miss.
         headline: the run in one sentence.
     """
@@ -222,6 +229,7 @@ class RunSummary:
     spending: Spending
     cached: int
     substitutes: int = 0
+    has_problem_file: bool = False
     warnings: tuple[str, ...] = ()
     headline: str = ""
 
@@ -262,6 +270,14 @@ class RunSummary:
     def value(self, measured: Measured, name: str) -> float | None:
         """Return a cost, or a metric on the images that decided the front."""
         return value_of(measured, name, self.role)
+
+    def command(self, point: int) -> str:
+        """Return the shell command that writes the model of a point; "" where the run names no problem file."""
+        return f"autoprune export {shlex.quote(self.folder)} --point {point}" if self.has_problem_file else ""
+
+    def python(self, point: int) -> str:
+        """Return the Python expression that builds the model of a point, given the ``problem`` that was searched."""
+        return f"ap.open_run({self.folder!r}, problem).point({point}).build()"
 
     @property
     def on_front(self) -> frozenset[int]:

@@ -1,17 +1,59 @@
-"""The figures as tables: pandas for a notebook, CSV for a spreadsheet, JSON for a program."""
+"""The figures as tables: pandas for a notebook, CSV for a spreadsheet, JSON for a program.
+
+Columns have one name everywhere: a metric as the search measured it is ``accuracy``, of other items ``accuracy_test``
+or ``accuracy_polished``, after a fine-tuning ``accuracy_tuned`` and ``accuracy_tuned_test``; a cost is ``macs`` and, as
+a share of the dense model's, ``macs_share``; the channels that are kept are ``width:<variable>``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from autoprune.report.finetuned import AFTER
-from autoprune.report.summary import Point, RunSummary
+from autoprune.report.summary import AFTER, FineTuning, RunSummary
+from autoprune.store.meta import Role, RunMeta
+from autoprune.store.record import Point
 
 SCHEMA_VERSION = 1
+
+TUNED = {Role.VALIDATION: "_tuned", Role.TEST: "_tuned_test"}
+"""What is added to a metric's name for the trained model, by the items it was measured on."""
+
+
+def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of a point by the names of their columns: metrics, costs, shares, widths.
+
+    Args:
+        point: the point.
+        meta: of its run: metrics of the items that decided its front have no suffix.
+        variables: names of the width variables.
+    """
+    decisive = meta.role_of(meta.fidelity)
+    found = {
+        name if role == decisive else f"{name}_{role}": value
+        for role, figures in point.metrics.items()
+        for name, value in figures.items()
+    }
+    widths = {f"width:{name}": width for name, width in zip(variables, point.widths, strict=True)}
+    return {**found, **cost_columns(point.costs, meta), **widths}
+
+
+def cost_columns(costs: Mapping[str, int], meta: RunMeta) -> dict[str, float]:
+    """Return costs, and their shares of the dense model's."""
+    dense = meta.dense.costs
+    return {**costs, **{f"{name}_share": cost / dense[name] for name, cost in costs.items() if dense.get(name)}}
+
+
+def tuned_columns(after: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of a trained model.
+
+    Args:
+        after: by role.
+    """
+    return {f"{name}{TUNED[Role(role)]}": value for role, figures in after.items() for name, value in figures.items()}
 
 
 def front_table(summary: RunSummary) -> pd.DataFrame:
@@ -22,17 +64,36 @@ def front_table(summary: RunSummary) -> pd.DataFrame:
 def evaluations_table(summary: RunSummary) -> pd.DataFrame:
     """Return all measured candidates, one row each, indexed by id.
 
-    Columns: ``on_front``, ``fidelity``, ``cached``; every cost (``macs``) and, as a fraction of the dense model,
-    ``macs_ratio``; every metric by role (``proxy_accuracy``, ``test_accuracy``); ``width:<variable>`` for every width
-    variable; ``command``, or Python where the run names no problem file.
+    Columns: ``on_front``, ``fidelity``, ``cached``; those of `point_row`; ``command``, or Python where the run names no
+    problem file.
     """
     return _table(summary, summary.evaluations)
 
 
+def finetuned_table(summary: RunSummary) -> pd.DataFrame:
+    """Return one row per fine-tuning and point: metrics as the search measured them and after, costs and shares."""
+    rows = [
+        {
+            "finetuning": tuning.key,
+            "id": point.id,
+            **point.searched,
+            **tuned_columns(tuning.after[point.id]),
+            **cost_columns(point.costs, summary.meta),
+        }
+        for tuning in summary.finetunings
+        for point in tuning.points
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["finetuning", "id"]).set_index(["finetuning", "id"])
+
+
 def summary_json(summary: RunSummary) -> dict[str, Any]:
     """Return the summary as JSON types; the front in full, the other evaluations in the CSV file only."""
-    front = [_plain(point) for point in summary.front]
-    fields = {item.name for item in dataclasses.fields(summary)} - {"front", "evaluations", "objectives", "meta"}
+    front = [
+        {**_plain(point), "command": summary.command(point.id), "python": summary.python(point.id)}
+        for point in summary.front
+    ]
+    special = {"front", "evaluations", "objectives", "meta", "finetunings"}
+    fields = {item.name for item in dataclasses.fields(summary)} - special
     rest = {name: getattr(summary, name) for name in sorted(fields)}
     run = summary.meta.to_json()
     del run["space"]  # large, and in the run's folder
@@ -46,30 +107,34 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
             for tuning in summary.finetunings
         },
         "front": front,
+        "finetunings": [_plain(_tuning(tuning)) for tuning in summary.finetunings],
         **{name: _plain(value) for name, value in rest.items()},
     }
 
 
 def _table(summary: RunSummary, points: Sequence[Point]) -> pd.DataFrame:
-    front_ids = summary.on_front
-    rows = []
-    for point in points:
-        row: dict[str, Any] = {
+    front = summary.on_front
+    rows = [
+        {
             "id": point.id,
-            "on_front": point.id in front_ids,
+            "on_front": point.id in front,
             "fidelity": point.fidelity,
             "cached": point.cached,
+            **point_row(point, summary.meta, summary.variables),
+            "command": summary.command(point.id) or summary.python(point.id),
         }
-        for name, cost in point.costs.items():
-            row[name] = cost
-            share = summary.relative(name, cost)
-            if share is not None:
-                row[f"{name}_ratio"] = share
-        row |= {f"{role}_{name}": value for role, figures in point.metrics.items() for name, value in figures.items()}
-        row |= {f"width:{name}": width for name, width in zip(summary.variables, point.widths, strict=True)}
-        rows.append(row | {"command": point.command or point.python})
+        for point in points
+    ]
     columns = None if rows else ["id", "on_front", "fidelity", "cached", "command"]
     return pd.DataFrame(rows, columns=columns).set_index("id")
+
+
+def _tuning(tuning: FineTuning) -> dict[str, Any]:
+    points = [
+        {"id": point.id, "costs": point.costs, "searched": point.searched, "after": tuning.after[point.id]}
+        for point in tuning.points
+    ]
+    return {"key": tuning.key, "settings": tuning.settings, "points": points}
 
 
 def _plain(value: Any) -> Any:

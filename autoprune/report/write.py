@@ -1,4 +1,4 @@
-"""A run's folder in, files for its reader out."""
+"""The record of a run in, files for its reader out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.errors import StoreError
-from autoprune.report.finetuned import finetuned_table
 from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from autoprune.report.svg import front_svg
-from autoprune.report.tables import evaluations_table, front_table, summary_json
-from autoprune.store.run import RunStore
+from autoprune.report.tables import evaluations_table, finetuned_table, front_table, summary_json
+from autoprune.store.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,18 @@ class ReportPaths:
         )
 
 
-def write_report(store_folder: str | Path, out_path: str | Path | None = None) -> ReportPaths:
+def write_report(record: RunRecord, out_path: str | Path | None = None) -> ReportPaths:
     """Write the report of a run: finished, stopped or still going.
 
     Args:
-        store_folder: the run's folder; commands in the report name it as given here.
+        record: the run; commands in the report name its folder as it was given.
         out_path: the HTML file, ``report.html`` in the run's folder by default; the other files go beside it.
 
     Raises:
-        StoreError: there is no usable run in the folder, or the report cannot be written.
+        StoreError: the record is malformed, or the report cannot be written.
     """
-    store = RunStore.open_readonly(store_folder)
-    try:
-        summary = summarize(store)
-    finally:
-        store.close()
-    paths = ReportPaths.beside(Path(store_folder) / "report.html" if out_path is None else Path(out_path))
+    summary = summarize(record)
+    paths = ReportPaths.beside(record.folder / "report.html" if out_path is None else Path(out_path))
     others = {
         paths.svg: front_svg(summary),
         paths.json: json.dumps(summary_json(summary), indent=1, allow_nan=False) + "\n",
@@ -71,7 +66,7 @@ def write_report(store_folder: str | Path, out_path: str | Path | None = None) -
         paths.evaluations_csv: evaluations_table(summary).to_csv(lineterminator="\n"),
     }
     if summary.finetunings:
-        others[paths.finetuned_csv] = finetuned_table(summary.finetunings).to_csv(lineterminator="\n")
+        others[paths.finetuned_csv] = finetuned_table(summary).to_csv(lineterminator="\n")
     for path, text in {**others, paths.html: render(summary, files=[path.name for path in others])}.items():
         replace_file(path, text)
     return paths

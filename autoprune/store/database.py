@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import StoreError
-from autoprune.store.filesystem import is_local
 
 Row = tuple[Any, ...]
 
@@ -26,6 +25,13 @@ SCHEMA_VERSION = 3
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What the library raises; the second where a message of SQLite's names something damaged that is no text."""
+
+SHARED_FILE_SYSTEMS = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
+)
+"""SQLite's write-ahead log needs memory that all users of a file share, which these do not give."""
+
+MOUNTS = Path("/proc/self/mounts")
 
 WAIT_SECONDS = 30.0
 """How long to wait for another process that is writing."""
@@ -222,6 +228,15 @@ class Database:
         except SQLITE_ERRORS as error:
             raise _translated(error, self.path) from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have all statements of the block see the file as it is at the first one, whoever writes meanwhile."""
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.rollback()
+
     def begin(self) -> None:
         """Begin a transaction; when one is open already, go on with it."""
         if not self._connection.in_transaction:
@@ -342,3 +357,36 @@ def _translated(error: Exception, path: Path) -> StoreError:
             "start in another folder"
         )
     return StoreError(f"cannot use {path}: {text}; {advice}")
+
+
+def is_local(path: Path) -> bool:
+    """Say whether ``path`` is on a file system of this machine; where no one can tell, assume that it is."""
+    if not MOUNTS.exists():
+        return True
+    return is_local_type(mounted_type(path.resolve(), MOUNTS.read_text(encoding="utf-8")))
+
+
+def is_local_type(kind: str) -> bool:
+    """Say whether a file system of this kind (third column of the mount table) is local.
+
+    File systems in user space (sshfs, object stores) rarely share memory between their users; ``fuseblk`` is a disk.
+    """
+    return kind not in SHARED_FILE_SYSTEMS and not kind.startswith("fuse.")
+
+
+def mounted_type(path: Path, mounts: str) -> str:
+    """Return the kind of file system that holds ``path``, given the text of a mount table; "" when none does.
+
+    Args:
+        path: absolute path.
+        mounts: lines of ``device mount-point kind options ...``; later lines cover earlier ones.
+    """
+    found, depth = "", -1
+    for line in mounts.splitlines():
+        columns = line.split()
+        if len(columns) < 3:
+            continue
+        point = Path(columns[1].replace("\\040", " "))  # the table writes blanks in octal
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            found, depth = columns[2], len(point.parts)
+    return found

@@ -13,13 +13,15 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoprune.core.jobs import Job, Outcome, job_from_json, job_to_json, outcome_from_json, outcome_to_json
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.store.database import Database, FileKind, Row, Table
-from autoprune.store.events import Event, EventKind
 
 T = TypeVar("T")
 
@@ -64,6 +66,42 @@ MAX_NAMED = 10
 """Damaged rows that a message names."""
 
 
+class EventKind(StrEnum):
+    """What happened."""
+
+    ASKED = "asked"
+    STARTED = "started"
+    COMMITTED = "committed"
+    TOLD = "told"
+    FORK = "fork"
+    WARNING = "warning"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. Events are equal when the same happened, whenever it did.
+
+    Attributes:
+        kind: what happened.
+        jobs: ids: the jobs that an ``ask`` returned (maybe none), or the one that started, was committed or told.
+        n: ASKED: how many jobs were asked for.
+        text: FORK and STOP: the reason; WARNING: what is wrong.
+        elapsed: seconds of search when it happened.
+    """
+
+    kind: EventKind
+    jobs: tuple[int, ...] = ()
+    n: int = 0
+    text: str = ""
+    elapsed: float = field(default=0.0, compare=False)
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the strategy took part: asks and tells come in the same order for any number of workers."""
+        return self.kind in (EventKind.ASKED, EventKind.TOLD)
+
+
 class Ledger:
     """Reads and writes ``run.sqlite``. Records wait until `commit`, which makes them durable all together.
 
@@ -81,6 +119,7 @@ class Ledger:
         self._readonly = readonly
         self._driver: Row = ()
         self._warned: set[str] = set()
+        self._damaged: dict[str, list[Any]] = {}
         try:
             if not readonly and (damage := self.damage()):
                 raise StoreError(_refusal(path, damage))
@@ -103,6 +142,10 @@ class Ledger:
 
     # --- reading ---
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Have everything that the block reads be of one moment."""
+        return self._database.snapshot()
+
     @property
     def meta(self) -> dict[str, Any]:
         """What the run says about itself, JSON types.
@@ -119,10 +162,14 @@ class Ledger:
         """Return every job asked, in id order."""
         return self._intact(JOBS, _job, "ORDER BY id")
 
-    def outcomes(self) -> list[Outcome]:
-        """Return every outcome, in id order; that of a damaged job is left out with it."""
-        jobs = {job.id: job for job in self.jobs()}
-        return self._intact(OUTCOMES, lambda row: _outcome(row, jobs), "ORDER BY id")
+    def outcomes(self, jobs: Sequence[Job] | None = None) -> list[Outcome]:
+        """Return every outcome, in id order; that of a damaged job is left out with it.
+
+        Args:
+            jobs: what `jobs` has returned, where it was asked.
+        """
+        known = {job.id: job for job in (self.jobs() if jobs is None else jobs)}
+        return self._intact(OUTCOMES, lambda row: _outcome(row, known), "ORDER BY id")
 
     def events(self) -> list[Event]:
         """Return everything that happened, in order."""
@@ -134,8 +181,11 @@ class Ledger:
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         """Return what `add_record` kept under ``kind``, oldest first."""
-        found = self._intact(RECORDS, _record, "ORDER BY seq")
-        return [data for found_kind, data in found if found_kind == kind]
+        return [data for found, data in self.all_records() if found == kind]
+
+    def all_records(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return everything that `add_record` kept, each with its kind, oldest first."""
+        return self._intact(RECORDS, _record, "ORDER BY seq")
 
     def deaths(self, mark: Callable[[Job], str] = lambda _: "") -> dict[int, int]:
         """Return, per job without outcome, in how many of its latest attempts in a row the driver died; 0s left out.
@@ -158,28 +208,32 @@ class Ledger:
                 deaths[job.id] = 0 if is_hopeful else deaths.get(job.id, 0) + 1
         return {job_id: count for job_id, count in deaths.items() if count}
 
-    def damage(self) -> list[str]:
-        """Say which rows are damaged or missing; empty where all is well."""
-        found = []
-        jobs = {job.id: job for job in self._read(JOBS, _job)[0]}
+    def damage(self, jobs: Sequence[Job] | None = None, events: Sequence[Event] | None = None) -> list[str]:
+        """Say which rows are damaged or missing; empty where all is well. A table that was read is not read again.
+
+        Args:
+            jobs: what `jobs` has returned, where it was asked.
+            events: what `events` has returned, where it was asked.
+        """
+        known = {job.id: job for job in (self._read(JOBS, _job)[0] if jobs is None else jobs)}
         readers: tuple[tuple[Table, Callable[[Row], Any]], ...] = (
             (META, lambda row: json.loads(row[1])),
             (DRIVERS, _same),
             (JOBS, _job),
             (ATTEMPTS, _same),
-            (OUTCOMES, lambda row: _outcome(row, jobs)),
+            (OUTCOMES, lambda row: _outcome(row, known)),
             (EVENTS, _event),
             (RECORDS, _record),
         )
         for table, parse in readers:
-            _, damaged = self._read(table, parse)
-            if table is OUTCOMES:  # without its job none can be read: that it is the job which is missing, is said
-                damaged = [key for key in damaged if key in jobs]
-            if damaged:
-                found.append(_named(table, damaged))
-        return found or self._missing()
-
-    # --- writing ---
+            if table.name not in self._damaged:
+                self._read(table, parse)
+        # Without its job no outcome can be read: that it is the job which is missing, is said.
+        keys = {
+            name: [k for k in damaged if name != OUTCOMES.name or k in known] for name, damaged in self._damaged.items()
+        }
+        found = [_named(table, keys[table.name]) for table, _ in readers if keys[table.name]]
+        return found or self._missing(self.events() if events is None else events)
 
     # --- writing ---
 
@@ -240,10 +294,19 @@ class Ledger:
         self._database.begin()
         self._record(Event(EventKind.TOLD, (job_id,), elapsed=elapsed))
 
-    def warned(self, text: str, *, elapsed: float) -> None:
-        """Record that something in the search looks wrong."""
-        self._database.begin()
-        self._record(Event(EventKind.WARNING, text=text, elapsed=elapsed))
+    def warned(self, text: str, *, elapsed: float | None = None) -> None:
+        """Record that something looks wrong, once however often it is said.
+
+        Args:
+            text: what.
+            elapsed: seconds of search; None after it, at the time of the latest event.
+        """
+        known = "SELECT 1 FROM events WHERE kind = ? AND text = ? LIMIT 1"
+        if not self._database.query(known, (EventKind.WARNING.value, _plain(text))):
+            if elapsed is None:
+                elapsed = self._database.query("SELECT ifnull(max(elapsed), 0.0) FROM events")[0][0]
+            self._database.begin()
+            self._record(Event(EventKind.WARNING, text=text, elapsed=elapsed))
 
     def forked(self, reason: str, *, elapsed: float) -> None:
         """Record that the strategy was rebuilt from the outcomes; jobs without outcome are given up."""
@@ -290,6 +353,7 @@ class Ledger:
                 found.append(parse(row))
             except (ValueError, TypeError, LookupError, RecursionError):  # of a file that has no checksums yet
                 damaged.append(row[0])
+        self._damaged[table.name] = damaged
         return found, damaged
 
     def _intact(self, table: Table, parse: Callable[[Row], T], tail: str = "") -> list[T]:
@@ -302,18 +366,19 @@ class Ledger:
             warnings.warn(msg, AutopruneWarning, stacklevel=4)
         return found
 
-    def _missing(self) -> list[str]:
+    def _missing(self, events: Sequence[Event]) -> list[str]:
         """Say which jobs and outcomes the events speak of that are not there, or the other way round."""
-        events = self.events()
         forks = [i for i, event in enumerate(events) if event.kind is EventKind.FORK]
         since = events[forks[-1] :] if forks else events
         asked = {job_id for event in since if event.kind is EventKind.ASKED for job_id in event.jobs}
         committed = {event.jobs[0] for event in events if event.kind is EventKind.COMMITTED}
-        outcomes = set(self._intact(OUTCOMES, lambda row: int(row[0])))
+        jobs, outcomes = (
+            {int(row[0]) for row in self._database.query(f"SELECT id FROM {table.name}")} for table in (JOBS, OUTCOMES)
+        )
         found = []
         if lost := sorted(committed ^ outcomes):
             found.append(f"{_some(lost, 'job')} without an outcome, or outcomes without a record of them")
-        if lost := sorted(asked - {job.id for job in self.jobs()}):
+        if lost := sorted(asked - jobs):
             found.append(f"{_some(lost, 'job')} missing")
         return found
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from autoprune.core.jobs import Job, Outcome, job_to_json
 from autoprune.core.protocols import Clock, Repeating, Strategy
-from autoprune.store.events import Event, EventKind
-from autoprune.store.ledger import Ledger
+from autoprune.store.ledger import Event, EventKind, Ledger
 
 
 @dataclass(frozen=True)

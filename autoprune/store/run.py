@@ -1,30 +1,30 @@
-"""The folder of one run."""
+"""The folder of one run, and the lock that lets one driver in: it dies with its process, on any file system."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from autoprune.core.clock import SystemClock
-from autoprune.core.jobs import Job, Outcome
 from autoprune.core.protocols import Clock
 from autoprune.errors import StoreError
 from autoprune.store.blobs import BlobStore
-from autoprune.store.events import Event, EventKind
 from autoprune.store.ledger import Ledger
-from autoprune.store.lock import FolderLock, is_locked
 
 _PROBLEM = "problem"
-LOCK = "driver.lock"
+LEDGER, WEIGHTS, LOCK = "run.sqlite", "weights", "driver.lock"
+"""What is in the folder."""
 
 
 class RunStore:
     """One folder per run: ``run.sqlite`` (the ledger), ``weights/`` (blobs), ``models/``.
 
-    A store that is open for writing locks its folder: one driver a run. It is a context manager.
+    Open for writing, it locks its folder: one driver a run. It is a context manager. Whoever reads needs none, see
+    `autoprune.store.record.RunRecord`.
 
     Args:
         folder: made when it is not there; a run that is there already is opened again, to be resumed.
@@ -57,8 +57,8 @@ class RunStore:
         clock: Clock | None = None,
     ) -> None:
         self.folder = Path(folder)
-        path = self.folder / "run.sqlite"
-        self._lock: FolderLock | None = FolderLock(self.folder / LOCK)
+        path = self.folder / LEDGER
+        self._lock = FolderLock(self.folder / LOCK)
         try:
             if not self._lock.is_held:
                 raise StoreError(_driven(self.folder, path))
@@ -77,82 +77,21 @@ class RunStore:
         except BaseException:  # whatever it was, this process may want to open the run again
             self._lock.release()
             raise
-        self.weights = BlobStore(self.folder / "weights")
-
-    @classmethod
-    def open_readonly(cls, folder: str | Path) -> RunStore:
-        """Open a run for reading; it may be going on meanwhile, and its folder need not be writable.
-
-        Raises:
-            StoreError: there is no run in the folder, or its files cannot be used.
-        """
-        store = cls.__new__(cls)
-        store.folder = Path(folder)
-        store._lock = None
-        store.ledger = Ledger(store.folder / "run.sqlite", readonly=True)
-        store.weights = BlobStore(store.folder / "weights")
-        return store
+        self.weights = BlobStore(self.folder / WEIGHTS)
 
     @property
     def models(self) -> Path:
         """The folder for saved models; made on first use by whoever writes to it."""
         return self.folder / "models"
 
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What the run says about itself, JSON types."""
-        return self.ledger.meta
-
-    def update_meta(self, meta: Mapping[str, Any]) -> None:
-        """Set these entries of `meta` and leave the others."""
-        self.ledger.update_meta(meta)
-
-    def jobs(self) -> list[Job]:
-        """Return every job asked, in id order."""
-        return self.ledger.jobs()
-
-    def outcomes(self) -> list[Outcome]:
-        """Return every outcome, in id order."""
-        return self.ledger.outcomes()
-
-    def events(self) -> list[Event]:
-        """Return everything that happened, in order."""
-        return self.ledger.events()
-
-    def starts(self) -> list[float]:
-        """Return the Unix time at which each process began to drive the run, in order."""
-        return self.ledger.starts()
-
-    def records(self, kind: str) -> list[dict[str, Any]]:
-        """Return what `add_record` kept under ``kind``, oldest first."""
-        return self.ledger.records(kind)
-
-    def add_record(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Keep a measurement that is not an outcome (latency, test images), JSON types; durable at once."""
-        self.ledger.add_record(kind, data)
-
     def keep_warning(self, text: str) -> None:
         """Record that something looks wrong, once however often it is said; durable at once."""
-        events = self.events()
-        if not any(event.kind is EventKind.WARNING and event.text == text for event in events):
-            self.ledger.warned(text, elapsed=max((event.elapsed for event in events), default=0.0))
-            self.ledger.commit()
-
-    @property
-    def is_damaged(self) -> bool:
-        """Whether rows of the ledger are damaged; such a run can be read, not written to."""
-        return bool(self.ledger.damage())
-
-    @property
-    def is_driven(self) -> bool:
-        """Whether a process, this one or another, has the run open for writing."""
-        return is_locked(self.folder / LOCK)
+        self.ledger.warned(text)
+        self.ledger.commit()
 
     def close(self) -> None:
         """Close the folder and let other drivers in, whatever the disk says; closing twice is harmless."""
-        if self._lock is None:
-            self.ledger.close()
-        elif self._lock.is_held:
+        if self._lock.is_held:
             try:
                 with suppress(StoreError):  # a full disk: nothing is lost but that this was on purpose
                     self.ledger.rollback()
@@ -174,6 +113,53 @@ class RunStore:
         self.close()
 
 
+class FolderLock:
+    """Held from construction to `release`, or until the process ends, however it ends.
+
+    The lock is SQLite's own exclusive lock on an empty database, which the operating system drops with the process.
+
+    Args:
+        path: the lock file; it stays behind, empty.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
+        except (OSError, sqlite3.Error) as error:
+            raise _not_writable(path, error) from error
+        try:
+            self._connection.execute("BEGIN EXCLUSIVE")
+            self.is_held = True
+        except sqlite3.Error as error:
+            self._connection.close()
+            if "locked" not in str(error):
+                raise _not_writable(path, error) from error
+            self.is_held = False
+
+    def release(self) -> None:
+        """Let others in."""
+        self._connection.close()
+        self.is_held = False
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether some process holds the lock at ``path``, without touching it."""
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.0)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.Error as error:
+        return "locked" in str(error)
+    finally:
+        connection.close()
+    return False
+
+
 def _check_problem(folder: Path, recorded: str, problem: str) -> None:
     if recorded != problem:
         msg = (
@@ -186,13 +172,18 @@ def _check_problem(folder: Path, recorded: str, problem: str) -> None:
 def _driven(folder: Path, ledger: Path) -> str:
     driver = ""
     if ledger.exists():
-        with suppress(StoreError):  # who it is, is a courtesy
-            reader = Ledger(ledger, readonly=True)
-            try:
-                driver = reader.last_driver()
-            finally:
-                reader.close()
+        with suppress(StoreError), closing(Ledger(ledger, readonly=True)) as reader:  # who it is, is a courtesy
+            driver = reader.last_driver()
     return (
         f"the run in {folder} is being driven by {driver or 'another process'}; wait until that one ends, open the run "
         "for reading only, or choose another folder"
+    )
+
+
+def _not_writable(path: Path, error: Exception) -> StoreError:
+    if "not a database" in str(error) or "malformed" in str(error):
+        return StoreError(f"{path} is not the empty file that it should be ({error}); delete it while nobody searches")
+    return StoreError(
+        f"cannot write to the folder {path.parent}: {error}; make room if the disk is full, choose a folder that you "
+        "may write to, or open the run for reading only"
     )

@@ -19,6 +19,7 @@ from autoprune.errors import AutopruneError, AutopruneWarning
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.orchestrator import run_search
 from autoprune.store.cache import EvaluationCache
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy
 
@@ -69,8 +70,8 @@ def searched(folder: Path, evaluations: int = N) -> list[Any]:
                 window=4,
                 cache=cache,
             )
-            if not store.records("latency"):
-                store.add_record("latency", {"median": 1.25, "rows": [1, 2, 3]})
+            if not store.ledger.records("latency"):
+                store.ledger.add_record("latency", {"median": 1.25, "rows": [1, 2, 3]})
     finally:
         cache.close()
     return [result.stop, result.fork, *figures(folder)]
@@ -78,12 +79,9 @@ def searched(folder: Path, evaluations: int = N) -> list[Any]:
 
 def figures(folder: Path) -> list[Any]:
     """Return what readers see of a run, without times and what came from the cache."""
-    store = RunStore.open_readonly(folder / "run")
-    try:
-        outcomes = [replace(o.identity(), cached=False) for o in evaluations(store.outcomes())]
-        return [store.meta, store.jobs(), outcomes, store.events(), store.records("latency"), len(store.starts())]
-    finally:
-        store.close()
+    run = RunRecord.read(folder / "run")
+    outcomes = [replace(outcome.identity(), cached=False) for outcome in evaluations(run.outcomes)]
+    return [run.description, run.jobs, outcomes, run.events, run.records("latency"), len(run.starts)]
 
 
 def flip(path: Path, rng: np.random.Generator) -> str:

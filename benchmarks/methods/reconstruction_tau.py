@@ -99,7 +99,7 @@ def _fronts(arguments: argparse.Namespace) -> list[tuple[int, ...]]:
     folders = sorted(arguments.out.glob(f"{arguments.model}-*-{arguments.seed}/run.sqlite"))
     for file in folders:
         run = ap.open_run(file.parent)
-        points = [p for p in run.front.points if MIXED[0] <= p.costs["macs"] / run.dense["macs"] <= MIXED[1]]
+        points = [p for p in run.front if MIXED[0] <= p.costs["macs"] / run.dense["macs"] <= MIXED[1]]
         picks = np.linspace(0, len(points) - 1, min(len(points), arguments.structures // len(folders)))
         found += [points[round(pick)].genome for pick in picks]
     return list(dict.fromkeys(found))

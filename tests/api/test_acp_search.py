@@ -48,7 +48,7 @@ def test_a_search_clusters_measures_and_builds(make_problem: Callable[..., ap.Pr
     assert [isinstance(job, Prepare) for job in jobs] == [True] * 5 + [False] * 10
     made = {outcome.weight_set for outcome in run.outcomes if isinstance(outcome.job, Prepare)}
     assert {job.candidate.weight_set for job in jobs if isinstance(job, Evaluate)} <= made
-    for point in run.front.points:
+    for point in run.front:
         assert point.costs["macs"] <= 0.7 * run.dense["macs"]
         assert problem.evaluator.measure(point.build()) == dict(point.metrics)
 
@@ -57,7 +57,7 @@ def test_an_eps_that_merges_everything_still_searches(make_problem: Callable[...
     """The swarm starts around the smallest network and finds its way from there."""
     settings = AcpSettings(preparation={"eps": 50.0})
     run = ap.search(make_problem(), "acp", ap.Budget(evaluations=8), settings=settings, store=tmp_path / "run")
-    assert len(run.front.points) > 1
+    assert len(run.front) > 1
 
 
 def test_a_budget_too_small_to_cluster_is_an_error(make_problem: Callable[..., ap.Problem]) -> None:

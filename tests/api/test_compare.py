@@ -139,8 +139,8 @@ def test_data_without_test_items(make_problem: MakeProblem, tmp_path: Path) -> N
     for comparison in (untested, without):
         assert not any("test" in column for column in comparison.table().columns)
         assert any("No point was measured on test images" in warning for warning in comparison.summary.warnings)
-    assert not untested.runs["random", 0].store.records("metrics")
-    assert all(record["role"] == "val" for record in untested.runs["random", 0].store.records("finetune"))
+    assert not untested.runs["random", 0].record.records("metrics")
+    assert all(record["role"] == "val" for record in untested.runs["random", 0].record.records("finetune"))
 
 
 class CtrlC:

@@ -77,7 +77,7 @@ def recorded_network(folder: Path) -> DigitsNetwork:
 
 def use(run: ap.Run, path: Path) -> None:
     """Do with a run whatever measures no further candidate."""
-    point = run.front.points[-1]
+    point = run.front[-1]
     point.save(path)
     small = ap.load(path, digits_network(seed=9))
     assert sum(parameter.numel() for parameter in small.parameters()) == point.costs["params"]

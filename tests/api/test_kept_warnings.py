@@ -35,7 +35,7 @@ def test_a_criterion_that_says_nothing_is_in_the_report(tmp_path: Path) -> None:
         with pytest.warns(AutopruneWarning, match="'batchnorm' says nothing"):
             run = ap.search(make_problem(), "random", evaluations, store=tmp_path / "run")
     assert run.stop == "evaluations"
-    summary = summarize(run.store)
+    summary = summarize(run.record)
     assert len([text for text in summary.warnings if "'batchnorm' says nothing" in text]) == 1
     assert summary.state is State.FINISHED
 
@@ -45,12 +45,13 @@ def test_warnings_after_the_end_leave_it_the_end(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is kept does not depend on filters
         run = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
-        with RunStore(tmp_path / "run", problem=run.store.meta["problem"]) as store, warnings_kept(store.keep_warning):
+        fingerprint = run.record.description["problem"]
+        with RunStore(tmp_path / "run", problem=fingerprint) as store, warnings_kept(store.keep_warning):
             for _ in range(2):
                 warn("the polish was not taken")
         again = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
     assert again.stop == run.stop == "evaluations"
-    summary = summarize(again.store)
+    summary = summarize(again.record)
     assert summary.state is State.FINISHED
     assert summary.warnings.count("the polish was not taken") == 1
     assert [incident.kind for incident in summary.incidents].count("stop") == 1

@@ -75,7 +75,7 @@ def test_prepared_weights_are_worth_their_price(network: str, generator: str, tm
     run = search(problem, "metapruning", tmp_path / "run", settings)
     twin = search(problem, "metapruning:inherited", tmp_path / "twin")
     assert run.spent.macs <= 20_000 * problem.dense_costs["macs"]
-    jobs = run.store.jobs()
+    jobs = run.record.jobs
     assert isinstance(jobs[0], Prepare)
     genomes = [job.candidate.genome for job in jobs[1:] if isinstance(job, Evaluate)]
     assert len(genomes) == len(set(genomes)) == len(jobs) - 1 > 20

@@ -27,7 +27,7 @@ def test_a_model_keeps_its_precision(tmp_path: Path, dtype: torch.dtype, evaluat
         dense, data=ap.load_data("digits"), levels=4, evaluator=evaluator, evaluation=EVALUATIONS[evaluator]
     )
     run = ap.search(problem, "random", 3, store=tmp_path / "run")
-    point = run.front.points[0]
+    point = run.front[0]
     small = point.build(polish=evaluator == "reconstructed")
     (tuned,) = ap.finetune(run, [point], epochs=0.1)
     for model in (small, ap.load(tuned.file, dense)):

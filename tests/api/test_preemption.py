@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import autoprune as ap
 from autoprune.core.jobs import Prepare
-from autoprune.store.run import RunStore
+from autoprune.store.ledger import Ledger
+from autoprune.store.record import RunRecord
 
 DRIVER = Path(__file__).with_name("preempted_driver.py")
 
@@ -66,13 +68,13 @@ def test_a_training_goes_on_after_three_preemptions(tmp_path: Path, strategy: st
     drive = load_driver()
     for _ in range(3):
         preempt(tmp_path / "a" / "run", strategy, number)
-    store = RunStore.open_readonly(tmp_path / "a" / "run")
+    store = RunRecord.read(tmp_path / "a" / "run")
     assert not store.is_driven
     if number is not signal.SIGKILL:
-        assert store.events()[-1].text == "interrupted"
-        assert store.ledger.deaths() == {}
-    assert [job.id for job in store.jobs() if isinstance(job, Prepare)]
-    store.close()
+        assert store.events[-1].text == "interrupted"
+        with closing(Ledger(tmp_path / "a" / "run" / "run.sqlite", readonly=True)) as ledger:
+            assert ledger.deaths() == {}
+    assert [job.id for job in store.jobs if isinstance(job, Prepare)]
     found, undisturbed = drive(tmp_path / "a" / "run", strategy), drive(tmp_path / "b" / "run", strategy)
     assert len(found.front) > 0
     assert [o.identity() for o in found.outcomes] == [o.identity() for o in undisturbed.outcomes]

@@ -29,7 +29,9 @@ from autoprune.errors import (
     UnknownNameError,
 )
 from autoprune.report.summarize import summarize
-from autoprune.store.events import EventKind
+from autoprune.store import ledger
+from autoprune.store.blobs import BlobStore
+from autoprune.store.ledger import EventKind
 from autoprune.store.meta import RunMeta
 from autoprune.store.run import RunStore
 from autoprune.strategies._optuna import TpeSettings
@@ -69,7 +71,7 @@ def test_a_point_loaded_in_a_fresh_process_has_its_recorded_score(
         settings["evaluation"] = ShortTrainingSettings(n_calibration=64, n_validation=64, batch_size=32, fit=fit)
     problem = make_problem(evaluator=evaluator, **settings)
     run = ap.search(problem, "random", ap.Budget(evaluations=3), store=tmp_path / "run")
-    point = run.front.points[-1]
+    point = run.front[-1]
     point.save(tmp_path / "point.autoprune")
     code = f"""
 import autoprune as ap
@@ -123,7 +125,7 @@ def test_a_twin_draws_the_random_numbers_of_its_family(
     resumed = ap.search(problem, "acp:unclustered", ap.Budget(evaluations=4), store=tmp_path / "old")
     assert resumed.n_evaluations == 4
     with RunStore(tmp_path / "old", problem=problem.fingerprint) as store:
-        assert not [event for event in store.events() if event.kind is EventKind.FORK]
+        assert not [event for event in store.ledger.events() if event.kind is EventKind.FORK]
 
 
 def test_random_substitutes_are_counted_across_a_resume(make_problem: MakeProblem, tmp_path: Path) -> None:
@@ -133,10 +135,10 @@ def test_random_substitutes_are_counted_across_a_resume(make_problem: MakeProble
         run = ap.search(
             problem, "optuna:tpe", ap.Budget(evaluations=n), settings=TpeSettings(4), store=tmp_path / "run"
         )
-    drawn = [job for record in run.store.records("substitutes") for job in record["jobs"]]
+    drawn = [job for record in run.record.records("substitutes") for job in record["jobs"]]
     assert 0 < len(drawn) == len(set(drawn)) <= 12
     assert f"{len(drawn)} of 16 candidates were drawn at random after the start" in " ".join(
-        summarize(run.store).warnings
+        summarize(run.record).warnings
     )
 
 
@@ -160,7 +162,7 @@ def test_reconstruction_beats_plain_weights_on_a_trained_network(make_problem: M
 def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Polish changes weights only, can be saved and loaded, and is refused where nothing was reconstructed."""
     problem = make_problem(evaluator="reconstructed")
-    point = ap.search(problem, "uniform", ap.Budget(evaluations=3), store=tmp_path / "run").front.points[0]
+    point = ap.search(problem, "uniform", ap.Budget(evaluations=3), store=tmp_path / "run").front[0]
     polished, plain = point.build(polish=True), point.build()
     assert [p.shape for p in polished.parameters()] == [p.shape for p in plain.parameters()]
     point.save(tmp_path / "polished.autoprune", polished)
@@ -168,7 +170,7 @@ def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_pat
     assert problem.evaluator.measure(loaded) == problem.evaluator.measure(polished)
     other = ap.search(make_problem(), "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
     with pytest.raises(InvalidArgumentError, match="the evaluator 'reconstructed'"):
-        other.front.points[0].build(polish=True)
+        other.front[0].build(polish=True)
 
 
 def test_report_of_a_run(make_problem: MakeProblem, tmp_path: Path) -> None:
@@ -176,10 +178,10 @@ def test_report_of_a_run(make_problem: MakeProblem, tmp_path: Path) -> None:
     run = ap.search(make_problem(), "random", ap.Budget(evaluations=4), store=tmp_path / "run")
     paths = run.report(points=2)
     assert "not held out" in paths.html.read_text(encoding="utf-8")
-    assert run.store.records("latency")
-    before = run.store.records("metrics")
+    assert run.record.records("latency")
+    before = run.record.records("metrics")
     run.report(points=2)
-    assert run.store.records("metrics") == before
+    assert run.record.records("metrics") == before
 
 
 def test_front_table_csv_and_json(make_problem: MakeProblem, tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tm
     with pytest.raises(StoreError, match="another problem"):
         ap.open_run(tmp_path / "run", make_problem(levels=3))
     with pytest.raises(InvalidArgumentError, match="open the run with its problem"):
-        ap.open_run(tmp_path / "run").front.points[0].build()
+        ap.open_run(tmp_path / "run").front[0].build()
     with pytest.raises(InfeasibleError, match="smallest macs"):
         run.pick(max_macs=10)
     assert ap.open_run(tmp_path / "run", problem).n_evaluations == 2
@@ -286,10 +288,57 @@ def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem:
     assert (first.meta.strategy, first.meta.settings["warm_start"]) == ("pymoo:nsga2", "knapsack")
     with RunStore(folder, problem=problem.fingerprint) as store:
         settings = {name: value for name, value in first.meta.settings.items() if name != "warm_start"}
-        store.update_meta({"strategy": "pymoo:nsga2+knapsack", "settings": settings})
+        store.ledger.update_meta({"strategy": "pymoo:nsga2+knapsack", "settings": settings})
     assert ap.search(problem, "pymoo:nsga2", 21, warm_start="knapsack", store=folder).n_evaluations == 21
     resumed = ap.search(problem, "pymoo:nsga2+knapsack", 22, store=folder)
     assert resumed.n_evaluations == 22
-    assert not [event for event in resumed.store.events() if event.kind is EventKind.FORK]
+    assert not [event for event in resumed.record.events if event.kind is EventKind.FORK]
     with pytest.raises(InvalidArgumentError, match=r"searched by 'pymoo:nsga2' after a warm start by 'knapsack'"):
         ap.search(problem, "pymoo:nsga2", 22, store=folder)
+
+
+def test_a_run_is_read_once(make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ledger by opening it, whatever is asked of it; its weights by building one point, however many follow."""
+    problem = make_problem()
+    ap.search(problem, "random", ap.Budget(evaluations=6), store=tmp_path / "run")
+    parsed, fetched = [], []
+    parse, fetch = ledger.outcome_from_json, BlobStore.get
+    monkeypatch.setattr(ledger, "outcome_from_json", lambda data, job: parsed.append(data) or parse(data, job))
+    monkeypatch.setattr(BlobStore, "get", lambda store, name: fetched.append(name) or fetch(store, name))
+    run = ap.open_run(tmp_path / "run", problem)
+    assert len(parsed) == 6
+    assert repr(run).startswith("Run(")
+    found = run.n_evaluations, run.spent, run.stop, run.front.table(), run.front.hypervolume, run.pick(), run.choose(3)
+    assert len(found[-1]) == min(3, len(run.front))
+    for point in run.front:
+        point.build()
+    assert len(parsed) == 6
+    assert len(fetched) == len(set(fetched))
+
+
+def test_a_front_is_a_sequence_of_points(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Places and loops give points, cheapest first, and an empty slice nothing."""
+    run = ap.search(make_problem(), "random", ap.Budget(evaluations=8), store=tmp_path / "run")
+    costs = [point.costs["macs"] for point in run.front]
+    assert costs == sorted(costs) == [run.front[i].costs["macs"] for i in range(len(run.front))]
+    assert run.front[-1].id == run.point(run.front[-1].id).id
+    assert not run.front[len(costs) :]
+    with pytest.raises(IndexError):
+        run.front[len(costs)]
+
+
+def test_a_run_shows_what_it_was_until_it_is_read_again(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A search that goes on elsewhere is seen after `refresh`; what is measured with the run itself is seen at once."""
+    problem = make_problem()
+    run = ap.search(problem, "random", ap.Budget(evaluations=3), store=tmp_path / "run")
+    ap.search(problem, "random", ap.Budget(evaluations=5), store=tmp_path / "run")
+    assert run.n_evaluations == 3
+    run.refresh()
+    assert run.n_evaluations == 5
+    point = run.front[0]
+    measured = point.test()
+    row = run.front.table().loc[point.id]
+    assert row["accuracy_test"] == measured["accuracy"]
+    assert row["accuracy"] == point.metrics["accuracy"]
+    assert row["macs_share"] == point.costs["macs"] / run.dense["macs"]
+    assert row[[name for name in row.index if name.startswith("width:")]].min() >= 1

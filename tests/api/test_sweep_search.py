@@ -41,7 +41,7 @@ def test_sweeps_beat_random_search(problem: ap.Problem, tmp_path: Path) -> None:
         run = ap.search(problem, strategy, ap.Budget(macs=MACS), settings=settings, store=tmp_path / strategy)
         assert run.spent.macs <= MACS
         found[strategy] = run.front.hypervolume
-        for point in run.front.points:
+        for point in run.front:
             assert point.costs["macs"] <= 0.8 * run.dense["macs"]
     assert found.pop("random") < min(found.values())
 
@@ -52,8 +52,8 @@ def test_a_point_is_built_with_its_own_weights(problem: ap.Problem, strategy: st
     """A point answers as many correctly when saved and loaded as the ledger says."""
     settings = SweepSettings(n_targets=1, epochs=0.5, preparation={"batch_size": 32})
     run = ap.search(problem, strategy, ap.Budget(evaluations=3), settings=settings, store=tmp_path / "run")
-    assert any(point.id > 0 for point in run.front.points)  # not the given network alone
-    for i, point in enumerate(run.front.points):
+    assert any(point.id > 0 for point in run.front)  # not the given network alone
+    for i, point in enumerate(run.front):
         point.save(tmp_path / f"{i}.autoprune")
         loaded = ap.load(tmp_path / f"{i}.autoprune", DigitsResNet())
         assert problem.evaluator.measure(loaded) == dict(point.metrics)

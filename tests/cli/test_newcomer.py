@@ -119,5 +119,5 @@ def test_a_run_made_in_python_says_how_it_is_exported(folder: Path) -> None:
     run = ap.search(problem, "random", 3, store=folder / "run")
     page = run.report(measure=False).html.read_text()
     assert "autoprune export" not in page
-    assert f".point({run.front.points[0].id}).build()" in page
+    assert f".point({run.front[0].id}).build()" in page
     assert "ap.open_run('run', problem)" in text(call("export", "run"))

@@ -23,7 +23,7 @@ from autoprune.artifact import describe
 from autoprune.cli.app import app
 from autoprune.config import read_problem_file, recorded_problem
 from autoprune.config.building import build_model
-from autoprune.store.run import RunStore
+from autoprune.store.record import RunRecord
 
 NETWORK = """
 from torch import nn
@@ -122,7 +122,7 @@ def test_a_run_remembers_its_problem_and_the_command_line() -> None:
     assert file.tables.search.seed == 1
     run_cli("report", "run", "--points", "1")
     assert Path("run/report.html").stat().st_size > 1000
-    assert len(ap.open_run("run").store.records("latency")) == 1
+    assert len(ap.open_run("run").record.records("latency")) == 1
 
 
 @pytest.mark.usefixtures("folder")
@@ -167,7 +167,7 @@ def test_points_are_polished_where_that_is_asked_for(folder: Path) -> None:
     assert {name: tensor.shape for name, tensor in plain.items()} == {n: t.shape for n, t in polished.items()}
     assert any(not torch.equal(tensor, polished[name]) for name, tensor in plain.items())
     run_cli("report", "run", "--points", "1", "--polish")
-    assert {record["role"] for record in ap.open_run("run").store.records("metrics")} == {"test", "polished"}
+    assert {record["role"] for record in ap.open_run("run").record.records("metrics")} == {"test", "polished"}
     for arguments in (
         ["export", "plain.autoprune", "--format", "onnx", "--polish"],
         ["report", "run", "--no-measure", "--polish"],
@@ -193,11 +193,7 @@ def evaluated(folder: Path) -> int:
     """Return the number of outcomes in a run that may not have begun."""
     if not (folder / "run.sqlite").exists():
         return 0
-    store = RunStore.open_readonly(folder)
-    try:
-        return len(store.outcomes())
-    finally:
-        store.close()
+    return len(RunRecord.read(folder).outcomes)
 
 
 def test_an_interrupt_ends_cleanly_and_names_the_command_that_resumes(folder: Path) -> None:

@@ -55,7 +55,7 @@ def searched(folder: Path, executor: Executor, sleep: float, on_progress: Any = 
             estimate=ToyRunner(sleep=sleep).estimate,
             on_progress=on_progress,
         )
-        return list(store.outcomes())
+        return list(store.ledger.outcomes())
 
 
 def come_and_go(nodes: Nodes, first: Any, folder: Path, rng: np.random.Generator) -> tuple[dict[str, Any], Any]:

@@ -49,7 +49,7 @@ def reached(folder: Path) -> tuple[int, int]:
 def ledger(folder: Path) -> list[object]:
     """Return jobs and outcomes up to times and workers."""
     run = ap.open_run(folder)
-    return [*run.store.jobs(), *(outcome.identity() for outcome in run.outcomes)]
+    return [*run.record.jobs, *(outcome.identity() for outcome in run.outcomes)]
 
 
 @pytest.mark.parametrize("on_ray", [False, True])

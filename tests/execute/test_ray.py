@@ -170,8 +170,8 @@ def searched(folder: Path, executor: Executor, runner: JobRunner, **strategy: bo
             estimate=runner.estimate,
         )
         executor.close()
-        decisions = [event for event in store.events() if event.is_decision]
-        return store.jobs(), [outcome.identity() for outcome in store.outcomes()], decisions
+        decisions = [event for event in store.ledger.events() if event.is_decision]
+        return store.ledger.jobs(), [outcome.identity() for outcome in store.ledger.outcomes()], decisions
 
 
 RUNNERS: dict[str, Callable[[Path], ToyRunner]] = {

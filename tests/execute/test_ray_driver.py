@@ -24,6 +24,7 @@ from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray_settings import RaySettings
 from autoprune.orchestrator import run_search
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy
 
@@ -119,9 +120,8 @@ def test_a_local_cluster_is_private_and_leaves_nothing_behind(tmp_path: Path, ho
 
 def ledger(folder: Path) -> list[object]:
     """Return the outcomes up to times and workers."""
-    store = RunStore.open_readonly(folder)
-    found: list[object] = [outcome.identity() for outcome in store.outcomes()]
-    store.close()
+    store = RunRecord.read(folder)
+    found: list[object] = [outcome.identity() for outcome in store.outcomes]
     return found
 
 
@@ -152,13 +152,13 @@ def test_a_killed_driver_resumes(tmp_path: Path, round_: int) -> None:
     with started(folder, address, 0.05, delay, **ENV) as driver:
         driver.communicate(timeout=250)
         assert driver.returncode == -signal.SIGKILL
-    survivors = {outcome.job.id: outcome.started for outcome in RunStore.open_readonly(folder).outcomes()}
+    survivors = {outcome.job.id: outcome.started for outcome in RunRecord.read(folder).outcomes}
     assert 0 < len(survivors) < 60
     with started(folder, address, 0.0, **ENV) as driver:
         out, err = driver.communicate(timeout=250)
         assert (out, err) == ("running\nevaluations\n", "")
     assert ledger(folder) == undisturbed(tmp_path / "here")
-    after = {outcome.job.id: outcome.started for outcome in RunStore.open_readonly(folder).outcomes()}
+    after = {outcome.job.id: outcome.started for outcome in RunRecord.read(folder).outcomes}
     assert survivors.items() <= after.items()
 
 

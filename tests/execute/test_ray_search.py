@@ -33,8 +33,8 @@ def searched(problem: ap.Problem, folder: Path, executor: Executor | RaySettings
     """Return the ledger of a search up to times and workers."""
     budget = ap.Budget(evaluations=24)
     run = ap.search(problem, "random", budget, executor=executor, store=folder / "run", seed=3)
-    events = [event for event in run.store.events() if event.is_decision]
-    return run.store.jobs(), [outcome.identity() for outcome in run.outcomes], events
+    events = [event for event in run.record.events if event.is_decision]
+    return run.record.jobs, [outcome.identity() for outcome in run.outcomes], events
 
 
 def digests(plan: RunnerPlan, blobs: dict[str, bytes]) -> list[str]:

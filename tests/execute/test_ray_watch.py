@@ -58,4 +58,4 @@ def test_a_lost_cluster_is_said_and_leaves_nothing(tmp_path: Path, victim: str) 
         time.sleep(0.1)
     assert not folder.exists()
     with RunStore(tmp_path / "run") as store:
-        assert store.outcomes()
+        assert store.ledger.outcomes()

@@ -29,7 +29,7 @@ def driver() -> ModuleType:
 def untuned(driver: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished search on digits, to be copied."""
     folder = tmp_path_factory.mktemp("untuned")
-    driver.make_run(folder).store.close()
+    driver.make_run(folder)
     return folder
 
 

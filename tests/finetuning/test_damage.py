@@ -27,7 +27,7 @@ def untuned(driver: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Return the folder of a finished search of a few candidates."""
     folder = tmp_path_factory.mktemp("untuned")
     driver.N_EVALUATIONS = 6
-    driver.make_run(folder).store.close()
+    driver.make_run(folder)
     return folder
 
 

@@ -58,7 +58,7 @@ def test_pick_goes_by_what_training_made_of_a_point(tuned: ap.TunedFront) -> Non
 
 def test_figures_are_in_the_run_and_test_items_come_last(tuned: ap.TunedFront) -> None:
     """One record per point and role; no test figure was known before all points were trained; nothing else is left."""
-    records = ap.open_run(tuned.run.folder).store.records("finetune")
+    records = ap.open_run(tuned.run.folder).record.records("finetune")
     assert [record["role"] for record in records] == ["val"] * 5 + ["test"] * 5
     assert {record["point"] for record in records} == {point.id for point in tuned}
     assert records[0]["settings"]["batch_size"] == 64
@@ -82,7 +82,7 @@ def test_each_point_keeps_the_settings_that_suit_it(driver: ModuleType, run: ap.
     hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
     points = run.choose(5)[1:3]
     both = ap.finetune(run, points=points, epochs=driver.EPOCHS, settings=[hopeless, good])
-    records = [record for record in ap.open_run(run.folder).store.records("finetune") if record["role"] == "val"]
+    records = [record for record in ap.open_run(run.folder).record.records("finetune") if record["role"] == "val"]
     assert {record["settings"]["learning_rate"] for record in records[5:]} == {0.05}
     assert records[5]["spent"]["macs"] == 2 * records[1]["spent"]["macs"]
     assert_same(both, ap.TunedFront(run, tuned.points[1:3]))
@@ -100,7 +100,7 @@ def test_a_driver_that_was_ended_resumes(
     command = [sys.executable, str(DRIVER), str(tmp_path / "killed"), str(die_at), number.name]
     assert subprocess.run(command, timeout=100, check=False).returncode == -number
     run = ap.open_run(tmp_path / "killed" / "run", undisturbed.run.problem)
-    assert len(run.store.records("finetune")) == (die_at - 1) // driver.CALLS_PER_POINT
+    assert len(run.record.records("finetune")) == (die_at - 1) // driver.CALLS_PER_POINT
     again = driver.tune(run)
     assert len(again) == driver.N_POINTS == 5
     assert_same(again, undisturbed)

@@ -41,7 +41,7 @@ def test_points_are_those_of_the_plain_loop_though_the_driver_was_killed(
     killed.kill()
     killed.wait()
     run = ap.open_run(folder, undisturbed.run.problem)
-    assert len(run.store.records("finetune")) < driver.N_POINTS
+    assert len(run.record.records("finetune")) < driver.N_POINTS
     again = driver.tune(run, executor=ap.RaySettings())
     assert len(again) == driver.N_POINTS == 5
     assert_same(again, undisturbed)
@@ -52,7 +52,7 @@ def test_an_experiment_whose_trained_model_is_damaged_starts_over(
     driver: ModuleType, run: ap.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What had ended before its driver died is restored, found to be altered, and trained again to the same model."""
-    problem, point = run.problem, run.front.points[0]
+    problem, point = run.problem, run.front[0]
     job = PointTraining(
         *(point.id, point.build(), problem.model, problem.data.without_test(), problem.task),
         *((replace(driver.settings(), epochs=1),), problem.evaluation, "accuracy", True, 0),
@@ -81,7 +81,7 @@ def test_tune_records_a_training(
     """By Tune's own callbacks; what they wrote stays when the experiment's folder goes, and has every epoch."""
     pytest.importorskip({"tensorboard": "tensorboardX", "mlflow": "mlflow"}[name])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    point = run.front.points[len(name) % 2]
+    point = run.front[len(name) % 2]
     tuned = ap.finetune(run, [point], 2, settings=driver.settings(), executor=ap.RaySettings(), loggers=[name])
     (folder,) = {path.parent for path in run.folder.glob(f"finetune/*/{written.split('/')[0]}")}
     files = list(folder.glob(written))
@@ -124,9 +124,9 @@ def test_a_scheduler_compares_settings_of_one_point_only(
     run = ap.open_run(tmp_path / "copy" / "run", run.problem)
     good = driver.settings()
     hopeless = ap.FitSettings(batch_size=64, learning_rate=1e-6, distillation=good.distillation)
-    points = [run.front.points[0], run.front.points[-1]]
+    points = [run.front[0], run.front[-1]]
     tuned = ap.finetune(run, points, epochs=4, settings=[hopeless, good], executor=ap.RaySettings())
     assert [point.id for point in tuned] == [point.id for point in points]
-    used = [record["settings"]["learning_rate"] for record in run.store.records("finetune") if record["role"] == "val"]
+    used = [record["settings"]["learning_rate"] for record in run.record.records("finetune") if record["role"] == "val"]
     assert used == [good.learning_rate] * 2
     assert all(point.metrics["accuracy"] >= point.point.metrics["accuracy"] for point in tuned)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprune.core.budget import Budget
+from autoprune.core.jobs import Job
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.orchestrator import SearchResult, run_search
+from autoprune.store.ledger import Ledger
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy
 
@@ -33,6 +37,17 @@ def search(tmp_path: Path) -> Search:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., RunStore]:
-    """Return a function that opens the folder called ``name`` for reading."""
-    return lambda name="run": RunStore.open_readonly(tmp_path / name)
+def read(tmp_path: Path) -> Callable[..., RunRecord]:
+    """Return a function that reads the folder called ``name``."""
+    return lambda name="run": RunRecord.read(tmp_path / name)
+
+
+@pytest.fixture
+def deaths(tmp_path: Path) -> Callable[..., dict[int, int]]:
+    """Return a function that says how often the driver died over which jobs; it is given how far they have got."""
+
+    def read(mark: Callable[[Job], str] = lambda _: "") -> dict[int, int]:
+        with closing(Ledger(tmp_path / "run" / "run.sqlite", readonly=True)) as ledger:
+            return ledger.deaths(mark)
+
+    return read

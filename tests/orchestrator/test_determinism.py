@@ -11,11 +11,11 @@ from autoprune.core.jobs import Job
 from autoprune.execute.simulated import SimulatedExecutor
 from autoprune.orchestrator import SearchResult
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.run import RunStore
+from autoprune.store.record import RunRecord
 from autoprune.testing.search_toys import ToyRunner, ToyStrategy
 
 Search = Callable[..., SearchResult]
-Read = Callable[..., RunStore]
+Read = Callable[..., RunRecord]
 
 WORKERS = {
     "one": (1.0,),
@@ -58,8 +58,8 @@ def test_the_ledger_is_the_same_for_any_workers(
             cache = EvaluationCache(tmp_path / f"{name}.sqlite", space="s", evaluator={}, data="d")
         search(name, make_strategy=make_strategy, executor=executor, clock=clock, budget=budget, cache=cache)
         store = read(name)
-        decisions = [event for event in store.events() if event.is_decision]
-        ledgers[name] = (store.jobs(), [outcome.identity() for outcome in store.outcomes()], decisions)
+        decisions = [event for event in store.events if event.is_decision]
+        ledgers[name] = (store.jobs, [outcome.identity() for outcome in store.outcomes], decisions)
     assert len(ledgers["one"][1]) > 40
     for name in WORKERS:
         assert ledgers[name] == ledgers["one"], name
@@ -69,7 +69,7 @@ def test_another_seed_gives_another_ledger(search: Search, read: Read) -> None:
     """The comparison above can fail: seeds matter."""
     for seed in (0, 1):
         search(f"seed{seed}", make_strategy=lambda seed=seed: ToyStrategy(seed))
-    assert read("seed0").jobs() != read("seed1").jobs()
+    assert read("seed0").jobs != read("seed1").jobs
 
 
 def test_a_week_of_search_is_a_moment(search: Search, read: Read) -> None:
@@ -84,7 +84,7 @@ def test_a_week_of_search_is_a_moment(search: Search, read: Read) -> None:
         is_lost=lambda job: job.id % 50 == 49,
     )
     result = search(executor=executor, clock=clock, window=256, budget=Budget(seconds=week))
-    outcomes = read().outcomes()
+    outcomes = read().outcomes
     assert week <= result.spent.seconds < week + 13 * 3600
     assert any(outcome.message == "the worker died" for outcome in outcomes)
     assert executor.busy_seconds / (64 * clock.now()) > 0.9

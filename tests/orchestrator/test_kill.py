@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from autoprune.core.jobs import Outcome
-from autoprune.store.events import Event
-from autoprune.store.run import RunStore
+from autoprune.store.ledger import Event
+from autoprune.store.record import RunRecord
 
 DRIVER = Path(__file__).with_name("driver.py")
 ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
@@ -44,10 +44,8 @@ def killed(folder: Path, point: str, when: float, executor: str) -> bool:
 
 def ledger(folder: Path) -> Ledger:
     """Return events and outcomes without times and worker names."""
-    store = RunStore.open_readonly(folder)
-    found = store.events(), [outcome.identity() for outcome in store.outcomes()]
-    store.close()
-    return found
+    store = RunRecord.read(folder)
+    return store.events, [outcome.identity() for outcome in store.outcomes]
 
 
 def assert_equal(folder: Path, undisturbed: Ledger, executor: str) -> None:

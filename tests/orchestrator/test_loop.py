@@ -21,12 +21,12 @@ from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.simulated import SimulatedExecutor
 from autoprune.orchestrator import SearchProgress, SearchResult, Stop
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.events import EventKind
-from autoprune.store.run import RunStore
+from autoprune.store.ledger import EventKind
+from autoprune.store.record import RunRecord
 from autoprune.testing.search_toys import BOX, TRAINED, ToyRunner, ToyStrategy
 
 Search = Callable[..., SearchResult]
-Read = Callable[..., RunStore]
+Read = Callable[..., RunRecord]
 
 
 class Spy:
@@ -38,10 +38,9 @@ class Spy:
         self.seen: list[tuple[int, set[int]]] = []
 
     def __call__(self, job: Job) -> Outcome:
-        store = RunStore.open_readonly(self.folder)
-        started = {event.jobs[0] for event in store.events() if event.kind is EventKind.STARTED}
+        store = RunRecord.read(self.folder)
+        started = {event.jobs[0] for event in store.events if event.kind is EventKind.STARTED}
         self.seen.append((job.id, started))
-        store.close()
         return self.runner(job)
 
     def estimate(self, job: Job) -> Spending:
@@ -57,9 +56,8 @@ class Listener(ToyStrategy):
         self.was_durable: list[bool] = []
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        store = RunStore.open_readonly(self.folder)
-        durable = {outcome.job.id for outcome in store.outcomes()}
-        store.close()
+        store = RunRecord.read(self.folder)
+        durable = {outcome.job.id for outcome in store.outcomes}
         self.was_durable += [outcome.job.id in durable for outcome in outcomes]
         super().tell(outcomes)
 
@@ -70,29 +68,29 @@ def test_at_most_n_evaluations_means_n(search: Search, read: Read, n: int) -> No
     result = search(budget=n)
     assert result.stop is Stop.EVALUATIONS
     assert result.spent.evaluations == n
-    assert [outcome.job.id for outcome in read().outcomes()] == list(range(n))
+    assert [outcome.job.id for outcome in read().outcomes] == list(range(n))
 
 
 def test_failures_are_recorded_and_the_search_goes_on(search: Search, read: Read) -> None:
     """Raising candidates are FAILED with their text; every job is told all the same."""
     search(budget=60)
-    outcomes = read().outcomes()
+    outcomes = read().outcomes
     failed = [outcome for outcome in outcomes if outcome.status is Status.FAILED]
     assert failed
     assert all("ValueError: genome" in outcome.message for outcome in failed)
-    assert [event.jobs[0] for event in read().events() if event.kind is EventKind.TOLD] == list(range(60))
+    assert [event.jobs[0] for event in read().events if event.kind is EventKind.TOLD] == list(range(60))
 
 
 def test_macs_are_charged_when_asked_and_a_job_that_would_overrun_never_starts(search: Search, read: Read) -> None:
     """The sum of the charges stays within the limit, and the first job beyond it was not started."""
     result = search(budget=Budget(macs=20_000))
     store = read()
-    spent = sum(outcome.spent.macs for outcome in store.outcomes())
-    refused = store.jobs()[len(store.outcomes())]
+    spent = sum(outcome.spent.macs for outcome in store.outcomes)
+    refused = store.jobs[len(store.outcomes)]
     assert result.stop is Stop.MACS
     assert result.spent.macs == spent <= 20_000 < spent + ToyRunner().estimate(refused).macs
-    started = {event.jobs[0] for event in store.events() if event.kind is EventKind.STARTED}
-    assert started == {outcome.job.id for outcome in store.outcomes()}
+    started = {event.jobs[0] for event in store.events if event.kind is EventKind.STARTED}
+    assert started == {outcome.job.id for outcome in store.outcomes}
 
 
 def test_what_was_spent_before_counts(search: Search) -> None:
@@ -107,7 +105,7 @@ def test_a_budget_too_small_for_the_first_job_runs_nothing(search: Search, read:
     """Nothing is started, and the reason is given."""
     result = search(budget=Budget(macs=1))
     assert result.stop is Stop.MACS
-    assert read().outcomes() == []
+    assert read().outcomes == []
 
 
 def test_seconds_stop_new_jobs_and_are_recorded(search: Search, read: Read) -> None:
@@ -118,8 +116,8 @@ def test_seconds_stop_new_jobs_and_are_recorded(search: Search, read: Read) -> N
     result = search(budget=Budget(seconds=95.0), executor=executor, clock=clock)
     assert result.stop is Stop.SECONDS
     assert result.spent.seconds == 100.0
-    assert [outcome.started for outcome in read().outcomes()] == [t for t in range(0, 100, 10) for _ in range(2)]
-    last = read().events()[-1]
+    assert [outcome.started for outcome in read().outcomes] == [t for t in range(0, 100, 10) for _ in range(2)]
+    last = read().events[-1]
     assert (last.kind, last.text, last.elapsed) == (EventKind.STOP, "seconds", 100.0)
 
 
@@ -127,14 +125,14 @@ def test_a_finished_strategy_ends_the_search(search: Search, read: Read) -> None
     """No jobs with none in flight means finished, however large the budget."""
     result = search(make_strategy=lambda: ToyStrategy(n_jobs=7), budget=100)
     assert (result.stop, result.spent.evaluations) == (Stop.FINISHED, 7)
-    assert len(read().outcomes()) == 7
+    assert len(read().outcomes) == 7
 
 
 def test_no_jobs_with_some_in_flight_means_wait(search: Search, read: Read) -> None:
     """A strategy that waits for its generation, or for its weights, still gets its whole budget."""
     result = search(make_strategy=lambda: ToyStrategy(generation=5, with_preparation=True), budget=33)
     assert (result.stop, result.spent.evaluations) == (Stop.EVALUATIONS, 33)
-    outcomes = read().outcomes()
+    outcomes = read().outcomes
     assert isinstance(outcomes[0].job, Prepare)
     made = outcomes[0].weight_set
     assert {o.job.candidate.weight_set for o in outcomes if isinstance(o.job, Evaluate)} == {made}
@@ -170,7 +168,7 @@ def test_tells_come_in_id_order_one_at_a_time_within_the_window(search: Search, 
     )
     search(executor=executor, clock=clock, window=6, budget=50)
     asked = told = 0
-    for event in read().events():
+    for event in read().events:
         if event.kind is EventKind.ASKED:
             asked += len(event.jobs)
             assert asked - told <= 6
@@ -193,10 +191,10 @@ def test_an_interrupt_stops_cleanly_and_can_be_resumed(search: Search, read: Rea
     interrupted: list[bool] = []
     result = search(runner=Interrupting())
     assert result.stop is Stop.INTERRUPTED
-    assert len(read().outcomes()) == 23
+    assert len(read().outcomes) == 23
     assert search().stop is Stop.EVALUATIONS
     search("undisturbed")
-    decisions = [[event for event in read(name).events() if event.is_decision] for name in ("run", "undisturbed")]
+    decisions = [[event for event in read(name).events if event.is_decision] for name in ("run", "undisturbed")]
     assert decisions[0] == decisions[1]
 
 
@@ -222,7 +220,7 @@ def test_progress_says_where_the_search_stands(search: Search, read: Read) -> No
     assert volumes == sorted(volumes)
     assert volumes[-1] > 0
     assert reports[-1].eta == 0.0
-    assert reports[-1].failed == sum(outcome.status is Status.FAILED for outcome in read().outcomes()) > 0
+    assert reports[-1].failed == sum(outcome.status is Status.FAILED for outcome in read().outcomes) > 0
 
 
 def test_a_missing_objective_is_a_failure_that_names_it(search: Search, read: Read) -> None:
@@ -233,8 +231,8 @@ def test_a_missing_objective_is_a_failure_that_names_it(search: Search, read: Re
             return Evaluation(job, Status.OK, {"loss": 1.0}, spent=self.estimate(job))
 
     search(runner=Forgetful(), budget=3)
-    assert [outcome.status for outcome in read().outcomes()] == [Status.FAILED] * 3
-    assert "'accuracy' was not measured" in read().outcomes()[0].message
+    assert [outcome.status for outcome in read().outcomes] == [Status.FAILED] * 3
+    assert "'accuracy' was not measured" in read().outcomes[0].message
 
 
 def test_a_failed_job_is_charged_its_estimate(search: Search, read: Read) -> None:
@@ -246,7 +244,7 @@ def test_a_failed_job_is_charged_its_estimate(search: Search, read: Read) -> Non
 
     result = search(runner=Refusing(), budget=5)
     assert (result.stop, result.spent.evaluations) == (Stop.EVALUATIONS, 5)
-    assert result.spent.macs == sum(ToyRunner().estimate(job).macs for job in read().jobs())
+    assert result.spent.macs == sum(ToyRunner().estimate(job).macs for job in read().jobs)
 
 
 class Greedy(ToyStrategy):
@@ -313,14 +311,14 @@ def test_cached_evaluations_are_not_run_again_but_charged(search: Search, read: 
     first = search("first", runner=Counting(), cache=cache)
     n_first, ran[:] = len(ran), []
     second = search("second", runner=Counting(), cache=cache)
-    failed = {o.job.id for o in read("first").outcomes() if o.status is Status.FAILED}
-    repeated = {o.job.id for o in read("first").outcomes() if o.cached}
+    failed = {o.job.id for o in read("first").outcomes if o.status is Status.FAILED}
+    repeated = {o.job.id for o in read("first").outcomes if o.cached}
     assert repeated  # the toy proposes some genomes twice
     assert n_first == 40 - len(repeated)
     assert set(ran) == failed  # failures are tried again
     assert second.spent.macs == first.spent.macs
     assert second.spent.evaluations == first.spent.evaluations
-    for a, b in zip(read("first").outcomes(), read("second").outcomes(), strict=True):
+    for a, b in zip(read("first").outcomes, read("second").outcomes, strict=True):
         assert (a.job, a.metrics, a.costs, a.spent.macs) == (b.job, b.metrics, b.costs, b.spent.macs)
         assert b.cached == (b.status is Status.OK)
 
@@ -332,7 +330,7 @@ def test_comparison_does_not_depend_on_the_order_of_strategies(search: Search, r
         for seed in order:
             search(f"first{order[0]}-seed{seed}", make_strategy=lambda seed=seed: ToyStrategy(seed), cache=cache)
     for seed in (0, 1):
-        one, other = (read(f"first{first}-seed{seed}").outcomes() for first in (0, 1))
+        one, other = (read(f"first{first}-seed{seed}").outcomes for first in (0, 1))
         assert [(o.job, o.metrics, o.spent.macs) for o in one] == [(o.job, o.metrics, o.spent.macs) for o in other]
 
 

@@ -13,12 +13,12 @@ from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import Job, Outcome
 from autoprune.execute.simulated import SimulatedExecutor
 from autoprune.orchestrator import SearchResult, Stop
-from autoprune.store.run import RunStore
+from autoprune.store.record import RunRecord
 from autoprune.strategies.registry import STRATEGIES, make_strategy
 from autoprune.testing.toys import toy_outcome, toy_setup
 
 Search = Callable[..., SearchResult]
-Read = Callable[..., RunStore]
+Read = Callable[..., RunRecord]
 
 SLOW = {"optuna:gp"}
 N = 30
@@ -54,10 +54,10 @@ def settings(name: str) -> dict[str, Any]:
     }
 
 
-def story(store: RunStore) -> tuple[list[Any], list[Any]]:
+def story(store: RunRecord) -> tuple[list[Any], list[Any]]:
     """Return decisions and outcomes, without times and worker names."""
-    decisions = [event for event in store.events() if event.is_decision]
-    return decisions, [outcome.identity() for outcome in store.outcomes()]
+    decisions = [event for event in store.events if event.is_decision]
+    return decisions, [outcome.identity() for outcome in store.outcomes]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_workers_and_interrupts_do_not_show(search: Search, read: Read, name: st
         FormulaRunner(), seconds=lambda job: 1 + 5 * job.id % 7, speeds=(1, 3, 0.2, 0.5, 2), clock=clock
     )
     search("five", runner=FormulaRunner(), executor=executor, clock=clock, **settings(name))
-    n = len(read("one").outcomes())
+    n = len(read("one").outcomes)
     assert search("resumed", runner=FormulaRunner(stop_at=n // 2), **settings(name)).stop is Stop.INTERRUPTED
     assert search("resumed", runner=FormulaRunner(), **settings(name)).fork == ""
     assert story(read("five")) == story(read("one"))

@@ -11,7 +11,7 @@ import pytest
 from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Candidate, Evaluate, Job
 from autoprune.core.protocols import SearchSetup
-from autoprune.store.events import Event, EventKind
+from autoprune.store.ledger import Event, EventKind
 from autoprune.store.replay import History, replay
 from autoprune.strategies.registry import make_strategy
 from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy

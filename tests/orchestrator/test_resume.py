@@ -11,12 +11,14 @@ from autoprune.core.jobs import Job, Outcome, Status
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.orchestrator import SearchResult, Stop, run_search
 from autoprune.orchestrator.loop import MAX_DEATHS
-from autoprune.store.events import EventKind
+from autoprune.store.ledger import EventKind
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import OBJECTIVES, ToyRunner, ToyStrategy
 
 Search = Callable[..., SearchResult]
-Read = Callable[..., RunStore]
+Read = Callable[..., RunRecord]
+Deaths = Callable[..., dict[int, int]]
 
 
 class Stops(ToyRunner):
@@ -32,9 +34,9 @@ class Stops(ToyRunner):
         return super().__call__(job)
 
 
-def decisions(store: RunStore) -> list[object]:
+def decisions(store: RunRecord) -> list[object]:
     """Return asks and tells."""
-    return [event for event in store.events() if event.is_decision]
+    return [event for event in store.events if event.is_decision]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     search("undisturbed", make_strategy=make_strategy)
     assert result.fork == ""
     assert decisions(read()) == decisions(read("undisturbed"))
-    assert [o.identity() for o in read().outcomes()] == [o.identity() for o in read("undisturbed").outcomes()]
+    assert [o.identity() for o in read().outcomes] == [o.identity() for o in read("undisturbed").outcomes]
 
 
 def test_nothing_is_run_twice(search: Search, read: Read) -> None:
@@ -72,31 +74,31 @@ def test_nothing_is_run_twice(search: Search, read: Read) -> None:
 def test_a_larger_budget_continues_a_finished_run(search: Search, read: Read) -> None:
     """The run goes on where it stopped, and what it had stays."""
     search(budget=30)
-    first = read().outcomes()
+    first = read().outcomes
     result = search(budget=50)
     assert (result.stop, result.spent.evaluations, result.fork) == (Stop.EVALUATIONS, 50, "")
-    assert read().outcomes()[:30] == first
-    assert [e.text for e in read().events() if e.kind is EventKind.STOP] == ["evaluations", "evaluations"]
+    assert read().outcomes[:30] == first
+    assert [e.text for e in read().events if e.kind is EventKind.STOP] == ["evaluations", "evaluations"]
 
 
 def test_a_job_refused_for_its_macs_runs_under_a_larger_budget(search: Search, read: Read) -> None:
     """The refused job is the next to run, under its old id, and what was measured before stays."""
     search(budget=Budget(macs=20_000))
-    before = read().outcomes()
-    refused = read().jobs()[len(before)]
+    before = read().outcomes
+    refused = read().jobs[len(before)]
     result = search(budget=Budget(macs=30_000))
     assert (result.stop, result.fork) == (Stop.MACS, "")
     assert 20_000 < result.spent.macs <= 30_000
-    assert read().outcomes()[: len(before)] == before
-    assert read().outcomes()[len(before)].job == refused
+    assert read().outcomes[: len(before)] == before
+    assert read().outcomes[len(before)].job == refused
 
 
 def test_resuming_with_nothing_left_changes_nothing(search: Search, read: Read) -> None:
     """The same budget again adds no event and no outcome."""
     search()
-    before = read().events()
+    before = read().events
     assert search().stop is Stop.EVALUATIONS
-    assert read().events() == before
+    assert read().events == before
 
 
 def test_seconds_go_on_counting(search: Search) -> None:
@@ -130,15 +132,15 @@ def test_a_mismatch_forks_and_loses_nothing(search: Search, read: Read) -> None:
     """Another seed proposes other genomes: every outcome is absorbed, in id order, and the ledger says why."""
     Absorbing.absorbed = []
     search(runner=Stops(20))
-    before = read().outcomes()
+    before = read().outcomes
     result = search(make_strategy=lambda: Absorbing(seed=1))
     store = read()
     assert "another job than the recorded 0" in result.fork
-    assert [e.text for e in store.events() if e.kind is EventKind.FORK] == [result.fork]
+    assert [e.text for e in store.events if e.kind is EventKind.FORK] == [result.fork]
     assert Absorbing.absorbed == [tuple(range(20))]
-    assert store.outcomes()[:20] == before
-    assert [outcome.job.id for outcome in store.outcomes()] == list(range(40))
-    assert [outcome.job for outcome in store.outcomes()] == store.jobs()
+    assert store.outcomes[:20] == before
+    assert [outcome.job.id for outcome in store.outcomes] == list(range(40))
+    assert [outcome.job for outcome in store.outcomes] == store.jobs
 
 
 def test_a_forked_run_is_resumed_from_its_fork(search: Search, read: Read) -> None:
@@ -152,7 +154,7 @@ def test_a_forked_run_is_resumed_from_its_fork(search: Search, read: Read) -> No
     search("twin", runner=Stops(12))
     search("twin", make_strategy=lambda: Absorbing(seed=1))
     assert decisions(read()) == decisions(read("twin"))
-    assert [o.identity() for o in read().outcomes()] == [o.identity() for o in read("twin").outcomes()]
+    assert [o.identity() for o in read().outcomes] == [o.identity() for o in read("twin").outcomes]
 
 
 def test_a_replay_that_takes_too_long_forks(search: Search, read: Read) -> None:
@@ -167,7 +169,7 @@ def test_a_replay_that_takes_too_long_forks(search: Search, read: Read) -> None:
     search(make_strategy=Slow, clock=clock, runner=Stops(20))
     assert search(make_strategy=Slow, clock=clock, runner=Stops(25)).fork.startswith("replay took more than 60 s")
     assert search(make_strategy=Slow, clock=clock, max_replay_seconds=1000.0).fork == ""
-    assert [outcome.job.id for outcome in read().outcomes()] == list(range(40))
+    assert [outcome.job.id for outcome in read().outcomes] == list(range(40))
 
 
 def test_a_strategy_that_raises_while_it_is_replayed_forks(search: Search) -> None:
@@ -213,35 +215,37 @@ def die_while_running(folder: Path, job_id: int, mark: str = "") -> None:
     store._lock.release()  # type: ignore[union-attr]
 
 
-def test_a_job_that_kills_its_driver_three_times_is_failed(search: Search, read: Read, tmp_path: Path) -> None:
+def test_a_job_that_kills_its_driver_three_times_is_failed(
+    search: Search, read: Read, tmp_path: Path, deaths: Deaths
+) -> None:
     """Two deaths are bad luck; after the third the job is recorded as FAILED, and only that one."""
     for _ in range(MAX_DEATHS - 1):
         die_while_running(tmp_path / "run", 5)
-    assert read().ledger.deaths() == {5: MAX_DEATHS - 1}
+    assert deaths() == {5: MAX_DEATHS - 1}
     die_while_running(tmp_path / "run", 5)
     search(budget=12)
-    outcomes = read().outcomes()
+    outcomes = read().outcomes
     assert "died 3 times in a row" in outcomes[5].message
     died = [outcome.job.id for outcome in outcomes if "died" in outcome.message]
     assert (died, outcomes[5].status, len(outcomes)) == ([5], Status.FAILED, 12)
 
 
-def test_a_clean_stop_is_not_a_death(search: Search, read: Read, tmp_path: Path) -> None:
+def test_a_clean_stop_is_not_a_death(search: Search, read: Read, tmp_path: Path, deaths: Deaths) -> None:
     """Interrupting a long job over and over does not fail it: deaths in a row start anew."""
     die_while_running(tmp_path / "run", 5)
     die_while_running(tmp_path / "run", 5)
     assert search(budget=12, runner=Stops(5)).stop is Stop.INTERRUPTED
-    assert read().ledger.deaths() == {}
+    assert deaths() == {}
     search(budget=12)
-    assert "died" not in read().outcomes()[5].message
+    assert "died" not in read().outcomes[5].message
 
 
-def test_a_job_that_got_ahead_is_not_failed(search: Search, read: Read, tmp_path: Path) -> None:
+def test_a_job_that_got_ahead_is_not_failed(search: Search, read: Read, tmp_path: Path, deaths: Deaths) -> None:
     """Deaths count in a row without progress: a checkpoint that moved begins a new row."""
     marks = ["", "a", "b", "c", "c", "c"]
     for mark in marks:
         die_while_running(tmp_path / "run", 5, mark)
-    assert read().ledger.deaths(lambda _: "d") == {}
-    assert read().ledger.deaths(lambda _: "c") == {5: 3}
+    assert deaths(lambda _: "d") == {}
+    assert deaths(lambda _: "c") == {5: 3}
     assert search(budget=12, mark=lambda _: "d").stop is Stop.EVALUATIONS
-    assert "died" not in read().outcomes()[5].message
+    assert "died" not in read().outcomes[5].message

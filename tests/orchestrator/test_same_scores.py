@@ -12,7 +12,7 @@ from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Status, We
 from autoprune.errors import AutopruneWarning
 from autoprune.orchestrator import SearchResult
 from autoprune.orchestrator.same_scores import MIN_NETWORKS, SameScores
-from autoprune.store.events import EventKind
+from autoprune.store.ledger import EventKind
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import ToyRunner
 
@@ -64,7 +64,7 @@ def test_a_search_warns_and_its_ledger_remembers(
         warnings.simplefilter("error")
         search("blind", runner=Blind(), budget=30)
         search("sound", budget=30)
-    rung = {name: [e for e in read(name).events() if e.kind is EventKind.WARNING] for name in ("blind", "sound")}
+    rung = {name: [e for e in read(name).events if e.kind is EventKind.WARNING] for name in ("blind", "sound")}
     assert len(rung["blind"]) == 1
     assert "accuracy=0.1" in rung["blind"][0].text
     assert not rung["sound"]

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from autoprune.core.interruption import signals_interrupt
 from autoprune.orchestrator import SearchProgress, SearchResult, Stop
-from autoprune.store.run import RunStore
+from autoprune.store.ledger import Ledger
+from autoprune.store.record import RunRecord
 
 Search = Callable[..., SearchResult]
-Read = Callable[..., RunStore]
+Read = Callable[..., RunRecord]
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -52,11 +54,11 @@ def test_a_signal_saves_the_search_and_ends_its_process(tmp_path: Path, number: 
     rest, _ = child.communicate(timeout=30)
     assert child.returncode == -number
     assert "went on" not in rest
-    store = RunStore.open_readonly(tmp_path)
-    assert store.events()[-1].text == Stop.INTERRUPTED
-    assert store.ledger.deaths() == {}
-    assert store.outcomes()
-    store.close()
+    store = RunRecord.read(tmp_path)
+    assert store.events[-1].text == Stop.INTERRUPTED
+    with closing(Ledger(tmp_path / "run.sqlite", readonly=True)) as ledger:
+        assert ledger.deaths() == {}
+    assert store.outcomes
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -67,7 +69,7 @@ def test_the_users_own_handler_comes_back_and_is_called_once_everything_is_saved
     heard = []
 
     def handler(received: int, _: object) -> None:
-        heard.append((received, read().events()[-1].text))
+        heard.append((received, read().events[-1].text))
 
     def tell(progress: SearchProgress) -> None:
         if progress.evaluations == 10:
@@ -132,10 +134,10 @@ def test_a_callback_that_interrupts_is_like_ctrl_c(search: Search, read: Read, a
             raise KeyboardInterrupt
 
     assert search(on_progress=tell, clock=Slow()).stop is Stop.INTERRUPTED
-    assert read().events()[-1].text == "interrupted"
+    assert read().events[-1].text == "interrupted"
     assert search().stop is Stop.EVALUATIONS
     search("undisturbed")
-    assert [o.identity() for o in read().outcomes()] == [o.identity() for o in read("undisturbed").outcomes()]
+    assert [o.identity() for o in read().outcomes] == [o.identity() for o in read("undisturbed").outcomes]
 
 
 @pytest.mark.parametrize("at", [1, 10, 40])
@@ -148,9 +150,9 @@ def test_a_callback_that_fails_ends_the_search_and_nothing_is_lost(search: Searc
 
     with pytest.raises(ZeroDivisionError):
         search(on_progress=tell, clock=Slow())
-    known = [outcome.identity() for outcome in read().outcomes()]
+    known = [outcome.identity() for outcome in read().outcomes]
     assert len(known) >= at
     assert search().fork == ""
     search("undisturbed")
-    assert [o.identity() for o in read().outcomes()] == [o.identity() for o in read("undisturbed").outcomes()]
-    assert known == [o.identity() for o in read().outcomes()][: len(known)]
+    assert [o.identity() for o in read().outcomes] == [o.identity() for o in read("undisturbed").outcomes]
+    assert known == [o.identity() for o in read().outcomes][: len(known)]

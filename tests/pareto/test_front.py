@@ -1,5 +1,8 @@
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from autoprune.core.jobs import (
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.pareto.front import Front
+from autoprune.pareto.hypervolume import ReferenceBox
 
 WEIGHTS = WeightSet("w" * 64, "o" * 64)
 
@@ -48,10 +52,10 @@ def outcomes() -> list[Outcome]:
     ]
 
 
-def test_front_has_the_non_dominated_evaluations_once_in_id_order() -> None:
+def test_front_has_the_non_dominated_evaluations_once_cheapest_first() -> None:
     """Dominated, failed and preparing jobs are left out; of equal points the first found stays."""
     front = Front.of(outcomes(), objectives())
-    assert [outcome.job.id for outcome in front.outcomes] == [0, 1, 3]
+    assert [outcome.job.id for outcome in front] == [0, 1, 3]
     np.testing.assert_array_equal(front.values, [[-0.5, 100], [-0.9, 200], [-0.95, 400]])
 
 
@@ -109,14 +113,69 @@ def test_fidelities_are_never_mixed_silently() -> None:
     mixed = [measured(0, 0.5, 100), measured(1, 0.9, 100, "short")]
     with pytest.raises(InvalidArgumentError, match="proxy, short"):
         Front.of(mixed, objectives())
-    assert [o.job.id for o in Front.of(mixed, objectives(), fidelity="proxy").outcomes] == [0]
+    assert [o.job.id for o in Front.of(mixed, objectives(), fidelity="proxy")] == [0]
 
 
-def test_rows_are_flat_records_in_natural_direction() -> None:
-    """Rows turn into JSON and hold id, objectives, other figures and the genome."""
-    rows = Front.of(outcomes(), objectives()).rows()
+@dataclass(frozen=True)
+class Shown:
+    """An evaluation that can stand in a table."""
+
+    outcome: Outcome
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.outcome.metrics
+
+    @property
+    def costs(self) -> Mapping[str, int]:
+        return self.outcome.costs
+
+    @property
+    def genome(self) -> tuple[int, ...]:
+        return self.outcome.job.candidate.genome
+
+    def row(self) -> dict[str, Any]:
+        return {"id": self.outcome.job.id, **self.metrics, **self.costs}
+
+
+def test_a_front_of_other_things_is_the_same_front(tmp_path: Path) -> None:
+    """Order, values, table and files are of what the points were made into; an empty table has the columns it can."""
+    front = Front.of(outcomes(), objectives())
+    shown = front.map(Shown)
+    assert [point.outcome for point in shown] == list(front)
+    assert shown.values is front.values
+    table = shown.table()
+    assert table.index.tolist() == [0, 1, 3]
+    assert table["accuracy"].tolist() == [0.5, 0.9, 0.95]
+    shown.to_json(tmp_path / "front.json")
+    rows = json.loads((tmp_path / "front.json").read_text())
     assert rows[0] == {"id": 0, "accuracy": 0.5, "macs": 100, "params": 200, "genome": [0]}
-    assert json.loads(json.dumps(rows)) == rows
+    shown.to_csv(tmp_path / "front.csv")
+    assert (tmp_path / "front.csv").read_text().startswith("id,accuracy,macs,params")
+    assert Front.of([], objectives()).map(Shown).table().empty
+
+
+def test_a_front_is_a_sequence_cheapest_first() -> None:
+    """Whatever the order of its jobs: places, slices and loops go by cost, or by the last objective without one."""
+    turned = [
+        measured(9 - i, accuracy, macs) for i, (accuracy, macs) in enumerate(((0.5, 100), (0.9, 200), (0.95, 400)))
+    ]
+    front = Front.of(turned, objectives())
+    assert [front[i].costs["macs"] for i in range(len(front))] == [100, 200, 400] == [o.costs["macs"] for o in front]
+    assert front[-1] is front.points[2]
+    assert front[:2] == front.points[:2]
+    np.testing.assert_array_equal(front.values[:, 1], [100, 200, 400])
+    pairs = [replace(measured(i, i / 4, 1), metrics={"iou": 1 - i / 4, "accuracy": i / 4}) for i in (2, 0, 1)]
+    by_last = Front.of(pairs, Objectives.parse(("max:iou", "max:accuracy")))
+    assert [o.metrics["accuracy"] for o in by_last] == [0.0, 0.25, 0.5]
+
+
+def test_a_hypervolume_needs_a_reference_point() -> None:
+    """With one it is the share of its box; without one an error says so."""
+    box = ReferenceBox.of(objectives(), {"accuracy": 0.0, "macs": 400})
+    assert Front.of([measured(0, 0.5, 100)], objectives(), box=box).hypervolume == pytest.approx(0.5 * 0.75)
+    with pytest.raises(InvalidArgumentError, match="without one"):
+        _ = Front.of(outcomes(), objectives()).hypervolume
 
 
 def test_a_missing_figure_is_an_error_that_names_it() -> None:

@@ -61,11 +61,11 @@ def test_a_search_collects_once_and_pays_for_it(tmp_path: Path) -> None:
     assert run.spent.macs - spent == problem.dense_costs["macs"] * 64 * 3  # the few items of a probe are all 64
     names = {outcome.job.candidate.weight_set.weights for outcome in before}
     assert len(names) == 1
-    assert unpack_moments(unpack_weights(run.store.weights.get(names.pop())))
+    assert unpack_moments(unpack_weights(run.record.weights.get(names.pop())))
     again = ap.search(make_problem(), "global_ranking:l1", ap.Budget(evaluations=5), store=tmp_path / "run")
     assert again.outcomes[:3] == before
     assert again.meta.prior == prior
-    assert len(again.store.records("completed weights")) == 1
+    assert len(again.record.records("completed weights")) == 1
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
@@ -73,14 +73,14 @@ def test_damaged_statistics_are_collected_again(tmp_path: Path, how: str) -> Non
     """A search that goes on with a blob that the disk has changed measures what an undisturbed one does."""
     whole = ap.search(make_problem(), "random", ap.Budget(evaluations=5), store=tmp_path / "a" / "run")
     run = ap.search(make_problem(), "random", ap.Budget(evaluations=3), store=tmp_path / "b" / "run")
-    (record,) = run.store.records("completed weights")
-    path = run.store.weights.path(record["completed"])
+    (record,) = run.record.records("completed weights")
+    path = run.record.weights.path(record["completed"])
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink() if how == "gone" else path.write_bytes(data if how == "flipped" else data[:-1])
     again = ap.search(make_problem(), "random", ap.Budget(evaluations=5), store=tmp_path / "b" / "run")
     assert [outcome.identity() for outcome in again.outcomes] == [outcome.identity() for outcome in whole.outcomes]
-    assert again.store.weights.has_intact(record["completed"])
+    assert again.record.weights.has_intact(record["completed"])
 
 
 def test_a_saved_point_has_the_score_of_the_run(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_evaluators_collect_no_more_than_they_need(tmp_path: Path) -> None:
     problem = make_problem("inherited")
     run = ap.search(problem, "random", ap.Budget(evaluations=2), store=tmp_path / "run")
     assert run.meta.prior.macs == problem.dense_costs["macs"] * 64 * 2  # all of them, and the few of a probe
-    weights = unpack_weights(run.store.weights.get(run.outcomes[0].job.candidate.weight_set.weights))
+    weights = unpack_weights(run.record.weights.get(run.outcomes[0].job.candidate.weight_set.weights))
     assert unpack_norms(weights)
     assert not unpack_moments(weights)
     afresh = ap.search(problem.with_batchnorm("afresh"), "random", ap.Budget(evaluations=2), store=tmp_path / "afresh")
     assert afresh.meta.prior == Spending()
-    assert afresh.store.records("completed weights") == []
+    assert not afresh.record.records("completed weights")
 
 
 class Doubling:

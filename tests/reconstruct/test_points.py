@@ -35,16 +35,16 @@ def test_polished_figures_stand_beside_those_of_what_was_scored(tmp_path: Path) 
     assert plain == problem.test(point.build())
     assert polished == problem.test(point.build(polish=True))
     assert (point.test(), point.test(polish=True)) == (plain, polished)
-    recorded = [(record["role"], record["metrics"]) for record in run.store.records("metrics")]
+    recorded = [(record["role"], record["metrics"]) for record in run.record.records("metrics")]
     assert recorded == [("test", plain), ("polished", polished)]
 
 
 def test_the_report_shows_polished_figures_beside_the_others(tmp_path: Path) -> None:
     """Every measured point has both in the table and in the picture; the headline stays with what was scored."""
     _, run = searched(tmp_path, "reconstructed")
-    plain = summarize(run.store).headline
+    plain = summarize(run.record).headline
     paths = run.report(points=2, polish=True)
-    summary = summarize(run.store)
+    summary = summarize(run.record)
     tested = [point for point in summary.front if "test" in point.metrics]
     assert tested
     for point in tested:
@@ -61,10 +61,10 @@ def test_the_report_shows_polished_figures_beside_the_others(tmp_path: Path) -> 
 def test_polish_needs_second_moments(tmp_path: Path) -> None:
     """Points of inherited weights cannot be polished; the error says what can."""
     _, run = searched(tmp_path, "inherited")
-    for polished in (run.front.points[0].build, run.test, run.report):
+    for polished in (run.front[0].build, run.test, run.report):
         with pytest.raises(InvalidArgumentError, match="'reconstructed'"):
             polished(polish=True)
-    assert not run.store.records("metrics")
+    assert not run.record.records("metrics")
 
 
 def test_a_polish_that_leads_away_from_the_dense_model_is_not_taken(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from autoprune.core.jobs import (
 )
 from autoprune.core.space import SearchSpace
 from autoprune.report.summarize import summarize
-from autoprune.report.summary import Point
-from autoprune.store.events import Event, EventKind
+from autoprune.store.ledger import Event, EventKind
 from autoprune.store.meta import Dense, RunMeta
+from autoprune.store.record import Point, RunRecord
 
 TRAINED = WeightSet("w" * 64, "o" * 64)
 BLOCKS = tuple(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2))
@@ -51,20 +51,17 @@ class MadeUpRun:
     folder: Path = Path("runs/r20")
 
     @property
-    def meta(self) -> dict[str, Any]:
-        return self.description.to_json()
-
-    def starts(self) -> Sequence[float]:
-        return self.began
-
-    def outcomes(self) -> Sequence[Outcome]:
-        return self.ran
-
-    def events(self) -> Sequence[Event]:
-        return self.happened
-
-    def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
-        return self.kept.get(kind, [])
+    def record(self) -> RunRecord:
+        """What a reader would find now."""
+        return RunRecord(
+            self.folder,
+            self.description.to_json(),
+            outcomes=self.ran,
+            events=self.happened,
+            starts=self.began,
+            kept=self.kept,
+            is_driven=self.is_driven,
+        )
 
 
 def make_space(names: Sequence[str] = BLOCKS) -> SearchSpace:
@@ -165,7 +162,7 @@ def make_rich_run(n: int = 398, **changes: Any) -> MadeUpRun:
     run.ran.append(failed(broken, error, Spending(0, 1, 0.1)))
     run.began.append(1_795_000_600.0)
     run.happened.insert(0, Event(EventKind.FORK, text="replay took more than 60 s", elapsed=610.0))
-    front = summarize(run).front
+    front = summarize(run.record).front
     run.kept["metrics"] = [
         {"point": point.id, "role": role, "metrics": {"accuracy": round(point.metrics["proxy"]["accuracy"] + shift, 4)}}
         for point in front

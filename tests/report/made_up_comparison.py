@@ -25,7 +25,7 @@ def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points:
     front = Front.of(run.ran, meta.parsed_objectives, fidelity=meta.fidelity)
     points: dict[float, SharePoint | None] = {}
     for share in SHARES if with_points else ():
-        small = [o for o in front.outcomes if o.costs["macs"] <= share * meta.dense.costs["macs"]]
+        small = [o for o in front if o.costs["macs"] <= share * meta.dense.costs["macs"]]
         best = max(small, key=lambda o: o.metrics["accuracy"], default=None)
         if best is not None:
             accuracy = best.metrics["accuracy"]

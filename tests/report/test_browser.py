@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 def show(browser: Tab, folder: Path, run: MadeUpRun) -> None:
     """Open the report of ``run``."""
     page = folder / "report.html"
-    page.write_text(render(summarize(run)), encoding="utf-8")
+    page.write_text(render(summarize(run.record)), encoding="utf-8")
     browser.complaints.clear()
     browser.open(page)
 
@@ -30,7 +30,7 @@ def rich(browser: Tab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[],
     """Opens the report of a rich run, once for the tests that follow each other."""
     folder = tmp_path_factory.mktemp("rich")
     page = folder / "report.html"
-    page.write_text(render(summarize(make_rich_run())), encoding="utf-8")
+    page.write_text(render(summarize(make_rich_run().record)), encoding="utf-8")
 
     def open_once() -> Tab:
         if browser.run("location.href") != page.as_uri():
@@ -65,7 +65,7 @@ def test_rich_run(rich: Callable[[], Tab]) -> None:
 def test_hover_and_click_on_a_point(rich: Callable[[], Tab]) -> None:
     """Hovering over a point shows its costs and widths; clicking marks its row of the table."""
     browser = rich()
-    point = summarize(make_rich_run()).front[0]
+    point = summarize(make_rich_run().record).front[0]
     # Proxy points are the only markers joined by a line in their color; the first has the lowest cost.
     symbol = "#front .scatterlayer .trace:has(.lines path.js-line[style*='rgb(0, 114, 178)']) .points path"
     x, y = middle_of(browser, symbol)
@@ -129,7 +129,7 @@ def test_hostile_text_stays_text(browser: Tab, tmp_path: Path) -> None:
 def test_without_scripts_the_front_is_a_still_picture(browser: Tab, tmp_path: Path) -> None:
     """Where scripts do not run, the front is there as SVG."""
     page = tmp_path / "report.html"
-    page.write_text(render(summarize(make_run(20))), encoding="utf-8")
+    page.write_text(render(summarize(make_run(20).record)), encoding="utf-8")
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         browser.call("Page.navigate", url=page.as_uri())

@@ -21,6 +21,7 @@ from autoprune.report.summary import RunSummary
 from autoprune.report.svg import front_svg
 from autoprune.report.tables import evaluations_table, front_table, summary_json
 from autoprune.report.write import write_report
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from tests.report.made_up import BLOCKS, MadeUpRun, make_meta, make_rich_run, make_run, make_space
 
@@ -50,7 +51,7 @@ def make_hostile_run() -> MadeUpRun:
 
 def make_many(n_objectives: int, n: int = 60) -> RunSummary:
     """A summary with this many objectives."""
-    return summarize(make_run(n, objectives=("accuracy", "macs", "params", "peak_bytes")[:n_objectives]))
+    return summarize(make_run(n, objectives=("accuracy", "macs", "params", "peak_bytes")[:n_objectives]).record)
 
 
 def drawn(summary: RunSummary) -> dict[str, go.Figure]:
@@ -69,12 +70,12 @@ def test_figures_are_valid_plotly(n_objectives: int) -> None:
 
 def test_rich_figures_are_valid_plotly() -> None:
     """So are those with latency, other roles and limits."""
-    assert "latency-0" in drawn(summarize(make_rich_run(60)))
+    assert "latency-0" in drawn(summarize(make_rich_run(60).record))
 
 
 def test_roles_differ_by_shape_and_legend() -> None:
     """Proxy, search-validation and test points are told apart without color; so is the dense model on each."""
-    summary = summarize(make_rich_run(60))
+    summary = summarize(make_rich_run(60).record)
     figure = front_figure(summary, *planes(summary)[0])
     shown = {
         trace["name"]: trace["marker"]["symbol"] for trace in figure["data"] if "symbol" in trace.get("marker", {})
@@ -95,7 +96,7 @@ def test_front_figure_holds_the_figures_of_the_summary() -> None:
 
 def test_hover_says_widths_costs_and_accuracy() -> None:
     """The label of a point has its widths, MACs, parameters and accuracy."""
-    summary = summarize(make_rich_run(60))
+    summary = summarize(make_rich_run(60).record)
     figure = front_figure(summary, *planes(summary)[0])
     (trace,) = [trace for trace in figure["data"] if trace.get("name") == "front, proxy"]
     point = summary.front[0]
@@ -113,7 +114,7 @@ def test_up_is_better_on_every_parallel_axis() -> None:
 
 def test_user_text_is_escaped_everywhere() -> None:
     """Markup in names, settings, errors and records stays text: no element of the page comes from it."""
-    summary = summarize(make_hostile_run())
+    summary = summarize(make_hostile_run().record)
     page = render(summary)
     assert "<script>alert" not in page
     assert "<b>CUDA" not in page
@@ -127,7 +128,7 @@ def test_user_text_is_escaped_everywhere() -> None:
 
 def test_page_asks_no_network() -> None:
     """The page forbids requests by its policy and has no attribute that would make one."""
-    page = render(summarize(make_rich_run(40)))
+    page = render(summarize(make_rich_run(40).record))
     assert "default-src 'none'" in page
     markup = re.sub(r"<script.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
     assert not re.search(r"\b(src|href|action|srcset)=|url\(", markup)
@@ -135,7 +136,7 @@ def test_page_asks_no_network() -> None:
 
 def test_svg_is_deterministic_and_complete() -> None:
     """The same run gives the same bytes; every point of the front and the dense model are there."""
-    first, second = (summarize(make_run(60)) for _ in range(2))
+    first, second = (summarize(make_run(60).record) for _ in range(2))
     picture = front_svg(first)
     assert picture == front_svg(second)
     root = ET.fromstring(picture)
@@ -146,12 +147,12 @@ def test_svg_is_deterministic_and_complete() -> None:
 
 def test_svg_of_an_empty_run_is_a_picture() -> None:
     """Without evaluations the axes and the dense model are drawn."""
-    ET.fromstring(front_svg(summarize(MadeUpRun(make_meta()))))
+    ET.fromstring(front_svg(summarize(MadeUpRun(make_meta()).record)))
 
 
 def test_tables_hold_the_figures_of_the_summary() -> None:
     """Rows are points, indexed by id; costs absolute and relative, metrics by role, widths by variable."""
-    summary = summarize(make_rich_run(60))
+    summary = summarize(make_rich_run(60).record)
     front, everything = front_table(summary), evaluations_table(summary)
     assert list(front.index) == [point.id for point in summary.front]
     assert len(everything) == len(summary.evaluations)
@@ -159,19 +160,24 @@ def test_tables_hold_the_figures_of_the_summary() -> None:
     point = summary.front[0]
     row = front.loc[point.id]
     assert row["macs"] == point.costs["macs"]
-    assert row["macs_ratio"] == point.costs["macs"] / summary.meta.dense.costs["macs"]
-    assert row["test_accuracy"] == point.metrics["test"]["accuracy"]
+    assert row["macs_share"] == point.costs["macs"] / summary.meta.dense.costs["macs"]
+    assert row["accuracy_test"] == point.metrics["test"]["accuracy"]
     assert row[f"width:{BLOCKS[3]}"] == point.widths[3]
 
 
 def test_empty_tables_keep_their_columns() -> None:
     """A table without rows can be concatenated with others."""
-    assert list(front_table(summarize(MadeUpRun(make_meta()))).columns) == ["on_front", "fidelity", "cached", "command"]
+    assert list(front_table(summarize(MadeUpRun(make_meta()).record)).columns) == [
+        "on_front",
+        "fidelity",
+        "cached",
+        "command",
+    ]
 
 
 def test_json_round_trips() -> None:
     """The JSON holds the headline, the front and the volume, without the large space."""
-    summary = summarize(make_rich_run(60))
+    summary = summarize(make_rich_run(60).record)
     data = json.loads(json.dumps(summary_json(summary), allow_nan=False))
     assert data["headline"] == summary.headline
     assert [point["id"] for point in data["front"]] == [point.id for point in summary.front]
@@ -181,7 +187,7 @@ def test_json_round_trips() -> None:
 
 def write_store(folder: Path, run: MadeUpRun) -> None:
     """Put a made-up run into a real store."""
-    with RunStore(folder, meta=run.meta) as store:
+    with RunStore(folder, meta=run.description.to_json()) as store:
         for outcome in run.ran:
             store.ledger.asked(1, [outcome.job], elapsed=1.0)
             store.ledger.committed(outcome, elapsed=1.0)
@@ -189,13 +195,13 @@ def write_store(folder: Path, run: MadeUpRun) -> None:
         store.ledger.commit()
         for kind, records in run.kept.items():
             for record in records:
-                store.add_record(kind, record)
+                store.ledger.add_record(kind, record)
 
 
 def test_write_report_from_a_store(tmp_path: Path) -> None:
     """A run's folder becomes five files; the CSV files hold what the JSON says; nothing else is left."""
     write_store(tmp_path / "run", make_rich_run(30))
-    paths = write_report(tmp_path / "run", tmp_path / "out" / "r20.html")
+    paths = write_report(RunRecord.read(tmp_path / "run"), tmp_path / "out" / "r20.html")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "r20.html",
         "r20-front.svg",
@@ -212,21 +218,21 @@ def test_write_report_from_a_store(tmp_path: Path) -> None:
         assert [int(row["id"]) for row in csv.DictReader(file)] == [point["id"] for point in front]
     assert len(pd.read_csv(paths.evaluations_csv)) == 30
     (tmp_path / "run" / "problem.json").write_text("{}")
-    again = write_report(tmp_path / "run", tmp_path / "out" / "r20.html")
+    again = write_report(RunRecord.read(tmp_path / "run"), tmp_path / "out" / "r20.html")
     assert f"autoprune export {tmp_path / 'run'} --point {front[0]['id']}" in again.html.read_text()
 
 
 def test_write_report_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     """A report depends on its run only."""
     write_store(tmp_path / "run", make_rich_run(30))
-    first = write_report(tmp_path / "run").html.read_bytes()
-    assert write_report(tmp_path / "run").html.read_bytes() == first
+    first = write_report(RunRecord.read(tmp_path / "run")).html.read_bytes()
+    assert write_report(RunRecord.read(tmp_path / "run")).html.read_bytes() == first
 
 
 def test_write_report_of_no_run(tmp_path: Path) -> None:
     """A folder without a run is a StoreError, and no report appears."""
     with pytest.raises(StoreError):
-        write_report(tmp_path)
+        write_report(RunRecord.read(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,12 +241,12 @@ def test_write_report_where_a_file_is_in_the_way(tmp_path: Path) -> None:
     write_store(tmp_path / "run", make_run(3))
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
-        write_report(tmp_path / "run", tmp_path / "file" / "report.html")
+        write_report(RunRecord.read(tmp_path / "run"), tmp_path / "file" / "report.html")
 
 
 def test_table_on_the_page_shows_objectives_and_costs() -> None:
     """The page's table has a row per point and a column per cost and objective; other metrics are in the CSV only."""
-    summary = summarize(make_rich_run(60))
+    summary = summarize(make_rich_run(60).record)
     page = render(summary)
     assert page.count('<tr id="point-') == len(summary.front)
     assert '<th scope="col">accuracy, search-validation</th>' in page

@@ -8,11 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from autoprune.report.finetuned import finetuned_table
 from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from autoprune.report.summary import RunSummary
-from autoprune.report.tables import summary_json
+from autoprune.report.tables import finetuned_table, summary_json
 from autoprune.report.write import ReportPaths
 from autoprune.store.meta import Role
 from tests.report.made_up import make_run
@@ -21,7 +20,7 @@ from tests.report.made_up import make_run
 def tuned_run(n_points: int = 4) -> RunSummary:
     """A run whose cheapest front points were trained: on test images the two best change places."""
     run = make_run(60)
-    front = summarize(run).front[:n_points]
+    front = summarize(run.record).front[:n_points]
     after = [0.80 + 0.02 * i for i in range(n_points)]
     test = [*after[:-2], after[-1], after[-2]]
     run.kept["finetune"] = [
@@ -29,7 +28,7 @@ def tuned_run(n_points: int = 4) -> RunSummary:
         for role, values, more in (("val", after, {"settings": {"epochs": 40.0}}), ("test", test, {}))
         for point, value in zip(front, values, strict=True)
     ]
-    return summarize(run)
+    return summarize(run.record)
 
 
 def test_the_order_after_training_is_compared_with_the_search() -> None:
@@ -58,21 +57,22 @@ def test_the_page_shows_before_and_after() -> None:
         "0.67 with that on test",
     ):
         assert expected.replace(" %", "&nbsp;%") in text or expected in text
-    assert "After final training" not in render(summarize(make_run(60)))
+    assert "After final training" not in render(summarize(make_run(60).record))
     assert "Too few points" in render(tuned_run(2))
 
 
 def test_tables_have_the_same_figures(tmp_path: Path) -> None:
     """CSV: a row per point; JSON: the points and the correlations; the file's name stands beside the report's."""
     summary = tuned_run()
-    finetuned_table(summary.finetunings).to_csv(tmp_path / "tuned.csv")
+    finetuned_table(summary).to_csv(tmp_path / "tuned.csv")
     table = pd.read_csv(tmp_path / "tuned.csv", index_col=["finetuning", "id"])
-    assert table["val_accuracy"].tolist() == pytest.approx(
-        [p.after["val"]["accuracy"] for p in summary.finetunings[0].points]
+    (tuning,) = summary.finetunings
+    assert table["accuracy_tuned"].tolist() == pytest.approx(
+        [tuning.after[point.id]["val"]["accuracy"] for point in tuning.points]
     )
-    assert {"macs", "searched_accuracy", "test_accuracy"} <= set(table.columns)
+    assert {"macs", "macs_share", "accuracy", "accuracy_tuned_test"} <= set(table.columns)
     data = json.loads(json.dumps(summary_json(summary)))
     assert data["rank_correlations"] == {"k": {"val": 1.0, "test": pytest.approx(4 / 6)}}
     assert len(data["finetunings"][0]["points"]) == 4
-    assert finetuned_table(()).empty
+    assert finetuned_table(summarize(make_run(3).record)).empty
     assert ReportPaths.beside(tmp_path / "r.html").finetuned_csv.name == "r-finetuned.csv"

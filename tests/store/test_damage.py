@@ -15,12 +15,14 @@ import pytest
 from autoprune.core.jobs import (
     Candidate,
     Evaluate,
+    Status,
     evaluations,
     failed,
 )
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.events import EventKind
+from autoprune.store.ledger import EventKind
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.damaged_stores import CACHE, RUN, N, comparable, damage_and_use, figures, searched
 from autoprune.testing.search_toys import TRAINED
@@ -125,15 +127,12 @@ def test_a_damaged_outcome_is_left_out_for_readers_who_are_told(tmp_path: Path) 
     """The other outcomes can be read, with one warning."""
     whole = searched(tmp_path)[4]
     change(tmp_path / RUN, "UPDATE outcomes SET outcome = outcome || ' ' WHERE id = 3")
-    store = RunStore.open_readonly(tmp_path / "run")
     with pytest.warns(AutopruneWarning, match="outcome 3 left out") as caught:
-        outcomes = store.outcomes()
+        run = RunRecord.read(tmp_path / "run")
     assert len(caught) == 1
-    assert store.outcomes() == outcomes
-    found = [replace(outcome.identity(), cached=False) for outcome in outcomes]
+    found = [replace(outcome.identity(), cached=False) for outcome in evaluations(run.outcomes)]
     assert found == [outcome for outcome in whole if outcome.job.id != 3]
-    assert store.is_damaged
-    store.close()
+    assert run.damage == ["outcome 3"]
 
 
 def test_a_damaged_entry_of_the_cache_is_measured_again(tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_a_damaged_entry_of_the_cache_is_measured_again(tmp_path: Path) -> None:
         assert comparable(searched(tmp_path)) == whole
     (tmp_path / RUN).unlink()
     assert comparable(searched(tmp_path)) == whole
-    assert any(outcome.cached for outcome in RunStore.open_readonly(tmp_path / "run").outcomes())
+    assert any(outcome.cached for outcome in RunRecord.read(tmp_path / "run").outcomes)
 
 
 def scribble(path: Path) -> None:
@@ -208,7 +207,8 @@ def test_a_run_and_a_cache_of_schema_version_2_go_on(tmp_path: Path) -> None:
     (tmp_path / "old" / RUN).unlink()
     shutil.copy(RECORDED / "schema_2" / CACHE, tmp_path / "old" / CACHE)
     assert comparable(searched(tmp_path / "old")) == comparable(searched(tmp_path / "fresh"))
-    assert all(outcome.cached for outcome in evaluations(RunStore.open_readonly(tmp_path / "old" / "run").outcomes()))
+    outcomes = evaluations(RunRecord.read(tmp_path / "old" / "run").outcomes)
+    assert all(outcome.cached for outcome in outcomes if outcome.status is Status.OK)  # failures are measured again
 
 
 def cache_of(folder: Path) -> closing[EvaluationCache]:
@@ -225,10 +225,9 @@ def test_halves_of_characters_in_messages_are_kept(tmp_path: Path) -> None:
         store.ledger.committed(outcome, elapsed=0.0)
         store.ledger.warned("odd \udcff", elapsed=0.0)
         store.ledger.commit()
-    reader = RunStore.open_readonly(tmp_path)
-    assert reader.outcomes() == [replace(outcome)]
-    assert reader.events()[-1].kind is EventKind.WARNING
-    reader.close()
+    reader = RunRecord.read(tmp_path)
+    assert reader.outcomes == [replace(outcome)]
+    assert reader.events[-1].kind is EventKind.WARNING
 
 
 def test_a_damaged_name_that_is_no_text_is_said(tmp_path: Path) -> None:
@@ -238,6 +237,6 @@ def test_a_damaged_name_that_is_no_text_is_said(tmp_path: Path) -> None:
     data[data.index(b"INTEGER NOT NULL")] |= 0x80
     data[data.index(b"REATE TABLE attempts") + 13] |= 0x80
     (tmp_path / RUN).write_bytes(data)
-    for open_store in (RunStore, RunStore.open_readonly):
+    for open_store in (RunStore, RunRecord.read):
         with pytest.raises(StoreError, match="damaged"):
             open_store(tmp_path / "run")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.store.filesystem import is_local_type, mounted_type
+from autoprune.store.database import is_local_type, mounted_type
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0

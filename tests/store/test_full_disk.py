@@ -41,7 +41,7 @@ def search(folder: Path) -> list[Outcome]:
             objectives=OBJECTIVES,
             estimate=runner.estimate,
         )
-        return [outcome.identity() for outcome in store.outcomes()]
+        return [outcome.identity() for outcome in store.ledger.outcomes()]
 
 
 @pytest.mark.parametrize("kilobytes", [0, 8, 50, 100])

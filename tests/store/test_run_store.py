@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from autoprune.core.jobs import Candidate, Evaluate, failed
 from autoprune.errors import StoreError
-from autoprune.store.events import Event, EventKind
+from autoprune.store.ledger import Event, EventKind, Ledger
+from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 
@@ -51,12 +53,12 @@ def test_what_is_recorded_comes_back(tmp_path: Path) -> None:
     """Meta, jobs, outcomes and events are read as written, in order."""
     with RunStore(tmp_path / "run", meta={"name": "toy", "seed": 3, "limits": {"macs": 0.5}}) as store:
         fill(store, 2)
-        store.update_meta({"seed": 4})
+        store.ledger.update_meta({"seed": 4})
     with RunStore(tmp_path / "run") as store:
-        assert store.meta == {"name": "toy", "seed": 4, "limits": {"macs": 0.5}, "problem": ""}
-        assert store.jobs() == [job(0), job(1)]
-        assert store.outcomes() == [ToyRunner()(job(0)), ToyRunner()(job(1))]
-        assert store.events() == [
+        assert store.ledger.meta == {"name": "toy", "seed": 4, "limits": {"macs": 0.5}, "problem": ""}
+        assert store.ledger.jobs() == [job(0), job(1)]
+        assert store.ledger.outcomes() == [ToyRunner()(job(0)), ToyRunner()(job(1))]
+        assert store.ledger.events() == [
             event
             for i in range(2)
             for event in (
@@ -74,8 +76,8 @@ def test_closing_forgets_what_was_not_committed(tmp_path: Path) -> None:
         fill(store, 1)
         store.ledger.asked(4, [job(1)], elapsed=0.0)
     with RunStore(tmp_path) as store:
-        assert store.jobs() == [job(0)]
-        assert len(store.events()) == 4
+        assert store.ledger.jobs() == [job(0)]
+        assert len(store.ledger.events()) == 4
 
 
 def test_a_second_driver_is_turned_away_by_name(tmp_path: Path) -> None:
@@ -106,22 +108,24 @@ def test_a_run_can_be_read_while_it_goes_on(tmp_path: Path) -> None:
     """A reader beside the driver sees everything committed, nothing else, and later what came since."""
     with RunStore(tmp_path) as store:
         fill(store, 1)
-        reader = RunStore.open_readonly(tmp_path)
-        assert len(reader.outcomes()) == 1
+        assert len(RunRecord.read(tmp_path).outcomes) == 1
         store.ledger.asked(1, [job(1)], elapsed=0.0)
-        assert len(reader.jobs()) == 1
+        assert len(RunRecord.read(tmp_path).jobs) == 1
         store.ledger.commit()
-        assert len(reader.jobs()) == 2
-        reader.close()
+        assert len(RunRecord.read(tmp_path).jobs) == 2
 
 
 def test_readers_cannot_write(tmp_path: Path) -> None:
     """Opening for reading never changes a run."""
     RunStore(tmp_path).close()
-    reader = RunStore.open_readonly(tmp_path)
-    with pytest.raises(StoreError, match="may write"):
-        reader.update_meta({"name": "mine"})
-    reader.close()
+    before = (tmp_path / "run.sqlite").read_bytes()
+    RunRecord.read(tmp_path)
+    with (
+        closing(Ledger(tmp_path / "run.sqlite", readonly=True)) as ledger,
+        pytest.raises(StoreError, match="may write"),
+    ):
+        ledger.update_meta({"name": "mine"})
+    assert (tmp_path / "run.sqlite").read_bytes() == before
 
 
 def test_another_problem_is_refused(tmp_path: Path) -> None:
@@ -138,8 +142,8 @@ def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "run.sqlite")
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    for open_store in (RunStore, RunStore.open_readonly):
-        with pytest.raises(StoreError, match=r"schema version 2, got version 99.*another version of autoprune"):
+    for open_store in (RunStore, RunRecord.read):
+        with pytest.raises(StoreError, match=r"schema version 3, got version 99.*another version of autoprune"):
             open_store(tmp_path)
 
 
@@ -157,7 +161,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) 
 def test_a_folder_without_a_run_is_refused_for_reading(tmp_path: Path) -> None:
     """Reading never makes a run."""
     with pytest.raises(StoreError, match="expected a run ledger"):
-        RunStore.open_readonly(tmp_path)
+        RunRecord.read(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +173,7 @@ def test_a_truncated_ledger_is_an_error_with_advice(tmp_path: Path, keep: int) -
     path = tmp_path / "run.sqlite"
     assert path.stat().st_size > 20_000
     path.write_bytes(path.read_bytes()[:keep])
-    for open_store in (RunStore, RunStore.open_readonly):
+    for open_store in (RunStore, RunRecord.read):
         with pytest.raises(StoreError, match=r"cannot use .*(damaged|something else)|something else"):
             open_store(tmp_path)
 
@@ -185,7 +189,7 @@ def test_a_torn_log_is_a_prefix_of_the_run(tmp_path: Path) -> None:
     """Whatever is left of the write-ahead log after a crash, the run reads as some earlier moment of itself."""
     with RunStore(tmp_path / "run") as store:
         fill(store, 4)
-        complete = store.events()
+        complete = store.ledger.events()
         for name in ("run.sqlite", "run.sqlite-wal"):
             shutil.copy(tmp_path / "run" / name, tmp_path / name)
     log = (tmp_path / "run.sqlite-wal").read_bytes()
@@ -196,9 +200,9 @@ def test_a_torn_log_is_a_prefix_of_the_run(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "run.sqlite", folder)
         (folder / "run.sqlite-wal").write_bytes(log[:size])
         with RunStore(folder) as store:
-            events = store.events()
+            events = store.ledger.events()
             assert events == complete[: len(events)]
-            assert [outcome.job.id for outcome in store.outcomes()] == [
+            assert [outcome.job.id for outcome in store.ledger.outcomes()] == [
                 event.jobs[0] for event in events if event.kind is EventKind.COMMITTED
             ]
         lengths.add(len(events))
@@ -220,9 +224,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_advice_but_can_be_read
                 RunStore(folder)
             with pytest.raises(StoreError, match="cannot write to the folder"):
                 RunStore(folder / "new")
-            reader = RunStore.open_readonly(folder)
-            assert len(reader.outcomes()) == 2
-            reader.close()
+            assert len(RunRecord.read(folder).outcomes) == 2
         finally:
             folder.chmod(0o755)
 
@@ -240,7 +242,6 @@ def test_weights_live_in_the_folder(tmp_path: Path) -> None:
     with RunStore(tmp_path) as store:
         name = store.weights.put(b"weights")
         assert store.models == tmp_path / "models"
-    reader = RunStore.open_readonly(tmp_path)
+    reader = RunRecord.read(tmp_path)
     assert reader.weights.get(name) == b"weights"
     assert (tmp_path / "weights" / name).is_file()
-    reader.close()

@@ -114,7 +114,7 @@ def searched(problem: ap.Problem) -> None:
     ap.search(problem, budget="40")  # type: ignore[arg-type]
     ap.search(problem, seed="0")  # type: ignore[arg-type]
 
-    assert_type(run.front, ap.RunFront)
+    assert_type(run.front, ap.Front[ap.RunPoint])
     assert_type(run.front.points, tuple[ap.RunPoint, ...])
     assert_type(list(run.front), list[ap.RunPoint])
     assert_type(len(run.front), int)

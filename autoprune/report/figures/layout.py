@@ -9,8 +9,9 @@ from typing import Any
 from autoprune.core.objectives import Objective
 from autoprune.report import units
 from autoprune.report.figures import palette
-from autoprune.report.summary import Measured, Point, RunSummary, value_of
+from autoprune.report.summary import Measured, RunSummary, value_of
 from autoprune.store.meta import Role, RunMeta
+from autoprune.store.record import Point
 
 Figure = dict[str, Any]
 """A plotly figure (``{"data": ..., "layout": ...}``) or a part of one."""

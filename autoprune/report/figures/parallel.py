@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from autoprune.report import units
 from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, layout, plain
-from autoprune.report.summary import Measured, Point, RunSummary, value_of
+from autoprune.report.summary import Measured, RunSummary, value_of
 from autoprune.store.meta import Role
+from autoprune.store.record import Point
 
 LINE_COLORS = palette.CIVIDIS[:8]  # the lightest step is too faint for a line on white
 
