@@ -1,10 +1,43 @@
-"""Search-based pruning: a trained model, data and a budget in; a Pareto front of smaller models out.
+"""Search-based channel pruning: a trained PyTorch model, data and a budget in; physically smaller models out.
 
-The public names are resolved on first use: importing the package loads neither torch nor anything else that is heavy.
+One smaller model, in one call::
+
+    import autoprune as ap
+
+    found = ap.prune(model, ap.Data(train, val), {"macs": "50%"})
+    print(found.summary)
+    found.save("half.autoprune")
+    small = ap.load("half.autoprune", fresh_dense_model)
+
+A Pareto front of many sizes::
+
+    problem = ap.Problem(model, data=data, objectives=("accuracy", "macs"), limits={"params": 150_000})
+    run = ap.search(problem, "pymoo:nsga2", budget=ap.Budget(evaluations=400), store="runs/first")
+    point = run.pick(max_macs="50%")
+    point.save("half.autoprune")
+
+What there is:
+
+- **Pruning and searching**: `prune`, `Problem`, `search`, `Budget`, `compare`. What comes out is a `Pruned`, a `Run`
+  with its `RunFront` of `RunPoint`, a `Comparison`. `open_run` opens a run's folder again; `RaySettings` uses a
+  cluster.
+- **Training**: `finetune` trains chosen points to their final weights (a `TunedFront` of `TunedPoint`); `recover`
+  brings a smaller model nearer to the dense one without labels; `fit` is the training loop itself, `FitSettings` its
+  settings.
+- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `TorchMetrics`, `FunctionTask`.
+- **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`.
+- **Files**: `load` and `describe` read pruned-model files.
+- **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
+
+To extend autoprune, see the pages of `strategies`, `criteria`, `evaluators`, `recipes`, `regularizers`, `data` and
+`tasks`: each holds the base class, the settings and how to register a name (``help(ap.strategies)``).
+
+Names are resolved on first use: importing the package loads neither torch nor anything else that is heavy.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +45,7 @@ from autoprune.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     __version__: str
+    from autoprune import criteria, data, evaluators, recipes, regularizers, strategies, tasks
     from autoprune.api import (
         Comparison,
         Problem,
@@ -43,6 +77,9 @@ if TYPE_CHECKING:
     from autoprune.train.settings import FitSettings
     from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics
     from autoprune.train.transforms import ImageTransform
+
+_PAGES = ("criteria", "data", "evaluators", "recipes", "regularizers", "strategies", "tasks")
+"""Modules of public names for those who extend autoprune."""
 
 _WHERE = {
     "Budget": "autoprune.core.budget",
@@ -101,16 +138,23 @@ __all__ = [
     "TunedPoint",
     "__version__",
     "compare",
+    "criteria",
     "cut",
+    "data",
     "describe",
+    "evaluators",
     "finetune",
     "fit",
     "load",
     "load_data",
     "open_run",
     "prune",
+    "recipes",
     "recover",
+    "regularizers",
     "search",
+    "strategies",
+    "tasks",
     "trace_model",
     "validate",
 ]
@@ -120,4 +164,6 @@ _lazily, __dir__ = lazy_names(__name__, _WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    return importlib.metadata.version("autoprune") if name == "__version__" else _lazily(name)
+    if name == "__version__":
+        return importlib.metadata.version("autoprune")
+    return importlib.import_module(f"autoprune.{name}") if name in _PAGES else _lazily(name)

@@ -39,3 +39,7 @@ __all__ = [
     "make_regularizer",
     "regularizer_settings",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -199,8 +199,8 @@ class Coins(BaseStrategy):
         genomes = space.repair(genomes, self.setup.costs, self.setup.limits)
         return [self._evaluate(id_, tuple(genome.tolist())) for id_, genome in zip(ids, genomes, strict=True)]
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
+    def _learn(self, told: Sequence[Outcome]) -> None:
+        for outcome in told:
             assert_type(outcome.metrics, Mapping[str, float])
 
 
