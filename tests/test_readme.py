@@ -16,11 +16,15 @@ def blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example trains, searches, saves, loads and reports in an empty folder."""
+def test_first_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first example prunes, saves and loads; the second goes on with its names, searches and reports."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(blocks()[0], "README.md", "exec"), names)
+    found, small = names["found"], names["small"]
+    assert found.share["macs"] <= 0.5  # type: ignore[attr-defined]
+    assert found.point.run._require_problem("measure").evaluator.measure(small) == found.after  # type: ignore[attr-defined]
+    exec(compile(blocks()[1], "README.md", "exec"), names)
     assert (tmp_path / "runs/digits/report.html").stat().st_size > 100_000
     point, again = names["point"], names["again"]
     problem = names["problem"]
@@ -32,7 +36,7 @@ def test_example_strategy_searches(tmp_path: Path) -> None:
     from autoprune.testing import toys
 
     names: dict[str, object] = {"__name__": "example"}
-    exec(compile(blocks()[1], "README.md", "exec"), names)
+    exec(compile(blocks()[2], "README.md", "exec"), names)
     setup = toys.toy_setup()
     strategy = names["CoinFlips"](setup)  # type: ignore[operator]
     jobs = strategy.ask(5)

@@ -3,7 +3,7 @@ r"""The search families, their twins and the baselines at one counted cost on CI
     python benchmarks/methods/compare.py --data npz:FOLDER --weights resnet20_cifar10.safetensors --out runs/compare
 
 Every family gets the same multiply-adds from every seed, preparation included, and 10,000 training images. Prints the
-table of the README and writes ``compare.html`` into the folder; what is done is never done again, whatever is asked
+table of docs/measured.md and writes ``compare.html`` into the folder; what is done is not done again, whatever is asked
 next. With ``--search-only`` nothing but the named strategies is searched, so that several processes can share a folder;
 ``--workers`` lets Ray do that.
 """
@@ -46,13 +46,13 @@ def problem_of(arguments: argparse.Namespace) -> ap.Problem:
         data=data,
         evaluator=arguments.evaluator,
         evaluation=evaluation,
-        reference={"accuracy": 0.0},  # as the tables of the README have it
+        reference={"accuracy": 0.0},  # as the tables of docs/measured.md have it
         name=f"{arguments.model}-cifar10",
     )
 
 
 def markdown(summary: ComparisonSummary) -> str:
-    """Return the table of the README: one row per strategy, mean over seeds and half the range of their figures."""
+    """Return the table of docs/measured.md: a row per strategy, mean over seeds and half the range of their figures."""
     shares = summary.shares
     heads = ["strategy", "n", "hypervolume"]
     groups = [("test", "test"), ("tuned_test", "test, fine-tuned")]

@@ -46,7 +46,7 @@ def problem_of(arguments: argparse.Namespace, evaluator: str, criterion: str) ->
         criterion=criterion,
         locks=arguments.locks,
         evaluation=ap.ProxySettings(n_calibration=arguments.calibration, n_validation=arguments.validation),
-        reference={"accuracy": 0.0},  # as the tables of the README have it
+        reference={"accuracy": 0.0},  # as the tables of docs/measured.md have it
         name=arguments.model,
     )
 
