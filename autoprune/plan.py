@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from autoprune.core.clock import SystemClock
 from autoprune.core.explanation import LayerExplanation
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Candidate, Evaluate, Status, WeightSet
 from autoprune.core.protocols import Costs, JobRunner
 from autoprune.core.space import SearchSpace
+from autoprune.execute.in_process import attempt
 from autoprune.reconstruct import MAX_BYTES, survey
 
 
@@ -143,7 +145,8 @@ def run_pilot(space: SearchSpace, runner: JobRunner, weight_set: WeightSet) -> P
     seconds = []
     genomes = (space.full_genome, space.full_genome, space.min_genome)  # the first one also loads the data
     for job_id, genome in enumerate(genomes):
-        outcome = runner(Evaluate(job_id, Candidate(tuple(genome.tolist()), weight_set)))
+        job = Evaluate(job_id, Candidate(tuple(genome.tolist()), weight_set))
+        outcome = attempt(runner, job, clock=SystemClock(), worker="")
         if outcome.status is Status.FAILED:
             return outcome.message
         seconds.append(outcome.spent.seconds)

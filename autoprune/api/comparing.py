@@ -123,8 +123,7 @@ def compare(
     taking_part = roster(strategies)
     plan = entries(taking_part, seeds)
     if budget is None:
-        dense = tuple(problem.space.full_genome.tolist())
-        budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.macs(dense))
+        budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.evaluation_macs(problem.dense_costs["macs"]))
     budget = Budget.of(budget)
     _check(problem, budget, shares, executor)
     settings = _checked_settings(settings or {}, taking_part)

@@ -48,8 +48,7 @@ from autoprune.evaluate.evidence import (
 )
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
-from autoprune.evaluate.runner import Runner
-from autoprune.evaluate.runner_plan import RunnerPlan, make_runner
+from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
 from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
@@ -377,32 +376,32 @@ class Problem:
         fidelity: str = FIDELITY,
         recipes: Sequence[str] = (),
         checkpoints: Checkpoints | None = None,
-        worker: str = "",
     ) -> Runner:
         """Return what runs jobs of this problem in this process.
 
         Args:
-            blobs: blobs that weights and orders are read from and written to.
+            blobs: where the weights and orders are, and where those that are made go.
             fidelity: fidelity of the Evaluate jobs.
-            recipes: names of what Prepare jobs run.
-            checkpoints: gives each training run its checkpoint slot; None saves nothing.
-            worker: name for the record.
+            recipes: names of the recipes that Prepare jobs run.
+            checkpoints: where training runs are saved; None where nothing is.
         """
-        evaluators = {fidelity: self.evaluator_of(fidelity)}
-        return make_runner(evaluators, self._setup, self.evaluation, blobs, recipes, self.limits, checkpoints, worker)
+        spec = self.runner_spec(fidelity=fidelity, recipes=recipes)
+        return spec.start(blobs, checkpoints, evaluator=self.evaluator_of(fidelity))
 
-    def runner_plan(self, *, fidelity: str = FIDELITY, recipes: Sequence[str] = ()) -> RunnerPlan:
-        """Return what a worker in another process needs to run jobs as `runner` does here."""
+    def runner_spec(
+        self, *, fidelity: str = FIDELITY, recipes: Sequence[str] = (), for_workers: bool = False
+    ) -> RunnerSpec:
+        """Return what `runner` starts, as data.
+
+        Args:
+            fidelity: fidelity of the Evaluate jobs.
+            recipes: names of the recipes that Prepare jobs run.
+            for_workers: to be started in other processes, which must measure what this one does.
+        """
         name = self.evaluator_of(fidelity).name
-        return RunnerPlan.of(
-            self._setup,
-            name,
-            self._evaluation_of(fidelity),
-            fidelity=fidelity,
-            recipes=recipes,
-            limits=self.limits,
-            outputs=self.behaviour.observed[OUTPUTS].exact,
-        )
+        settings = evaluator_settings(name, self._evaluation_of(fidelity))
+        spec = RunnerSpec(self._setup, name, settings, fidelity, tuple(recipes), self.limits)
+        return spec.for_workers(self.behaviour.observed[OUTPUTS].exact) if for_workers else spec
 
     def validate(self) -> ValidationReport:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""

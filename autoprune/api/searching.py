@@ -139,21 +139,20 @@ def search(
             fidelity=info.fidelity,
             recipes=info.recipes,
             checkpoints=checkpoints,
-            worker=platform.node(),
         )
         setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
         run.ledger.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         with (
             _open_cache(problem, cache, folder) as evaluations,
-            closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as hands,
+            closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as workers,
         ):
             run_search(
                 lambda: make(setup),
-                hands,
+                workers,
                 run,
                 budget,
                 objectives=problem.objectives,
-                estimate=runner.estimate,
+                price=runner.price,
                 mark=runner.mark,
                 window=window or make(setup).window or WINDOW,
                 cache=evaluations,
@@ -301,7 +300,8 @@ def _check_progress(progress: Any) -> None:
 
 
 def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:
-    smallest = problem.evaluator_of(fidelity).macs(tuple(problem.space.min_genome.tolist()))
+    least = int(problem.costs(problem.space.min_genome[None, :])["macs"][0])
+    smallest = problem.evaluator_of(fidelity).evaluation_macs(least)
     if budget.macs is not None and budget.macs < smallest:
         msg = (
             f"a budget of {budget.macs:,.0f} MACs allows no evaluation: measuring the smallest model of the space "
@@ -362,8 +362,8 @@ def _make_executor(
         return executor
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
-    plan = problem.runner_plan(fidelity=info.fidelity, recipes=info.recipes)
-    return start_ray_pool(plan, run.weights, executor, checkpoints if info.recipes else None, runner.mark)
+    spec = problem.runner_spec(fidelity=info.fidelity, recipes=info.recipes, for_workers=True)
+    return start_ray_pool(spec, run.weights, executor, checkpoints if info.recipes else None, runner.mark)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

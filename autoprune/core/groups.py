@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -247,6 +247,15 @@ class Structure:
                 raise InvalidArgumentError(msg)
             kept[group.start + np.asarray(order[: int(width)])] = True
         return kept
+
+    def positions_of(self, tensors: Iterable[str], kept: BoolArray) -> dict[str, list[IntArray]]:
+        """Return by tensor the `kept_positions` of each of its axes that can be cut, in their order.
+
+        Args:
+            tensors: names of tensors.
+            kept: (n_genes,) boolean array.
+        """
+        return {name: [self.kept_positions(axis, kept) for axis in self.axes_of.get(name, ())] for name in tensors}
 
     def kept_positions(self, axis: Axis, kept: BoolArray) -> IntArray:
         """Return the sorted positions of ``axis`` that stay, given the (n_genes,) boolean ``kept``."""

@@ -113,14 +113,13 @@ class Substituting(Protocol):
 
 
 class JobRunner(Protocol):
-    """Runs one job where it stands; never raises for a bad candidate but returns a FAILED outcome."""
+    """Runs one job where it stands. What it raises, the executor records as a FAILED outcome.
+
+    Costs and charge of an evaluation are known before it starts: the search fills them in.
+    """
 
     def __call__(self, job: Job) -> Outcome:
         """Run ``job``."""
-        ...
-
-    def estimate(self, job: Job) -> Spending:
-        """Return what ``job`` will be charged, known before it starts (seconds excepted)."""
         ...
 
 

@@ -132,7 +132,7 @@ class _Compiled:
         compiled = compile_polynomials([terms["macs"], terms["params"], *points], variables)
         return cls(_without_dominated(compiled), peak is not None)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[np.float64] | np.dtype[np.int64]:
         return self.polynomials.dtype
 

@@ -72,8 +72,8 @@ class Evaluator(Protocol):
         """Return the job that puts beside a set of weights what every evaluation with them needs; None for nothing."""
         ...
 
-    def macs(self, genome: Genome) -> int:
-        """Return the multiply-adds of one evaluation, known before it starts."""
+    def evaluation_macs(self, macs: int) -> int:
+        """Return the multiply-adds of evaluating a candidate that takes ``macs`` per item, known before it starts."""
         ...
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
@@ -89,8 +89,8 @@ class Evaluator(Protocol):
         """Return the metrics and the distance of one candidate on few items."""
         ...
 
-    def probe_macs(self, genome: Genome) -> int:
-        """Return the multiply-adds of one probe, known before it starts."""
+    def probe_macs(self, macs: int) -> int:
+        """Return the multiply-adds of probing a candidate that takes ``macs`` per item, known before it starts."""
         ...
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:
@@ -155,9 +155,9 @@ class NormReference:
         if not fresh:
             return None
         positions = {
-            axis.tensor: torch.from_numpy(structure.kept_positions(axis, kept))
-            for name in fresh
-            for axis in structure.axes_of.get(name, ())
+            name: torch.from_numpy(kept_of[-1])
+            for name, kept_of in structure.positions_of(fresh, kept).items()
+            if kept_of
         }
 
         def cut_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +196,7 @@ class Proxy:
     def fewer(self) -> Proxy:
         """Return the few of these items that a probe is recalibrated and measured on."""
         found = copy.copy(self)
-        for name in ("validation", "calibration", "_answers"):
+        for name in ("validation", "calibration", "n_items", "_answers"):
             found.__dict__.pop(name, None)
         seed, size = self.settings.proxy_seed, self.settings.batch_size
         found._validation = self._validation.split.subset(PROBE_ITEMS, seed).loader(
@@ -205,7 +205,7 @@ class Proxy:
         found._calibration = self._augmented(self._calibration.split.subset(PROBE_ITEMS, seed))
         return found
 
-    @property
+    @cached_property
     def n_items(self) -> int:
         """Items that one candidate is run on: calibration, where it has BatchNorm, and validation."""
         return self._validation.n_items + (self._calibration.n_items if self.calibrates else 0)

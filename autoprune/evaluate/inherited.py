@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
+from autoprune.core.settings import settings_of
 from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
 from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpack_norms
 from autoprune.surgery.copying import copy_model
@@ -29,10 +31,16 @@ class InheritedWeights:
     Args:
         setup: model, space, costs, data and task.
         settings: settings that say which items are used and how the model runs.
+
+    Raises:
+        InvalidArgumentError: the settings are of another class.
     """
 
     name = "inherited"
     deterministic = True
+
+    Settings: ClassVar[type[ProxySettings]] = ProxySettings
+    """The frozen dataclass of its settings; every field has a default."""
 
     @property
     def keeps_the_whole_model(self) -> bool:
@@ -40,7 +48,7 @@ class InheritedWeights:
         return self._moves_norms or not self._proxy.calibrates
 
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
-        self.settings = settings or ProxySettings()
+        self.settings = settings_of(self.Settings, settings, f"the evaluator {self.name!r}")
         self.setup = setup
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
@@ -56,9 +64,9 @@ class InheritedWeights:
         """SHA-256 over settings, task and machine."""
         return fingerprint_of(self.name, self.settings, self.setup.task)
 
-    def macs(self, genome: Genome) -> int:
+    def evaluation_macs(self, macs: int) -> int:
         """Return the multiply-adds of one evaluation: recalibration and measurement."""
-        return self.setup.macs(genome) * self._proxy.n_items
+        return macs * self._proxy.n_items
 
     def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:
         """Return the job that sees which BatchNorm statistics the whole model has on the calibration items."""
@@ -108,9 +116,9 @@ class InheritedWeights:
         with reproducible(self.settings.threads):
             return self._few.measure(self._scored(genome, inherited, self._few))
 
-    def probe_macs(self, genome: Genome) -> int:
+    def probe_macs(self, macs: int) -> int:
         """Return the multiply-adds of one probe."""
-        return self.setup.macs(genome) * self._few.n_items
+        return macs * self._few.n_items
 
     @cached_property
     def _few(self) -> Proxy:
@@ -167,11 +175,12 @@ class InheritedWeights:
         if not self._moves_norms:
             proxy.recalibrate(model)
             return
-        names = (info.name for info in self.setup.structure.tensors)
+        structure = self.setup.structure
+        names = (info.name for info in structure.tensors)
         if kept.all() and all(weights.get(name) is inherited.weights[name] for name in names):
             return
         few = proxy is not self._proxy
-        proxy.recalibrate(model, NormReference.of(self.setup.structure, kept, self._with_norms(inherited), few=few))
+        proxy.recalibrate(model, NormReference.of(structure, kept, self._with_norms(inherited), few=few))
 
     def _with_norms(self, inherited: Inherited) -> Mapping[str, Tensor]:
         """Return the weights with the statistics of a preparation, which are collected here where there was none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -60,11 +61,11 @@ class Reconstructed(InheritedWeights):
     """
 
     name = "reconstructed"
+    Settings = ReconstructedSettings
 
     def __init__(self, setup: JobSetup, settings: ProxySettings | None = None) -> None:
-        settings = settings or ReconstructedSettings()
         super().__init__(setup, settings)
-        self._max_bytes = settings.max_bytes if isinstance(settings, ReconstructedSettings) else MAX_BYTES
+        self._max_bytes = cast(ReconstructedSettings, self.settings).max_bytes
         self._consumers = survey(setup.model, setup.structure, max_bytes=self._max_bytes).consumers
         self._solvers: dict[int, LeastSquares] = {}  # by the identity of the weights they hold
 

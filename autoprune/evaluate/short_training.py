@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 from torch import nn
 
@@ -41,15 +42,15 @@ class ShortTraining(InheritedWeights):
     """
 
     name = "short_training"
+    Settings = ShortTrainingSettings
     deterministic = False
     keeps_the_whole_model = False
     probes = False
 
     def __init__(self, setup: JobSetup, settings: ShortTrainingSettings | None = None) -> None:
-        settings = settings or ShortTrainingSettings()
         super().__init__(setup, settings)
         self._fit = replace(
-            settings.fit,
+            cast(ShortTrainingSettings, self.settings).fit,
             device=str(self.device),
             threads=self.settings.threads,
             mixed_precision=self.settings.mixed_precision,
@@ -61,12 +62,11 @@ class ShortTraining(InheritedWeights):
         how = [] if self._fit.distillation is None else distillation_identity(self.setup.task)
         return fingerprint_of(self.name if not how else json.dumps([self.name, how]), self.settings, self.setup.task)
 
-    def macs(self, genome: Genome) -> int:
+    def evaluation_macs(self, macs: int) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
-        own = self.setup.macs(genome)
         teacher = 0 if self._fit.distillation is None else self.setup.dense_macs
-        trained = training_macs(self._fit, len(self.setup.data.train), macs=own, teacher_macs=teacher)
-        return trained + own * self._proxy.n_items
+        trained = training_macs(self._fit, len(self.setup.data.train), macs=macs, teacher_macs=teacher)
+        return trained + macs * self._proxy.n_items
 
     def evaluate(self, genome: Genome, inherited: Inherited, seed: int = 0) -> dict[str, float]:
         """Return the metrics of a candidate, after training, on the search-validation items.

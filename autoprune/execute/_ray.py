@@ -22,7 +22,7 @@ from autoprune.core.jobs import Evaluate, Job, failed
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
 from autoprune.execute._ray_checkpoints import Archive
 from autoprune.execute._ray_cluster import Cluster
-from autoprune.execute._ray_worker import MakeRunner, Worker
+from autoprune.execute._ray_worker import Startable, Worker
 from autoprune.execute.crew import Done, Lost, News, Ready
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray_settings import RaySettings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def start_ray_pool(
-    make_runner: MakeRunner,
+    spec: Startable,
     blobs: Blobs,
     settings: RaySettings | None = None,
     checkpoints: Checkpoints | None = None,
@@ -43,7 +43,7 @@ def start_ray_pool(
     """Start or join a cluster and return an executor on it.
 
     Args:
-        make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
+        spec: is started once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights; what a worker makes is kept there.
         settings: settings that say which cluster is used and with how many workers.
         checkpoints: gives each training its checkpoint slot on the driver's machine; None saves nothing.
@@ -56,7 +56,7 @@ def start_ray_pool(
     settings = settings or RaySettings()
     cluster = Cluster(settings)
     try:
-        crew = RayCrew(make_runner, blobs, settings, cluster, checkpoints)
+        crew = RayCrew(spec, blobs, settings, cluster, checkpoints)
         room = crew.places()
         wanted = room if settings.workers is None else settings.workers
         if room < wanted or room < 1:
@@ -88,7 +88,7 @@ class RayCrew:
     """Actors on a cluster; implements `autoprune.execute.crew.Crew`.
 
     Args:
-        make_runner: called once in every worker with the blobs it sees there, and with what saves its trainings.
+        spec: is started once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights.
         settings: settings that say what a worker reserves.
         cluster: is closed with the crew.
@@ -97,7 +97,7 @@ class RayCrew:
 
     def __init__(
         self,
-        make_runner: MakeRunner,
+        spec: Startable,
         blobs: Blobs,
         settings: RaySettings,
         cluster: Cluster,
@@ -111,7 +111,7 @@ class RayCrew:
         self._blobs = blobs
         self._shipped: dict[str, Any] = {}  # by the name of a blob: where it is in the object store
         with flat_tensors(), loose_modules():
-            self._make_runner = ray.put(make_runner)
+            self._spec = ray.put(spec)
         self._archive = None if checkpoints is None else Archive(checkpoints)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, tuple[Job, ...]]] = {}  # by reference, oldest first; no jobs: being started
@@ -139,9 +139,9 @@ class RayCrew:
         kinds = [{k: v for k, v in node["Resources"].items() if k in ("CPU", "GPU")} for node in self._nodes()]
         return f"{len(kinds)} nodes with {kinds}"
 
-    def shipped(self) -> tuple[MakeRunner, dict[str, bytes]]:
+    def shipped(self) -> tuple[Startable, dict[str, bytes]]:
         """Return what is in the object store now: what makes the runner, and the blobs by name."""
-        return self._ray.get(self._make_runner), {
+        return self._ray.get(self._spec), {
             name: self._ray.get(where).tobytes()
             for name, where in self._shipped.items()
             if isinstance(where, self._ray.ObjectRef)
@@ -154,7 +154,7 @@ class RayCrew:
         actor = (
             self._ray.remote(Worker)
             .options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_restarts=0, max_task_retries=0)
-            .remote(self._make_runner, self._settings.max_memory, self._archive and self._archive.keeper)
+            .remote(self._spec, self._settings.max_memory, self._archive and self._archive.keeper)
         )
         self._actors[self._n_hired] = actor
         self._calls[actor.__ray_ready__.remote()] = (self._n_hired, ())
@@ -195,7 +195,7 @@ class RayCrew:
             self._archive.close()
         self._actors.clear()
         self._shipped.clear()
-        self._make_runner = None
+        self._spec = None
         self._cluster.close()
 
     def _news(self, reference: Any) -> list[News]:

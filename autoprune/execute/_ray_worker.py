@@ -15,7 +15,7 @@ from autoprune.core.jobs import Job, Outcome
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import StoreError
 from autoprune.execute._ray_checkpoints import RemoteSlot
-from autoprune.execute.attempt import attempt
+from autoprune.execute.in_process import attempt
 
 if TYPE_CHECKING:
     from autoprune.prepare.recipe import Checkpoints
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-class MakeRunner(Protocol):
-    """Makes the runner of a worker."""
+class Startable(Protocol):
+    """What the runner of a worker is made of, as data; such as `autoprune.evaluate.runner.RunnerSpec`."""
 
-    def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None, /) -> JobRunner:
+    def start(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> JobRunner:
         """Return a runner that reads and adds blobs, and saves what it trains."""
         ...
 
@@ -35,10 +35,10 @@ class MakeRunner(Protocol):
 class Worker:
     """Lives in an actor: a runner, made once, and the blobs it was told of."""
 
-    def __init__(self, make_runner: MakeRunner, max_memory: int | None, keeper: Any | None) -> None:
+    def __init__(self, spec: Startable, max_memory: int | None, keeper: Any | None) -> None:
         _keep_freed_memory()
         self._blobs = _WorkerBlobs()
-        self._runner = make_runner(self._blobs, None if keeper is None else lambda key: RemoteSlot(keeper, key))
+        self._runner = spec.start(self._blobs, None if keeper is None else lambda key: RemoteSlot(keeper, key))
         self._clock = SystemClock()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         if max_memory is not None:

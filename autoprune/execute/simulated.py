@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Job, Outcome
+from autoprune.core.jobs import Job, Outcome, failed
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import InvalidArgumentError
-from autoprune.execute.attempt import attempt, failure
+from autoprune.execute.in_process import attempt
 
 
 class SimulatedExecutor:
@@ -104,7 +104,7 @@ class SimulatedExecutor:
         name, duration = f"simulated:{worker}", self._duration(job, worker)
         self._busy += duration
         if self._is_lost(job):
-            outcome = failure(job, "the worker died", self._runner)
+            outcome = failed(job, "the worker died")
         else:
             outcome = attempt(self._runner, job, clock=self._clock, worker=name)
         spent = replace(outcome.spent, seconds=duration)

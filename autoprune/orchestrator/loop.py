@@ -6,17 +6,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from autoprune.core.account import Account
-from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Status, failed
+from autoprune.core.budget import Account, Price, Spending
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Status, evaluations, failed
 from autoprune.core.objectives import Objectives
-from autoprune.core.protocols import Executor, Strategy, Substituting
+from autoprune.core.protocols import Clock, Executor, Strategy, Substituting
 from autoprune.errors import AutopruneWarning, ExecutorError, InvalidArgumentError
 from autoprune.orchestrator.progress import Meter
-from autoprune.orchestrator.same_scores import SameScores
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.ledger import EventKind, Ledger
 from autoprune.store.meta import SUBSTITUTES
@@ -36,8 +34,26 @@ class Stop(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """A job on its way from ask to tell, with everything that is known of it before it runs.
+
+    Attributes:
+        job: the job.
+        price: what it will be charged, and the costs of its candidate.
+        key: what the evaluation cache calls it; "" for a preparation, and without a cache.
+    """
+
+    job: Job
+    price: Price
+    key: str = ""
+
+
 class Loop:
-    """One session of a search. A job moves from asked to admitted, running, arrived, told."""
+    """One session of a search. A job moves from asked to admitted, running, arrived, told.
+
+    Whatever ran a job, it is charged here: an evaluation its price, as a job that failed; a preparation what it took.
+    """
 
     def __init__(
         self,
@@ -46,58 +62,66 @@ class Loop:
         executor: Executor,
         ledger: Ledger,
         objectives: Objectives,
-        estimate: Callable[[Job], Spending],
+        price: Callable[[Job], Price],
         mark: Callable[[Job], str],
         window: int,
         cache: EvaluationCache | None,
         account: Account,
         meter: Meter,
+        clock: Clock,
+        earlier: float,
     ) -> None:
         self._strategy = strategy
         self._executor = executor
         self._ledger = ledger
         self._objectives = objectives
-        self._estimate = estimate
+        self._price = price
         self._mark = mark
         self._window = window
         self._cache = cache
         self._account = account
         self._meter = meter
+        self._clock = clock
+        self._earlier = earlier
+        self._began = clock.now()
         self._untold: deque[int] = deque()  # asked and not told, in id order
-        self._asked: deque[Job] = deque()
-        self._admitted: deque[Job] = deque()
-        self._running: dict[int, Job] = {}
+        self._asked: deque[Ticket] = deque()
+        self._admitted: deque[Ticket] = deque()
+        self._running: dict[int, Ticket] = {}
         self._arrived: dict[int, Outcome] = {}
-        self._twins: dict[str, list[Evaluate]] = {}  # by cache key: jobs that wait for a running one with the same key
+        self._twins: dict[str, list[Ticket]] = {}  # by cache key: jobs that wait for a running one with the same key
         self._doomed: frozenset[int] = frozenset()
-        self._same_scores = SameScores()
         self._last_id = -1
         self._may_ask = True
         self._has_unsaved = False
 
     @property
+    def _elapsed(self) -> float:
+        """Seconds of search, earlier sessions included."""
+        return self._earlier + self._clock.now() - self._began
+
+    @property
     def spent(self) -> Spending:
         """What was spent since the beginning of the run."""
-        return replace(self._account.charged, seconds=self._meter.elapsed)
+        return replace(self._account.charged, seconds=self._elapsed)
 
     def restore(self, history: History) -> None:
         """Go to where the history ends."""
         if self._cache is not None:
-            self._cache.put(history.outcomes.values())
+            self._cache.put({self._cache.key(e.job): e for e in evaluations(history.outcomes.values())})
         self._untold.extend(history.untold)
         for job_id in history.untold:
-            job = history.jobs[job_id]
+            ticket = self._ticket(history.jobs[job_id])
             if job_id in history.outcomes:
-                self._account.reserve(job_id, self._estimate(job))
+                self._account.reserve(job_id, ticket.price.spent)
                 self._arrived[job_id] = history.outcomes[job_id]
             else:
-                self._asked.append(job)
+                self._asked.append(ticket)
         for job_id in sorted(history.outcomes.keys() - set(history.untold)):
             outcome = history.outcomes[job_id]
             self._account.reserve(job_id, outcome.spent)
             self._account.settle(job_id, outcome.spent)
             self._meter.count(outcome, self._objectives)
-            self._same_scores.hear(outcome)
         self._last_id = max([-1, *history.jobs])
         self._may_ask = not (history.decisions and history.decisions[-1].kind is EventKind.ASKED)
         self._doomed = frozenset(job_id for job_id, n in self._ledger.deaths(self._mark).items() if n >= MAX_DEATHS)
@@ -111,17 +135,17 @@ class Loop:
             self._admit()
             stop = self._repeat()
             self._record(stop)
-            self._meter.report(self._account, force=True)
+            self._meter.report(self._account, self._elapsed, force=True)
         except KeyboardInterrupt:
             self._ledger.rollback()
             stop = Stop.INTERRUPTED
             self._record(stop)
             with suppress(KeyboardInterrupt):  # it may have been this callback that raised it
-                self._meter.report(self._account, force=True)
+                self._meter.report(self._account, self._elapsed, force=True)
         return stop
 
     def _record(self, stop: Stop) -> None:
-        self._ledger.stopped(stop.value, elapsed=self._meter.elapsed)
+        self._ledger.stopped(stop.value, elapsed=self._elapsed)
         self._ledger.commit()
 
     def _repeat(self) -> Stop:
@@ -150,53 +174,60 @@ class Loop:
                 msg = f"expected increasing job ids, the strategy returned {job.id} after {self._last_id}"
                 raise InvalidArgumentError(msg)
             self._last_id = job.id
-        self._ledger.asked(n, jobs, elapsed=self._meter.elapsed)
+        tickets = [self._ticket(job) for job in jobs]  # refuses genomes that are not of the space
+        self._ledger.asked(n, jobs, elapsed=self._elapsed)
         if isinstance(self._strategy, Substituting) and (drawn := self._strategy.substitutes(jobs)):
             self._ledger.add_record(SUBSTITUTES, {"jobs": drawn})
         self._untold.extend(job.id for job in jobs)
-        self._asked.extend(jobs)
+        self._asked.extend(tickets)
+
+    def _ticket(self, job: Job) -> Ticket:
+        key = self._cache.key(job) if self._cache is not None and isinstance(job, Evaluate) else ""
+        return Ticket(job, self._price(job), key)
 
     def _admit(self) -> None:
         """Let asked jobs pass, in id order, as far as the budget allows."""
-        while self._asked and self._account.admits(self._estimate(self._asked[0])):
-            job = self._asked.popleft()
-            self._account.reserve(job.id, self._estimate(job))
-            if job.id in self._doomed:
+        while self._asked and self._account.admits(self._asked[0].price.spent):
+            ticket = self._asked.popleft()
+            self._account.reserve(ticket.job.id, ticket.price.spent)
+            if ticket.job.id in self._doomed:
                 message = (
                     f"the search died {MAX_DEATHS} times in a row while this job was running and did not get ahead"
                 )
-                self._arrive(failed(job, message))
-            elif not self._is_known(job):
-                self._admitted.append(job)
+                self._arrive(ticket, failed(ticket.job, message))
+            elif not self._is_known(ticket):
+                self._admitted.append(ticket)
 
-    def _is_known(self, job: Job) -> bool:
+    def _is_known(self, ticket: Ticket) -> bool:
         """Take the outcome from the cache, or else wait for a running twin; False when the job must run itself."""
-        if self._cache is None or not isinstance(job, Evaluate):
+        if self._cache is None or not isinstance(ticket.job, Evaluate):
             return False
-        hit = self._cache.get(job)
+        hit = self._cache.get(ticket.key, ticket.job)
         if hit is not None:
-            self._arrive(hit)
+            self._commit(hit)
             return True
-        key = self._cache.key(job)
-        if key in self._twins:
-            self._twins[key].append(job)
+        if ticket.key in self._twins:
+            self._twins[ticket.key].append(ticket)
             return True
-        self._twins[key] = []
+        self._twins[ticket.key] = []
         return False
 
     def _submit(self) -> None:
         """Start jobs while workers are free; the ledger knows of an attempt before it starts."""
-        free = max(1, self._executor.capacity) - len(self._running)
-        if free < 1 or not self._admitted or self._is_late():
+        if not self._admitted or self._is_late():
             return
-        jobs = [self._admitted.popleft() for _ in range(min(free, len(self._admitted)))]
-        unix = self._meter.clock.unix()
-        for job in jobs:
-            self._ledger.started(job, unix=unix, elapsed=self._meter.elapsed, mark=self._mark(job))
+        free = max(1, self._executor.capacity) - len(self._running)
+        tickets = [self._admitted.popleft() for _ in range(min(free, len(self._admitted)))]
+        if not tickets:
+            return
+        unix = self._clock.unix()
+        for ticket in tickets:
+            job = ticket.job
+            self._ledger.started(job, unix=unix, elapsed=self._elapsed, mark=self._mark(job))
         self._save()
-        for job in jobs:
-            self._running[job.id] = job
-            self._executor.submit(job)
+        for ticket in tickets:
+            self._running[ticket.job.id] = ticket
+            self._executor.submit(ticket.job)
 
     def _collect(self) -> None:
         """Wait for outcomes and make them durable."""
@@ -204,42 +235,50 @@ class Loop:
         if not outcomes:
             msg = f"the executor returned nothing while {len(self._running)} jobs were running"
             raise ExecutorError(msg)
+        measured: dict[str, Evaluation] = {}
         for outcome in outcomes:
-            job = self._running.pop(outcome.job.id, None)
-            if job is None:
+            ticket = self._running.pop(outcome.job.id, None)
+            if ticket is None:
                 msg = f"the executor returned an outcome of job {outcome.job.id}, which was not running"
                 raise ExecutorError(msg)
-            self._pass_on(self._arrive(outcome))
+            outcome = self._arrive(ticket, outcome)
+            if ticket.key and isinstance(outcome, Evaluation):
+                measured[ticket.key] = outcome
+                self._pass_on(ticket.key, outcome)
         self._save()
         if self._cache is not None:
-            self._cache.put(self._arrived[outcome.job.id] for outcome in outcomes)
+            self._cache.put(measured)
 
-    def _pass_on(self, outcome: Outcome) -> None:
+    def _pass_on(self, key: str, outcome: Evaluation) -> None:
         """Give the twins of a job its figures; when it failed, the first of them runs in its place."""
-        if self._cache is None or not isinstance(outcome, Evaluation):
-            return
-        key = self._cache.key(outcome.job)
         twins = self._twins.pop(key)
         if outcome.status is Status.OK:
             for twin in twins:
-                self._arrive(replace(outcome, job=twin, cached=True))
+                if isinstance(twin.job, Evaluate):
+                    self._commit(replace(outcome, job=twin.job, cached=True))
         elif twins:
             self._admitted.append(twins[0])
             self._twins[key] = twins[1:]
 
-    def _arrive(self, outcome: Outcome) -> Outcome:
-        """Record an outcome, checked and charged; it is told when its turn has come and it is durable."""
-        job = outcome.job
-        if outcome.status is Status.OK and isinstance(outcome, Evaluation):
+    def _arrive(self, ticket: Ticket, outcome: Outcome) -> Outcome:
+        """Check and charge what a job came to, and record it."""
+        price = ticket.price
+        spent = replace(price.spent, seconds=outcome.spent.seconds)
+        if isinstance(outcome, Evaluation) and outcome.status is Status.OK:
+            outcome = replace(outcome, costs=price.costs, spent=spent)
             try:
                 self._objectives.values(outcome.metrics, outcome.costs)
             except InvalidArgumentError as error:
                 outcome = replace(outcome, status=Status.FAILED, message=str(error))
-        if outcome.status is Status.FAILED:  # no one measured how far it came: charged as if to its end
-            outcome = replace(outcome, spent=replace(self._estimate(job), seconds=outcome.spent.seconds))
-        self._ledger.committed(outcome, elapsed=self._meter.elapsed)
+        elif outcome.status is Status.FAILED:  # no one measured how far it came: charged as if to its end
+            outcome = replace(outcome, spent=spent)
+        return self._commit(outcome)
+
+    def _commit(self, outcome: Outcome) -> Outcome:
+        """Record an outcome; it is told when its turn has come and it is durable."""
+        self._ledger.committed(outcome, elapsed=self._elapsed)
         self._has_unsaved = True
-        self._arrived[job.id] = outcome
+        self._arrived[outcome.job.id] = outcome
         return outcome
 
     def _tell(self) -> None:
@@ -248,13 +287,12 @@ class Loop:
             self._save()
         outcome = self._arrived.pop(self._untold.popleft())
         self._strategy.tell([outcome])
-        self._ledger.told(outcome.job.id, elapsed=self._meter.elapsed)
-        if alarm := self._same_scores.hear(outcome):
-            self._ledger.warned(alarm, elapsed=self._meter.elapsed)
+        self._ledger.told(outcome.job.id, elapsed=self._elapsed)
+        if alarm := self._meter.count(outcome, self._objectives):
+            self._ledger.warned(alarm, elapsed=self._elapsed)
             warnings.warn(alarm, AutopruneWarning, stacklevel=2)
         self._account.settle(outcome.job.id, outcome.spent)
-        self._meter.count(outcome, self._objectives)
-        self._meter.report(self._account)
+        self._meter.report(self._account, self._elapsed)
 
     def _save(self) -> None:
         self._ledger.commit()
@@ -262,12 +300,12 @@ class Loop:
 
     def _is_late(self) -> bool:
         limit = self._account.budget.seconds
-        return limit is not None and self._meter.elapsed >= limit
+        return limit is not None and self._elapsed >= limit
 
     def _reason(self) -> Stop:
         """Say why nothing runs and nothing is left to tell."""
         if self._asked:
-            estimate = self._estimate(self._asked[0])
+            estimate = self._asked[0].price.spent
             return Stop.EVALUATIONS if self._account.evaluations_left < estimate.evaluations else Stop.MACS
         if self._admitted or self._is_late():
             return Stop.SECONDS

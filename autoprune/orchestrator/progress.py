@@ -1,22 +1,27 @@
-"""How far a search is: counts, rate, hypervolume and time left."""
+"""How far a search is: counts, rate, hypervolume and time left; and the alarm when something in it looks wrong."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.account import Account
-from autoprune.core.budget import Budget, Spending
+from autoprune.core.budget import Account, Budget, Spending
 from autoprune.core.jobs import PROBE, Evaluation, Outcome, Status
 from autoprune.core.objectives import Objectives
-from autoprune.core.protocols import Clock
 from autoprune.pareto.hypervolume import ReferenceBox
 
 INTERVAL = 0.1
 """Seconds between two reports, at least; the last one always comes."""
+
+MIN_NETWORKS = 12
+"""Different networks to look at before the alarm may ring."""
+
+SHARE = 0.5
+"""It rings when this share of them have the same figures, every metric included."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,6 @@ class Meter:
     """Counts what happened in a session and reports it.
 
     Args:
-        clock: tells the time.
         earlier: seconds of search in earlier sessions.
         box: reference box of the hypervolume.
         on_progress: is called.
@@ -52,44 +56,44 @@ class Meter:
 
     def __init__(
         self,
-        clock: Clock,
         earlier: float,
         box: ReferenceBox | None,
         on_progress: Callable[[SearchProgress], None] | None,
     ) -> None:
-        self.clock = clock
         self._earlier = earlier
-        self._began = clock.now()
         self._box = box
         self._on_progress = on_progress
         self._reported = -INTERVAL
         self._before = Spending()
         self._failed = 0
+        self._same_scores = SameScores()
         self._values: list[npt.NDArray[np.float64]] = []
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of search, earlier sessions included."""
-        return self._earlier + self.clock.now() - self._began
 
     def start(self, spent: Spending) -> None:
         """Begin the session with what earlier ones spent."""
         self._before = spent
 
-    def count(self, outcome: Outcome, objectives: Objectives) -> None:
-        """Take note of an outcome."""
+    def count(self, outcome: Outcome, objectives: Objectives) -> str:
+        """Take note of an outcome; returns what is wrong the first time that something is, else ""."""
         if outcome.status is Status.FAILED:
             self._failed += 1
         elif self._box is not None and isinstance(outcome, Evaluation) and outcome.job.fidelity != PROBE:
             self._values.append(objectives.values(outcome.metrics, outcome.costs))
+        return self._same_scores.hear(outcome)
 
-    def report(self, account: Account, *, force: bool = False) -> None:
-        """Call back, unless that was done a moment ago."""
-        session = self.elapsed - self._earlier
+    def report(self, account: Account, elapsed: float, *, force: bool = False) -> None:
+        """Call back, unless that was done a moment ago.
+
+        Args:
+            account: what was charged.
+            elapsed: seconds of search, earlier sessions included.
+            force: call back all the same.
+        """
+        session = elapsed - self._earlier
         if self._on_progress is None or (session - self._reported < INTERVAL and not force):
             return
         self._reported = session
-        spent = replace(account.charged, seconds=self.elapsed)
+        spent = replace(account.charged, seconds=elapsed)
         evaluations = spent.evaluations - self._before.evaluations
         self._on_progress(
             SearchProgress(
@@ -113,3 +117,40 @@ def _eta(budget: Budget, spent: Spending, before: Spending, session: float) -> f
         if limit is not None and now > then:
             found.append((limit - now) * session / (now - then))
     return max(0.0, min(found)) if found else None
+
+
+class SameScores:
+    """The alarm for scores that tell networks no longer apart: listens to outcomes and rings at most once.
+
+    Users of MetaPruning's released code report searches in which all candidates had the very same error, for many
+    different widths, and which ran to their end unnoticed. Whatever the cause (statistics that are not recalibrated,
+    weights that are not those of the widths, a saturated metric), selection is then noise.
+    """
+
+    def __init__(self) -> None:
+        self._genomes: set[tuple[int, ...]] = set()
+        self._counts: Counter[tuple[tuple[str, float], ...]] = Counter()
+        self._has_rung = False
+
+    def hear(self, outcome: Outcome) -> str:
+        """Take note of an outcome; returns what is wrong the first time that something is, else ""."""
+        if self._has_rung or outcome.status is not Status.OK or not isinstance(outcome, Evaluation):
+            return ""
+        if outcome.job.fidelity == PROBE:
+            return ""
+        genome = outcome.genome
+        if genome in self._genomes:
+            return ""
+        self._genomes.add(genome)
+        self._counts[tuple(sorted(outcome.metrics.items()))] += 1
+        figures, count = self._counts.most_common(1)[0]
+        if len(self._genomes) < MIN_NETWORKS or count < SHARE * len(self._genomes):
+            return ""
+        self._has_rung = True
+        shown = ", ".join(f"{name}={value:g}" for name, value in figures)
+        return (
+            f"{count} of {len(self._genomes)} different networks have exactly the same figures ({shown}): the "
+            "evaluation does not tell them apart, and selecting between them is chance. Is BatchNorm recalibrated on "
+            "training items (n_calibration), are the weights those of a trained model, are there enough validation "
+            "items?"
+        )

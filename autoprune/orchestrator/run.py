@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoprune.core.account import Account
-from autoprune.core.budget import Budget, Spending
+from autoprune.core.budget import Account, Budget, Price, Spending
 from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Job
 from autoprune.core.objectives import Objectives
@@ -42,7 +41,7 @@ def run_search(
     budget: Budget,
     *,
     objectives: Objectives,
-    estimate: Callable[[Job], Spending],
+    price: Callable[[Job], Price],
     mark: Callable[[Job], str] = lambda _: "",
     window: int = 16,
     cache: EvaluationCache | None = None,
@@ -64,7 +63,8 @@ def run_search(
         budget: at most this much, earlier sessions included. A job that would overrun is not started. Seconds are
             wall time of the search; no job starts after them, and the ones that run are waited for.
         objectives: the objectives, which every successful evaluation must have measured.
-        estimate: predicts what a job will be charged (`JobRunner.estimate`).
+        price: says before a job starts what it will be charged, and the costs of the candidate that it measures
+            (`autoprune.evaluate.runner.Runner.price`); charging happens here, whoever ran the job.
         mark: names how far earlier attempts at a job have got, "" where nothing is kept of them: a job that was
             running at three deaths of the driver in a row is FAILED, unless it got ahead in between.
         window: most jobs asked but not told; part of the run's identity, unlike the number of workers.
@@ -102,12 +102,14 @@ def run_search(
         executor=executor,
         ledger=store.ledger,
         objectives=objectives,
-        estimate=estimate,
+        price=price,
         mark=mark,
         window=window,
         cache=cache,
         account=Account(budget, prior or Spending()),
-        meter=Meter(clock, history.elapsed, box, on_progress),
+        meter=Meter(history.elapsed, box, on_progress),
+        clock=clock,
+        earlier=history.elapsed,
     )
     loop.restore(history)
     stop = loop.run()

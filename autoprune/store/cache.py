@@ -5,20 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.jobs import (
-    Evaluate,
-    Evaluation,
-    Outcome,
-    Status,
-    evaluations,
-    outcome_from_json,
-    outcome_to_json,
-)
+from autoprune.core.jobs import Evaluate, Evaluation, Status, outcome_from_json, outcome_to_json
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.store.database import Database, FileKind, Table
 
@@ -62,11 +54,10 @@ class EvaluationCache:
         parts = (self._setting, inherits.weights, inherits.order, job.candidate.genome, job.fidelity, job.seed)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def get(self, job: Evaluate) -> Evaluation | None:
-        """Return the recorded outcome under the id of ``job``, charged at its recorded cost, or None."""
+    def get(self, key: str, job: Evaluate) -> Evaluation | None:
+        """Return what was recorded under the `key` of ``job``, charged at its recorded cost, or None."""
         if self._database is None:
             return None
-        key = self.key(job)
         try:
             rows, damaged = self._database.rows(EVALUATIONS, "WHERE key = ?", (key,))
             try:
@@ -82,18 +73,17 @@ class EvaluationCache:
             return None
         return next((replace(hit, cached=True) for hit in found if isinstance(hit, Evaluation)), None)
 
-    def put(self, outcomes: Iterable[Outcome]) -> None:
-        """Remember the successful evaluations among ``outcomes`` that are not known yet."""
+    def put(self, measured: Mapping[str, Evaluation]) -> None:
+        """Remember the successful evaluations in ``measured``, by `key`, that are not known yet."""
         rows = [
-            (self.key(outcome.job), json.dumps(outcome_to_json(outcome)))
-            for outcome in evaluations(outcomes)
-            if outcome.status is Status.OK and not outcome.cached
+            (key, json.dumps(outcome_to_json(evaluation)))
+            for key, evaluation in measured.items()
+            if evaluation.status is Status.OK and not evaluation.cached
         ]
         if not rows or self._database is None:
             return
         try:
-            self._database.begin()
-            self._database.insert(EVALUATIONS, rows, otherwise="IGNORE")
+            self._database.add(EVALUATIONS, rows, otherwise="IGNORE")
             self._database.commit()
         except StoreError as error:
             self._give_up(error)

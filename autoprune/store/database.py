@@ -221,6 +221,11 @@ class Database:
         except SQLITE_ERRORS as error:
             raise _translated(error, self.path) from error
 
+    def add(self, table: Table, rows: Iterable[Row], *, otherwise: str = "ABORT") -> None:
+        """Add signed rows as `insert` does, in a transaction that waits for `commit`."""
+        self.begin()
+        self.insert(table, rows, otherwise=otherwise)
+
     def execute(self, statement: str, parameters: Row = ()) -> None:
         """Run a statement that changes something."""
         try:

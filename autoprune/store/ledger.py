@@ -118,6 +118,7 @@ class Ledger:
         self._database = Database(path, LEDGER, readonly=readonly)
         self._readonly = readonly
         self._driver: Row = ()
+        self._last_event: int | None = None  # number of the latest event; None until one was written
         self._warned: set[str] = set()
         self._damaged: dict[str, list[Any]] = {}
         try:
@@ -264,8 +265,7 @@ class Ledger:
 
     def asked(self, n: int, jobs: Sequence[Job], *, elapsed: float) -> None:
         """Record that the strategy was asked for ``n`` jobs and what it returned; their ids are new."""
-        self._database.begin()
-        self._database.insert(JOBS, [(job.id, _text(job_to_json(job))) for job in jobs])
+        self._database.add(JOBS, [(job.id, _text(job_to_json(job))) for job in jobs])
         self._record(Event(EventKind.ASKED, tuple(job.id for job in jobs), n, elapsed=elapsed))
 
     def started(self, job: Job, *, unix: float, elapsed: float, mark: str = "") -> None:
@@ -277,21 +277,18 @@ class Ledger:
             elapsed: seconds of search.
             mark: names how far earlier attempts have got; "" where nothing is kept of them.
         """
-        self._database.begin()
         is_first = not self._database.query("SELECT 1 FROM attempts WHERE job = ? LIMIT 1", (job.id,))
-        self._database.insert(ATTEMPTS, [(job.id, self._driver_id, unix, mark)])
+        self._database.add(ATTEMPTS, [(job.id, self._driver_id, unix, mark)])
         if is_first:
             self._record(Event(EventKind.STARTED, (job.id,), elapsed=elapsed))
 
     def committed(self, outcome: Outcome, *, elapsed: float) -> None:
         """Record what a job came to."""
-        self._database.begin()
-        self._database.insert(OUTCOMES, [(outcome.job.id, _text(outcome_to_json(outcome)))])
+        self._database.add(OUTCOMES, [(outcome.job.id, _text(outcome_to_json(outcome)))])
         self._record(Event(EventKind.COMMITTED, (outcome.job.id,), elapsed=elapsed))
 
     def told(self, job_id: int, *, elapsed: float) -> None:
         """Record that the strategy was told the outcome of a job."""
-        self._database.begin()
         self._record(Event(EventKind.TOLD, (job_id,), elapsed=elapsed))
 
     def warned(self, text: str, *, elapsed: float | None = None) -> None:
@@ -305,7 +302,6 @@ class Ledger:
         if not self._database.query(known, (EventKind.WARNING.value, _plain(text))):
             if elapsed is None:
                 elapsed = self._database.query("SELECT ifnull(max(elapsed), 0.0) FROM events")[0][0]
-            self._database.begin()
             self._record(Event(EventKind.WARNING, text=text, elapsed=elapsed))
 
     def forked(self, reason: str, *, elapsed: float) -> None:
@@ -321,7 +317,6 @@ class Ledger:
             "SELECT kind, text FROM events WHERE kind != ? ORDER BY seq DESC LIMIT 1", (EventKind.WARNING.value,)
         )
         if last != [(EventKind.STOP.value, reason)]:
-            self._database.begin()
             self._record(Event(EventKind.STOP, text=reason, elapsed=elapsed))
 
     def commit(self) -> None:
@@ -330,6 +325,7 @@ class Ledger:
 
     def rollback(self) -> None:
         """Forget what was recorded since the last `commit`."""
+        self._last_event = None
         self._database.rollback()
 
     @property
@@ -341,8 +337,10 @@ class Ledger:
 
     def _record(self, event: Event) -> None:
         jobs = ",".join(map(str, event.jobs))
-        row = (self._next(EVENTS), event.kind.value, f"[{jobs}]", event.n, _plain(event.text), event.elapsed)
-        self._database.insert(EVENTS, [row])
+        number = self._next(EVENTS) if self._last_event is None else self._last_event + 1
+        row = (number, event.kind.value, f"[{jobs}]", event.n, _plain(event.text), event.elapsed)
+        self._database.add(EVENTS, [row])
+        self._last_event = number
 
     def _read(self, table: Table, parse: Callable[[Row], T], tail: str = "") -> tuple[list[T], list[Any]]:
         """Return what the intact rows of a table say, and the keys of the others."""

@@ -110,9 +110,9 @@ class BaseStrategy(ABC):
         for id_ in ids:
             del self._in_flight[id_]
         ordered = sorted(outcomes, key=lambda outcome: outcome.job.id)
-        if prepared := preparations(ordered):
+        if prepared := [outcome for outcome in ordered if isinstance(outcome, Preparation)]:
             self._learn_prepared(prepared)
-        if measured := evaluations(ordered):
+        if measured := [outcome for outcome in ordered if isinstance(outcome, Evaluation)]:
             self._learn(measured)
 
     @final

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.skeleton import Skeleton
-from autoprune.surgery.slicing import Slicer, take
+from autoprune.surgery.slicing import Slicer
 
 
 class Cropper:
@@ -47,12 +47,8 @@ class Cropper:
         module = self._skeleton.build({name: tensor.detach() for name, tensor in weights.items()}, kept)
         device = next((weights[name].device for name in self._parameters if name in weights), "cpu")
         selections = self._slicer.selections(kept, device)
-        parameters = {
-            name: take(weights[name], self._slicer.steps(name), selections)
-            for name in self._parameters
-            if name in weights
-        }
-        return Crop(module.train(training), parameters)
+        names = [name for name in self._parameters if name in weights]
+        return Crop(module.train(training), self._slicer.cut(weights, names, selections))
 
 
 class Crop:

@@ -13,7 +13,7 @@ from autoprune.errors import SurgeryError
 from autoprune.surgery.attributes import AttributePlan
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors, named_tensors
-from autoprune.surgery.slicing import Slicer, check_kept, take
+from autoprune.surgery.slicing import Slicer, check_kept
 
 
 class _Slot(NamedTuple):
@@ -79,13 +79,11 @@ class Skeleton:
         widths = check_kept(self._structure, kept)
         selections = self._slicer.selections(kept, self._device(weights))
         copies = [isinstance(selection, Tensor) for selection in selections]
-        dense = weights
-        for name, placed, shape, steps, private in self._slots:
-            tensor = dense.get(name)
-            if tensor is None or tensor.shape != shape:
-                dense = dense_tensors({**self._unsaved, **weights}, self._structure, "weights given")
-                tensor = dense[name]
-            part = take(tensor, steps, selections) if steps else tensor
+        if any(slot.name not in weights or weights[slot.name].shape != slot.shape for slot in self._slots):
+            weights = dense_tensors({**self._unsaved, **weights}, self._structure, "weights given")
+        parts = self._slicer.cut(weights, [slot.name for slot in self._slots], selections)
+        for name, placed, _, steps, private in self._slots:
+            part = parts[name]
             if private and not any(copies[vector] for _, vector in steps):
                 part = part.clone()  # it was the tensor itself or a view of it
             placed.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights

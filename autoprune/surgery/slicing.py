@@ -6,7 +6,7 @@ is the dense tensor itself, the very same object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -75,6 +75,18 @@ class Slicer:
             elif last - first + 1 == length:
                 found[i] = (first, length)
         return found
+
+    def cut(
+        self, weights: Mapping[str, Tensor], names: Iterable[str], selections: list[Selection]
+    ) -> dict[str, Tensor]:
+        """Return the part that stays of each of the tensors called ``names``, see `take`.
+
+        Args:
+            weights: dense tensors by name.
+            names: names of the tensors to cut.
+            selections: result of `selections` for this candidate.
+        """
+        return {name: take(weights[name], self._steps.get(name, ()), selections) for name in names}
 
 
 def take(tensor: Tensor, steps: tuple[tuple[int, int], ...], selections: list[Selection]) -> Tensor:
@@ -151,9 +163,9 @@ def sliced_state(weights: Mapping[str, Tensor], structure: Structure, kept: Bool
     device = next((tensor.device for tensor in dense.values()), torch.device("cpu"))
     selections = slicer.selections(kept, device)
     state: dict[str, Tensor] = {}
+    parts = slicer.cut(dense, [info.name for info in structure.tensors], selections)
     for info in structure.tensors:
-        sliced = take(dense[info.name], slicer.steps(info.name), selections)
-        state.update({alias: sliced for alias in info.aliases if alias in weights})
+        state.update({alias: parts[info.name] for alias in info.aliases if alias in weights})
     return state
 
 

@@ -66,7 +66,7 @@ def searched(folder: Path, evaluations: int = N) -> list[Any]:
                 store,
                 Budget(evaluations=evaluations),
                 objectives=OBJECTIVES,
-                estimate=runner.estimate,
+                price=runner.price,
                 window=4,
                 cache=cache,
             )

@@ -189,8 +189,9 @@ class EvaluatorLaws:
         """The counted cost is a positive integer before anything ran, and more channels never cost less."""
         space = subject.setup.space
         extremes = (space.min_genome, space.full_genome)
-        least, most = (subject.evaluator.macs(tuple(genome.tolist())) for genome in extremes)
-        assert all(0 < least <= subject.evaluator.macs(genome) <= most for genome in genomes)
+        sizes = (subject.setup.macs(tuple(genome)) for genome in (*(end.tolist() for end in extremes), *genomes))
+        least, most, *charges = map(subject.evaluator.evaluation_macs, sizes)
+        assert all(0 < least <= charge <= most for charge in charges)
         assert isinstance(most, int)
         assert least < most
 

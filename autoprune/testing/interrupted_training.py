@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.core.jobs import WeightSet
+from autoprune.evaluate.evaluator import ProxySettings
+from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.runner import Runner
 from autoprune.prepare.recipe import Checkpoints, Prepared, Recipe, Workbench
 from autoprune.prepare.registry import RECIPES
@@ -128,14 +130,15 @@ class Interrupted:
     folder: Path
     every: int = 2
 
-    def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None) -> Runner:
+    def start(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> Runner:
         """Return a runner."""
         setup = digits_setup()
         bench = Workbench(setup, blobs)
         if checkpoints is not None:
             bench = replace(bench, checkpoints=lambda key: Fuse(checkpoints(key), self.folder, self.every))
         recipe = TrainDigits if self.recipe == "digits" else RECIPES[self.recipe].load()
-        return Runner({}, blobs, setup.costs, recipes={self.recipe: recipe(bench)})
+        measuring = InheritedWeights(setup, ProxySettings(n_calibration=0))
+        return Runner(measuring, blobs, recipes={self.recipe: recipe(bench)})
 
     def lay_fuse(self, at: int, delay: float) -> None:
         """Begin a new log; the process that makes this save, counted from 1, ends so many seconds later."""

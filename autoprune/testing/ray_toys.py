@@ -40,7 +40,7 @@ class Given:
 
     runner: JobRunner
 
-    def __call__(self, blobs: Blobs, checkpoints: Checkpoints | None) -> JobRunner:  # noqa: ARG002  executors give them
+    def start(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> JobRunner:  # noqa: ARG002  executors give them
         """Return the runner."""
         return self.runner
 
@@ -91,6 +91,11 @@ class WeightMaker(ToyRunner):
     def __init__(self, blobs: Blobs, checkpoints: Checkpoints | None = None) -> None:  # noqa: ARG002  it saves nothing
         super().__init__()
         object.__setattr__(self, "blobs", blobs)
+
+    @classmethod
+    def start(cls, blobs: Blobs, checkpoints: Checkpoints | None = None) -> WeightMaker:
+        """Return one at work: the class itself is what workers start."""
+        return cls(blobs, checkpoints)
 
     def __call__(self, job: Job) -> Outcome:
         """Run ``job``."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.core.budget import Spending
+from autoprune.core.budget import Price, Spending
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.core.objectives import Objectives
 from autoprune.core.streams import stream
@@ -51,6 +51,11 @@ class ToyRunner:
             raise ValueError(msg)
         accuracy = 1.0 - float(np.mean(((levels - N_LEVELS) / N_LEVELS) ** 2 * np.arange(1, N_VARIABLES + 1))) / 4.0
         return Evaluation(job, Status.OK, {"accuracy": accuracy}, {"macs": spent.macs}, spent=spent)
+
+    def price(self, job: Job) -> Price:
+        """Return what ``job`` will be charged; the cost of a candidate is its charge."""
+        spent = self.estimate(job)
+        return Price(spent, {} if isinstance(job, Prepare) else {"macs": spent.macs})
 
     def estimate(self, job: Job) -> Spending:
         """Return what ``job`` will be charged: a hundred MACs per level, five thousand for a preparation."""

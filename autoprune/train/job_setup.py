@@ -57,9 +57,16 @@ class JobSetup:
         Raises:
             InvalidArgumentError: the genome is not of this space.
         """
-        genomes = np.array([genome], dtype=np.int64)
-        self.space.check(genomes)
-        return int(self.costs(genomes)["macs"][0])
+        return self.costs_of(genome)["macs"]
+
+    def costs_of(self, genome: Genome) -> dict[str, int]:
+        """Return the exact costs of one candidate by name.
+
+        Raises:
+            InvalidArgumentError: the genome is not of this space.
+        """
+        counted = self.costs(np.array([genome], dtype=np.int64))
+        return {name: int(values[0]) for name, values in counted.items()}
 
     @cached_property
     def dense_macs(self) -> int:

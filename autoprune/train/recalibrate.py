@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.surgery.forward import forward
-from autoprune.train.source import Batch, n_items
+from autoprune.train.source import Batch, counted
 
 KINDS = ("running_mean", "running_var")
 
@@ -56,11 +56,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> int:
         for layer in layers:
             layer.train()
             layer.reset_running_stats()
-        for batch in batches:
-            items += n_items(batch)
+        for batch, size in counted(batches):
+            items += size
             # The share of this batch in all items so far: the first one counts fully, and the last one as much as any.
             for layer in layers:
-                layer.momentum = n_items(batch) / items
+                layer.momentum = size / items
             forward(model, batch[0])
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

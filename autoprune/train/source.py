@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -108,6 +108,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return [to_device(item, device) for item in value]
     return value
+
+
+def counted(batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
+    """Yield every batch with the number of its items."""
+    for batch in batches:
+        yield batch, n_items(batch)
 
 
 def n_items(batch: Batch) -> int:

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprune.core.budget import Budget, Spending
+from autoprune.core.budget import (
+    Budget,
+    Price,
+    Spending,
+)
 from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import (
     Evaluate,
@@ -42,12 +46,12 @@ class NullRunner:
         """Return at once."""
         if not isinstance(job, Evaluate):
             raise TypeError(job)
-        return Evaluation(job, Status.OK, {"accuracy": 0.5}, {"macs": 1}, spent=Spending(macs=1, evaluations=1))
+        return Evaluation(job, Status.OK, {"accuracy": 0.5})
 
-    def estimate(self, job: Job) -> Spending:
+    def price(self, job: Job) -> Price:
         """Return the charge of a job."""
         del job
-        return Spending(macs=1, evaluations=1)
+        return Price(Spending(macs=1, evaluations=1), {"macs": 1})
 
 
 def random_strategy() -> Strategy:
@@ -65,7 +69,7 @@ def search(folder: Path, executor: Any, budget: Budget, **changed: Any) -> Searc
             store,
             budget,
             objectives=Objectives.parse(("accuracy", "macs")),
-            estimate=NullRunner().estimate,
+            price=NullRunner().price,
             **changed,
         )
 

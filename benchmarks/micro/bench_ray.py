@@ -96,7 +96,7 @@ def speedup(folder: Path) -> dict[str, object]:
     blobs = BlobStore(folder)
     jobs = jobs_of(searched, blobs)
     here = evaluator_here(searched, blobs)
-    there = start_ray_pool(searched.runner_plan(), blobs, SETTINGS)
+    there = start_ray_pool(searched.runner_spec(for_workers=True), blobs, SETTINGS)
     for executor in (here, there):  # skeletons, weights and items are in place afterwards
         seconds(executor, jobs[:4])
     spawn = multiprocessing.get_context("spawn")

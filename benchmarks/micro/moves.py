@@ -14,16 +14,16 @@ asks for a generation, so that a part of the work falls between other asks.
 
 | `random`         | before | now |
 |------------------|--------|-----|
-| files            | 39     |     |
-| functions        | 137    |     |
-| moves            | 226    |     |
-| cost model       | 4      |     |
-| space.check      | 10     |     |
-| estimate         | 3      |     |
-| cache key        | 4      |     |
-| job to JSON      | 3      |     |
-| outcome to JSON  | 2      |     |
-| objective values | 2      |     |
+| files            | 39     | 35  |
+| functions        | 137    | 141 |
+| moves            | 226    | 127 |
+| cost model       | 4      | 1   |
+| space.check      | 10     | 4   |
+| price, estimate  | 3      | 1   |
+| cache key        | 4      | 1   |
+| job to JSON      | 3      | 1   |
+| outcome to JSON  | 2      | 2   |
+| objective values | 2      | 2   |
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PACKAGE = str(Path(ap.__file__).parent)
 WATCHED = {
     "cost model": ("cost/model.py", "__call__"),
     "space.check": ("core/space.py", "check"),
-    "estimate": ("evaluate/runner.py", "estimate"),
+    "price": ("evaluate/runner.py", "price"),
     "cache key": ("store/cache.py", "key"),
     "job to JSON": ("core/jobs.py", "job_to_json"),
     "outcome to JSON": ("core/jobs.py", "outcome_to_json"),

@@ -205,5 +205,6 @@ def test_the_default_budget_counts_macs(make_problem: MakeProblem, tmp_path: Pat
     """Left out, the budget is that of a hundred evaluations of the dense model."""
     problem = make_problem()
     comparison = ap.compare(problem, [], seeds=1, store=tmp_path)
-    dense = tuple(problem.space.full_genome.tolist())
-    assert comparison.summary.budget == ap.Budget(macs=100 * problem.evaluator.macs(dense))
+    assert comparison.summary.budget == ap.Budget(
+        macs=100 * problem.evaluator.evaluation_macs(problem.dense_costs["macs"])
+    )

@@ -174,13 +174,13 @@ def test_a_run_of_the_second_release_is_read_reported_and_tuned(tmp_path: Path) 
 
 def test_a_worker_that_computes_other_digits_is_refused() -> None:
     """It runs the dense model on a few fixed items before it measures anything."""
-    plan = digits().runner_plan()
-    plan({})  # type: ignore[arg-type]  no blob is read
+    spec = digits().runner_spec(for_workers=True)
+    spec.start({})  # type: ignore[arg-type]  no blob is read
     linear = torch.nn.functional.linear
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: linear(x, w, b) * (1 + 3e-6))
         with pytest.raises(ExecutorError, match="other digits than where the search was started"):
-            plan({})  # type: ignore[arg-type]
+            spec.start({})  # type: ignore[arg-type]
 
 
 def test_an_identity_survives_json() -> None:

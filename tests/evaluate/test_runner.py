@@ -1,4 +1,4 @@
-"""The runner: figures or a FAILED outcome, never an exception."""
+"""The runner: what a job is priced at before it runs, its figures, and, by an attempt, a FAILED outcome."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 import torchmetrics
 from torch import nn
 
-from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
+from autoprune.core.budget import Price, Spending
+from autoprune.core.clock import SystemClock
+from autoprune.core.jobs import PROBE, Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.core.orders import encode_orders
 from autoprune.errors import StoreError, UnknownNameError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.runner import Runner
+from autoprune.execute.in_process import attempt
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.structures import chain
 from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
@@ -39,7 +41,7 @@ def make_runner(task: Task | None = None, **options: Any) -> tuple[Runner, Weigh
     setup, blobs = digits_setup(task), MemoryBlobs()
     inherited = digits_inherited(setup)
     weight_set = put_weight_set(blobs.put, setup.structure, inherited.weights, inherited.orders)
-    return Runner({"proxy": InheritedWeights(setup, SETTINGS)}, blobs, setup.costs, **options), weight_set
+    return Runner(InheritedWeights(setup, SETTINGS), blobs, **options), weight_set
 
 
 def job(weight_set: WeightSet, genome: tuple[int, ...] = (1, 2), fidelity: str = "proxy") -> Evaluate:
@@ -52,19 +54,35 @@ def metric_task(function: Any) -> FunctionTask:
     return FunctionTask(nn.functional.cross_entropy, {"accuracy": function})
 
 
-def test_an_outcome_has_figures_costs_and_its_estimated_charge() -> None:
-    """Metrics are the evaluator's, costs the cost model's, and what is charged was known before."""
-    runner, weight_set = make_runner(worker="w3")
-    estimate = runner.estimate(job(weight_set))
-    outcome = runner(job(weight_set))
+def attempted(runner: Runner, job: Job) -> Outcome:
+    """Return what an executor reports of a job."""
+    return attempt(runner, job, clock=SystemClock(), worker="w3")
+
+
+def test_an_outcome_has_figures_and_the_price_was_known_before() -> None:
+    """Metrics are the evaluator's, costs the cost model's; an attempt is stamped with the worker and its seconds."""
+    runner, weight_set = make_runner()
+    price = runner.price(job(weight_set))
+    outcome = attempted(runner, job(weight_set))
     setup = digits_setup()
     expected = InheritedWeights(setup, SETTINGS).evaluate((1, 2), digits_inherited(setup))
     assert (outcome.status, dict(outcome.metrics), outcome.worker) == (Status.OK, expected, "w3")
-    assert dict(outcome.costs) == {k: v[0] for k, v in setup.costs(np.array([[1, 2]])).items()}
-    assert outcome.spent.macs == estimate.macs == outcome.costs["macs"] * (100 + len(setup.data.score))
-    assert outcome.spent.evaluations == estimate.evaluations == 1
+    assert dict(price.costs) == {k: v[0] for k, v in setup.costs(np.array([[1, 2]])).items()}
+    assert price.spent == Spending(price.costs["macs"] * (100 + len(setup.data.score)), evaluations=1)
+    assert runner.estimate(job(weight_set)) == price.spent
     assert outcome.spent.seconds > 0
-    assert all(isinstance(value, int) for value in outcome.costs.values())
+    assert all(isinstance(value, int) for value in price.costs.values())
+
+
+def test_probes_are_priced_by_their_few_items() -> None:
+    """The costs are those of the candidate, the charge that of the items of a probe."""
+    evaluator = InheritedWeights(digits_setup(), ProxySettings())
+    whole, probe = (
+        Runner(evaluator, MemoryBlobs()).price(job(WeightSet("", ""), fidelity=name)) for name in ("proxy", PROBE)
+    )
+    assert probe.costs == whole.costs
+    assert probe.spent.macs == evaluator.probe_macs(probe.costs["macs"])
+    assert 0 < probe.spent.macs < whole.spent.macs == evaluator.evaluation_macs(whole.costs["macs"])
 
 
 def test_torchmetrics_measure_candidates() -> None:
@@ -105,22 +123,21 @@ def raise_error(error: Exception) -> Any:
     ids=["nan", "string", "raises", "allocation", "gpu memory"],
 )
 def test_bad_metrics_are_failed_outcomes(metric: Any, message: str) -> None:
-    """What a metric does wrong is recorded with its text and charged like any evaluation."""
+    """What a metric does wrong is recorded with its text."""
     runner, weight_set = make_runner(metric_task(metric))
-    outcome = runner(job(weight_set))
+    outcome = attempted(runner, job(weight_set))
     assert outcome.status is Status.FAILED
     assert message in outcome.message
     assert not outcome.metrics
-    assert (outcome.spent.macs, outcome.spent.evaluations) == (runner.estimate(job(weight_set)).macs, 1)
 
 
 def test_a_failure_does_not_touch_the_next_candidate() -> None:
     """The same runner goes on, with the figures it would have given anyway."""
     runner, weight_set = make_runner()
-    expected = runner(job(weight_set)).metrics
-    assert runner(job(weight_set, (99, 0))).status is Status.FAILED
-    assert runner(job(WeightSet("0" * 64, weight_set.order))).status is Status.FAILED
-    assert runner(job(weight_set)).metrics == expected
+    expected = attempted(runner, job(weight_set)).metrics
+    assert attempted(runner, job(weight_set, (99, 0))).status is Status.FAILED
+    assert attempted(runner, job(WeightSet("0" * 64, weight_set.order))).status is Status.FAILED
+    assert attempted(runner, job(weight_set)).metrics == expected
 
 
 def test_broken_weights_are_failed_outcomes() -> None:
@@ -129,9 +146,9 @@ def test_broken_weights_are_failed_outcomes() -> None:
     inherited = digits_inherited(setup)
     nan = {name: tensor * math.nan for name, tensor in inherited.weights.items()}
     foreign = {"weight": torch.zeros(3)}
-    runner = Runner({"proxy": InheritedWeights(setup, SETTINGS)}, blobs, setup.costs)
+    runner = Runner(InheritedWeights(setup, SETTINGS), blobs)
     for weights, message in ((nan, "finite"), (foreign, "conv1.weight")):
-        outcome = runner(job(put_weight_set(blobs.put, setup.structure, weights, inherited.orders)))
+        outcome = attempted(runner, job(put_weight_set(blobs.put, setup.structure, weights, inherited.orders)))
         assert outcome.status is Status.FAILED
         assert message in outcome.message
 
@@ -139,10 +156,12 @@ def test_broken_weights_are_failed_outcomes() -> None:
 def test_unknown_fidelities_and_recipes() -> None:
     """A run records them as failed; asking for an estimate is an error with a suggestion."""
     runner, weight_set = make_runner()
-    assert "unknown fidelity 'prox' (did you mean 'proxy'?)" in runner(job(weight_set, fidelity="prox")).message
+    assert (
+        "unknown fidelity 'prox' (did you mean 'proxy'?)" in attempted(runner, job(weight_set, fidelity="prox")).message
+    )
     with pytest.raises(UnknownNameError, match="did you mean"):
         runner.estimate(job(weight_set, fidelity="prox"))
-    assert "unknown recipe" in runner(Prepare(0, "dais", {}, weight_set)).message
+    assert "unknown recipe" in attempted(runner, Prepare(0, "dais", {}, weight_set)).message
 
 
 def test_interrupts_are_not_swallowed() -> None:
@@ -170,10 +189,9 @@ def test_prepare_jobs_go_to_their_recipe() -> None:
 
     runner, weight_set = make_runner(recipes={"double": Doubling()})
     good, bad = (Prepare(3, "double", {}, weight_set, seed) for seed in (0, 1))
-    assert runner.estimate(good) == Spending(macs=10)
-    assert (runner(good).found_genome, runner(good).spent.macs) == ((1, 1), 10)
-    assert runner(bad).message == "RuntimeError: no luck"
-    assert runner(bad).spent.macs == 10
+    assert runner.price(good) == Price(Spending(macs=10))
+    assert (attempted(runner, good).found_genome, attempted(runner, good).spent.macs) == ((1, 1), 10)
+    assert attempted(runner, bad).message == "RuntimeError: no luck"
 
 
 def test_blobs_are_named_by_content() -> None:
@@ -197,10 +215,10 @@ def test_damaged_orders_are_failed_outcomes() -> None:
     setup, blobs = digits_setup(), MemoryBlobs()
     inherited = digits_inherited(setup)
     good = put_weight_set(blobs.put, setup.structure, inherited.weights, inherited.orders)
-    runner = Runner({"proxy": InheritedWeights(setup, SETTINGS)}, blobs, setup.costs)
+    runner = Runner(InheritedWeights(setup, SETTINGS), blobs)
     foreign = encode_orders(chain((8, 12)), inherited.orders)
     for blob in (blobs[good.order][:-1], foreign):
-        outcome = runner(job(WeightSet(good.weights, blobs.put(blob))))
+        outcome = attempted(runner, job(WeightSet(good.weights, blobs.put(blob))))
         assert (outcome.status, "order" in outcome.message) == (Status.FAILED, True)
 
 

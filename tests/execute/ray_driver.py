@@ -63,7 +63,7 @@ def drive(folder: Path, address: str, sleep: float, die_after: float | None = No
                 store,
                 Budget(evaluations=60),
                 objectives=OBJECTIVES,
-                estimate=runner.estimate,
+                price=runner.price,
                 on_progress=Announcement(die_after),
             )
         finally:

@@ -52,7 +52,7 @@ def searched(folder: Path, executor: Executor, sleep: float, on_progress: Any = 
             store,
             Budget(evaluations=N),
             objectives=OBJECTIVES,
-            estimate=ToyRunner(sleep=sleep).estimate,
+            price=ToyRunner(sleep=sleep).price,
             on_progress=on_progress,
         )
         return list(store.ledger.outcomes())

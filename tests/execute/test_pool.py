@@ -15,8 +15,8 @@ from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import Job, Outcome, Prepare, Status
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import ExecutorError, InvalidArgumentError
-from autoprune.execute.attempt import attempt
 from autoprune.execute.crew import Done, Lost, News, Ready
+from autoprune.execute.in_process import attempt
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.staff import PoolSettings
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs

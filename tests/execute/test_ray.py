@@ -167,7 +167,7 @@ def searched(folder: Path, executor: Executor, runner: JobRunner, **strategy: bo
             store,
             Budget(evaluations=N),
             objectives=OBJECTIVES,
-            estimate=runner.estimate,
+            price=runner.price,
         )
         executor.close()
         decisions = [event for event in store.ledger.events() if event.is_decision]

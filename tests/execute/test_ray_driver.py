@@ -135,7 +135,7 @@ def undisturbed(folder: Path) -> list[object]:
             store,
             Budget(evaluations=60),
             objectives=OBJECTIVES,
-            estimate=runner.estimate,
+            price=runner.price,
         )
     return ledger(folder)
 

@@ -9,7 +9,7 @@ import pytest
 
 import autoprune as ap
 from autoprune.core.protocols import Executor
-from autoprune.evaluate.runner_plan import RunnerPlan
+from autoprune.evaluate.runner import RunnerSpec
 from autoprune.execute._ray import RayCrew
 from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.pool import WorkerPool
@@ -37,10 +37,10 @@ def searched(problem: ap.Problem, folder: Path, executor: Executor | RaySettings
     return run.record.jobs, [outcome.identity() for outcome in run.outcomes], events
 
 
-def digests(plan: RunnerPlan, blobs: dict[str, bytes]) -> list[str]:
+def digests(spec: RunnerSpec, blobs: dict[str, bytes]) -> list[str]:
     """Return the SHA-256 of what workers share: model, items, blobs."""
-    inputs = plan.setup.data.train.source.inputs.contiguous().numpy().tobytes()
-    parts = [pack_weights(plan.setup.model.state_dict()), inputs, *(blobs[name] for name in sorted(blobs))]
+    inputs = spec.setup.data.train.source.inputs.contiguous().numpy().tobytes()
+    parts = [pack_weights(spec.setup.model.state_dict()), inputs, *(blobs[name] for name in sorted(blobs))]
     return [hashlib.sha256(part).hexdigest() for part in parts]
 
 
@@ -51,9 +51,9 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     assert searched(problem, tmp_path / "one", RaySettings(workers=1)) == here
 
     settings = RaySettings(workers=2)
-    plan = problem.runner_plan()
+    spec = problem.runner_spec(for_workers=True)
     blobs = BlobStore(tmp_path / "two" / "run" / "weights")
-    crew = RayCrew(plan, blobs, settings, Cluster(settings))
+    crew = RayCrew(spec, blobs, settings, Cluster(settings))
     before = digests(*crew.shipped())
     executor = Killing(
         WorkerPool(crew, PoolSettings(workers=2)), at=(7,), before_close=lambda: found.extend(crew.shipped())
@@ -62,14 +62,14 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     assert searched(problem, tmp_path / "two", executor) == here
     assert executor.killed == 1
     after = digests(*found)
-    assert after[:2] == before == digests(plan, {})
+    assert after[:2] == before == digests(spec, {})
     assert after[2:] == sorted(found[1])
     assert len(after) == 4
 
 
 def test_workers_never_hold_test_items(problem: ap.Problem) -> None:
     """What is shipped has no test role; the fingerprint is still that of the whole."""
-    plan = problem.runner_plan()
+    spec = problem.runner_spec(for_workers=True)
     assert problem.data.test is not None
-    assert plan.setup.data.test is None
-    assert plan.setup.data.fingerprint == problem.data.fingerprint
+    assert spec.setup.data.test is None
+    assert spec.setup.data.fingerprint == problem.data.fingerprint

@@ -57,7 +57,7 @@ def test_a_straggler_does_not_hold_up_the_others() -> None:
 
 
 def test_a_job_whose_worker_dies_is_failed_after_its_time() -> None:
-    """The loss is an outcome like any other, charged its estimate."""
+    """The loss is an outcome like any other; the search charges it."""
     clock = SimulatedClock()
     executor = SimulatedExecutor(
         ToyRunner(), seconds=lambda _: 7.0, speeds=(1.0,), clock=clock, is_lost=lambda job: job.id == 0
@@ -66,7 +66,6 @@ def test_a_job_whose_worker_dies_is_failed_after_its_time() -> None:
     executor.submit(job)
     (outcome,) = executor.collect()
     assert (outcome.status, outcome.message, clock.now()) == (Status.FAILED, "the worker died", 7.0)
-    assert outcome.spent.macs == ToyRunner().estimate(job).macs
 
 
 @pytest.mark.parametrize("speeds", [(), (1.0, 0.0)])

@@ -29,7 +29,7 @@ def search(tmp_path: Path) -> Search:
         runner = changed.pop("runner", ToyRunner())
         executor = changed.pop("executor", None) or InProcessExecutor(runner)
         limit = budget if isinstance(budget, Budget) else Budget(evaluations=budget)
-        settings = {"objectives": OBJECTIVES, "estimate": runner.estimate} | changed
+        settings = {"objectives": OBJECTIVES, "price": runner.price} | changed
         with RunStore(tmp_path / name) as store:
             return run_search(make_strategy, executor, store, limit, **settings)
 

@@ -103,7 +103,7 @@ def drive(folder: str, point: str = "never", when: float = 0.0, executor: str = 
             store,
             Budget(evaluations=N),
             objectives=OBJECTIVES,
-            estimate=runner.estimate,
+            price=runner.price,
             cache=cache,
         )
     cache.close()

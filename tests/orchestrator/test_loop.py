@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.core.budget import Budget, Spending
+from autoprune.core.budget import (
+    Budget,
+    Price,
+    Spending,
+)
 from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import (
     Evaluate,
@@ -43,8 +47,8 @@ class Spy:
         self.seen.append((job.id, started))
         return self.runner(job)
 
-    def estimate(self, job: Job) -> Spending:
-        return self.runner.estimate(job)
+    def price(self, job: Job) -> Price:
+        return self.runner.price(job)
 
 
 class Listener(ToyStrategy):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from autoprune.core.budget import Budget, Spending
+from autoprune.core.budget import Budget, Price
 from autoprune.core.clock import SimulatedClock
-from autoprune.core.jobs import Job, Outcome
+from autoprune.core.jobs import Evaluation, Job, Outcome
 from autoprune.execute.simulated import SimulatedExecutor
 from autoprune.orchestrator import SearchResult, Stop
 from autoprune.store.record import RunRecord
@@ -37,8 +37,9 @@ class FormulaRunner:
             raise KeyboardInterrupt
         return toy_outcome(self.setup, job)
 
-    def estimate(self, job: Job) -> Spending:
-        return toy_outcome(self.setup, job).spent
+    def price(self, job: Job) -> Price:
+        outcome = toy_outcome(self.setup, job)
+        return Price(outcome.spent, outcome.costs if isinstance(outcome, Evaluation) else {})
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def die_while_running(folder: Path, job_id: int, mark: str = "") -> None:
             store,
             Budget(evaluations=12),
             objectives=OBJECTIVES,
-            estimate=ToyRunner().estimate,
+            price=ToyRunner().price,
             mark=lambda _: mark,
         )
     store.ledger.close()  # the lock goes with the process, but no one says good-bye

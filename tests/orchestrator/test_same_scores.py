@@ -11,7 +11,7 @@ import pytest
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Status, WeightSet
 from autoprune.errors import AutopruneWarning
 from autoprune.orchestrator import SearchResult
-from autoprune.orchestrator.same_scores import MIN_NETWORKS, SameScores
+from autoprune.orchestrator.progress import MIN_NETWORKS, SameScores
 from autoprune.store.ledger import EventKind
 from autoprune.store.run import RunStore
 from autoprune.testing.search_toys import ToyRunner

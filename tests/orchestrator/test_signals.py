@@ -39,7 +39,7 @@ def tell(progress):
 runner = ToyRunner(sleep=0.05)
 with signals_interrupt(), RunStore(sys.argv[1]) as store:
     run_search(ToyStrategy, InProcessExecutor(runner), store, Budget(evaluations=1000), objectives=OBJECTIVES,
-               estimate=runner.estimate, on_progress=tell)
+               price=runner.price, on_progress=tell)
 print("went on")
 """
 

@@ -10,6 +10,8 @@ import torch
 import autoprune as ap
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
+from autoprune.core.settings import shared_settings
+from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed, ReconstructedSettings
 from autoprune.evaluate.runner import Runner
@@ -132,7 +134,7 @@ def test_weights_of_other_recipes_get_moments_of_their_own_and_pay_for_them() ->
     assert isinstance(bench.blobs, MemoryBlobs)
     setup, evaluator = bench.setup, Reconstructed(bench.setup, SETTINGS)
     recipes = {"double": Doubling(bench.blobs), "statistics": Statistics(bench)}
-    runner = Runner({"proxy": evaluator}, bench.blobs, setup.costs, recipes=recipes)  # type: ignore[arg-type]  duck
+    runner = Runner(evaluator, bench.blobs, recipes=recipes)  # type: ignore[arg-type]  duck
     job = Prepare(4, "double", {}, parent)
     outcome = runner(job)
     assert outcome.spent.macs == runner.estimate(job).macs == 10 + 3 * 100 * setup.dense_macs
@@ -151,7 +153,7 @@ def test_a_job_of_the_recipe_itself_is_not_followed_by_another() -> None:
     """Statistics asked for by name are collected once: a pass for moments, one for norms, one for those of probes."""
     bench, parent = digits_bench()
     evaluator = Reconstructed(bench.setup, SETTINGS)
-    runner = Runner({"proxy": evaluator}, bench.blobs, bench.setup.costs, recipes={"statistics": Statistics(bench)})
+    runner = Runner(evaluator, bench.blobs, recipes={"statistics": Statistics(bench)})
     job = evaluator.preparation(parent, id=2)
     assert job is not None
     assert runner(job).spent.macs == runner.estimate(job).macs == 3 * 100 * bench.setup.dense_macs
@@ -172,6 +174,6 @@ def test_the_full_genome_is_the_dense_model(genome: tuple[int, int]) -> None:
     setup = digits_setup()
     inherited = digits_inherited(setup)
     built = Reconstructed(setup, SETTINGS).build(genome, inherited)
-    plain = InheritedWeights(setup, SETTINGS).build(genome, inherited)
+    plain = InheritedWeights(setup, shared_settings(ProxySettings, SETTINGS)).build(genome, inherited)
     same = all(torch.equal(a, b) for a, b in zip(built.state_dict().values(), plain.state_dict().values(), strict=True))
     assert same is (genome == (3, 3))

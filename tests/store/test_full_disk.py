@@ -39,7 +39,7 @@ def search(folder: Path) -> list[Outcome]:
             store,
             Budget(evaluations=60),
             objectives=OBJECTIVES,
-            estimate=runner.estimate,
+            price=runner.price,
         )
         return [outcome.identity() for outcome in store.ledger.outcomes()]
 

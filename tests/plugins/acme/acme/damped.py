@@ -20,10 +20,8 @@ class Damped(InheritedWeights):
     """Inherited weights, scaled."""
 
     name = "acme_damped"
+    Settings = DampedSettings
     keeps_the_whole_model = False
-
-    def __init__(self, setup, settings=None):
-        super().__init__(setup, settings or DampedSettings())
 
     def _weights(self, kept, inherited):
         scale = self.settings.damping
