@@ -1,4 +1,4 @@
-"""What a search could do to a model, before any time is spent on it."""
+"""The preflight of a search: what it could do to a model, before any time is spent on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from autoprune.reconstruct import MAX_BYTES, survey
 
 @dataclass(frozen=True)
 class Reach:
-    """What one cost can become.
+    """The range that one cost can reach.
 
     Attributes:
         smallest: at the smallest genome.
@@ -36,7 +36,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What evaluating one candidate took.
+    """Measured seconds of two evaluations.
 
     Attributes:
         dense_seconds: seconds to evaluate the dense model.
@@ -53,7 +53,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class ConsumerPlan:
-    """How a weight that reads prunable channels is re-solved by the evaluator ``reconstructed``.
+    """The way in which the evaluator ``reconstructed`` re-solves a weight that reads prunable channels.
 
     Attributes:
         weight: its name.

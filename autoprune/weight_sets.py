@@ -26,7 +26,7 @@ N_ORDERS = 64
 
 @dataclass(frozen=True, eq=False)
 class Inherited:
-    """What a candidate inherits, resolved.
+    """The weights and orders that a candidate inherits.
 
     Attributes:
         weights: dense tensors by name, on the evaluator's device; never written to.

@@ -1,4 +1,4 @@
-"""Where data meets build, save and report: a `Problem` is what is searched, a `Run` is what came out."""
+"""The public verbs and nouns: a `Problem` is searched, a `Run` is the result, and both can build, save and report."""
 
 from autoprune.api.comparing import CompareProgress, compare
 from autoprune.api.comparison import Comparison

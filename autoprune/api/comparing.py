@@ -53,7 +53,7 @@ UNSUITED = (BudgetError, InfeasibleError, InvalidArgumentError, MissingDependenc
 
 @dataclass(frozen=True)
 class CompareProgress:
-    """Where a comparison stands.
+    """Progress of a comparison.
 
     Attributes:
         stage: ``"search"``, ``"fine-tune"`` or ``"test"``.
@@ -89,9 +89,9 @@ def compare(
     """Run strategies side by side; run the same call again to go on with a comparison that was interrupted.
 
     Every strategy gets the same budget from every seed, preparation included, and the same evaluator. ``uniform``,
-    ``random`` and ``global_ranking`` always take part, and every family beside its twins with the learning off. Runs
-    share one cache of evaluations; a hit is charged what it cost the first time, so the order of the runs changes
-    nothing.
+    ``random`` and ``global_ranking`` always take part, and every learning strategy beside its twins, the controls that
+    skip its learning. Runs share one cache of evaluations; a hit is charged what it cost the first time, so the order
+    of the runs changes nothing.
 
     Args:
         problem: the problem to search.
@@ -266,4 +266,4 @@ def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress
 
 
 def _ignore(_: CompareProgress) -> None:
-    """Tell nobody."""
+    """Discard progress."""

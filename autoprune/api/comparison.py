@@ -1,4 +1,4 @@
-"""What a comparison came to: its runs, its figures as tables and as one page."""
+"""The result of a comparison: its runs, its figures as tables and as one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Strategies side by side at one counted cost.
+    """Strategies side by side with the same compute (multiply-adds, training included).
 
     Args:
         folder: folder that holds its runs.

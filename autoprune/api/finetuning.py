@@ -84,7 +84,7 @@ class TunedPoint:
 
 
 class TunedFront:
-    """What came out of a fine-tuning: as many points as went in, cheapest first.
+    """The result of a fine-tuning: as many points as went in, cheapest first.
 
     Args:
         run: the run that the points come from.
@@ -309,7 +309,7 @@ def _key(variants: Sequence[FitSettings], seed: int, *, polish: bool, how: Seque
 
 
 class _Kept:
-    """What the store knows of one fine-tuning.
+    """The records of one fine-tuning in the store.
 
     Args:
         store: the run's.

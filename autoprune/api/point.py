@@ -51,7 +51,7 @@ class RunPoint:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What was measured on the search-validation items."""
+        """Metrics on the search-validation items."""
         return self.outcome.metrics
 
     @property

@@ -1,4 +1,4 @@
-"""What is searched: a trained model, data, objectives, limits, and how candidates are measured."""
+"""The problem of a search: a trained model, data, objectives, limits, and how candidates are measured."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Problem:
 
     @property
     def structure(self) -> Structure:
-        """What the trace found: groups, axes, operators, pins."""
+        """The traced structure of the model: groups, axes, operators, pins."""
         return self.space.structure
 
     @cached_property
@@ -256,7 +256,7 @@ class Problem:
 
     @cached_property
     def behaviour(self) -> Identity:
-        """What the problem is and what its model does on a few fixed items: enough to recognise the model."""
+        """Settings of the problem and outputs of its model on a few fixed items: enough to recognise the model."""
         data = self.data
         splits = [split for split in (data.train, data.validation, data.test) if split is not None]
         content = data.fingerprint if all(split.source.whole for split in splits) else str([len(s) for s in splits])
@@ -380,10 +380,10 @@ class Problem:
         """Return what runs jobs of this problem in this process.
 
         Args:
-            blobs: where the weights and orders are, and where those that are made go.
+            blobs: blobs that weights and orders are read from and written to.
             fidelity: fidelity of the Evaluate jobs.
             recipes: names of the recipes that Prepare jobs run.
-            checkpoints: where training runs are saved; None where nothing is.
+            checkpoints: gives each training run its checkpoint slot; None saves nothing.
         """
         spec = self.runner_spec(fidelity=fidelity, recipes=recipes)
         return spec.start(blobs, checkpoints, evaluator=self.evaluator_of(fidelity))

@@ -1,4 +1,4 @@
-"""What came out of a search: a folder that is read, measured further and reported."""
+"""The result of a search: a folder that is read, measured further and reported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def meta(self) -> RunMeta:
-        """What was known when the run started."""
+        """The run's description, written when it started."""
         return self.record.meta
 
     @property
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def spent(self) -> Spending:
-        """What the outcomes were charged, and what was spent before the search."""
+        """Spending that the outcomes were charged, and spending before the search."""
         return self.record.spent
 
     @property

@@ -1,4 +1,4 @@
-"""The application: its commands, the door where errors become one clean line, and the exit codes.
+"""The application: its commands, the place where errors become one clean line, and the exit codes.
 
 Exit codes: 0 fine, 1 an error that the message explains, 2 wrong usage, 130 interrupted; SIGTERM and SIGHUP end a
 command as they end others, once everything is saved. Nothing heavy is imported

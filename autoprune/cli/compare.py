@@ -1,4 +1,4 @@
-"""`autoprune compare`: strategies from several seeds at one counted cost, and one page that says what came out."""
+"""`autoprune compare`: strategies with the same compute from several seeds, and one page with the results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compare(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Who proposes; may be repeated. Baselines, and a family's twins, always take part.",
+            help="Search strategy; may be repeated. Baselines, and controls of learning strategies, always take part.",
             show_default="the problem's",
         ),
     ] = None,
@@ -60,9 +60,13 @@ def compare(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(min=0, help="Of the same short fine-tune for all; 0: none.", show_default="the problem's, or 0"),
+        typer.Option(
+            min=0, help="Epochs of a short fine-tune, the same for all; 0: none.", show_default="the problem's, or 0"
+        ),
     ] = None,
-    test: Annotated[bool, typer.Option("--test/--no-test", help="Look at test images, at the end.")] = True,
+    test: Annotated[
+        bool, typer.Option("--test/--no-test", help="Measure the shown points on test images, at the end.")
+    ] = True,
     limit: LimitOption = None,
     evaluator: EvaluatorOption = None,
     criterion: CriterionOption = None,
@@ -80,7 +84,7 @@ def compare(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare strategies at one counted cost. The same command goes on with a comparison that was interrupted."""
+    """Compare strategies with the same compute. The same command goes on with a comparison that was interrupted."""
     import autoprune as ap
     from autoprune.cli.progress import comparison_progress, working
     from autoprune.comparison.plan import entries, roster

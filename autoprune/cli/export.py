@@ -15,7 +15,7 @@ from autoprune.errors import ConfigError
 
 
 class Form(StrEnum):
-    """What can be written."""
+    """Formats of an exported model."""
 
     AUTOPRUNE = "autoprune"
     ONNX = "onnx"

@@ -13,7 +13,7 @@ from autoprune.core.registry import imported
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """Kinds of names that can be listed."""
 
     STRATEGIES = "strategies"
     CRITERIA = "criteria"

@@ -52,7 +52,7 @@ SetOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-ExecutorOption = Annotated[str, typer.Option("--executor", help="Who does the work: in-process or ray.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="Where candidates run: in-process or ray.")]
 AddressOption = Annotated[
     str | None,
     typer.Option(

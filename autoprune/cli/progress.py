@@ -1,4 +1,4 @@
-"""What is going on, on one line of the terminal: for a search its count, rate, best hypervolume and time left."""
+"""Progress on one line of the terminal: for a search its count, rate, best hypervolume and time left."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from autoprune.cli.options import (
 def search(
     problem: ProblemArgument,
     strategy: Annotated[
-        str | None, typer.Option(help="Who proposes; see `autoprune list strategies`.", show_default="the problem's")
+        str | None, typer.Option(help="Search strategy; see `autoprune list strategies`.", show_default="the problem's")
     ] = None,
     evaluations: Annotated[int | None, typer.Option(min=1, help="Budget: candidates to measure.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Budget: wall time.")] = None,

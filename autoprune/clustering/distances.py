@@ -1,4 +1,4 @@
-"""How unlike the channels of one group are: (w, w) symmetric distances of three kinds, each scale-free per group."""
+"""Distances between the channels of one group: three kinds, (w, w) and symmetric, each scale-free per group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dense model does with every channel, summed up while images stream through it.
+"""Statistics of what the dense model does with every channel, summed up while images stream through it.
 
 Two sides are observed. *Feature maps* are what the convolutions and linear layers that produce a channel put out, raw,
 as ACP looks at them. *Contributions* are what the layers that consume it make of it: the channel as they read it (after
@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """What one layer puts out for the channels of one group, over all images.
+    """Statistics of one layer's outputs for the channels of one group, over all images.
 
     Attributes:
         mean: (w, positions) map of every channel, averaged over images.
@@ -39,7 +39,7 @@ class FeatureMaps:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What was seen of one group.
+    """Statistics of one group.
 
     Attributes:
         maps: one entry per layer that produces the group, such as all layers that add to a residual stream; empty

@@ -1,4 +1,4 @@
-"""Which runs a comparison is made of."""
+"""The runs that a comparison is made of."""
 
 from __future__ import annotations
 

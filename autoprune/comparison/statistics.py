@@ -1,4 +1,4 @@
-"""What a handful of seeds allows one to say: intervals and tests.
+"""Intervals and tests for a handful of seeds.
 
 A percentile bootstrap of n Gaussian figures holds their mean in 51 % of the cases for n = 2, 74 % for 3, 85 % for 5,
 88 % for 8 and 89 % for 12, where it claims 95 %; a t interval in 94 to 96 % (1,500 draws each,
@@ -33,7 +33,7 @@ _DRAWS = 9_999  # of a permutation test; where there are no more patterns, all o
 
 @dataclass(frozen=True)
 class Spread:
-    """Where a mean may lie, or only what was seen.
+    """An interval of a mean, or the range of the figures if there are too few for an interval.
 
     Attributes:
         low: the lower end.
@@ -71,7 +71,7 @@ def mean_spread(values: Sequence[float]) -> Spread | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two strategies differ.
+    """The difference between two strategies.
 
     Attributes:
         first: the strategy that the difference speaks of.

@@ -1,4 +1,4 @@
-"""What a comparison came to, as plain figures: drawn and tabulated by `autoprune.comparison`."""
+"""Every figure of a comparison as plain data, drawn and tabulated by `autoprune.comparison`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Contestant:
 
     Attributes:
         strategy: its key.
-        twin_of: the family of this comparison that it is with the learning off; "" for all others.
+        twin_of: the strategy of this comparison that it is the control of; "" for all others.
         is_baseline: whether it takes part in every comparison.
         is_random: whether another seed gives another run; otherwise it ran once.
         trials: the trials, by seed.
@@ -162,7 +162,7 @@ class SampledCandidate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the ranks of candidates in the search and after fine-tuning agree (Kendall's tau-b).
+    """Agreement of the ranks of candidates in the search and after fine-tuning (Kendall's tau-b).
 
     Only pairs that inherit the same weights count: between others, the weights differ and not only the widths.
 

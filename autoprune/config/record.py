@@ -1,4 +1,4 @@
-"""Which problem file a run came from, kept in the run's folder: so that its points can be built again by name."""
+"""The problem file that a run came from, kept in the run's folder so that its points can be built again by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a problem file may say: one frozen model per table; unknown keys and wrong types are mistakes."""
+"""The tables of a problem file: one frozen model each; unknown keys and wrong types are mistakes."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ class EvaluatorTable(Table):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the file says about the evaluator's settings."""
+        """The settings that the file gives the evaluator."""
         return self.model_dump(exclude={"name", "criterion"}, exclude_unset=True)
 
     @model_validator(mode="after")

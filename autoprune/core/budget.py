@@ -1,4 +1,4 @@
-"""What a search may spend and what it has spent, in counted units."""
+"""The budget of a search and its spending, in counted units."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_EVALUATIONS = 10**9
 
 @dataclass(frozen=True)
 class Spending:
-    """What was used: a forward pass counts its MACs once, a backward pass twice.
+    """Compute that was used: a forward pass counts its MACs once, a backward pass twice.
 
     Attributes:
         macs: executed multiply-adds.
@@ -147,7 +147,7 @@ class Account:
 
     @property
     def charged(self) -> Spending:
-        """What settled jobs have cost; no seconds."""
+        """Cost of all settled jobs, without seconds."""
         return self._charged
 
     @property

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerExplanation:
-    """What the search may do with the output channels of one layer.
+    """The choices that a search has for the output channels of one layer.
 
     Attributes:
         module: dotted name of the layer.

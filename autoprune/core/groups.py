@@ -1,4 +1,4 @@
-"""What a trace finds out about a model, as plain data: which channels must be cut together, and what that changes.
+"""The traced structure of a model as plain data: which channels must be cut together, and what that changes.
 
 A *gene* is one channel that can vanish; genes are numbered ``0 .. n_genes - 1`` and every group owns a contiguous
 range of them. A group of a residual stream owns one gene per channel of the stream, however many tensors share it.

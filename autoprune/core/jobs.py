@@ -1,4 +1,4 @@
-"""What can run anywhere, and what comes back: candidates, jobs, evaluations and preparations.
+"""Jobs that can run anywhere and their outcomes: candidates, jobs, evaluations and preparations.
 
 Everything here turns into JSON and back without loss, so that the ledger, a Ray worker and a test speak of the same
 objects.
@@ -86,7 +86,7 @@ Job = Evaluate | Prepare
 
 
 class Status(StrEnum):
-    """How a job ended."""
+    """The way in which a job ended."""
 
     OK = "ok"
     FAILED = "failed"
@@ -94,7 +94,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What measuring a candidate came to.
+    """The outcome of measuring a candidate.
 
     Attributes:
         job: the job as it was asked.
@@ -134,7 +134,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What making weights came to.
+    """The outcome of making weights.
 
     Attributes:
         job: the job as it was asked.

@@ -1,4 +1,4 @@
-"""What a search optimises: named figures with a direction, minimised inside, natural outside."""
+"""The objectives of a search: named figures with a direction, minimised inside, in natural units outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channel groups a module-name pattern means."""
+"""Matching channel groups by patterns of module names."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from autoprune.errors import InvalidArgumentError, MissingDependencyError, unkno
 
 @dataclass(frozen=True)
 class Info:
-    """What is known about something before it is imported.
+    """A registered part, described without importing it.
 
     Attributes:
         name: the name that users write.

@@ -1,4 +1,4 @@
-"""What each module contributes to the counted costs, as products of sizes that depend on the widths."""
+"""Contributions of modules to the counted costs, as products of sizes that depend on the widths."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class WidthVariable:
 
 @dataclass(frozen=True)
 class WidthRules:
-    """How the allowed widths of a group follow from its dense width.
+    """Rules that derive the allowed widths of a group from its dense width.
 
     Attributes:
         levels: at most this many widths, evenly spaced fractions ``k / levels`` of the dense width; None: every width.

@@ -1,4 +1,4 @@
-"""How many multiply-adds an operator performs, and a counter of all that a forward pass runs.
+"""Counting the multiply-adds of single operators, and of everything that a forward pass runs.
 
 Counted is whatever sums products: convolutions, matrix products, attention, recurrent layers, bilinear forms, distances
 of all pairs. The counter looks at operators as dispatch sees them, so it does not matter through which function, module

@@ -34,7 +34,7 @@ Monomial = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Variables:
-    """Where the width of a group comes from.
+    """Maps groups to the variables that drive their widths.
 
     Attributes:
         index: (g,) variable that drives each group, -1 where the group keeps its dense width.
@@ -92,7 +92,7 @@ class Polynomials:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What `at` computes in and returns: float64 where that is exact, int64 beyond."""
+        """The dtype that `at` computes in and returns: float64 while that is exact, int64 beyond."""
         return self.coefficients.dtype
 
     def at(self, values: NumberArray) -> NumberArray:

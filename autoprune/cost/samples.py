@@ -1,4 +1,4 @@
-"""How an example input holds its samples, found by running the model on one, two and three of them.
+"""Finding the samples in an example input, by running the model on one, two and three of them.
 
 Most inputs are tensors with the samples along the first dimension. Detectors take a list with one image per sample. The
 nodes and edges of a graph, or the tokens of a sentence given without a batch, are one sample as they are. Shapes alone

@@ -1,4 +1,4 @@
-"""What a criterion may look at, and the weights of a channel as a row."""
+"""The evidence that a criterion may use, and the weights of a channel as a row."""
 
 from __future__ import annotations
 

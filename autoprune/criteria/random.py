@@ -1,4 +1,4 @@
-"""Scores without meaning: the twin that every other criterion has to beat."""
+"""Random scores: the control that every other criterion has to beat."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class CriterionInfo(Info):
-    """What is known about a criterion without importing it.
+    """A registered criterion, described without importing it.
 
     Attributes:
         name: registry key.

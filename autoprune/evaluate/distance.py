@@ -1,4 +1,4 @@
-"""How far a candidate's outputs are from the dense model's, on fixed items: damage that needs no labels.
+"""Distance of a candidate's outputs from the dense model's on fixed items: a measure of damage that needs no labels.
 
 Paired by construction, so it has almost no noise where a change of accuracy drowns in it; it does not saturate where
 the network has seen the items; and the damages of different layers nearly add up, since their errors are hardly

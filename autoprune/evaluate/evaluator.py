@@ -1,4 +1,4 @@
-"""What an evaluator is, what it is made of, and the items that all of them measure on."""
+"""The protocol of evaluators, their common settings, and the items that all of them measure on."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Evaluator(Protocol):
 
     @property
     def setup(self) -> JobSetup:
-        """What it was made of."""
+        """The setup that it was built from."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it wants the inherited weights."""
+        """The device that it needs the inherited weights on."""
         ...
 
     @property
@@ -104,7 +104,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class ProxySettings(MeasureSettings):
-    """Which items a candidate is recalibrated and measured on.
+    """Settings: the items that a candidate is recalibrated and measured on, and how it is run.
 
     Attributes:
         n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
@@ -266,7 +266,7 @@ class Proxy:
 
     @cached_property
     def _answers(self) -> DenseAnswers:
-        """What the dense model answers to the search-validation items."""
+        """The dense model's outputs on the search-validation items."""
         setup = self._setup
         everything = np.ones(setup.structure.n_genes, dtype=np.bool_)
         dense = cut(setup.model, setup.structure, everything).to(self.device).eval()

@@ -1,4 +1,4 @@
-"""What a problem's models receive, answer and score: the part of its identity that no name and no setting tells.
+"""Inputs, outputs and scores of a problem's models: the part of its identity that names and settings do not show.
 
 Two models are looked at: the dense one, and one made from it with fixed noise on the weights and about half of the
 channels, because a change may not show where every answer is right. Both run as candidates run: the same items through

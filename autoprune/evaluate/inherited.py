@@ -81,7 +81,7 @@ class InheritedWeights:
 
     @property
     def _statistics(self) -> StatisticsSettings:
-        """What a preparation collects."""
+        """The settings of the statistics that a preparation collects."""
         settings = self.settings
         return StatisticsSettings(
             max(1, settings.n_calibration),

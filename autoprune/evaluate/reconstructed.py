@@ -71,7 +71,7 @@ class Reconstructed(InheritedWeights):
 
     @property
     def _statistics(self) -> StatisticsSettings:
-        """What a preparation collects: second moments, too."""
+        """The settings of the statistics that a preparation collects, second moments among them."""
         return replace(super()._statistics, max_bytes=self._max_bytes, moments=True)
 
     def preparation(self, parent: WeightSet, id: int = 0) -> Prepare | None:

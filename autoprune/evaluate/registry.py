@@ -20,7 +20,7 @@ ENTRY_POINTS = "autoprune.evaluators"
 
 @dataclass(frozen=True)
 class EvaluatorInfo(Info):
-    """What is known about an evaluator without importing it.
+    """A registered evaluator, described without importing it.
 
     Attributes:
         name: registry key.

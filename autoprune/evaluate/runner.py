@@ -60,8 +60,8 @@ class RunnerSpec:
         """Return a runner at work.
 
         Args:
-            blobs: where the weights and orders are, and where those that are made go.
-            checkpoints: where training runs are saved; None where nothing is.
+            blobs: blobs that weights and orders are read from and written to.
+            checkpoints: gives each training run its checkpoint slot; None saves nothing.
             evaluator: one of this name and these settings that is at work already; a new one by default.
 
         Raises:
@@ -103,7 +103,7 @@ class Runner:
 
     Args:
         evaluator: measures candidates.
-        blobs: where the weights and orders are.
+        blobs: blobs that weights and orders are read from.
         fidelity: what jobs call the evaluator.
         recipes: recipes for Prepare jobs by name.
     """

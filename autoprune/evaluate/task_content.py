@@ -1,4 +1,4 @@
-"""What a task is made of, beside its code: settings of metrics, closures, globals, bound arguments, state.
+"""Contents of a task beside its code: settings of metrics, closures, globals, bound arguments, state.
 
 Metrics are coarse: two that differ may say the same of every model that is looked at. So numbers and texts that a task
 can reach are part of what is known about it. What changes while models are measured is its memory, and left out.

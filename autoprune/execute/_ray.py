@@ -1,4 +1,4 @@
-"""The door to Ray actors: a crew of them that runs jobs.
+"""Adapter for Ray actors: a crew of them that runs jobs.
 
 Every actor keeps its runner (skeleton, proxy data) and the weights it has seen. Runner and weights go into Ray's object
 store once and are mapped from there; nothing ever writes to them.

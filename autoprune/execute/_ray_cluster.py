@@ -1,4 +1,4 @@
-"""The door to Ray clusters: one of this machine alone, or a running one, joined.
+"""Adapter for Ray clusters: one of this machine alone, or a running one, joined.
 
 A cluster started here listens on the loopback interface only, wants a token, says nothing and leaves nothing behind.
 """

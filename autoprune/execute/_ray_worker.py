@@ -1,4 +1,4 @@
-"""What lives in the processes of Ray's workers: a runner, and the blobs it sees."""
+"""The parts that live in the processes of Ray's workers: a runner, and the blobs it sees."""
 
 from __future__ import annotations
 

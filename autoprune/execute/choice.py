@@ -1,4 +1,4 @@
-"""Who does the work, as users name it: checked before anything is made."""
+"""The choice of an executor as users name it, checked before anything is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a search runs on Ray; nothing here needs Ray."""
+"""Settings of a search on Ray; nothing here needs Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Which cluster, how many workers, and how patient to be with them.
+    """Settings of Ray: which cluster, how many workers, and how long to wait for them.
 
     Without an address a cluster of this machine alone is started: it listens on the loopback interface only, wants a
     token that nobody else knows, reports nothing to anybody, and is gone with the search.
@@ -73,12 +73,12 @@ class RaySettings:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a worker reserves, by Ray's names."""
+        """The resources that a worker reserves, by Ray's names."""
         return _named(self.cpus_per_worker, self.gpus_per_worker)
 
     @property
     def preparation_resources(self) -> dict[str, float] | None:
-        """What a Prepare job reserves, by Ray's names; None where it runs on a worker like any other."""
+        """The resources that a Prepare job reserves, by Ray's names; None if it runs on a worker like any other job."""
         if self.cpus_per_preparation is None and self.gpus_per_preparation is None:
             return None
         gpus = self.gpus_per_worker if self.gpus_per_preparation is None else self.gpus_per_preparation

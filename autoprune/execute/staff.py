@@ -1,4 +1,4 @@
-"""Who works for a pool: workers are hired where there is room, and leave to make room for preparations.
+"""The workers of a pool: they are started while there is room, and stopped to make room for preparations.
 
 Where preparations reserve something else than evaluations do, they have workers of their own, which come with the first
 Prepare job and go with the last one.
@@ -22,7 +22,7 @@ MAKE_ROOM_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """How patient a pool is.
+    """Deadlines and limits of a pool.
 
     Attributes:
         workers: at most this many.
@@ -63,7 +63,7 @@ class Call:
 
 @dataclass
 class Member:
-    """What the pool knows of a worker.
+    """A worker as the pool knows it.
 
     Attributes:
         prepares: it runs Prepare jobs only.

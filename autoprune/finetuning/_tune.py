@@ -1,4 +1,4 @@
-"""The door to Ray Tune: one experiment per point.
+"""Adapter for Ray Tune, and the only module that imports it: one experiment per point.
 
 A scheduler stops early those settings of a point that fall behind others *of the same point*; points never compete. An
 experiment's controller is an actor of its own, so that points are trained side by side; all of them, and what every

@@ -64,7 +64,7 @@ class PointTraining:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         point: its id in the run.

@@ -1,7 +1,7 @@
 """The search itself.
 
 Job i is asked once all outcomes up to i - W have been told, in id order, so asks and tells interleave identically for
-any number of workers. An outcome is committed before the strategy hears of it. A search is resumed by running it again
+any number of workers. An outcome is committed before the strategy is told. A search is resumed by running it again
 on the same store.
 """
 

@@ -102,7 +102,7 @@ class Loop:
 
     @property
     def spent(self) -> Spending:
-        """What was spent since the beginning of the run."""
+        """Spending since the beginning of the run."""
         return replace(self._account.charged, seconds=self._elapsed)
 
     def restore(self, history: History) -> None:

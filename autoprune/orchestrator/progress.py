@@ -26,7 +26,7 @@ SHARE = 0.5
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands.
+    """Progress of a search.
 
     Attributes:
         evaluations: candidates measured, failed ones included, since the beginning.

@@ -21,7 +21,7 @@ from autoprune.store.run import RunStore
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended; what it found is in the store.
+    """The end of a search; everything it found is in the store.
 
     Attributes:
         stop: why it ended.

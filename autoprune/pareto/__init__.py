@@ -1,1 +1,1 @@
-"""What is better than what, in numpy: dominance, hypervolume, fronts, selection, attainment; everything minimized."""
+"""Pareto fronts in numpy: dominance, hypervolume, selection, attainment; everything is minimised."""

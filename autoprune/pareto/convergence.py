@@ -1,4 +1,4 @@
-"""How a front grew while a search spent."""
+"""Growth of a front with the spending of its search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autoprune.pareto.hypervolume import ReferenceBox
 
 @dataclass(frozen=True)
 class Convergence:
-    """How a front grew while a search spent.
+    """Growth of a front with the spending of its search.
 
     Attributes:
         macs: executed multiply-adds after each step, preparation included.

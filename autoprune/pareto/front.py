@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Figures(Protocol):
-    """What has metrics and costs: an evaluation, a point of a run."""
+    """Anything that has metrics and costs: an evaluation, a point of a run."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -36,7 +36,7 @@ class Figures(Protocol):
 
 
 class Tabled(Figures, Protocol):
-    """What can stand in a table."""
+    """Anything that can stand in a table."""
 
     @property
     def genome(self) -> tuple[int, ...]:

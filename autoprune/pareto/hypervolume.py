@@ -80,7 +80,7 @@ def check_reference(values: npt.ArrayLike, reference: npt.ArrayLike) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceBox:
-    """What a front could dominate at best, all objectives minimized.
+    """The box that a front could dominate at best, all objectives minimised.
 
     Attributes:
         corner: (m,) the reference point.

@@ -1,4 +1,4 @@
-"""How far two figures agree on which of some points is better."""
+"""Agreement of two figures on which of some points are better."""
 
 from __future__ import annotations
 

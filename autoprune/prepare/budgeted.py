@@ -1,4 +1,4 @@
-"""What the searches for one budget share: their limits, where they start, and the training of what they found."""
+"""Common parts of the searches for one budget: limits, starting point, and the training of what they found."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class BudgetedSettings:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search came to.
+    """The result of a search for one budget.
 
     Attributes:
         weights: dense tensors by name.

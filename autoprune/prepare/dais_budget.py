@@ -1,4 +1,4 @@
-"""How DAIS keeps an expected cost at its budget (Guan et al., arXiv 2011.02166, equation 10).
+"""The penalty that keeps the expected cost of DAIS at its budget (Guan et al., arXiv 2011.02166, equation 10).
 
 The regularizer of the paper is ``+log E`` above the budget F, ``-log E`` below ``(1 - eps) F``, and zero between: the
 dead zone. Its gradient does not fade towards the edge, so a fixed weight either misses the budget or chatters around

@@ -42,7 +42,7 @@ GUARD = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Budgets:
-    """What the expected cost has to meet.
+    """The budgets that the expected cost has to meet.
 
     Attributes:
         costs: counts soft widths.

@@ -1,4 +1,4 @@
-"""What a DAIS preparation is told."""
+"""Settings of a DAIS preparation."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ MEMORY = 0.9
 
 @dataclass(frozen=True)
 class DsaSchedule:
-    """What happens in which step: warm-up with all channels, then search with random masks.
+    """The schedule of the steps: warm-up with all channels, then search with random masks.
 
     Attributes:
         n_steps: steps in all.

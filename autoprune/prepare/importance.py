@@ -1,4 +1,4 @@
-"""How important a channel is, over everything that its group couples; cheap enough to repeat while weights change."""
+"""Importance of channels over everything that their group couples, cheap enough to repeat while weights change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe is, what it works with, and how a Prepare job becomes an outcome."""
+"""The base class of recipes, everything they work with, and how a Prepare job becomes an outcome."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Workbench:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where to train."""
+        """The device to train on."""
         return resolve_device(self.device)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a recipe made.
+    """The result of a recipe.
 
     Attributes:
         weights: dense tensors by name; whatever else the evaluator of these weights needs may be among them.

@@ -17,7 +17,7 @@ ENTRY_POINTS = "autoprune.recipes"
 
 @dataclass(frozen=True)
 class RecipeInfo(Info):
-    """What is known about a recipe without importing it.
+    """A registered recipe, described without importing it.
 
     Attributes:
         name: registry key.

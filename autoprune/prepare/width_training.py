@@ -1,4 +1,4 @@
-"""What PruningNet and the slimmable supernet share: one set of tensors that learns to serve many widths.
+"""Common training of PruningNet and the slimmable supernet: one set of tensors learns to serve many widths.
 
 Every step trains the model at one or more sampled structures, cut out of the shared tensors, so that a step costs the
 multiply-adds of the small models. Batch norms see the batch they are given; `Recipe` recomputes the statistics of the

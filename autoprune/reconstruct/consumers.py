@@ -1,4 +1,4 @@
-"""Which weights read prunable channels, and how their inputs unfold into features."""
+"""The weights that read prunable channels, and how their inputs unfold into features."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Consumer:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What can be re-solved, and what keeps its plain weights.
+    """The weights that can be re-solved, and those that stay plain, with the reason.
 
     Attributes:
         consumers: the consumers, in the order of the structure's axes.

@@ -1,4 +1,4 @@
-"""How far the outputs of two models are from each other."""
+"""The distance between the outputs of two models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every consumer of a cut model is to compute: found on the dense model, read off its passes over the batches."""
+"""The target of every consumer of a cut model, read off the dense model's passes over the batches."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Batches(Protocol):
 
 
 class _Reached(BaseException):
-    """What is left of a forward pass is not needed; no error, and nothing that a model may catch."""
+    """Raised when the rest of a forward pass is not needed: no error, and nothing that a model may catch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """What stands between a consumer's output and the sum that it is a term of: nothing, or a batch norm.
+    """The link between a consumer's output and the sum that it is a term of: direct, or through a batch norm.
 
     Attributes:
         scale: (o,) ``a``.
@@ -65,7 +65,7 @@ class Sum:
 
 @dataclass(eq=False)
 class Goal:
-    """What a consumer is to compute.
+    """The target of one consumer.
 
     Attributes:
         weight: (blocks, o, f) of the dense consumer, for the outputs that stay; all taps in o where they are shared.
@@ -197,7 +197,7 @@ def watch_dense(
 
 
 class DenseNorms:
-    """What the batch norms of the dense model see, batch by batch: cut ones are normalised by the difference.
+    """Statistics of the dense model's batch norms, batch by batch: cut ones are normalised by the difference.
 
     With ``m, v`` the stored statistics of a dense batch norm, ``m_b, v_b`` those of its inputs on a batch and
     ``m'_b, v'_b`` those of the cut one's, the cut one uses ``m + m'_b - m_b`` and ``v v'_b / v_b``. So a model that

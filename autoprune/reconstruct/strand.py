@@ -70,7 +70,7 @@ class Strand:
 
 
 class _Surroundings:
-    """What PyTorch keeps per thread, of the thread that asks."""
+    """The settings that PyTorch keeps per thread, as the calling thread has them."""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()

@@ -18,7 +18,7 @@ ENTRY_POINTS = "autoprune.regularizers"
 
 @dataclass(frozen=True)
 class RegularizerInfo(Info):
-    """What is known about a regularizer without importing it.
+    """A registered regularizer, described without importing it.
 
     Attributes:
         name: registry key.

@@ -1,4 +1,4 @@
-"""What a run came to, as plain figures: computed once from the run's folder, then drawn by the other modules here.
+"""Every figure of a run as plain data: computed once from the run's folder, then drawn by the other modules here.
 
 Nothing here draws, and nothing that draws computes: every number of a report can be tested on `RunSummary`.
 """
@@ -147,7 +147,7 @@ class FineTuning:
 
     Attributes:
         key: names settings and seed.
-        settings: of the training; those of the first point where each kept what suits it.
+        settings: settings of the training; those of the first point if each kept the ones that suit it best.
         points: as they were searched, by id.
         after: by id and role, the metrics of the trained models.
     """
@@ -172,7 +172,7 @@ class FineTuning:
 
 @dataclass(frozen=True, eq=False)
 class KeepRatios:
-    """How much of every layer stays along the front.
+    """Shares of every layer that stay along the front.
 
     Attributes:
         variables: (v,) names of the width variables, in execution order.

@@ -91,7 +91,7 @@ class Table:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file of ours is.
+    """A kind of database file, told apart by its application id.
 
     Attributes:
         name: name in words, for messages.

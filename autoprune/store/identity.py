@@ -1,4 +1,4 @@
-"""What a run's figures belong to: what was decided, what was observed, and the machine that computed it.
+"""Identity of a run's figures: what was decided, what was observed, and the machine that computed it.
 
 Figures belong to what was measured, not to what was named. Two problems are the same when everything decided is equal
 and everything observed (what arrives at the model, what it answers, what the task says) has the same bits. On another
@@ -95,7 +95,7 @@ class Identity:
 
     @property
     def unrepeatable(self) -> list[str]:
-        """What was not the same when it was looked at twice: figures that depend on it cannot be recognised."""
+        """Observations that were not the same the second time: figures that depend on them cannot be recognised."""
         return [
             f"{name} ({evidence.reason})" if evidence.reason else name
             for name, evidence in self.observed.items()

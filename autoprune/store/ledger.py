@@ -67,7 +67,7 @@ MAX_NAMED = 10
 
 
 class EventKind(StrEnum):
-    """What happened."""
+    """Kinds of events."""
 
     ASKED = "asked"
     STARTED = "started"
@@ -83,7 +83,7 @@ class Event:
     """One thing that happened. Events are equal when the same happened, whenever it did.
 
     Attributes:
-        kind: what happened.
+        kind: kind of event.
         jobs: ids: the jobs that an ``ask`` returned (maybe none), or the one that started, was committed or told.
         n: ASKED: how many jobs were asked for.
         text: FORK and STOP: the reason; WARNING: what is wrong.
@@ -149,7 +149,7 @@ class Ledger:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the run says about itself, JSON types.
+        """The run's description of itself, JSON types.
 
         Raises:
             StoreError: some of it is damaged.

@@ -1,4 +1,4 @@
-"""What a run folder says about its run: written once at the start, so that a report needs neither model nor data."""
+"""A run's description of itself: written once at the start, so that a report needs neither model nor data."""
 
 from __future__ import annotations
 

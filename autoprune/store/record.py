@@ -44,7 +44,7 @@ class Point:
         widths: channels kept, per width variable.
         keep_ratios: fraction of the channels kept, per width variable.
         costs: counted integers by cost name.
-        metrics: by role, the measured figures by name.
+        metrics: measured figures by name, for each role.
         fidelity: how it was measured.
         role: on which items that was.
         cached: whether the figures came from the evaluation cache.
@@ -131,7 +131,7 @@ class RunRecord:
 
     @cached_property
     def meta(self) -> RunMeta:
-        """What was known when the run started.
+        """The run's description, written when it started.
 
         Raises:
             StoreError: it is malformed.
@@ -140,12 +140,12 @@ class RunRecord:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """What was searched."""
+        """The search space."""
         return SearchSpace.from_json(self.meta.space)
 
     @cached_property
     def objectives(self) -> Objectives:
-        """What was optimised, with directions."""
+        """The objectives, with their directions."""
         return self.meta.parsed_objectives
 
     @cached_property
@@ -186,7 +186,7 @@ class RunRecord:
 
     @cached_property
     def spent(self) -> Spending:
-        """What the outcomes were charged, and what was spent before the search."""
+        """Spending that the outcomes were charged, and spending before the search."""
         return sum((outcome.spent for outcome in self.outcomes), self.meta.prior)
 
     @cached_property

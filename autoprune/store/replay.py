@@ -17,7 +17,7 @@ from autoprune.store.ledger import Event, EventKind, Ledger
 
 @dataclass(frozen=True)
 class History:
-    """What a ledger says about the search so far, seen from its latest fork.
+    """The search so far as the ledger has it, seen from its latest fork.
 
     Attributes:
         is_forked: whether the strategy was rebuilt from outcomes at some point.

@@ -35,7 +35,7 @@ class NoSettings:
 
 
 class BaseStrategy(ABC):
-    """Checks at the door; subclasses implement `_propose` and, where they learn, `_learn` and `_absorb`.
+    """Checks every call; subclasses implement `_propose` and, if they learn, `_learn` and `_absorb`.
 
     Those that ask for Prepare jobs are told what became of them by `_learn_prepared`.
 

@@ -1,4 +1,4 @@
-"""The door to Optuna: its samplers on our genomes, our random stream, our limits."""
+"""Adapter for Optuna, the only module that imports it: its samplers on our genomes, random stream and limits."""
 
 from __future__ import annotations
 

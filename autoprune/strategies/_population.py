@@ -1,4 +1,4 @@
-"""How large a population is, for every method that has one."""
+"""The population size, for every method that has a population."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door to pymoo: its genetic algorithms on our genomes, our random stream, our limits."""
+"""Adapter for pymoo, the only module that imports it: its genetic algorithms on our genomes and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each variable costs in quality when it is lowered alone, and the genomes that their sum predicts to be best."""
+"""Sensitivities: the damage of each variable when it is lowered alone, and the genomes that their sum predicts best."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from autoprune.strategies._curve import CurveStrategy
 
 @dataclass(frozen=True)
 class GlobalRankingSettings:
-    """Which scores to cut by.
+    """Settings of `GlobalRankingStrategy`.
 
     Attributes:
         criterion: name of a ranking of the setup; the first one when empty.

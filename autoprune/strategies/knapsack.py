@@ -54,7 +54,7 @@ class KnapsackSettings:
 
 
 class KnapsackStrategy(BaseStrategy):
-    """What FastNAS does with one threshold and HALP with a latency table, solved exactly and refined by measuring.
+    """Sensitivities and a knapsack, as in FastNAS and HALP, but solved exactly and refined by measuring.
 
     The sensitivities (`autoprune.strategies._sensitivity.Sensitivities`) take one evaluation, and one more per free
     variable and probe, on few items each where the evaluator has such probes. The optima that they predict for every

@@ -21,7 +21,7 @@ ENTRY_POINTS = "autoprune.strategies"
 
 @dataclass(frozen=True)
 class StrategyInfo(Info):
-    """What is known about a strategy before it is imported.
+    """A registered strategy, described without importing it.
 
     Attributes:
         name: the key users write.
@@ -36,7 +36,7 @@ class StrategyInfo(Info):
         recipes: names of the recipes that its Prepare jobs run.
         fidelity: the fidelity that its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything
             else the name of an evaluator that its weights need.
-        twin_of: the strategy that it is with the learning off; "" for all others.
+        twin_of: the strategy that it is the control of, the same search without its learning; "" for all others.
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
     """
 
@@ -243,7 +243,7 @@ def find_strategy(key: str) -> tuple[StrategyInfo, str]:
 
 
 def twins_of(key: str) -> tuple[str, ...]:
-    """Return the names of the strategies that are ``key`` with its learning off.
+    """Return the names of the controls of ``key``: the same search without its learning.
 
     Raises:
         InvalidArgumentError: an entry point is not a `StrategyInfo`.

@@ -95,7 +95,7 @@ class WarmStartStrategy(Relay):
 
     @property
     def window(self) -> int | None:
-        """That of the strategy that goes on."""
+        """The window of the strategy that goes on."""
         return self._window
 
     def _begin(self, ids: range) -> Sequence[Job]:

@@ -1,4 +1,4 @@
-"""What reads a channel, weights that no longer read some, and the channels that weights read.
+"""The axes that read channels, weights that no longer read some, and the channels that weights read.
 
 A channel acts through the slices of the weights that consume it. Where these are zero the dense model computes what the
 sliced one does, biases, batch norms and residual streams included: what the channel itself holds reaches nothing. Only

@@ -33,7 +33,7 @@ RUN, CACHE = "run/run.sqlite", "evaluations.sqlite"
 
 @dataclass
 class Verdict:
-    """What came of many damaged files.
+    """Counts of what came of many damaged files.
 
     Attributes:
         counts: cases by what happened: ``"same"``, ``"warned"``, ``"refused"``.

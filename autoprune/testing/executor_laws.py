@@ -1,4 +1,4 @@
-"""What every executor must do.
+"""Laws that every executor keeps.
 
 To check one of your own, inherit and say how it is made::
 

@@ -63,7 +63,7 @@ class TrainDigits(Recipe):
 
     @dataclass(frozen=True)
     class Settings:
-        """How far.
+        """Settings of the training.
 
         Attributes:
             n_steps: batches to learn from.

@@ -128,7 +128,7 @@ class Killing:
 
     @property
     def capacity(self) -> int:
-        """That of the executor."""
+        """Capacity of the inner executor."""
         return self._inner.capacity
 
     def submit(self, job: Job) -> None:

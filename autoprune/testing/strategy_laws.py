@@ -1,4 +1,4 @@
-"""What every search strategy must keep.
+"""Laws that every search strategy keeps.
 
 To check a strategy of your own, inherit and say which one::
 

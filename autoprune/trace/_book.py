@@ -20,7 +20,7 @@ ROLE_RANK = {"out": 0, "thru": 1, "in": 2}  # a tensor used in two roles keeps t
 
 @dataclass(frozen=True)
 class Site:
-    """Where in the user's code something happened: the running module and ``file:line``."""
+    """A place in the user's code: the running module and ``file:line``."""
 
     module: str
     source: str

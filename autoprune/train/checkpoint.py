@@ -51,7 +51,7 @@ class CheckpointSlot(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where and how often to save a training run.
+    """Checkpoint of a training run: its file, and how often it is written.
 
     Attributes:
         path: the file; an existing one is resumed from.

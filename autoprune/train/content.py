@@ -1,4 +1,4 @@
-"""What items are made of, as hashes: how roles that share items are found."""
+"""Hashes of the contents of items, by which roles that share items are found."""
 
 from __future__ import annotations
 

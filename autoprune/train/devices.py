@@ -1,4 +1,4 @@
-"""How a model runs on a device: threads, memory format, mixed precision, reproducible kernels."""
+"""Running a model on a device: threads, memory format, mixed precision, reproducible kernels."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from autoprune.errors import InvalidArgumentError
 
 @dataclass(frozen=True)
 class Distillation:
-    """How much a student listens to its teacher.
+    """Settings of distillation: how much the teacher's outputs count.
 
     Attributes:
         weight: share of the distillation term in the loss; the task's own loss has the rest. At 1 no label is looked

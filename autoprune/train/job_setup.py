@@ -1,4 +1,4 @@
-"""What a job works with: the dense model, where genomes live, what they cost, data and task."""
+"""Everything that a job works with: the dense model, search space, costs, data and task."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JobSetup:
 
     @property
     def structure(self) -> Structure:
-        """What the trace found."""
+        """The traced structure of the model."""
         return self.space.structure
 
     def kept(self, genome: Genome, inherited: Inherited) -> BoolArray:

@@ -32,7 +32,7 @@ _REGULARIZER = "regularizer."
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training run is.
+    """Progress of a training run.
 
     Attributes:
         step: steps done.
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
         steps: steps done, those before a resumption included.
@@ -70,7 +70,7 @@ class FitResult:
 
 
 class Penalty(Protocol):
-    """What is added to the loss of a training; `autoprune.regularizers.Regularizer` is one."""
+    """A term that is added to the loss of a training; `autoprune.regularizers.Regularizer` is one."""
 
     @property
     def fingerprint(self) -> Any:

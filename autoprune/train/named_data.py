@@ -31,7 +31,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DataRoles:
-    """What a reader found: anything `Data` takes, per role.
+    """The result of a reader: anything that `Data` takes, per role.
 
     Attributes:
         train: training items.
@@ -48,7 +48,7 @@ class DataRoles:
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What a reader is asked for.
+    """The request that a reader gets.
 
     Attributes:
         path: the text behind the colon, or the folder of downloads.
@@ -79,7 +79,7 @@ class DataInfo(Info):
 
     @property
     def form(self) -> str:
-        """How the name is written."""
+        """The form in which the name is written."""
         return f"{self.name}:PATH" if self.takes_path else self.name
 
     if TYPE_CHECKING:

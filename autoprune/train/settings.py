@@ -1,4 +1,4 @@
-"""What the training loop is told."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from autoprune.surgery.reading import reading_axes
 
 @dataclass(frozen=True, eq=False)
 class GateLayout:
-    """Which gate scales what.
+    """Maps gates to the weights that they scale.
 
     Attributes:
         gene_of: (n_gates,) the channel of every gate, increasing within a consumer.

@@ -1,4 +1,4 @@
-"""What items come from, and what a batch of them is."""
+"""Sources of items, and batches of them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ PROGRESS_STEPS = 50
 
 
 class Trainee(Protocol):
-    """What learns: one batch in, one loss out. Its whole state can be saved."""
+    """A module that learns: one batch in, one loss out. Its whole state can be saved."""
 
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
         """Learn from one batch, on the device.
@@ -49,7 +49,7 @@ class Trainee(Protocol):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How many steps on what.
+    """The plan of a training: how many steps, on which data.
 
     Attributes:
         n_steps: steps in all.

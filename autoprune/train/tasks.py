@@ -1,4 +1,4 @@
-"""What a model is trained for and measured by: a loss of a batch, metrics of a role."""
+"""Tasks: the loss of a batch that a model is trained for, and the metrics of a role that it is measured by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a batch of images on the device: random crop, random flip, normalisation."""
+"""Transforms of a batch of images on the device: random crop, random flip, normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of every layer stays, along the front."""
+"""The picture of how much of every layer stays along the front."""
 
 from __future__ import annotations
 

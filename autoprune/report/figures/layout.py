@@ -1,4 +1,4 @@
-"""What every picture shares: fonts, axes, and how a figure of a point becomes a coordinate and a label."""
+"""Common parts of all pictures: fonts, axes, and how a figure of a point becomes a coordinate and a label."""
 
 from __future__ import annotations
 

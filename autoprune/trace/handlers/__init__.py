@@ -1,4 +1,4 @@
-"""How ids pass through torch functions: one module per family of functions, each of which registers its handlers."""
+"""Handlers that follow ids through torch functions: one module per family, each of which registers its handlers."""
 
 from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, reduction
 from autoprune.trace.handlers.registry import HANDLERS, Handler, TracedCall, plain_name

@@ -1,4 +1,4 @@
-"""Which handler follows the ids through which torch function: a dictionary from plain function names to handlers."""
+"""The registry of handlers: a dictionary from the plain names of torch functions to their handlers."""
 
 from __future__ import annotations
 

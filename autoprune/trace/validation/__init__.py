@@ -30,7 +30,7 @@ from autoprune.trace.validation.examiner import N_RANDOM, Examiner
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
         checked: names of the groups that were compared.

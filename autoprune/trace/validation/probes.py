@@ -1,4 +1,4 @@
-"""What a model computes on the way: samples of the output of every layer with weights, kept at unit scale.
+"""Probes of what a model computes: samples of the output of every layer with weights, kept at unit scale.
 
 A signal that is a hundred layers old says nothing about the first of them: it has faded, exploded, or forgotten its
 input. A cut model is therefore compared with the masked one at every layer, and the scale of what a layer puts out is
@@ -51,7 +51,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one run showed.
+    """Observations of one run.
 
     Attributes:
         outputs: the tensors of the model's output.

@@ -1,4 +1,4 @@
-"""What a cut model is compared with: the dense model in which removed channels cannot matter any more."""
+"""The reference of a cut model: the dense model in which removed channels cannot matter any more."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Key = tuple[str, int]
 
 
 class ShuffleEffects:
-    """How much shuffled axes change one run of a cut model: one backward pass for all axes of all groups.
+    """The effect of shuffled axes on one run of a cut model: one backward pass for all axes of all groups.
 
     A layer's own output is linear in its weight, so that what is seen of it is exact, however deep the layer lies.
 
