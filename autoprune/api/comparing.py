@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.api.compared_points import (
     ShortFinetune,
@@ -17,15 +17,17 @@ from autoprune.api.compared_points import (
     sampled_candidates,
     share_points,
 )
-from autoprune.api.compared_runs import ComparedRuns
-from autoprune.api.comparison import Comparison
 from autoprune.api.finetuning import TunedPoint
 from autoprune.api.problem import Problem
-from autoprune.api.run import Run
+from autoprune.api.recorded_problem import check_resumable
+from autoprune.api.run import Run, open_run
+from autoprune.api.searching import search
+from autoprune.comparison.page import write_comparison
 from autoprune.comparison.plan import Entry, entries, roster
 from autoprune.comparison.summarize import summarize, trial
-from autoprune.comparison.summary import SampledCandidate, SharePoint, SkippedRun
-from autoprune.core.budget import Budget
+from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SharePoint, SkippedRun
+from autoprune.comparison.tables import seeds_table, strategies_table
+from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
 from autoprune.errors import (
@@ -33,6 +35,7 @@ from autoprune.errors import (
     InfeasibleError,
     InvalidArgumentError,
     MissingDependencyError,
+    StoreError,
 )
 from autoprune.execute.choice import check_executor
 from autoprune.execute.ray_settings import RaySettings
@@ -40,6 +43,12 @@ from autoprune.orchestrator import SearchProgress
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import split_key
 from autoprune.train.settings import FitSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMPARED = "compared"
+"""Kind of the record that such a run keeps: the budget that it was searched to the end of."""
 
 SHARES = (0.7, 0.5, 0.3)
 """Of the dense model's MACs: where points are compared unless told otherwise."""
@@ -68,6 +77,65 @@ class CompareProgress:
     total: int
     entry: Entry | None = None
     search: SearchProgress | None = None
+
+
+class Comparison:
+    """Strategies side by side with the same compute (multiply-adds, training included).
+
+    Args:
+        folder: folder that holds its runs.
+        runs: the finished runs, by strategy and seed.
+        summary: every figure.
+        interrupted: whether the user interrupted it; the same call goes on.
+    """
+
+    def __init__(
+        self, folder: Path, runs: Mapping[Entry, Run], summary: ComparisonSummary, *, interrupted: bool
+    ) -> None:
+        self.folder = folder
+        self.runs = {(entry.strategy, entry.seed): run for entry, run in runs.items()}
+        self.summary = summary
+        self.interrupted = interrupted
+
+    @property
+    def skipped(self) -> tuple[SkippedRun, ...]:
+        """The runs that there are not, each with its reason."""
+        return self.summary.skipped
+
+    def table(self) -> pd.DataFrame:
+        """Return a data frame, one row per strategy, the largest mean hypervolume first; figures are means over seeds.
+
+        Columns: ``twin_of``, ``n`` (seeds), ``hypervolume`` with two ends (``_low``, ``_high``) and what these are
+        (``_spread``: the 95 % t interval, below 8 seeds the range), per share of the MACs such as ``@50%`` the quality
+        in the search (``accuracy@50%``), after the short fine-tune
+        (``accuracy_tuned@50%``) and both on test items (``accuracy_test@50%``, ``accuracy_tuned_test@50%``),
+        ``evaluations``, ``macs_spent``, ``macs_prepared``, ``space_exhausted``.
+        """
+        return strategies_table(self.summary)
+
+    def seeds_table(self) -> pd.DataFrame:
+        """Return a data frame, one row per strategy and seed, with the columns of `table`."""
+        return seeds_table(self.summary)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write `table` as CSV."""
+        self.table().to_csv(path)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one HTML file that needs no network, and `table` and `seeds_table` as CSV beside it.
+
+        Args:
+            path: the HTML file; ``compare.html`` in the comparison's folder by default.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        return write_comparison(self.summary, self.folder / "compare.html" if path is None else Path(path))
+
+    def __repr__(self) -> str:
+        """Name the folder and who took part."""
+        ranked = ", ".join(f"{item.strategy} {item.mean:.4f}" for item in self.summary.contestants)
+        return f"Comparison({str(self.folder)!r}: {ranked})"
 
 
 @signals_interrupt()
@@ -139,14 +207,11 @@ def compare(
         problem, runs, shares, tuner, n_sampled, tell, test=test and problem.data.test is not None and not interrupted
     )
     reference = common_reference([run.meta.reference for run in runs.values()], problem)
-    metas = {entry: replace(run.meta, reference=reference) for entry, run in runs.items()}
-    trials = {
-        entry: trial(entry, str(run.folder), metas[entry], run.outcomes, stop=run.stop, points=points[entry])
-        for entry, run in runs.items()
-    }
+    records = {entry: run.record.with_reference(reference) for entry, run in runs.items()}
+    trials = {entry: trial(entry, record, points[entry]) for entry, record in records.items()}
     summary = summarize(
         trials,
-        next(iter(metas.values())),
+        next(iter(records.values())).meta,
         folder=str(folder),
         budget=budget,
         seeds=sorted({entry.seed for entry in plan}),
@@ -267,3 +332,64 @@ def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress
 
 def _ignore(_: CompareProgress) -> None:
     """Discard progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedRuns:
+    """Makes, resumes or finds the runs of a comparison.
+
+    Attributes:
+        problem: the problem to search.
+        budget: budget of every run.
+        settings: settings of the strategies, by name.
+        executor: executor that measures the candidates.
+        folder: folder of the comparison.
+    """
+
+    problem: Problem
+    budget: Budget
+    settings: Mapping[str, Any]
+    executor: str | RaySettings | Executor | None
+    folder: Path
+
+    def __call__(self, entry: Entry, progress: Callable[[SearchProgress], None]) -> Run:
+        """Return a run, searched to the end of the budget unless the user interrupts it.
+
+        Raises:
+            StoreError: its folder is of another problem, in use, or damaged, or it has spent more than the budget.
+        """
+        folder = self.folder / entry.folder
+        found = self._finished(folder)
+        if found is not None:
+            return found
+        run = search(
+            self.problem,
+            entry.strategy,
+            self.budget,
+            settings=self.settings.get(entry.strategy),
+            executor=self.executor,
+            store=folder,
+            cache=self.folder / "evaluations.sqlite",
+            seed=entry.seed,
+            progress=progress,
+        )
+        if not run.interrupted:
+            with run._writing() as store:
+                store.ledger.add_record(COMPARED, asdict(self.budget))
+        return run
+
+    def _finished(self, folder: Path) -> Run | None:
+        """Return the run in a folder if it came to the end of this very budget."""
+        if not (folder / "run.sqlite").exists():
+            return None
+        run = open_run(folder, self.problem)
+        check_resumable(folder, run.record.description, self.problem)  # runs of one table have figures of one machine
+        spent = replace(run.spent, seconds=0.0)
+        if not self.budget.allows(Spending(), spent):
+            msg = (
+                f"the run in {folder} has spent {spent.macs:,} MACs and {spent.evaluations:,} evaluations, more than "
+                "the budget of this comparison; choose another folder, or the budget it had"
+            )
+            raise StoreError(msg)
+        done = run.record.records(COMPARED)
+        return run if done and done[-1] == asdict(self.budget) else None

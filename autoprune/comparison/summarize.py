@@ -19,12 +19,11 @@ from autoprune.comparison.summary import (
     Trial,
 )
 from autoprune.core.budget import Budget
-from autoprune.core.jobs import Outcome, Status, evaluations
+from autoprune.core.jobs import Status, evaluations
 from autoprune.orchestrator import Stop
-from autoprune.pareto.convergence import Convergence
-from autoprune.pareto.front import Front
 from autoprune.pareto.rank_correlation import kendall_tau
 from autoprune.store.meta import RunMeta
+from autoprune.store.record import RunRecord
 from autoprune.strategies.registry import find_strategy, twins_of
 from autoprune.strategies.warm_start import split_key
 
@@ -35,39 +34,26 @@ MIN_EVALUATIONS = 20
 """Candidates of a run below which nobody leads: so few are little more than where a search starts."""
 
 
-def trial(
-    entry: Entry,
-    folder: str,
-    meta: RunMeta,
-    outcomes: Sequence[Outcome],
-    *,
-    stop: str,
-    points: Mapping[float, SharePoint | None],
-) -> Trial:
+def trial(entry: Entry, record: RunRecord, points: Mapping[float, SharePoint | None]) -> Trial:
     """Return the figures of one finished run.
 
     Args:
         entry: whose run it is.
-        folder: folder of the run.
-        meta: the run's description of itself.
-        outcomes: everything it did, in id order.
-        stop: why it ended.
+        record: everything that the run recorded, with the reference point of the comparison.
         points: its best point per share of the MACs.
     """
-    objectives = meta.parsed_objectives
-    measured = evaluations(outcomes)
-    spent = sum((outcome.spent for outcome in outcomes), meta.prior)
+    prepared = record.spent.macs - sum(outcome.spent.macs for outcome in evaluations(record.outcomes))
     return Trial(
         seed=entry.seed,
-        folder=folder,
-        fidelity=meta.fidelity,
-        convergence=Convergence.of(outcomes, objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior),
-        front=Front.of(outcomes, objectives, fidelity=meta.fidelity).values,
-        evaluations=len(measured),
-        failed=sum(outcome.status is Status.FAILED for outcome in outcomes),
-        spent=spent,
-        prepared=spent.macs - sum(outcome.spent.macs for outcome in measured),
-        space_exhausted=stop == Stop.FINISHED,
+        folder=str(record.folder),
+        fidelity=record.meta.fidelity,
+        convergence=record.convergence,
+        front=record.front.values,
+        evaluations=record.n_evaluations,
+        failed=sum(outcome.status is Status.FAILED for outcome in record.outcomes),
+        spent=record.spent,
+        prepared=prepared,
+        space_exhausted=record.stop == Stop.FINISHED,
         points=points,
     )
 

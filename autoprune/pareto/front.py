@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.jobs import Evaluation, Outcome, Status, evaluations
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
-from autoprune.pareto.dominance import FloatArray, unique_front
+from autoprune.pareto.dominance import FloatArray, as_values, unique_front
 from autoprune.pareto.hypervolume import ReferenceBox
-from autoprune.pareto.selection import knee, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ class Front(Generic[P]):
         Path(path).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     def knee(self) -> P:
-        """Return the knee of the front, see `autoprune.pareto.selection.knee`.
+        """Return the knee of the front, see `knee`.
 
         Raises:
             InvalidArgumentError: the front is empty.
@@ -217,6 +217,47 @@ class Front(Generic[P]):
             for name in at_least
         ]
         return f"no point of the front is within the limits; it reaches {', '.join(lowest + highest)}; relax a limit"
+
+
+def knee(values: npt.ArrayLike) -> int:
+    """Return the index of the knee: where giving up a little of one objective stops buying much of another.
+
+    Every objective is scaled to 0..1 over the front; the knee is the point farthest below the plane through the
+    extreme points, that is, the one with the smallest sum (Das, Structural Optimization 18, 1999, for two objectives).
+    The first of equal ones is taken.
+
+    Args:
+        values: an (n, m) float array of non-dominated points, minimized, n >= 1.
+
+    Raises:
+        InvalidArgumentError: there is no point, or a figure is not finite.
+    """
+    points = _not_empty(values)
+    lowest, highest = points.min(axis=0), points.max(axis=0)
+    scaled = (points - lowest) / np.where(highest > lowest, highest - lowest, 1.0)
+    return int(np.argmin(scaled.sum(axis=1)))
+
+
+def nearest(values: npt.ArrayLike, wish: float, *, objective: int) -> int:
+    """Return the index of the point whose ``objective`` is nearest to ``wish``; the first of equal ones.
+
+    Args:
+        values: an (n, m) float array, minimized, n >= 1.
+        wish: the wanted value of that objective.
+        objective: its column.
+
+    Raises:
+        InvalidArgumentError: there is no point, or a figure is not finite.
+    """
+    return int(np.argmin(np.abs(_not_empty(values)[:, objective] - wish)))
+
+
+def _not_empty(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    points = as_values(values)
+    if len(points) == 0:
+        msg = "expected at least one point to choose from, got an empty front; did every evaluation fail?"
+        raise InvalidArgumentError(msg)
+    return points
 
 
 def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None = None) -> list[Evaluation]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from autoprune.core import jobs
 from autoprune.core.jobs import Outcome, Prepare, Status, evaluations
-from autoprune.pareto.convergence import Convergence
 from autoprune.report import units
 from autoprune.report.headline import headline, warnings
 from autoprune.report.summary import (
@@ -51,9 +50,7 @@ def summarize(record: RunRecord) -> RunSummary:
         failures=tuple(_failure(outcome) for outcome in record.outcomes if outcome.status is Status.FAILED),
         preparations=tuple(_preparations(record.outcomes)),
         incidents=tuple(_incidents(record.starts, events)),
-        convergence=Convergence.of(
-            record.outcomes, record.objectives, meta.reference, fidelity=meta.fidelity, prior=meta.prior
-        ),
+        convergence=record.convergence,
         timings=_timings(record.records(LATENCY), front),
         finetunings=_finetunings(record.records(FINETUNE), points),
         spending=replace(record.spent, seconds=events[-1].elapsed if events else 0.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Job, Outcome, Status, evaluations
 from autoprune.core.objectives import Objectives
 from autoprune.core.space import SearchSpace
+from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.front import Front
 from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.store.blobs import BlobStore
@@ -157,6 +158,17 @@ class RunRecord:
     def front(self) -> Front[Evaluation]:
         """The non-dominated evaluations at the run's fidelity, cheapest first."""
         return Front.of(self.outcomes, self.objectives, fidelity=self.meta.fidelity, box=self.box)
+
+    @cached_property
+    def convergence(self) -> Convergence:
+        """How the front grew while the search spent."""
+        return Convergence.of(
+            self.outcomes, self.objectives, self.meta.reference, fidelity=self.meta.fidelity, prior=self.meta.prior
+        )
+
+    def with_reference(self, reference: Mapping[str, float]) -> RunRecord:
+        """Return the record with hypervolumes from another reference point, by objective name in natural units."""
+        return replace(self, description={**self.description, "reference": dict(reference)})
 
     @cached_property
     def points(self) -> Mapping[int, Point]:

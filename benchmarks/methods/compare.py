@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import autoprune as ap
 from autoprune.api import CompareProgress
-from autoprune.api.compared_runs import ComparedRuns
+from autoprune.api.comparing import ComparedRuns
 from autoprune.comparison.plan import entries
 from autoprune.comparison.summary import ComparisonSummary, Contestant
 from autoprune.report import units

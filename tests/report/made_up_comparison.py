@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from autoprune.comparison.plan import Entry
 from autoprune.comparison.summarize import summarize, trial
 from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SharePoint, SkippedRun, Trial
 from autoprune.core.budget import Budget
-from autoprune.pareto.front import Front
+from autoprune.store.ledger import Event, EventKind
 from autoprune.strategies.registry import find_strategy
 from tests.report.made_up import MadeUpRun, make_meta, make_run
 
@@ -21,11 +23,11 @@ SHARES = (0.7, 0.5, 0.3)
 
 def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points: bool = True) -> Trial:
     """The figures of one run; the points are tested and fine-tuned by adding a little."""
-    meta = run.description
-    front = Front.of(run.ran, meta.parsed_objectives, fidelity=meta.fidelity)
+    stopped = Event(EventKind.STOP, text=stop)
+    record = replace(run.record, folder=Path("runs/compare", entry.folder), events=[stopped])
     points: dict[float, SharePoint | None] = {}
     for share in SHARES if with_points else ():
-        small = [o for o in front if o.costs["macs"] <= share * meta.dense.costs["macs"]]
+        small = [o for o in record.front if o.costs["macs"] <= share * record.meta.dense.costs["macs"]]
         best = max(small, key=lambda o: o.metrics["accuracy"], default=None)
         if best is not None:
             accuracy = best.metrics["accuracy"]
@@ -33,7 +35,7 @@ def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points:
             points[share] = SharePoint(best.job.id, best.costs["macs"], *figures)
         else:
             points[share] = None
-    return trial(entry, f"runs/compare/{entry.folder}", meta, run.ran, stop=stop, points=points)
+    return trial(entry, record, points)
 
 
 def make_comparison(
