@@ -99,6 +99,10 @@ class TunedFront:
         """Return the number of points."""
         return len(self.points)
 
+    def __getitem__(self, index: int) -> TunedPoint:
+        """Return a point by its place, cheapest first."""
+        return self.points[index]
+
     def __iter__(self) -> Iterator[TunedPoint]:
         """Go through the points, cheapest first."""
         return iter(self.points)

@@ -302,8 +302,9 @@ class Run:
             StoreError: another process drives the run, or it is of another problem.
         """
         problem = self._require_problem("write to")
+        opened = RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem))
         try:
-            with RunStore(self.folder, check=lambda meta: check_writable(self.folder, meta, problem)) as store:
+            with opened as store:
                 yield store
         finally:
             self.refresh()

@@ -117,6 +117,8 @@ def searched(problem: ap.Problem) -> None:
     assert_type(run.front, ap.Front[ap.RunPoint])
     assert_type(run.front.points, tuple[ap.RunPoint, ...])
     assert_type(list(run.front), list[ap.RunPoint])
+    assert_type(run.front[0], ap.RunPoint)
+    assert_type(run.front[:2], Sequence[ap.RunPoint])
     assert_type(len(run.front), int)
     assert_type(run.front.hypervolume, float)
     assert_type(run.front.table(), pd.DataFrame)
