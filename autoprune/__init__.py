@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.evaluate.reconstructed import ReconstructedSettings
     from autoprune.execute.ray_settings import RaySettings
+    from autoprune.latency.settings import LatencySettings
+    from autoprune.latency.table import LatencyTable
     from autoprune.pareto.front import Front
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
@@ -89,6 +91,8 @@ _WHERE = {
     "FitSettings": "autoprune.train.settings",
     "FunctionTask": "autoprune.train.tasks",
     "ImageTransform": "autoprune.train.transforms",
+    "LatencySettings": "autoprune.latency.settings",
+    "LatencyTable": "autoprune.latency.table",
     "Problem": "autoprune.api",
     "Pruned": "autoprune.api",
     "ProxySettings": "autoprune.evaluate.evaluator",
@@ -125,6 +129,8 @@ __all__ = [
     "Front",
     "FunctionTask",
     "ImageTransform",
+    "LatencySettings",
+    "LatencyTable",
     "Problem",
     "ProxySettings",
     "Pruned",

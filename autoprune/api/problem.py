@@ -50,6 +50,8 @@ from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
+from autoprune.latency.library import Wanted, find_table
+from autoprune.latency.table import LatencyTable
 from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.identity import Evidence, Identity
@@ -99,6 +101,10 @@ class Problem:
             class or a mapping of the fields.
         reference: the hypervolume's reference point for some objectives, such as ``{"accuracy": 0.1}``, in
             natural units; the attribute of this name has it for all.
+        latency: how latency is measured where it is an objective or a limit, or shall be a column:
+            ``ap.LatencySettings(batch_size=16)``, a mapping of its fields, an ``ap.LatencyTable``, or the path of one,
+            which is measured and written where it is not there. A table that was measured before on this machine is
+            used again. Of a limit on latency, the upper bound of the prediction is held.
         name: name shown in reports.
         seed: decides whatever ranking and evaluation draw.
 
@@ -128,6 +134,7 @@ class Problem:
         evaluator: str = "inherited",
         evaluation: ProxySettings | Mapping[str, Any] | None = None,
         reference: Mapping[str, float] | None = None,
+        latency: Wanted = None,
         name: str = "",
         seed: int = 0,
     ) -> None:
@@ -162,14 +169,27 @@ class Problem:
         space = trace_space(self.model, self.example_input, layout, seed=seed)
         structure = space.structure
         self.space = replace(space, validator=_validator(self.model, space, self.example_input, seed))
-        needs_peak = "peak_bytes" in (*self.objectives.names, *(limits or {}))
-        peak = (
-            profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed) if needs_peak else None
+        self._given_limits = dict(limits) if isinstance(limits, Mapping) else limits or {}
+        wanted = (*self.objectives.names, *self._given_limits)
+        self._peak = (
+            profile_peak(self.model, structure, self.example_input, space=self.space, seed=seed)
+            if "peak_bytes" in wanted
+            else None
         )
-        self.costs = CostModel(structure, self.space, peak)
-        self.limits = resolve_limits(limits or {}, self.space, self.costs)
+        needs_latency = "latency" in wanted or latency is not None
+        self._count(find_table(self.model, self.space, self.example_input, latency) if needs_latency else None)
+        self._evaluate_with(evaluator)
+
+    def _count(self, table: LatencyTable | None) -> None:
+        """Set what counts costs, and the limits in absolute numbers."""
+        self.latency = table
+        self.costs = CostModel(self.structure, self.space, self._peak, None if table is None else table.seconds)
+        margins = {} if table is None else {"latency": table.margin}
+        self.limits = resolve_limits(self._given_limits, self.space, self.costs, margins)
         self._setup = JobSetup(self.model, self.space, self.costs, self.data, self.task)
-        self.evaluator: Evaluator = make_evaluator(evaluator, self._setup, self.evaluation)
+
+    def _evaluate_with(self, name: str) -> None:
+        self.evaluator: Evaluator = make_evaluator(name, self._setup, self.evaluation)
         self._evaluators = {FIDELITY: self.evaluator}
 
     @property
@@ -275,6 +295,8 @@ class Problem:
             "the evaluator's settings": json.dumps(chosen, sort_keys=True),
             "the task": self.task.fingerprint,
         }
+        if self.latency is not None:
+            decided["the latency table"] = self.latency.fingerprint
         machine = {
             "torch": str(torch_version),
             "device": str(device),
@@ -361,12 +383,30 @@ class Problem:
         """Return this problem with another treatment of BatchNorm statistics, see `ProxySettings`."""
         if batchnorm == self.evaluation.batchnorm:
             return self
-        found = copy.copy(self)
-        for name in ("dense_metrics", "_dense_measured", "behaviour", "identity"):
-            found.__dict__.pop(name, None)
+        found = self._fresh_copy()
         found.evaluation = replace(self.evaluation, batchnorm=batchnorm)
-        found.evaluator = make_evaluator(self.evaluator.name, self._setup, found.evaluation)
-        found._evaluators = {FIDELITY: found.evaluator}
+        found._evaluate_with(self.evaluator.name)
+        return found
+
+    def with_latency(self, table: LatencyTable) -> Problem:
+        """Return this problem with another table that predicts latency, such as the one that a run was searched with.
+
+        Raises:
+            InvalidArgumentError: the table is of another network.
+            InfeasibleError: by this table the limits cannot be met.
+        """
+        if self.latency is not None and table.fingerprint == self.latency.fingerprint:
+            return self
+        found = self._fresh_copy()
+        found._count(find_table(self.model, self.space, self.example_input, table))
+        found._evaluate_with(self.evaluator.name)
+        return found
+
+    def _fresh_copy(self) -> Problem:
+        """Return a copy that has not looked at anything yet."""
+        found = copy.copy(self)
+        for name in ("dense_costs", "dense_metrics", "_dense_measured", "reference", "behaviour", "identity"):
+            found.__dict__.pop(name, None)
         return found
 
     def runner(
@@ -440,11 +480,6 @@ def _checked_seed(seed: Any) -> int:
 def _check_objectives(names: Sequence[str], task: Task) -> None:
     """Refuse an objective that nothing measures."""
     for name in names:
-        if name == "latency":
-            msg = (
-                "latency is measured in reports, with intervals, and cannot be an objective; use 'macs' or 'peak_bytes'"
-            )
-            raise InvalidArgumentError(msg)
         known = (*task.metrics, DISTANCE, *COSTS)
         if name not in known:
             msg = (

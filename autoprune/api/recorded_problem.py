@@ -11,12 +11,31 @@ from autoprune.api.problem import Problem
 from autoprune.core.objectives import Objectives
 from autoprune.core.space import SearchSpace
 from autoprune.errors import StoreError
+from autoprune.latency.table import LatencyTable
 from autoprune.store.identity import Identity, metrics_evidence
 from autoprune.store.meta import RunMeta
 from autoprune.store.record import RunRecord
 
 BEFORE = "which did not record what the model did"
 """What is said of runs that have no identity."""
+
+
+def as_recorded(problem: Problem, meta: Mapping[str, Any]) -> Problem:
+    """Return the problem with the latency table that a run was searched with, if it was searched with one.
+
+    A table is measured, so that of another day has other digits; the run's own makes its figures comparable.
+
+    Raises:
+        StoreError: the problem asks for the latency of another batch size, device, ..., or for none.
+    """
+    if not meta.get("latency"):
+        return problem
+    table = LatencyTable.from_json(meta["latency"])
+    asked = None if problem.latency is None else problem.latency.conditions
+    if asked != table.conditions:
+        msg = f"the run predicted latency for {dict(table.conditions)}, and the problem asks for {asked}"
+        raise StoreError(msg)
+    return problem.with_latency(table)
 
 
 def check_readable(record: RunRecord, problem: Problem) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
-from autoprune.api.recorded_problem import check_readable, check_writable
+from autoprune.api.recorded_problem import as_recorded, check_readable, check_writable
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Outcome
 from autoprune.cost.latency import measure_latency
@@ -342,5 +342,6 @@ def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
     record = RunRecord.read(folder)
     _ = record.meta  # malformed ones are refused here
     if problem is not None:
+        problem = as_recorded(problem, record.description)
         check_readable(record, problem)
     return Run(record, problem)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from autoprune.api.problem import Problem
-from autoprune.api.recorded_problem import check_resumable, check_same_objectives
+from autoprune.api.recorded_problem import as_recorded, check_resumable, check_same_objectives
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
@@ -114,6 +114,8 @@ def search(
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     is_new = not (folder / "run.sqlite").exists()
+    if problem.latency is not None and not is_new:
+        problem = as_recorded(problem, RunRecord.read(folder).description)
     meta = _describe(problem, strategy, warm_start, info.fidelity, budget, seed) if is_new else None
 
     def make(setup: SearchSetup) -> BaseStrategy:
@@ -163,6 +165,8 @@ def search(
         if not _has_unfinished_preparation(run):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     found = Run(RunRecord.read(folder), problem)
+    if problem.latency is not None and len(found.front) and not found.interrupted:
+        found.measure_latency(batch_size=problem.latency.batch_size, threads=problem.latency.threads)
     if not found.interrupted and (reason := _why_empty(found, budget)):
         warnings.warn(reason, AutopruneWarning, stacklevel=3)
     return found
@@ -259,6 +263,7 @@ def _describe(problem: Problem, strategy: str, warm_start: str, fidelity: str, b
         reference=problem.reference,
         images=images,
         held_out=problem.data.held_out,
+        latency={} if problem.latency is None else problem.latency.to_json(),
         settings={
             "criterion": problem.criterion,
             "evaluator": problem.evaluator.name,
@@ -336,7 +341,11 @@ def _open_cache(
         EvaluationCache(
             path,
             space=problem.space.fingerprint,
-            evaluator={"fingerprint": problem.evaluator.fingerprint, "observed": problem.identity.observed_hash},
+            evaluator={
+                "fingerprint": problem.evaluator.fingerprint,
+                "observed": problem.identity.observed_hash,
+                **({} if problem.latency is None else {"latency": problem.latency.fingerprint}),
+            },
             data=problem.data.fingerprint,
         )
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from autoprune.cli import compare, demo, doctor, export, finetune, listing, plan, prune, report, search, show
+from autoprune.cli import compare, demo, doctor, export, finetune, latency, listing, plan, prune, report, search, show
 from autoprune.cli.console import fail, log
 from autoprune.core.interruption import signals_interrupt
 from autoprune.errors import AutopruneError
@@ -72,6 +72,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
+app.command("latency")(latency.latency)
 app.command("prune")(prune.prune)
 app.command("search")(search.search)
 app.command("compare")(compare.compare)

@@ -19,6 +19,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
+from autoprune.latency.library import find_table
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
@@ -68,6 +69,28 @@ def build_example(file: ProblemFile) -> Any:
         raise file.error(("model", "input"), f"no input of this shape can be made: {shown(str(error))}") from error
 
 
+def lay_out(file: ProblemFile, model: nn.Module, example: Any) -> SearchSpace:
+    """Trace the network and lay out what may be searched.
+
+    Args:
+        file: a problem file.
+        model: result of `build_model`; its weights do not matter.
+        example: result of `build_example`.
+
+    Raises:
+        TraceError: the network cannot be traced, or nothing in it can be pruned.
+        ConfigError: ``[space]`` names layers that are not there.
+    """
+
+    def layout(structure: Structure) -> SearchSpace:
+        try:
+            return SearchSpace.build(structure, **file.tables.space.model_dump())
+        except (UnknownNameError, InvalidArgumentError) as error:
+            raise file.error(("space",), str(error)) from error
+
+    return trace_space(model, example, layout, seed=file.tables.search.seed)
+
+
 def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostModel, dict[str, int]]:
     """Trace the network and lay out what may be searched: the space, exact costs, absolute limits.
 
@@ -81,17 +104,27 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
         InfeasibleError: the limits cannot be met.
     """
     example = build_example(file)
-
-    def layout(structure: Structure) -> SearchSpace:
-        try:
-            return SearchSpace.build(structure, **file.tables.space.model_dump())
-        except (UnknownNameError, InvalidArgumentError) as error:
-            raise file.error(("space",), str(error)) from error
-
-    space = trace_space(model, example, layout, seed=file.tables.search.seed)
-    costs = CostModel(space.structure, space, _peak_profile(file, model, space, example))
+    space = lay_out(file, model, example)
+    wanted = (*file.tables.limits, *objective_names(file.tables.objectives))
+    has_latency = "latency" in wanted or file.tables.latency is not None
+    table = find_table(model, space, example, wanted_latency(file)) if has_latency else None
+    costs = CostModel(
+        space.structure,
+        space,
+        _peak_profile(file, model, space, example),
+        None if table is None else table.seconds,
+    )
     check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
-    return space, costs, resolve_limits(file.tables.limits, space, costs)
+    margins = {} if table is None else {"latency": table.margin}
+    return space, costs, resolve_limits(file.tables.limits, space, costs, margins)
+
+
+def wanted_latency(file: ProblemFile) -> str | dict[str, Any] | None:
+    """Return what ``[latency]`` says: the path of a table, or settings; None where there is no such table."""
+    table = file.tables.latency
+    if table is None:
+        return None
+    return str(file.path.parent / table.file) if table.file is not None else table.settings
 
 
 def check_reference(file: ProblemFile, dense: Mapping[str, int]) -> None:

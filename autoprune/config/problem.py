@@ -8,7 +8,14 @@ from safetensors.torch import save_model
 from torch import nn
 
 from autoprune.api import Problem
-from autoprune.config.building import build_data, build_example, build_model, build_task, check_reference
+from autoprune.config.building import (
+    build_data,
+    build_example,
+    build_model,
+    build_task,
+    check_reference,
+    wanted_latency,
+)
 from autoprune.config.reading import ProblemFile
 from autoprune.config.record import LEDGER
 from autoprune.config.weights import load_weights
@@ -56,6 +63,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             evaluator=tables.evaluator.name,
             evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,
+            latency=wanted_latency(file),
             name=file.name,
             seed=tables.search.seed,
         )

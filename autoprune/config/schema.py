@@ -265,6 +265,31 @@ class EvaluatorTable(Table):
         return self
 
 
+class LatencyTable(Table):
+    """``[latency]``: what a forward pass is whose time is a cost; see `autoprune.LatencySettings`.
+
+    Attributes:
+        file: a table that was measured before, or where to write the one that is measured; settings stand instead.
+        batch_size: samples per forward pass.
+        threads: CPU threads.
+        device: ``cpu``, ``cuda``, ...
+        channels_last: whether images are laid out with the channels last.
+        seconds: about how long measuring may take.
+    """
+
+    file: str | None = None
+    batch_size: Count = 1
+    threads: Count = 1
+    device: str = "cpu"
+    channels_last: bool = False
+    seconds: Amount = 30.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, without the file."""
+        return self.model_dump(exclude={"file"})
+
+
 class ProblemTables(Table):
     """A whole problem file.
 
@@ -278,6 +303,7 @@ class ProblemTables(Table):
         task: ``[task]``; classification when left out.
         space: ``[space]``.
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
+        latency: ``[latency]``; only needed where latency is measured in another way than by default.
         evaluator: ``[evaluator]``.
         search: ``[search]``.
         compare: ``[compare]``.
@@ -294,6 +320,7 @@ class ProblemTables(Table):
     task: TaskTable | None = None
     space: SpaceTable = SpaceTable()
     limits: Limits = Field(default_factory=dict)
+    latency: LatencyTable | None = None
     evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()
     compare: CompareTable = CompareTable()

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,11 @@ _WRITTEN = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>%|
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
+_TIMES = {"ns": 1, "us": 10**3, "\N{MICRO SIGN}s": 10**3, "ms": 10**6, "s": 10**9}
+"""Nanoseconds."""
+
+_TIME = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>ns|us|\N{MICRO SIGN}s|ms|s)\s*")
+
 _LONGEST = 60
 """Characters of a limit."""
 
@@ -31,7 +36,9 @@ _N_BLOCKERS = 4
 """How many blocking layers an error names."""
 
 
-def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs: Costs) -> dict[str, int]:
+def resolve_limits(
+    limits: Mapping[str, str | float], space: SearchSpace, costs: Costs, margins: Mapping[str, float] | None = None
+) -> dict[str, int]:
     """Turn limits as a user writes them into absolute ones, and check that they can be met.
 
     Args:
@@ -39,6 +46,8 @@ def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs:
             (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
         space: the search space.
         costs: counts genomes of ``space``.
+        margins: by how much more than was predicted a cost may come out, such as ``{"latency": 0.04}``: the limit is
+            tightened so that it still holds then.
 
     Returns:
         The largest allowed integer by cost name.
@@ -53,22 +62,24 @@ def resolve_limits(limits: Mapping[str, str | float], space: SearchSpace, costs:
         msg = f"expected limits by cost name, such as {{'macs': '60%', 'params': 5e5}}, got {shown(given)}"
         raise InvalidArgumentError(msg)
     for name in limits:
-        if name == "latency":
-            msg = "latency is measured in reports, with intervals, and cannot be limited; limit 'macs' or 'peak_bytes'"
-            raise InvalidArgumentError(msg)
         if name not in costs.names:
             raise unknown_name("cost limit", name, dict.fromkeys((*costs.names, *COSTS)))
     dense = costs(space.full_genome[None, :])
-    resolved = {name: parse_limit(name, limit, int(dense[name][0])) for name, limit in limits.items()}
+    resolved = {
+        name: math.floor(parse_limit(name, limit, int(dense[name][0])) / (1 + (margins or {}).get(name, 0)))
+        for name, limit in limits.items()
+    }
     check_feasible(space, costs, resolved)
     return resolved
 
 
 def parse_limit(name: str, limit: str | float, dense: int) -> int:
-    """Read one limit on cost ``name``, which the dense model costs ``dense`` of.
+    """Read one limit on cost ``name``, which the dense model costs ``dense`` of; one on latency is in nanoseconds.
 
     >>> parse_limit("macs", "60%", 1001), parse_limit("params", "1.5M", 0), parse_limit("macs", 2.1e9, 0)
     (600, 1500000, 2100000000)
+    >>> parse_limit("latency", "50%", 4000000), parse_limit("latency", "3ms", 0), parse_limit("latency", "250 us", 0)
+    (2000000, 3000000, 250000)
 
     Raises:
         InvalidArgumentError: it is not a positive number, a percentage up to 100, or one with a known unit. A number
@@ -76,6 +87,8 @@ def parse_limit(name: str, limit: str | float, dense: int) -> int:
     """
     share = False
     value: Fraction | None = None
+    if name == "latency" and not (isinstance(limit, str) and limit.strip().endswith("%")):
+        return _nanoseconds(limit)
     if isinstance(limit, str):
         match = _WRITTEN.fullmatch(limit[:_LONGEST])
         if match and len(limit) <= _LONGEST and _is_finite(match["number"]):
@@ -96,6 +109,19 @@ def parse_limit(name: str, limit: str | float, dense: int) -> int:
         msg = (
             f"limit {limit!r} on {name} is ambiguous: write '{float(value * 100):g}%' for a share of the dense model, "
             "or an absolute value of at least 1"
+        )
+        raise InvalidArgumentError(msg)
+    return math.floor(value)
+
+
+def _nanoseconds(limit: Any) -> int:
+    """Read a time with its unit: a bare number could be seconds as well as milliseconds."""
+    match = _TIME.fullmatch(limit[:_LONGEST]) if isinstance(limit, str) and len(limit) <= _LONGEST else None
+    value = Fraction(match["number"]) * _TIMES[match["unit"]] if match and _is_finite(match["number"]) else None
+    if value is None or value < 1:
+        msg = (
+            "expected the limit on latency as a percentage of the dense model such as '50%' or a time such as '3ms' "
+            f"or '250us', got {shown(limit)}"
         )
         raise InvalidArgumentError(msg)
     return math.floor(value)

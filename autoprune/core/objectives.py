@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 
-COSTS = ("macs", "params", "peak_bytes")
-"""Names that are counted on the cut model; all are minimised."""
+COSTS = ("macs", "params", "peak_bytes", "latency")
+"""Names that are counted on the cut model, or predicted for it; all are minimised. Latency is in nanoseconds."""
 
 RATES = ("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc")
 """Metric names that everybody gives to shares of 1; ``error`` and ``map`` are given to other figures, too."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.core.space import SearchSpace
@@ -49,27 +50,40 @@ class PeakProfile:
 class CostModel:
     """MACs, parameters and, given a profile, peak activation bytes of genomes: exact, and in batches.
 
+    Latency, where it is predicted, stands beside these in whole nanoseconds.
+
     Args:
         structure: the traced model.
         space: the search space of the genomes, made from ``structure``.
         peak: activation storages of the model (`cost.peak.profile_peak`); without them, peak bytes are not counted.
 
+        latency: predicts the (n,) seconds at (n, g) kept channels per group, and never less for more channels
+            (`autoprune.latency.LatencyTable.seconds`); without it, latency is not a cost.
+
     Raises:
         InvalidArgumentError: the space was made from another structure, or a cost can exceed 2^63 - 1.
     """
 
-    def __init__(self, structure: Structure, space: SearchSpace, peak: PeakProfile | None = None) -> None:
+    def __init__(
+        self,
+        structure: Structure,
+        space: SearchSpace,
+        peak: PeakProfile | None = None,
+        latency: Callable[[IntArray], npt.NDArray[np.float64]] | None = None,
+    ) -> None:
         if space.structure is not structure and space.structure.fingerprint != structure.fingerprint:
             msg = "expected the structure that the space was made from, got another one"
             raise InvalidArgumentError(msg)
         self._space = space
         self._peak = peak
+        self._latency = latency
         self._of_variables = _Compiled.make(structure, peak, space.variable_of)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The costs it counts: ``("macs", "params")``, and ``"peak_bytes"`` given a profile."""
-        return ("macs", "params") if self._peak is None else ("macs", "params", "peak_bytes")
+        """The costs: ``("macs", "params")``, ``"peak_bytes"`` given a profile, ``"latency"`` where it is predicted."""
+        peak = () if self._peak is None else ("peak_bytes",)
+        return ("macs", "params", *peak, *(() if self._latency is None else ("latency",)))
 
     def __call__(self, genomes: IntArray) -> dict[str, IntArray]:
         """Return (n,) int64 per cost of an (n, d) integer array of genomes.
@@ -80,7 +94,8 @@ class CostModel:
         self._space.check(genomes)
         flat, offsets = self._space.width_table
         table = flat.astype(self._of_variables.dtype)
-        return self._named(self._of_variables.at(len(genomes), lambda rows: table[genomes[rows] + offsets]))
+        costs = self._of_variables.at(len(genomes), lambda rows: table[genomes[rows] + offsets])
+        return self._named(costs, self._space.widths(genomes) if self._latency is not None else None)
 
     def at_widths(self, widths: IntArray) -> dict[str, IntArray]:
         """Return (n,) int64 per cost of (n, g) kept channels per group, which need not be of the space.
@@ -98,7 +113,7 @@ class CostModel:
             group = self._space.structure.groups[column]
             msg = f"row {row}: group {group.name!r} keeps 1 to {group.width} channels, got {widths[row, column]}"
             raise InvalidArgumentError(msg)
-        return self._named(self._of_groups.at(len(widths), lambda rows: widths[rows]))
+        return self._named(self._of_groups.at(len(widths), lambda rows: widths[rows]), widths)
 
     @property
     def polynomials(self) -> Polynomials:
@@ -113,8 +128,11 @@ class CostModel:
         structure = self._space.structure
         return _Compiled.make(structure, self._peak, np.arange(len(structure.groups)))
 
-    def _named(self, costs: IntArray) -> dict[str, IntArray]:
-        return dict(zip(self.names, costs, strict=True))
+    def _named(self, costs: IntArray, widths: IntArray | None) -> dict[str, IntArray]:
+        counted = list(costs)
+        if self._latency is not None and widths is not None:
+            counted.append(np.rint(1e9 * self._latency(widths)).astype(np.int64))
+        return dict(zip(self.names, counted, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,7 +137,7 @@ class Front(Generic[P]):
     def table(self: Front[T]) -> pd.DataFrame:
         """Return a data frame: one row per point, cheapest first, indexed by id.
 
-        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``) and their shares of the
+        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``; predicted latency as ``latency_ms``) and their shares of the
         dense model's (``macs_share``), channels kept (``width:<variable>``).
         """
         import pandas as pd

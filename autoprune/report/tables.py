@@ -42,9 +42,12 @@ def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str
 
 
 def cost_columns(costs: Mapping[str, int], meta: RunMeta) -> dict[str, float]:
-    """Return costs, and their shares of the dense model's."""
+    """Return costs, latency in milliseconds (``latency_ms``), and their shares of the dense model's."""
     dense = meta.dense.costs
-    return {**costs, **{f"{name}_share": cost / dense[name] for name, cost in costs.items() if dense.get(name)}}
+    found: dict[str, float] = {name: cost for name, cost in costs.items() if name != "latency"}
+    if "latency" in costs:
+        found["latency_ms"] = costs["latency"] / 1e6
+    return {**found, **{f"{name}_share": cost / dense[name] for name, cost in costs.items() if dense.get(name)}}
 
 
 def tuned_columns(after: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ NAMES = {
     "macs": "MACs",
     "params": "parameters",
     "peak_bytes": "peak memory",
-    "latency": "latency",
+    "latency": "predicted latency",
     "accuracy": "accuracy",
 }
 """Figures whose name in words differs from their name in code."""
@@ -49,7 +49,7 @@ def count(value: float, *, digits: int = 3) -> str:
 
 
 def amount(name: str, value: float, rates: Container[str] = ()) -> str:
-    """Return the figure called ``name``: a rate in percent, bytes in kB, latency in ms, a count with an SI prefix.
+    """Return the figure called ``name``: a rate in percent, bytes in kB, nanoseconds in ms, a count with an SI prefix.
 
     Args:
         name: metric or cost name.
@@ -58,6 +58,8 @@ def amount(name: str, value: float, rates: Container[str] = ()) -> str:
 
     >>> amount("accuracy", 0.9173, {"accuracy"}), amount("macs", 40_560_000), amount("peak_bytes", 131072)
     ('91.73 %', '40.6 M', '131 kB')
+    >>> amount("latency", 2_340_000)
+    '2.34 ms'
     >>> amount("accuracy", 93.25), amount("loss", 0.25)
     ('93.25', '0.25')
     """
@@ -66,7 +68,7 @@ def amount(name: str, value: float, rates: Container[str] = ()) -> str:
     if name == "peak_bytes":
         return f"{count(value)}B" if value >= 1000 else f"{value:.0f} B"
     if name == "latency":
-        return f"{value:.3g} ms"
+        return f"{value / 1e6:.3g} ms"
     if name in ("macs", "params"):
         return count(value)
     return f"{value:.4g}"

@@ -72,6 +72,7 @@ class RunMeta:
         settings: everything else that shapes the numbers (evaluator, window, ...), JSON types only.
         environment: versions, device, threads, in words.
         identity: `Identity.to_json` of the problem; empty in runs of versions that recorded none.
+        latency: `LatencyTable.to_json` of what predicted latency; empty where it was no cost.
         command: the command line or call that started the run, for the reader; may be empty.
         created: Unix time in seconds.
     """
@@ -94,6 +95,7 @@ class RunMeta:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     created: float = 0.0
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("core",),
     ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
     ("clustering", "trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
-    ("prepare", "evaluate", "export"),
+    ("prepare", "evaluate", "export", "latency"),
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
@@ -72,6 +72,8 @@ NUMPY_COUNTRY = (
     "cost/model.py",
     "cost/polynomials.py",
     "cost/timings.py",
+    "latency/settings.py",
+    "latency/table.py",
 )
 TORCH = ("torch", "torchvision", "torchmetrics", "timm")
 

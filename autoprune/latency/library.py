@@ -1,0 +1,93 @@
+"""Where latency tables are kept: one file each, so that a table is measured once per network, machine and setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.settings import settings_of
+from autoprune.core.space import SearchSpace
+from autoprune.errors import InvalidArgumentError, shown
+from autoprune.latency.measuring import Progress, made_on, measure_table
+from autoprune.latency.settings import LatencySettings
+from autoprune.latency.table import LatencyTable
+
+Wanted = LatencyTable | LatencySettings | Mapping[str, Any] | str | Path | None
+"""A table; the path of one; or settings, for which one is measured or found among those measured before."""
+
+
+def find_table(
+    model: nn.Module, space: SearchSpace, example_input: Any, wanted: object = None, progress: Progress | None = None
+) -> LatencyTable:
+    """Return the latency table of a network: the one that was given, one measured before, or a new one.
+
+    New ones are kept in ``$XDG_CACHE_HOME/autoprune/latency`` (``~/.cache`` by default), under a name made of the
+    network, the settings, the machine and the version of torch. A path that does not exist yet is measured with default
+    settings and written.
+
+    Args:
+        model: see `measure_table`.
+        space: see `measure_table`.
+        example_input: see `measure_table`.
+        wanted: a table, a path or settings.
+        progress: see `measure_table`.
+
+    Raises:
+        InvalidArgumentError: the table is of another network, or the file holds none.
+    """
+    if isinstance(wanted, LatencyTable):
+        return _of_this_network(wanted, space, "the latency table")
+    if isinstance(wanted, str | Path):
+        path = Path(wanted)
+        if path.exists():
+            return _of_this_network(LatencyTable.load(path), space, str(path))
+        settings = LatencySettings()
+    elif wanted is None or isinstance(wanted, LatencySettings | Mapping):
+        settings = settings_of(LatencySettings, wanted, "latency") if wanted is not None else LatencySettings()
+        path = _folder() / f"{_key(space, settings)}.json"
+        try:
+            return _of_this_network(LatencyTable.load(path), space, str(path))
+        except InvalidArgumentError:
+            pass  # not measured yet, or damaged
+    else:
+        msg = (
+            "expected latency as ap.LatencySettings(...), a mapping of its fields, an ap.LatencyTable or the path of "
+            f"one, got {shown(wanted)}"
+        )
+        raise InvalidArgumentError(msg)
+    table = measure_table(model, space, example_input, settings, progress=progress)
+    _write(table, path)
+    return table
+
+
+def _of_this_network(table: LatencyTable, space: SearchSpace, where: str) -> LatencyTable:
+    if table.structure != space.structure.fingerprint:
+        msg = f"{where} is of another network or input size; measure one of this: autoprune latency PROBLEM"
+        raise InvalidArgumentError(msg)
+    return table
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoprune" / "latency"
+
+
+def _key(space: SearchSpace, settings: LatencySettings) -> str:
+    """Return the name of what a table depends on; how much is measured is part of it: a change measures anew."""
+    parts = [space.fingerprint, vars(settings), made_on(torch.device(settings.device))]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _write(table: LatencyTable, path: Path) -> None:
+    """Put the whole file in place at once: two searches may measure at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        json.dump(table.to_json(), file, indent=1)
+    Path(file.name).replace(path)

@@ -1,0 +1,324 @@
+"""Timing segments in context: cut networks of random widths run in turns, with marks where a contraction begins.
+
+Every network runs as it would for its user, from its input to its output with live activations; nothing is run alone
+in a loop, whose caches would be warm. All take turns in a new random order each round, so that a slow moment of the
+machine hits all alike, and the low quantile over rounds is kept.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from autoprune.core.groups import IntArray, Operator
+from autoprune.core.space import SearchSpace
+from autoprune.cost.samples import find_samples
+from autoprune.errors import InvalidArgumentError
+from autoprune.latency.settings import LatencySettings
+from autoprune.latency.table import FloatArray, LatencyTable, fit_segment, fit_table
+from autoprune.surgery.cut import cut
+from autoprune.surgery.forward import evaluating, forward
+
+QUANTILE = 0.3
+"""Which of the times over rounds is kept: low, because whatever else the machine does only adds."""
+
+ROUNDS = (5, 60)
+"""Fewest and most passes of every network."""
+
+WARMUP = 2
+"""Passes of every network before the first that counts."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many steps are, and of how many."""
+
+
+def measure_table(
+    model: nn.Module,
+    space: SearchSpace,
+    example_input: Any,
+    settings: LatencySettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Measure how long networks of a space take, and fit what predicts it.
+
+    On a CPU with one thread the time is that of the thread, which other processes do not add to; elsewhere it is the
+    wall clock's (CUDA: that of its events).
+
+    Args:
+        model: the dense model that the space was traced from; left as it is.
+        space: what widths there are.
+        example_input: its first sample is repeated to the batch.
+        settings: what a forward pass is, and how much is measured.
+        progress: called after every network that was made and every round.
+
+    Raises:
+        InvalidArgumentError: the input is one sample as a whole and the batch size is not 1.
+    """
+    settings = settings or LatencySettings()
+    device = torch.device(settings.device)
+    samples = find_samples(model, example_input)
+    if samples.form == "whole" and settings.batch_size > 1:
+        msg = f"the example input is one sample as a whole: expected batch_size=1, got {settings.batch_size}"
+        raise InvalidArgumentError(msg)
+    batch = _placed(samples.take(settings.batch_size), settings)
+    rng = np.random.default_rng(settings.seed)
+    genomes = spread_genomes(space, settings.candidates + settings.checks, rng)
+    networks = []
+    for i, genome in enumerate(genomes):
+        networks.append(_network(model, space, genome, settings))
+        if progress is not None:
+            progress("networks", i + 1, len(genomes))
+    widths = space.widths(genomes)
+    fitted, checked = slice(0, settings.candidates), slice(settings.candidates, None)
+    with _running(networks, settings.threads):
+        pass_seconds = _seconds_of_one_round(networks, batch, device) / len(networks)
+        rounds = _rounds(settings.seconds, pass_seconds * len(networks))
+        marks = _Marks(space.structure.operators, device)
+        modules, seconds = marks.times(networks[fitted], batch, rounds, rng, progress)
+        whole = _whole_times(networks[checked], batch, device, max(rounds, 12), rng, progress)
+    segments = [
+        fit_segment(module, operators, widths[fitted], seconds[:, i])
+        for i, (module, operators) in enumerate(_segments(space.structure.operators, modules))
+    ]
+    return fit_table(
+        segments,
+        widths[checked],
+        whole,
+        conditions=settings.conditions,
+        made_on=made_on(device),
+        structure=space.structure.fingerprint,
+    )
+
+
+def time_networks(
+    model: nn.Module, space: SearchSpace, example_input: Any, genomes: IntArray, settings: LatencySettings | None = None
+) -> FloatArray:
+    """Return the (n,) seconds per batch of the networks of (n, d) ``genomes``, timed in turns as `measure_table` does.
+
+    Args:
+        model: see `measure_table`.
+        space: see `measure_table`.
+        example_input: see `measure_table`.
+        genomes: which networks.
+        settings: see `measure_table`; the numbers of candidates and checks do not matter.
+    """
+    settings = settings or LatencySettings()
+    device = torch.device(settings.device)
+    batch = _placed(find_samples(model, example_input).take(settings.batch_size), settings)
+    networks = [_network(model, space, genome, settings) for genome in genomes]
+    with _running(networks, settings.threads):
+        rounds = _rounds(settings.seconds, _seconds_of_one_round(networks, batch, device))
+        return _whole_times(networks, batch, device, rounds, np.random.default_rng(settings.seed), None)
+
+
+def spread_genomes(space: SearchSpace, n: int, rng: np.random.Generator) -> IntArray:
+    """Draw (n, d) genomes from the dense to the smallest network, even and uneven in width; those two come first."""
+    centre = rng.uniform(0, 1, size=(n, 1))
+    spread = rng.uniform(0.05, 0.5, size=(n, 1))
+    position = np.clip(centre + spread * rng.standard_normal((n, space.n_variables)), 0, 1)
+    genomes = np.rint(position * (space.n_levels - 1)).astype(np.int64)
+    genomes[0] = space.full_genome
+    genomes[min(1, n - 1)] = space.min_genome
+    return genomes
+
+
+def made_on(device: torch.device) -> dict[str, str]:
+    """Return what machine and what versions times belong to."""
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    return {"machine": name, "torch": torch.__version__, "runtime": "torch"}
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _network(model: nn.Module, space: SearchSpace, genome: IntArray, settings: LatencySettings) -> nn.Module:
+    structure = space.structure
+    orders = [np.arange(group.width) for group in structure.groups]
+    kept = structure.kept_genes(orders, space.widths(genome[None, :])[0])
+    network = cut(model, structure, kept).to(settings.device)
+    return network.to(memory_format=torch.channels_last) if settings.channels_last else network
+
+
+def _placed(batch: Any, settings: LatencySettings) -> Any:
+    def place(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):
+            return tensor
+        moved = tensor.to(settings.device)
+        is_image = settings.channels_last and moved.dim() == 4
+        return moved.contiguous(memory_format=torch.channels_last) if is_image else moved
+
+    return tree_map(place, batch)
+
+
+@contextmanager
+def _running(networks: Sequence[nn.Module], threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            for network in networks:
+                stack.enter_context(evaluating(network))
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rounds(seconds: float, round_seconds: float) -> int:
+    fewest, most = ROUNDS
+    return int(np.clip(seconds / max(round_seconds, 1e-9), fewest, most))
+
+
+def _seconds_of_one_round(networks: Sequence[nn.Module], batch: Any, device: torch.device) -> float:
+    for _ in range(WARMUP):
+        start = time.perf_counter()
+        for network in networks:
+            forward(network, batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return what tells seconds: the thread's own where it does all the work."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
+def _whole_times(
+    networks: Sequence[nn.Module],
+    batch: Any,
+    device: torch.device,
+    rounds: int,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> FloatArray:
+    """Return the (n,) seconds of whole passes."""
+    clock = _clock(device)
+    seconds = np.empty((rounds, len(networks)))
+    for turn in range(rounds):
+        for i in rng.permutation(len(networks)):
+            start = clock()
+            forward(networks[i], batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[turn, i] = clock() - start
+        if progress is not None:
+            progress("whole networks", turn + 1, rounds)
+    return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
+
+
+class _Marks:
+    """Notes the time whenever a module that runs a contraction is called.
+
+    Args:
+        operators: the contractions of the model, in execution order.
+        device: where networks run.
+    """
+
+    def __init__(self, operators: Sequence[Operator], device: torch.device) -> None:
+        self._modules = tuple(dict.fromkeys(operator.module for operator in operators if operator.module))
+        self._device = device
+        self._noted: list[tuple[str, Any]] = []
+
+    def times(
+        self,
+        networks: Sequence[nn.Module],
+        batch: Any,
+        rounds: int,
+        rng: np.random.Generator,
+        progress: Progress | None,
+    ) -> tuple[tuple[str, ...], FloatArray]:
+        """Return what begins each segment ("" for the first), and an (n, s) array of their seconds.
+
+        Where the marks of two networks differ (a forward that branches on a width), all of a pass is one segment.
+        """
+        rows: list[list[FloatArray]] = [[] for _ in networks]
+        orders: set[tuple[str, ...]] = set()
+        for turn in range(rounds):
+            for i in rng.permutation(len(networks)):
+                names, seconds = self._pass(networks[i], batch)
+                orders.add(names)
+                rows[i].append(seconds)
+            if progress is not None:
+                progress("segments", turn + 1, rounds)
+        if len(orders) > 1:
+            rows = [[np.array([seconds.sum()]) for seconds in own] for own in rows]
+            orders = {("",)}
+        return orders.pop(), np.stack([np.quantile(np.stack(own), QUANTILE, axis=0) for own in rows])
+
+    def _pass(self, network: nn.Module, batch: Any) -> tuple[tuple[str, ...], FloatArray]:
+        self._noted.clear()
+        clock = self._event if self._device.type == "cuda" else _clock(self._device)
+        with ExitStack() as stack:
+            for name in self._modules:
+                module = network.get_submodule(name)
+                if not any(module.children()):  # what stands around others begins before they do
+                    stack.callback(module.register_forward_pre_hook(self._mark(name, clock)).remove)
+            first = clock()
+            forward(network, batch)
+            last = clock()
+        names = ("", *(name for name, _ in self._noted))
+        moments = [first, *(moment for _, moment in self._noted), last]
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            gaps = [a.elapsed_time(b) / 1e3 for a, b in pairwise(moments)]
+            return names, np.array(gaps)
+        return names, np.diff(np.array(moments))
+
+    def _mark(self, name: str, clock: Callable[[], Any]) -> Callable[[nn.Module, Any], None]:
+        def mark(module: nn.Module, args: Any) -> None:  # noqa: ARG001
+            self._noted.append((name, clock()))
+
+        return mark
+
+    @staticmethod
+    def _event() -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _segments(operators: Sequence[Operator], modules: Sequence[str]) -> list[tuple[str, tuple[Operator, ...]]]:
+    """Give every contraction to the segment that runs it.
+
+    A module that is called c times and has k * c contractions runs k of them in each call. What a function or a module
+    without a mark runs belongs to the segment of the contraction before.
+
+    Args:
+        operators: in execution order.
+        modules: what begins each segment, in execution order, "" first.
+    """
+    calls: dict[str, list[int]] = {}
+    for i, module in enumerate(modules):
+        calls.setdefault(module, []).append(i)
+    total = Counter(operator.module for operator in operators)
+    seen: Counter[str] = Counter()
+    found: list[list[Operator]] = [[] for _ in modules]
+    at = 0
+    for operator in operators:
+        own = calls.get(operator.module, []) if operator.module else []
+        if own:
+            at = own[min(seen[operator.module] * len(own) // total[operator.module], len(own) - 1)]
+            seen[operator.module] += 1
+        found[at].append(operator)
+    return [(module, tuple(own)) for module, own in zip(modules, found, strict=True)]

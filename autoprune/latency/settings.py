@@ -1,0 +1,55 @@
+"""What a latency is of: how a network is run when it is timed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autoprune.core.settings import as_integer
+from autoprune.errors import InvalidArgumentError, shown
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """How the forward pass is run whose time is predicted, and how much is measured for it.
+
+    Attributes:
+        batch_size: samples per forward pass.
+        threads: CPU threads within operators.
+        device: where it runs, such as ``"cpu"`` or ``"cuda:0"``.
+        channels_last: whether tensors of images are laid out with the channels last.
+        candidates: networks of random widths that the table is fitted to, at least 16.
+        checks: further ones, timed as a whole, that correct it and give its error, at least 10.
+        seconds: about how long measuring may take; decides how often each network runs.
+        seed: seed of the random widths and of the order of the turns.
+
+    Raises:
+        InvalidArgumentError: a number is out of its range.
+    """
+
+    batch_size: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    channels_last: bool = False
+    candidates: int = 48
+    checks: int = 24
+    seconds: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        least = {"batch_size": 1, "threads": 1, "candidates": 16, "checks": 10, "seed": 0}
+        for name, smallest in least.items():
+            whole = as_integer(getattr(self, name))
+            if whole is None or whole < smallest:
+                msg = f"expected {name} to be an integer of at least {smallest}, got {shown(getattr(self, name))}"
+                raise InvalidArgumentError(msg)
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or not 0 < self.seconds < 1e6:
+            msg = f"expected seconds to be a positive number, got {shown(self.seconds)}"
+            raise InvalidArgumentError(msg)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What a time depends on, without how much is measured: tables of other conditions cannot be compared."""
+        chosen = asdict(self)
+        return {name: chosen[name] for name in ("batch_size", "threads", "device", "channels_last")}

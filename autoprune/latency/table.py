@@ -1,0 +1,294 @@
+"""Predicting how long a network of any widths takes, from times of the segments of a few dozen.
+
+A *segment* is what runs from one contraction (convolution, linear layer) to the next: with the norm, the activation and
+the additions behind it. Its time is modelled as
+
+    t = c_0 + c_1 MACs + c_2 MACs' + sum_i c_i size_i',     all c >= 0,
+
+over the sizes of its contractions, where a prime rounds every width up to a multiple of a *step*: kernels work on
+blocks of channels, so times are stairs. The step of each segment is the one of `STEPS` that predicts held-out
+networks best. The sum over segments is corrected by a line fitted to whole networks that were timed without the marks
+between segments. Coefficients are not negative, so the prediction never falls when a width grows, which limits and
+repairs rely on.
+
+Letters: ``n`` networks, ``g`` groups, ``s`` segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from autoprune.core.groups import Count, IntArray, Operator
+from autoprune.errors import InvalidArgumentError
+
+FloatArray = npt.NDArray[np.float64]
+
+STEPS = (1, 4, 8, 16, 32)
+"""Blocks of channels that kernels may work in."""
+
+FOLDS = 6
+"""Parts of the networks that are held out in turn where a step is chosen."""
+
+WORTH = 0.8
+"""A step above 1 is believed where it lowers the held-out squared error to this share or below."""
+
+CONFIDENCE = 0.9
+"""Share of networks whose time is within the printed bounds."""
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One contraction and what follows it until the next.
+
+    Attributes:
+        module: dotted name of the module that begins it; "" for what runs before the first.
+        operators: the contractions inside.
+        step: channels that its kernels work on at a time; 1 where no stairs were found.
+        coefficients: seconds per unit of each feature, see `features`.
+    """
+
+    module: str
+    operators: tuple[Operator, ...]
+    step: int
+    coefficients: tuple[float, ...]
+
+    def seconds(self, widths: IntArray) -> FloatArray:
+        """Return (n,) seconds at (n, g) ``widths``."""
+        found: FloatArray = features(self.operators, widths, self.step) @ np.array(self.coefficients)
+        return found
+
+
+def features(operators: Sequence[Operator], widths: IntArray, step: int) -> FloatArray:
+    """Return what the time of a segment is linear in, an (n, f) float array that never falls with a width.
+
+    The columns: one, and for each contraction its multiply-adds, the same with sizes rounded up to the step (where the
+    step is not 1), and each of those sizes.
+    """
+    columns = [np.ones(len(widths))]
+    for operator in operators:
+        sizes = [factor.at(widths).astype(np.float64) for factor in operator.factors]
+        rounded = [np.ceil(size / step) * step for size in sizes]
+        columns.append(operator.weight * np.prod([np.ones(len(widths)), *sizes], axis=0))
+        if step > 1:
+            columns.append(operator.weight * np.prod([np.ones(len(widths)), *rounded], axis=0))
+        columns.extend(rounded)
+    return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """Predicts the seconds of one forward pass of a batch.
+
+    Attributes:
+        segments: what is summed.
+        slope: and `offset`: whole networks take ``slope * sum + offset`` seconds.
+        offset: seconds.
+        margin: with 90 % confidence a network takes at most ``1 + margin`` times its prediction.
+        error: mean absolute relative error on networks that the correction was not fitted to.
+        conditions: batch size, threads, device and memory format of the pass.
+        made_on: processor or GPU, and versions of what ran.
+        structure: fingerprint of the traced model that it belongs to.
+    """
+
+    segments: tuple[Segment, ...]
+    slope: float
+    offset: float
+    margin: float
+    error: float
+    conditions: Mapping[str, Any]
+    made_on: Mapping[str, str]
+    structure: str
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per forward pass."""
+        return int(self.conditions["batch_size"])
+
+    @property
+    def threads(self) -> int:
+        """CPU threads within operators."""
+        return int(self.conditions["threads"])
+
+    def seconds(self, widths: IntArray) -> FloatArray:
+        """Return (n,) predicted seconds per batch at (n, g) kept channels per group."""
+        total = np.zeros(len(widths))
+        for segment in self.segments:
+            total += segment.seconds(widths)
+        return np.maximum(self.slope * total + self.offset, 1e-9)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that predictions depend on."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as JSON types."""
+        return {
+            "schema": SCHEMA,
+            "segments": [
+                [s.module, [_operator_to_json(o) for o in s.operators], s.step, list(s.coefficients)]
+                for s in self.segments
+            ],
+            "slope": self.slope,
+            "offset": self.offset,
+            "margin": self.margin,
+            "error": self.error,
+            "conditions": dict(self.conditions),
+            "made_on": dict(self.made_on),
+            "structure": self.structure,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LatencyTable:
+        """Rebuild a table from `to_json`.
+
+        Raises:
+            InvalidArgumentError: the data is not a table, or of another schema.
+        """
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            msg = f"expected a latency table of schema {SCHEMA}; measure it again: autoprune latency PROBLEM"
+            raise InvalidArgumentError(msg)
+        try:
+            segments = tuple(
+                Segment(
+                    str(module),
+                    tuple(map(_operator_from_json, operators)),
+                    int(step),
+                    tuple(_number(c) for c in coefficients),
+                )
+                for module, operators, step, coefficients in data["segments"]
+            )
+            slope, offset, margin, error = (_number(data[name]) for name in ("slope", "offset", "margin", "error"))
+            conditions, made_on, structure = dict(data["conditions"]), dict(data["made_on"]), str(data["structure"])
+        except (KeyError, TypeError, ValueError) as problem:
+            msg = f"the latency table is damaged ({problem!r}); measure it again: autoprune latency PROBLEM"
+            raise InvalidArgumentError(msg) from problem
+        return cls(segments, slope, offset, margin, error, conditions, made_on, structure)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a table that `save` wrote.
+
+        Raises:
+            InvalidArgumentError: there is no such file, or it holds no table.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"expected a latency table in {path}: {error}"
+            raise InvalidArgumentError(msg) from error
+        return cls.from_json(data)
+
+
+def fit_segment(
+    module: str, operators: Sequence[Operator], widths: IntArray, seconds: FloatArray, steps: Sequence[int] = STEPS
+) -> Segment:
+    """Fit one segment to its times.
+
+    Args:
+        module: what begins it.
+        operators: the contractions inside.
+        widths: (n, g) kept channels of the networks that were timed.
+        seconds: (n,) its time in each.
+        steps: candidates for the step, increasing, 1 first.
+    """
+    operators = tuple(operators)
+    best = (math.inf, 1)
+    fold = np.arange(len(widths)) % FOLDS
+    for step in steps if operators else steps[:1]:
+        matrix = features(operators, widths, step)
+        missed = 0.0
+        for k in range(FOLDS):
+            held = fold == k
+            missed += float(np.sum((matrix[held] @ _fit(matrix[~held], seconds[~held]) / seconds[held] - 1) ** 2))
+        if missed < best[0] * (WORTH if step > 1 else 1):
+            best = (missed, step)
+    step = best[1]
+    return Segment(module, operators, step, tuple(_fit(features(operators, widths, step), seconds).tolist()))
+
+
+def fit_table(
+    segments: Sequence[Segment],
+    widths: IntArray,
+    seconds: FloatArray,
+    *,
+    conditions: Mapping[str, Any],
+    made_on: Mapping[str, str],
+    structure: str,
+) -> LatencyTable:
+    """Correct the sum of the segments by whole networks, and say how far it is off.
+
+    The error of each network is that of a line fitted to the others. With n errors, the one of rank
+    ceil(0.9 (n + 1)) bounds that of the next network with 90 % probability (split conformal prediction).
+
+    Args:
+        segments: fitted.
+        widths: (n, g) kept channels of other networks than those they were fitted to.
+        seconds: (n,) time of each as a whole.
+        conditions: see `LatencyTable`.
+        made_on: see `LatencyTable`.
+        structure: see `LatencyTable`.
+    """
+    sums = np.sum([segment.seconds(widths) for segment in segments], axis=0)
+    n = len(sums)
+    missed = np.empty(n)
+    for i in range(n):
+        rest = np.arange(n) != i
+        slope, offset = _line(sums[rest], seconds[rest])
+        missed[i] = seconds[i] / max(slope * sums[i] + offset, 1e-9) - 1
+    slope, offset = _line(sums, seconds)
+    rank = min(math.ceil(CONFIDENCE * (n + 1)), n)
+    margin = max(float(np.sort(missed)[rank - 1]), 0.0)
+    error = float(np.mean(np.abs(missed)))
+    return LatencyTable(tuple(segments), slope, offset, margin, error, conditions, made_on, structure)
+
+
+def _fit(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Return non-negative coefficients with the least squared relative error."""
+    scale = np.abs(matrix).max(axis=0) + 1e-30
+    found, _ = nnls(matrix / scale / seconds[:, None], np.ones(len(seconds)))
+    return np.asarray(found / scale)
+
+
+def _line(sums: FloatArray, seconds: FloatArray) -> tuple[float, float]:
+    """Return the line with the least squared relative error whose slope is not negative."""
+    matrix = np.stack([sums, np.ones_like(sums)], axis=1) / seconds[:, None]
+    (slope, offset), *_ = np.linalg.lstsq(matrix, np.ones(len(sums)), rcond=None)
+    if slope > 0:
+        return float(slope), float(offset)
+    return 0.0, float(1 / np.mean(1 / seconds))
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        msg = f"expected a finite number, got {value!r}"
+        raise ValueError(msg)
+    return number
+
+
+def _operator_to_json(operator: Operator) -> list[Any]:
+    sizes = [[factor.constant, [list(term) for term in factor.terms]] for factor in operator.factors]
+    return [operator.module, operator.kind, operator.weight, sizes]
+
+
+def _operator_from_json(data: Sequence[Any]) -> Operator:
+    module, kind, weight, sizes = data
+    factors = tuple(Count(int(c), tuple((int(g), int(k)) for g, k in terms)) for c, terms in sizes)
+    return Operator(str(module), str(kind), int(weight), factors)

@@ -1,0 +1,109 @@
+"""Latency as a goal: as objective, limit, wish and column; the table is measured once and belongs to the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import autoprune as ap
+from autoprune.errors import InfeasibleError, InvalidArgumentError, StoreError
+
+QUICK = {"seconds": 0.2, "candidates": 16, "checks": 10, "batch_size": 32}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def make_problem(latency: Any = QUICK, **settings: Any) -> ap.Problem:
+    """Return a problem of a small convolutional network whose time depends on its widths."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1),
+        nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4),
+    ).eval()  # fmt: skip
+    inputs, labels = torch.randn(96, 1, 16, 16), torch.arange(96) % 4
+    data = ap.Data((inputs[:64], labels[:64]), (inputs[64:], labels[64:]))
+    settings = {"objectives": ("accuracy", "latency"), **settings}
+    return ap.Problem(model, None, data, latency=latency, **settings)
+
+
+def test_an_objective_and_a_limit() -> None:
+    """Every candidate has a predicted latency, its upper bound keeps the limit, and finalists are timed in turns."""
+    problem = make_problem(limits={"latency": "70%"})
+    assert problem.latency is not None
+    run = ap.search(problem, "random", 8)
+    dense = problem.dense_costs["latency"]
+    assert problem.limits["latency"] * (1 + problem.latency.margin) <= 0.7 * dense
+    assert len(run.front)
+    assert all(point.costs["latency"] <= problem.limits["latency"] for point in run.front)
+    [record] = run.record.records("latency")
+    assert {row["point"] for row in record["rows"]} >= {None}
+    assert "batch 32" in record["setting"]
+    table = run.front.table()
+    assert table["latency_ms"].tolist() == [point.costs["latency"] / 1e6 for point in run.front]
+    assert (table["latency_share"] <= 0.7).all()
+
+
+def test_times_are_written_with_units() -> None:
+    """A limit and a wish are shares or times with a unit; a bare number is refused, because its unit is not known."""
+    problem = make_problem()
+    dense = problem.dense_costs["latency"]
+    run = ap.search(problem, "random", 6)
+    assert run.pick(limits={"latency": f"{dense / 1e6:.6f}ms"}).costs["latency"] <= dense
+    assert run.pick(limits={"latency": "90%"}).costs["latency"] <= 0.9 * dense
+    for wrong in (3, 0.5, "3", "ms", "-2ms"):
+        with pytest.raises(InvalidArgumentError, match="such as '3ms'"):
+            run.pick(limits={"latency": wrong})
+    with pytest.raises(InfeasibleError, match="no network of this space has latency"):
+        make_problem(limits={"latency": "1us"})
+
+
+def test_a_run_keeps_its_table(tmp_path: Path) -> None:
+    """A later call that measured other digits continues with the table of the run; reading it, too."""
+    first = make_problem()
+    run = ap.search(first, "random", 4, store=tmp_path / "run")
+    second = make_problem({**QUICK, "seed": 1})
+    assert second.latency is not None
+    assert second.latency.to_json() != run.meta.latency
+    longer = ap.search(second, "random", 8, store=tmp_path / "run")
+    assert longer.n_evaluations == 8
+    assert longer.meta.latency == run.meta.latency
+    again = ap.open_run(tmp_path / "run", make_problem({**QUICK, "seed": 2}))
+    assert len(again.front)
+    with pytest.raises(StoreError, match="batch_size"):
+        ap.search(make_problem({**QUICK, "batch_size": 8}), "random", 9, store=tmp_path / "run")
+
+
+def test_a_table_is_measured_once(tmp_path: Path) -> None:
+    """Equal settings find the table measured before; a file carries it elsewhere; another network's is refused."""
+    first, second = make_problem(), make_problem()
+    assert first.latency is not None
+    assert second.latency is not None
+    assert first.latency.fingerprint == second.latency.fingerprint
+    first.latency.save(tmp_path / "table.json")
+    carried = make_problem(str(tmp_path / "table.json"))
+    assert carried.latency is not None
+    assert carried.latency.fingerprint == first.latency.fingerprint
+    with pytest.raises(InvalidArgumentError, match="another network"):
+        ap.Problem(first.model, torch.randn(1, 1, 12, 12), first.data, latency=first.latency)
+    with pytest.raises(InvalidArgumentError, match="expected latency as"):
+        make_problem(3)
+
+
+def test_latency_is_a_column_where_it_is_asked_for() -> None:
+    """Settings alone make it a cost beside the others, without an objective; by default nothing is measured."""
+    assert "latency" in make_problem(objectives=("accuracy", "macs")).costs.names
+    assert make_problem(None, objectives=("accuracy", "macs")).latency is None
+
+
+def test_prune_by_latency() -> None:
+    """One call makes a network that is predicted to keep the limit."""
+    problem = make_problem()
+    found = ap.prune(problem.model, problem.data, limits={"latency": "80%"}, latency=QUICK)
+    assert found.share["latency"] <= 0.8

@@ -1,0 +1,156 @@
+"""The table: what it can express it finds, its predictions never fall with a width, its bound holds, it can be kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoprune.core.groups import Count, IntArray, Operator
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.errors import InvalidArgumentError
+from autoprune.latency.table import LatencyTable, features, fit_segment, fit_table
+from autoprune.testing.toys import toy_space
+
+CONV = Operator("conv", "conv", 9 * 64, (Count(0, ((0, 1),)), Count(0, ((1, 1),))))
+
+
+def random_widths(n: int, seed: int, groups: int = 2, largest: int = 64) -> IntArray:
+    """Return (n, groups) widths from 1 to ``largest``."""
+    return np.random.default_rng(seed).integers(1, largest + 1, size=(n, groups))
+
+
+def stairs(widths: IntArray, step: int) -> np.ndarray:
+    """Return the seconds of a kernel that works on blocks of ``step`` channels."""
+    rounded = np.ceil(widths / step) * step
+    return 2e-6 + 1e-10 * 9 * 64 * rounded[:, 0] * rounded[:, 1] + 3e-8 * rounded[:, 1]
+
+
+def small_table(space: SearchSpace, noise: float = 0.0, seed: int = 0) -> LatencyTable:
+    """Return a table of the segments of a chain whose times are known up to relative ``noise``."""
+    rng = np.random.default_rng(seed)
+    widths = space.widths(np.stack([rng.integers(0, space.n_levels) for _ in range(72)]))
+    operators = space.structure.operators
+    true = [1e-6 + 1e-9 * features((o,), widths, 1)[:, 1] for o in operators]
+    segments = [
+        fit_segment(o.module, (o,), widths[:48], t[:48] * (1 + noise * rng.standard_normal(48)))
+        for o, t in zip(operators, true, strict=True)
+    ]
+    whole = (1.1 * np.sum(true, axis=0) + 2e-6)[48:] * (1 + noise * rng.standard_normal(24))
+    return fit_table(
+        segments,
+        widths[48:],
+        whole,
+        conditions={"batch_size": 1, "threads": 1, "device": "cpu", "channels_last": False},
+        made_on={"machine": "a test", "torch": "none", "runtime": "torch"},
+        structure=space.structure.fingerprint,
+    )
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 16, 32])
+def test_finds_the_stairs(step: int) -> None:
+    """Times with stairs of a known step give that step, and predict widths that were not measured within 1 %."""
+    seen, new = random_widths(48, 0), random_widths(60, 1)
+    segment = fit_segment("conv", (CONV,), seen, stairs(seen, step))
+    assert segment.step == step
+    assert segment.seconds(new) == pytest.approx(stairs(new, step), rel=0.01)
+
+
+def test_noise_alone_makes_no_stairs() -> None:
+    """Smooth times with 5 % of noise are rarely taken for stairs: in at most 3 of 20 draws."""
+    found = []
+    for seed in range(20):
+        widths = random_widths(48, seed)
+        noisy = stairs(widths, 1) * (1 + 0.05 * np.random.default_rng(seed).standard_normal(48))
+        found.append(fit_segment("conv", (CONV,), widths, noisy).step)
+    assert sum(step > 1 for step in found) <= 3
+
+
+def test_never_falls_with_a_width() -> None:
+    """Whatever was measured, one more channel anywhere is never predicted to be faster: repairs rely on it."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        widths = random_widths(48, seed)
+        segment = fit_segment("conv", (CONV,), widths, rng.uniform(1e-6, 1e-4, size=48))
+        wider = widths.copy()
+        wider[np.arange(48), rng.integers(0, 2, size=48)] += 1
+        assert (segment.seconds(wider) >= segment.seconds(widths) * (1 - 1e-12)).all()
+
+
+def test_whole_networks_correct_the_sum() -> None:
+    """What the marks add or hide, a factor and a constant, is taken back: whole networks are predicted within 1 %."""
+    space = toy_space()
+    table = small_table(space)
+    widths = space.widths(np.stack([space.full_genome, space.min_genome]))
+    operators = space.structure.operators
+    true = 1.1 * np.sum([1e-6 + 1e-9 * features((o,), widths, 1)[:, 1] for o in operators], axis=0) + 2e-6
+    assert table.seconds(widths) == pytest.approx(true, rel=0.01)
+    assert table.error < 0.01
+    assert table.margin < 0.01
+
+
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    """Of networks that are new to the table at least 85 % (90 % within the error of the count) stay below the bound."""
+    below = []
+    space = toy_space()
+    for seed in range(40):
+        table = small_table(space, noise=0.05, seed=seed)
+        rng = np.random.default_rng(1000 + seed)
+        widths = space.widths(np.stack([rng.integers(0, space.n_levels) for _ in range(20)]))
+        operators = space.structure.operators
+        true = 1.1 * np.sum([1e-6 + 1e-9 * features((o,), widths, 1)[:, 1] for o in operators], axis=0) + 2e-6
+        measured = true * (1 + 0.05 * rng.standard_normal(20))
+        below.append(measured <= table.seconds(widths) * (1 + table.margin))
+    assert 0.85 <= np.mean(below) <= 0.99
+
+
+def test_can_be_kept(tmp_path: Path) -> None:
+    """A saved table predicts the same digits and has the same fingerprint; each change of it has another one."""
+    space = toy_space()
+    table = small_table(space, noise=0.02)
+    table.save(tmp_path / "latency.json")
+    again = LatencyTable.load(tmp_path / "latency.json")
+    widths = space.widths(space.full_genome[None, :])
+    assert again.fingerprint == table.fingerprint
+    assert again.seconds(widths) == table.seconds(widths)
+    changed = LatencyTable.from_json({**table.to_json(), "offset": 1.0})
+    assert changed.fingerprint != table.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: {**data, "schema": 9},
+        lambda data: {**data, "segments": [["conv", [], 1]]},
+        lambda data: {**data, "slope": float("nan")},
+        lambda data: {name: data[name] for name in data if name != "offset"},
+        lambda data: list(data),
+    ],
+)
+def test_a_damaged_table_says_so(tmp_path: Path, damage: object) -> None:
+    """A file that holds no whole table is refused with what to do, whatever is wrong with it."""
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps(damage(small_table(toy_space()).to_json())), encoding="utf-8")  # type: ignore[operator]
+    with pytest.raises(InvalidArgumentError, match="measure it again"):
+        LatencyTable.load(path)
+    with pytest.raises(InvalidArgumentError, match="expected a latency table in"):
+        LatencyTable.load(tmp_path / "absent.json")
+
+
+def test_beside_exact_costs() -> None:
+    """Latency stands beside the counted costs, in whole nanoseconds, of genomes and of widths."""
+    space = toy_space()
+    table = small_table(space)
+    exact, timed = CostModel(space.structure, space), CostModel(space.structure, space, None, table.seconds)
+    genomes = np.stack([space.full_genome, space.min_genome])
+    assert timed.names == (*exact.names, "latency")
+    for found, counted in (
+        (timed(genomes), exact(genomes)),
+        (timed.at_widths(space.widths(genomes)), exact.at_widths(space.widths(genomes))),
+    ):
+        assert (found["macs"] == counted["macs"]).all()
+        assert found["latency"].dtype == np.int64
+        assert found["latency"].tolist() == np.rint(1e9 * table.seconds(space.widths(genomes))).tolist()
