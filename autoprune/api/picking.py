@@ -21,6 +21,7 @@ def bounds(
     at_least: Mapping[str, Wish] | None,
     max_macs: Wish | None,
     max_params: Wish | None,
+    max_latency: Wish | None = None,
     min_accuracy: Wish | None,
 ) -> tuple[Bounds, Bounds]:
     """Return the largest and the smallest allowed values by name.
@@ -31,6 +32,7 @@ def bounds(
         at_least: smallest values of any figure.
         max_macs: short for ``limits={"macs": ...}``.
         max_params: short for ``limits={"params": ...}``.
+        max_latency: short for ``limits={"latency": ...}``.
         min_accuracy: short for ``at_least={"accuracy": ...}``.
 
     Raises:
@@ -41,6 +43,7 @@ def bounds(
     for table, name, wish in (
         (upper, "macs", max_macs),
         (upper, "params", max_params),
+        (upper, "latency", max_latency),
         (lower, "accuracy", min_accuracy),
     ):
         if wish is not None and name in table:

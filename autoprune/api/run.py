@@ -121,6 +121,7 @@ class Run:
         at_least: Mapping[str, str | float] | None = None,
         max_macs: str | float | None = None,
         max_params: str | float | None = None,
+        max_latency: str | float | None = None,
         min_accuracy: str | float | None = None,
     ) -> RunPoint:
         """Return the best point of the front within limits; without any, the knee.
@@ -134,6 +135,7 @@ class Run:
             at_least: smallest values, likewise (``{"iou": 0.7}``); of rates in 0..1 also in percent (``"70%"``).
             max_macs: most multiply-adds, short for ``limits``.
             max_params: most parameters, likewise.
+            max_latency: longest predicted time (``"3ms"``) or share of the dense model's, likewise.
             min_accuracy: least accuracy, short for ``at_least``.
 
         Raises:
@@ -147,6 +149,7 @@ class Run:
             at_least=at_least,
             max_macs=max_macs,
             max_params=max_params,
+            max_latency=max_latency,
             min_accuracy=min_accuracy,
         )
         return self.front.pick(at_most=at_most, at_least=floor)

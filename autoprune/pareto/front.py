@@ -137,8 +137,8 @@ class Front(Generic[P]):
     def table(self: Front[T]) -> pd.DataFrame:
         """Return a data frame: one row per point, cheapest first, indexed by id.
 
-        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``; predicted latency as ``latency_ms``) and their shares of the
-        dense model's (``macs_share``), channels kept (``width:<variable>``).
+        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``; predicted latency as
+        ``latency_ms``) and their shares of the dense model's (``macs_share``), channels kept (``width:<variable>``).
         """
         import pandas as pd
 

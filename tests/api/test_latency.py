@@ -56,7 +56,7 @@ def test_times_are_written_with_units() -> None:
     dense = problem.dense_costs["latency"]
     run = ap.search(problem, "random", 6)
     assert run.pick(limits={"latency": f"{dense / 1e6:.6f}ms"}).costs["latency"] <= dense
-    assert run.pick(limits={"latency": "90%"}).costs["latency"] <= 0.9 * dense
+    assert run.pick(max_latency="90%").costs["latency"] <= 0.9 * dense
     for wrong in (3, 0.5, "3", "ms", "-2ms"):
         with pytest.raises(InvalidArgumentError, match="such as '3ms'"):
             run.pick(limits={"latency": wrong})
@@ -100,10 +100,3 @@ def test_latency_is_a_column_where_it_is_asked_for() -> None:
     """Settings alone make it a cost beside the others, without an objective; by default nothing is measured."""
     assert "latency" in make_problem(objectives=("accuracy", "macs")).costs.names
     assert make_problem(None, objectives=("accuracy", "macs")).latency is None
-
-
-def test_prune_by_latency() -> None:
-    """One call makes a network that is predicted to keep the limit."""
-    problem = make_problem()
-    found = ap.prune(problem.model, problem.data, limits={"latency": "80%"}, latency=QUICK)
-    assert found.share["latency"] <= 0.8
