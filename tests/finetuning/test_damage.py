@@ -14,7 +14,7 @@ import torch
 import autoprune as ap
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.finetuning._tune import FIGURES, MODEL, finished
-from autoprune.testing.tuned import assert_same
+from tests.finetuning.equality import assert_same
 from autoprune.train.checkpoint import sealed
 from autoprune.weight_sets import pack_weights, unpack_weights
 

@@ -15,7 +15,7 @@ import pytest
 import autoprune as ap
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.evaluate.measure import measure
-from autoprune.testing.tuned import assert_same
+from tests.finetuning.equality import assert_same
 
 DRIVER = Path(__file__).with_name("driver.py")
 ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]

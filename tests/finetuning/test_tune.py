@@ -16,7 +16,7 @@ import pytest
 import autoprune as ap
 from autoprune.finetuning._tune import MODEL, _experiment
 from autoprune.finetuning.training import PointTraining
-from autoprune.testing.tuned import assert_same
+from tests.finetuning.equality import assert_same
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
