@@ -14,9 +14,9 @@ import torch
 import autoprune as ap
 from autoprune.errors import AutopruneWarning, StoreError
 from autoprune.finetuning._tune import FIGURES, MODEL, finished
-from tests.finetuning.equality import assert_same
 from autoprune.train.checkpoint import sealed
 from autoprune.weight_sets import pack_weights, unpack_weights
+from tests.finetuning.equality import assert_same
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 REPORT = {"accuracy": 0.75, "macs": 1000, "seconds": 1.5}
