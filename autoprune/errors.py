@@ -94,7 +94,7 @@ def warn(text: str, *, stacklevel: int = 1) -> None:
 
     Args:
         text: the message: what is wrong.
-        stacklevel: whose line is shown: 1 is the caller's, 2 that of who called it, and so on.
+        stacklevel: the line that is shown: 1 is the caller's, 2 that of its caller, and so on.
     """
     text = shortened(printable(text))
     if (keep := _keep.get()) is not None:  # whatever the user's filters make of it

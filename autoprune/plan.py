@@ -24,7 +24,7 @@ class Reach:
     """The range that one cost can reach.
 
     Attributes:
-        smallest: at the smallest genome.
+        smallest: cost of the smallest genome.
         dense: cost of the dense model.
         limit: the hard limit, None without one.
     """
@@ -61,7 +61,7 @@ class ConsumerPlan:
             kernel taps; ``"none"``: the weight stays plain.
         features: rows of the second moments.
         bytes: their size.
-        reason: why they are not full, "" where they are.
+        reason: the reason why they are not full; "" if they are.
     """
 
     weight: str

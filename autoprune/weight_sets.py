@@ -80,7 +80,7 @@ def put_weight_set(
 
     Args:
         put: keeps bytes and returns their SHA-256, such as ``BlobStore.put``.
-        structure: whose groups are ordered.
+        structure: the structure whose groups are ordered.
         state: dense tensors by name.
         orders: per group, (w,) integer permutation of its channels, best first.
 
@@ -95,7 +95,7 @@ class WeightReader:
 
     Args:
         blobs: the blobs that the weights are read from.
-        structure: whose groups are ordered.
+        structure: the structure whose groups are ordered.
         device: device that the weights are needed on.
     """
 

@@ -67,8 +67,8 @@ class CompareProgress:
     Attributes:
         stage: ``"search"``, ``"fine-tune"`` or ``"test"``.
         done: runs or points that are finished.
-        total: how many there are.
-        entry: whose run is going on; None beyond the searches.
+        total: number of steps in all.
+        entry: the run that is going on; None after the searches.
         search: progress of that run's search.
     """
 
@@ -167,7 +167,8 @@ def compare(
             (``"pymoo:nsga2+knapsack"``).
         budget: budget of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a plain number); by
             default the MACs of a hundred evaluations of the dense model.
-        seeds: how many, from 0, or which ones; a strategy that does not depend on its seed runs once.
+        seeds: number of seeds, counted from 0, or a list of seeds; a strategy that does not depend on its seed runs
+            once.
         settings: settings of the strategies, by name.
         shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before

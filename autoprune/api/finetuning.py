@@ -46,8 +46,8 @@ class TunedPoint:
     Attributes:
         point: the point as it was searched.
         file: the trained model.
-        metrics: on all search-validation items.
-        test_metrics: on the test items; empty where there are none.
+        metrics: metrics on all search-validation items.
+        test_metrics: metrics on the test items; empty if there are none.
     """
 
     point: RunPoint
@@ -183,7 +183,7 @@ def finetune(
 
     Args:
         run: a run that was opened with its problem.
-        points: how many of the front, spread over cost, or which ones.
+        points: number of points of the front, spread over cost, or a list of points.
         epochs: passes over the training items.
         settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
             from the dense model, on the evaluator's device; a dense model that does clearly worse than a point on
@@ -194,9 +194,9 @@ def finetune(
         seed: seed for batch order, augmentation and dropout.
         test: whether test items are looked at, where there are some.
         progress: called with a point's id and how far its training is; not on Ray.
-        loggers: on Ray, who records every training as it goes: ``"tensorboard"``, ``"mlflow"``, or any callback of Ray
-            Tune's. The named ones write into the run's folder ``finetune/``; MLflow elsewhere where
-            ``MLFLOW_TRACKING_URI`` says so.
+        loggers: loggers of every training on Ray: ``"tensorboard"``, ``"mlflow"``, or any callback of Ray Tune. The
+            named ones write into the run's folder ``finetune/``; MLflow writes elsewhere if ``MLFLOW_TRACKING_URI`` is
+            set.
 
     Raises:
         InvalidArgumentError: the run was opened without its problem, or has no such points; loggers without Ray.
@@ -317,7 +317,7 @@ class _Kept:
 
     Args:
         store: the run's.
-        key: names settings and seed.
+        key: name of the settings and the seed.
     """
 
     def __init__(self, store: RunStore, key: str) -> None:

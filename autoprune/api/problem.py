@@ -88,7 +88,7 @@ class Problem:
         objectives: one to four names, such as ``("accuracy", "macs")`` or ``("max:iou", "params", "peak_bytes")``;
             ``min:`` or ``max:`` is needed where neither the task nor common use says what is better.
         limits: hard upper limits by cost name, as a share of the dense model (``"60%"``) or absolute (``2.1e9``).
-        levels: at most this many widths per variable, None for all; see `SearchSpace.build` for this and the next six.
+        levels: largest number of widths per variable, None for all; see `SearchSpace.build` for this and the next six.
         widths: explicit widths or keep ratios by layer pattern.
         divisor: kept widths are multiples of it.
         min_width: fewest channels per group.
@@ -96,17 +96,17 @@ class Problem:
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels.
         criterion: ranks the channels of every group; the best ones stay.
-        evaluator: how candidates are measured, a name of ``autoprune list evaluators``.
+        evaluator: name of the evaluator that measures candidates; ``autoprune list evaluators`` prints them all.
         evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
             class or a mapping of the fields.
         reference: the hypervolume's reference point for some objectives, such as ``{"accuracy": 0.1}``, in
             natural units; the attribute of this name has it for all.
-        latency: how latency is measured where it is an objective or a limit, or shall be a column:
+        latency: how latency is measured if it is an objective, a limit or a wanted column:
             ``ap.LatencySettings(batch_size=16)``, a mapping of its fields, an ``ap.LatencyTable``, or the path of one,
-            which is measured and written where it is not there. A table that was measured before on this machine is
-            used again. Of a limit on latency, the upper bound of the prediction is held.
+            which is measured and written if it does not exist. A table that was measured before on this machine is used
+            again. A limit on latency holds for the upper bound of the prediction.
         name: name shown in reports.
-        seed: decides whatever ranking and evaluation draw.
+        seed: seed for everything that ranking and evaluation draw.
 
     Raises:
         TraceError: the model cannot be traced, or nothing in it can be pruned.

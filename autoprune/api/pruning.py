@@ -50,7 +50,7 @@ class Pruned:
         share: its costs as shares of the dense model's.
         speedup: how many times faster a forward pass of one item is on this machine, lowest and highest likely value.
         steps: metrics after each step that was taken: ``"cut"``, ``"polished"``, ``"recovered"``.
-        seconds: how long it took.
+        seconds: seconds that everything took.
     """
 
     model: nn.Module
@@ -121,7 +121,7 @@ def prune(
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
         store: folder of the run; a temporary one by default.
-        seed: decides what is drawn.
+        seed: seed for every random choice.
         progress: called now and then with how far the probes and candidates are.
 
     Raises:
@@ -221,11 +221,11 @@ def recover(
 
     Args:
         model: the model to train; it is not changed.
-        dense: whose answers are learned.
+        dense: the dense model, whose outputs are learned.
         data: its training items are used.
         minutes: about how long; the number of steps is found by timing a few.
         settings: settings of the training, except for the number of steps.
-        seed: decides the order and the transforms.
+        seed: seed for the order and the transforms.
 
     Returns:
         The trained model, in evaluation mode.

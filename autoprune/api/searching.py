@@ -82,7 +82,7 @@ def search(
     Args:
         problem: the problem to search.
         strategy: name of the search strategy; ``autoprune list strategies`` prints them all.
-        budget: at most this much, a number alone counts evaluations; 100 evaluations by default.
+        budget: upper bound on what the search may spend; a plain number counts evaluations; 100 evaluations by default.
         settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields.
         warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
             begins with these; the strategy may be written ``"pymoo:nsga2+knapsack"``, too. They are counted.

@@ -53,7 +53,7 @@ def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entr
 
     Args:
         strategies: the strategies that take part.
-        seeds: how many, from 0, or which ones.
+        seeds: number of seeds, counted from 0, or a list of seeds.
 
     Raises:
         InvalidArgumentError: there is no seed, or one is negative or given twice.

@@ -38,7 +38,7 @@ def trial(entry: Entry, record: RunRecord, points: Mapping[float, SharePoint | N
     """Return the figures of one finished run.
 
     Args:
-        entry: whose run it is.
+        entry: the entry of the run.
         record: everything that the run recorded, with the reference point of the comparison.
         points: its best point per share of the MACs.
     """

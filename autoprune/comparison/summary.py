@@ -43,7 +43,7 @@ class Trial:
     Attributes:
         seed: the seed.
         folder: folder of the run.
-        fidelity: at which its front was measured.
+        fidelity: fidelity at which its front was measured.
         convergence: hypervolume over what was spent.
         front: (k, m) objective values of its front, minimized.
         evaluations: candidates measured.
@@ -129,7 +129,7 @@ class SkippedRun:
     Attributes:
         strategy: its key.
         seed: its seed.
-        reason: why it cannot run here.
+        reason: the reason why it cannot run here.
     """
 
     strategy: str
@@ -148,7 +148,7 @@ class SampledCandidate:
         cost: its cost as a share of the dense model's.
         before: its quality as the search measured it.
         after: after the short fine-tune.
-        weights: names the WeightSet that it inherits.
+        weights: name of the WeightSet that it inherits.
     """
 
     strategy: str
@@ -170,7 +170,7 @@ class Agreement:
         points: the sample.
         tau: over all pairs of one WeightSet; None where they say nothing.
         tau_near: over those of them of nearly equal cost, which no difference in size explains.
-        n_near: how many pairs these are.
+        n_near: number of these pairs.
     """
 
     points: tuple[SampledCandidate, ...]

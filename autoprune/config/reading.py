@@ -81,7 +81,7 @@ class ProblemFile:
     """A problem file that was read and found sound.
 
     Attributes:
-        source: how to name it again: a search space's name, or the file's absolute path.
+        source: a name that finds it again: that of a search space, or the file's absolute path.
         path: path of the file; relative paths in it start from its folder.
         tables: the checked tables of the file.
         lines: line of every key.

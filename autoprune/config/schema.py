@@ -99,7 +99,7 @@ class SearchTable(Table):
 
     Attributes:
         strategy: key of the registry of strategies.
-        budget: at most this much.
+        budget: upper bound on what may be spent.
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
     """

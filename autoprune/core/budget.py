@@ -135,7 +135,7 @@ class Account:
     Seconds are not its business: they pass by themselves.
 
     Args:
-        budget: at most this much.
+        budget: upper bound on what may be spent.
         charged: spending that was charged already.
     """
 

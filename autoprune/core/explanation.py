@@ -20,7 +20,7 @@ class LayerExplanation:
         channels: output channels in the dense model.
         variables: names of the width variables that drive them; empty when the layer keeps all of them.
         widths: allowed widths, per variable.
-        reason: why channels stay, "" when nothing does.
+        reason: the reason why channels stay; "" if none has to.
         source: ``file:line`` of the code that caused it, "" when there is none.
     """
 

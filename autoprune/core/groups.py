@@ -166,7 +166,7 @@ class Structure:
         attributes: module attributes that follow the widths.
         operators: contractions, in execution order.
         ties: sets of group indices that must keep equal counts (``chunk`` halves with different consumers).
-        pins: why the layers that cannot be pruned cannot.
+        pins: layers that cannot be pruned, with the reasons.
         layers: every layer that produces channels, in execution order: ``(module, channels)``.
         example: shapes of the traced input, for messages only.
         notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.

@@ -16,7 +16,7 @@ def encode_orders(structure: Structure, orders: Sequence[IntArray]) -> bytes:
     """Return the order blob (safetensors, one int32 array a group) of ``orders``.
 
     Args:
-        structure: whose groups are ordered.
+        structure: the structure whose groups are ordered.
         orders: per group, a (w,) integer permutation of its channels, best first.
 
     Raises:

@@ -99,7 +99,7 @@ class SearchSpace:
 
         Args:
             structure: the traced model.
-            levels: at most this many widths per variable, evenly spaced; None allows every width.
+            levels: largest number of widths per variable, evenly spaced; None allows every width.
             widths: explicit widths (integers) or keep ratios (floats in (0, 1]) by pattern, which replace what the
                 other rules give; the first pattern that names a group counts. The dense width is always allowed.
             divisor: kept widths are multiples of it; the dense width is always allowed.

@@ -31,7 +31,8 @@ class WidthRules:
     """Rules that derive the allowed widths of a group from its dense width.
 
     Attributes:
-        levels: at most this many widths, evenly spaced fractions ``k / levels`` of the dense width; None: every width.
+        levels: largest number of widths, evenly spaced fractions ``k / levels`` of the dense width; None allows every
+            width.
         divisor: kept widths are multiples of it; the dense width is always allowed.
         min_width: fewest channels to keep.
         min_keep_ratio: smallest fraction of the channels to keep.
@@ -84,7 +85,7 @@ def make_variables(
 
     Args:
         structure: the traced model.
-        rules: how widths follow from dense widths.
+        rules: rules by which widths follow from dense widths.
         widths: pattern to explicit widths (integers) or keep ratios (floats in (0, 1]); the first pattern that names
             a group wins over the rules.
         locks: patterns of layers that keep all channels.

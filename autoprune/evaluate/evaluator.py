@@ -109,7 +109,7 @@ class ProxySettings(MeasureSettings):
     Attributes:
         n_calibration: training items, augmented once, that BatchNorm statistics are recomputed on; 0 leaves them.
         n_validation: search-validation items to measure on, of those that score (`Data.score`); None for all of them.
-        proxy_seed: decides which items, and how the calibration items are augmented.
+        proxy_seed: seed for the choice of items and the augmentation of the calibration items.
         batchnorm: how BatchNorm statistics are found: ``"difference"`` moves those that the dense model came with by
             what the cut changes on the calibration items, so that the uncut model stays itself whatever these items
             are; ``"afresh"`` replaces them by those of the calibration items.

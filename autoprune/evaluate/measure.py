@@ -62,8 +62,8 @@ def measure(model: nn.Module, split: Split, task: Task, settings: MeasureSetting
     Args:
         model: the model to measure; its device and modes are restored afterwards.
         split: ``data.validation``, ``data.test``, or a subset of one.
-        task: names the metrics.
-        settings: how to run the model.
+        task: the task, which has the metrics.
+        settings: settings that say how the model is run.
 
     Returns:
         One finite float per metric of the task.

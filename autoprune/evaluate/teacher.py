@@ -24,7 +24,8 @@ def losses(model: nn.Module, batches: Batches, task: Task) -> Losses:
     Args:
         model: the model, in evaluation mode, on the device of the batches.
         batches: the items to teach on.
-        task: whose loss counts; None comes of one that cannot be computed in evaluation mode, as detectors do it.
+        task: the task whose loss counts; the result is None if it cannot be computed in evaluation mode, as with
+            detectors.
     """
     try:
         return np.array([float(task.loss(model, batch)) for batch in batches])

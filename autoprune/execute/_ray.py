@@ -47,7 +47,7 @@ def start_ray_pool(
         blobs: the run's weights; what a worker makes is kept there.
         settings: settings that say which cluster is used and with how many workers.
         checkpoints: gives each training its checkpoint slot on the driver's machine; None saves nothing.
-        mark: names how far earlier attempts at a job have got, by these checkpoints.
+        mark: returns a mark of how far earlier attempts at a job have got, by these checkpoints.
 
     Raises:
         MissingDependencyError: Ray is not installed.

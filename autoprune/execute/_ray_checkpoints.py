@@ -56,7 +56,7 @@ class RemoteSlot:
 
     Attributes:
         keeper: the actor.
-        key: names the training.
+        key: name of the training.
     """
 
     keeper: Any

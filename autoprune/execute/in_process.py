@@ -39,7 +39,7 @@ class InProcessExecutor:
 
     Args:
         runner: runs a job.
-        clock: tells how long a job took.
+        clock: clock that measures how long a job took.
     """
 
     def __init__(self, runner: JobRunner, *, clock: Clock | None = None) -> None:

@@ -45,10 +45,10 @@ class WorkerPool:
 
     Args:
         crew: the workers; closed with the pool.
-        settings: how many, and how patient to be with them.
-        clock: tells the time.
-        mark: names how far earlier attempts at a job have got, "" where nothing is kept of them; deaths before it
-            changed are forgotten.
+        settings: settings that say how many workers there are and how long to wait for them.
+        clock: the clock.
+        mark: returns a mark of how far earlier attempts at a job have got, "" if nothing is kept of them; deaths before
+            it changed are forgotten.
     """
 
     def __init__(

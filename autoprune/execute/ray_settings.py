@@ -17,7 +17,7 @@ class RaySettings:
     token that nobody else knows, reports nothing to anybody, and is gone with the search.
 
     Attributes:
-        workers: at most this many; None for as many as there is room for.
+        workers: largest number of workers; None for as many as there is room for.
         cpus_per_worker: CPU cores that a worker reserves; an evaluation uses the evaluator's ``threads``.
         gpus_per_worker: share of a GPU that a worker reserves, such as 0.25 for four workers on each; None for a
             quarter where the evaluator wants a GPU, else nothing.

@@ -19,10 +19,10 @@ class SimulatedExecutor:
 
     Args:
         runner: runner of the jobs; it takes no simulated time.
-        seconds: how long a job takes on a worker of speed 1; a straggler is a large number.
+        seconds: seconds that a job takes on a worker of speed 1; a straggler is a large number.
         speeds: one factor per worker; a worker of speed 2 needs half the time.
         clock: moved forward to the moment at which outcomes arrive.
-        is_lost: says of a job that its worker dies with it; it becomes a FAILED outcome after its time.
+        is_lost: whether the worker of a job dies with it; the job becomes a FAILED outcome after its time.
 
     Raises:
         InvalidArgumentError: there is no worker, or one of no speed.

@@ -25,7 +25,7 @@ class PoolSettings:
     """Deadlines and limits of a pool.
 
     Attributes:
-        workers: at most this many.
+        workers: largest number of workers.
         deadline: seconds that an evaluation may take.
         prepare_deadline: seconds that a Prepare job may take; None: any number.
         max_deaths: a job during which so many workers died is FAILED.
@@ -90,8 +90,8 @@ class Staff:
 
     Args:
         crew: the processes of the workers.
-        settings: how many at most.
-        clock: tells the time.
+        settings: settings that say how many workers there are at most.
+        clock: the clock.
     """
 
     def __init__(self, crew: Crew, settings: PoolSettings, clock: Clock) -> None:

@@ -35,8 +35,8 @@ class PointTraining:
         data: training items, and those that score to measure on.
         task: loss and metrics.
         settings: one training each; the best result counts.
-        measuring: how a trained model is run to be measured.
-        metric: says which result is best.
+        measuring: settings that say how a trained model is run to be measured.
+        metric: the metric that decides which result is best.
         maximize: whether more of it is better.
         seed: seed for batch order, augmentation and dropout.
     """
@@ -70,7 +70,7 @@ class Trained:
         point: its id in the run.
         variant: the number of its settings.
         state: the trained model's tensors by name.
-        metrics: on all search-validation items that score.
+        metrics: metrics on all search-validation items that score.
         spent: multiply-adds and seconds, of trainings with other settings, too.
     """
 

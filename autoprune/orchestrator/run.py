@@ -24,9 +24,9 @@ class SearchResult:
     """The end of a search; everything it found is in the store.
 
     Attributes:
-        stop: why it ended.
+        stop: the reason why it ended.
         spent: spending since the beginning; its seconds are those of the search.
-        fork: why the strategy had to be rebuilt from the outcomes when this session began; "" when it was not.
+        fork: the reason why the strategy had to be rebuilt from the outcomes when this session began; "" if it was not.
     """
 
     stop: Stop
@@ -60,21 +60,21 @@ def run_search(
         make_strategy: builds the strategy in its initial state, the same at every call.
         executor: runs jobs; stays open, the caller closes it (after an interrupt it may still have jobs).
         store: the run's folder, open for writing; stays open.
-        budget: at most this much, earlier sessions included. A job that would overrun is not started. Seconds are
-            wall time of the search; no job starts after them, and the ones that run are waited for.
+        budget: upper bound on the spending, earlier sessions included. A job that would overrun is not started. Seconds
+            are wall time of the search; no job starts after them, and the ones that run are waited for.
         objectives: the objectives, which every successful evaluation must have measured.
-        price: says before a job starts what it will be charged, and the costs of the candidate that it measures
+        price: returns, before a job starts, what it will be charged and the costs of the candidate that it measures
             (`autoprune.evaluate.runner.Runner.price`); charging happens here, whoever ran the job.
-        mark: names how far earlier attempts at a job have got, "" where nothing is kept of them: a job that was
-            running at three deaths of the driver in a row is FAILED, unless it got ahead in between.
+        mark: returns a mark of how far earlier attempts at a job have got, "" if nothing is kept of them: a job that
+            was running at three deaths of the driver in a row is FAILED, unless it got ahead in between.
         window: most jobs asked but not told; part of the run's identity, unlike the number of workers.
         cache: evaluations that need not be repeated; a hit is charged what it was charged the first time.
         prior: spending before the search on its behalf.
-        clock: tells the time.
+        clock: the clock.
         box: reference point and ideal, for the hypervolume of `SearchProgress`.
         on_progress: called now and then, and at the end. What it raises ends the search, which can be resumed;
             ``KeyboardInterrupt`` does so like Ctrl-C.
-        max_replay_seconds: how long a replay may take.
+        max_replay_seconds: seconds that a replay may take.
 
     Returns:
         Why the search ended and what it has spent. ``KeyboardInterrupt`` ends it cleanly, and so do SIGTERM and

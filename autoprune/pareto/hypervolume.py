@@ -134,7 +134,7 @@ def reference_point(
     nearby figures count.
 
     Args:
-        objectives: names and directions.
+        objectives: the objectives: names and directions.
         dense: the dense model's figure of every objective.
         chance: scores of guessing, for metrics of which these are known.
         given: the user's own, by name.

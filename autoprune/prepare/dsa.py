@@ -55,7 +55,7 @@ class DsaSettings(BudgetedSettings):
         ramp: share of the search over which the budget falls from the start's cost to the target.
         every: steps of the weights per step of the ratios.
         travel: root mean square of the way, in logits, that the ratios can go along the loss.
-        coupling: how firmly theta is held to the budget, in 0..1.
+        coupling: strength in 0..1 with which theta is held to the budget.
         sharpness: sharpness of the masks at the beginning of the search and at its end.
         importance: ``"scale"`` (BatchNorm's gammas, L2 norms where there are none or all are equal) or ``"taylor"``
             (derivative of the loss by the mask; the scale in groups that no derivative reaches).

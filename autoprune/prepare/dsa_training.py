@@ -122,7 +122,7 @@ class DsaSearch:
         cost: cost of keep ratios.
         schedule: schedule of the search.
         budgets: share of the dense cost before the first step of the ratios, and after the ramp.
-        fit: how the weights learn.
+        fit: settings that say how the weights learn.
         plan: plan of the training.
         uses_taylor: whether the importance is the derivative of the loss by the mask.
         seed: seed for the order of the items that steer.

@@ -37,7 +37,7 @@ class RatioCost:
     and ``high`` the one it starts from.
 
     Args:
-        space: whose variables are driven.
+        space: the search space whose variables are driven.
         cost: differentiable cost of (g,) float64 widths.
         start: (d,) genome above which no variable goes; the dense one by default.
     """
@@ -103,7 +103,7 @@ class LearnedRatios:
 
     Args:
         cost: cost of keep ratios.
-        coupling: how much of the way to ``z - u`` theta goes in a step, in 0..1; the paper's ``rho`` in units of the
+        coupling: share in 0..1 of the way to ``z - u`` that theta goes in a step; the paper's ``rho`` in units of the
             inverse step.
     """
 

@@ -196,7 +196,7 @@ class Recipe(ABC):
             settings: an instance of ``Settings``.
             parent: weights and orders to start from, on the bench's device; never written to.
             seed: seed for every random choice.
-            identity: names the training run, for its checkpoint.
+            identity: name of the training run, for its checkpoint.
             slot: slot to save to and resume from; None saves nothing.
         """
 

@@ -106,7 +106,7 @@ def collect_statistics(
         setup: model and data.
         weights: dense tensors by name.
         settings: settings that say which items are used.
-        seed: decides which items, and how they are augmented.
+        seed: seed for the choice of items and their augmentation.
         device: device to run on.
     """
     consumers = survey(setup.model, setup.structure, max_bytes=settings.max_bytes).consumers
@@ -123,7 +123,7 @@ def collect_norms(
         setup: model and data.
         weights: dense tensors by name.
         settings: settings that say which items are used.
-        seed: decides which items, and how they are augmented.
+        seed: seed for the choice of items and their augmentation.
         device: device to run on.
     """
     model = dense_model(setup, weights, device)

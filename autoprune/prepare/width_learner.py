@@ -37,7 +37,7 @@ class WidthTrainingSettings:
         batch_size: items per step.
         learning_rate: learning rate of SGD in the first step; it falls linearly to zero.
         momentum: momentum of SGD (Nesterov).
-        weight_decay: on everything that is trained.
+        weight_decay: weight decay on everything that is trained.
         clip_norm: largest norm of all gradients together.
         start: ``"trained"`` from the parent's weights and with its orders, or ``"scratch"`` from new ones, with the
             leading channels first.

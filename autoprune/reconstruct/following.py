@@ -34,7 +34,7 @@ class OutputFollower(TorchFunctionMode):
 
     Attributes:
         norms: dotted name of the batch norm by the name of the module whose output it takes.
-        n_calls: how often a module has run, or a batch norm, by its name.
+        n_calls: number of times that a module or batch norm has run, by its name.
     """
 
     def __init__(

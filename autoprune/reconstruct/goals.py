@@ -74,7 +74,7 @@ class Goal:
         shared_taps: see `Consumer`.
         absorbs_constant: see `Moments`.
         sum: the sum of equation (2); None for equation (1) alone.
-        n_calls: how often the consumer runs in a forward pass.
+        n_calls: number of times that the consumer runs in a forward pass.
         rows: (blocks, rows, o) tensors of every call, per batch and in order: ``t``, except for the cut stream's part.
             Filled while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
     """

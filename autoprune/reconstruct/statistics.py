@@ -175,7 +175,7 @@ def collect(
 
     Args:
         model: the dense model; its state is left as it was.
-        consumers: whose inputs to observe.
+        consumers: the consumers whose inputs are observed.
         batches: example inputs (what `autoprune.surgery.forward` takes).
         seed: seed for the positions that are sampled in large feature maps.
 

@@ -90,7 +90,7 @@ class Incident:
     Attributes:
         kind: ``"resume"``, ``"fork"``, ``"warning"`` or ``"stop"``.
         when: a date, or a time of search, in words.
-        text: why; may be empty.
+        text: the reason; may be empty.
     """
 
     kind: str
@@ -146,7 +146,7 @@ class FineTuning:
     """Points that were trained with the same settings.
 
     Attributes:
-        key: names settings and seed.
+        key: name of the settings and the seed.
         settings: settings of the training; those of the first point if each kept the ones that suit it best.
         points: as they were searched, by id.
         after: by id and role, the metrics of the trained models.
@@ -205,8 +205,8 @@ class RunSummary:
         timings: measured latency, one entry per setting; empty when not measured.
         finetunings: final trainings of points, oldest first.
         spending: all that was charged, with the seconds of search.
-        cached: how many evaluations came from the cache.
-        substitutes: how many candidates were drawn at random because the strategy's method chose nothing new.
+        cached: number of evaluations that came from the cache.
+        substitutes: number of candidates that were drawn at random because the strategy's method chose nothing new.
         has_problem_file: whether the folder names its problem, so that a shell command can rebuild its points.
         warnings: sentences that the reader must not miss.
         headline: the run in one sentence.

@@ -47,7 +47,7 @@ class Table:
 
     Attributes:
         name: name of the table.
-        columns: names and types; the first one is the key of a table without row numbers.
+        columns: names and types of the columns; the first one is the key of a table without row numbers.
         added: those that schema version 1 did not have, with a default; behind the others.
         has_rowid: SQLite numbers its rows.
     """

@@ -33,7 +33,7 @@ class Evidence:
         sample: some of the numbers, equal on another machine up to rounding.
         slack: None where the sample is compared as a whole; else how far each number may be off whatever its size.
         seeded: whether random numbers are in it, which every kind of device draws in its own way.
-        reason: why it cannot be recognised, where an error says so.
+        reason: the reason why it cannot be recognised, for an error.
     """
 
     exact: str

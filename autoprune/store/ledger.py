@@ -192,7 +192,7 @@ class Ledger:
         """Return, per job without outcome, in how many of its latest attempts in a row the driver died; 0s left out.
 
         Args:
-            mark: says how far a job has got, as `started` was told; an attempt that got ahead is not counted.
+            mark: how far a job has got, as given to `started`; an attempt that got ahead is not counted.
         """
         done = set(self._intact(OUTCOMES, lambda row: int(row[0])))
         closed = dict(self._intact(DRIVERS, lambda row: (int(row[0]), bool(row[4]))))
@@ -275,7 +275,7 @@ class Ledger:
             job: id of the job.
             unix: when, in seconds since 1970.
             elapsed: seconds of search.
-            mark: names how far earlier attempts have got; "" where nothing is kept of them.
+            mark: how far earlier attempts have got; "" if nothing is kept of them.
         """
         is_first = not self._database.query("SELECT 1 FROM attempts WHERE job = ? LIMIT 1", (job.id,))
         self._database.add(ATTEMPTS, [(job.id, self._driver_id, unix, mark)])

@@ -60,7 +60,7 @@ class RunMeta:
         objectives: objectives in the form that `Objective.parse` reads, with the direction: ``("max:accuracy",
             "min:macs")``.
         limits: hard upper limits by cost name, absolute.
-        budget: at most this much.
+        budget: upper bound on what may be spent.
         space: `SearchSpace.to_json`, which contains the structure.
         dense: costs and metrics of the dense model.
         reference: the hypervolume's reference point by objective name, in natural units.

@@ -46,8 +46,8 @@ class Point:
         keep_ratios: fraction of the channels kept, per width variable.
         costs: counted integers by cost name.
         metrics: measured figures by name, for each role.
-        fidelity: how it was measured.
-        role: on which items that was.
+        fidelity: fidelity of its evaluation.
+        role: role of the items that it was measured on.
         cached: whether the figures came from the evaluation cache.
     """
 

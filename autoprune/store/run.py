@@ -32,7 +32,7 @@ class RunStore:
         check: called with what a run that is there says about itself, instead of comparing fingerprints; raises
             StoreError where it must not be written to.
         meta: the run's description of itself, JSON types; written when the folder is made, ignored when it is resumed.
-        clock: tells when the driver and its attempts started.
+        clock: clock that stamps the start of the driver and of its attempts.
 
     Attributes:
         folder: the folder.

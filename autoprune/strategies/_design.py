@@ -18,7 +18,7 @@ def initial_design(setup: SearchSetup, n: int) -> list[Genome]:
 
     Args:
         setup: space, costs, limits, and a seed whose entropy is that of the run.
-        n: how many.
+        n: number of genomes.
     """
     rng = np.random.default_rng(np.random.SeedSequence(setup.seed.entropy))
     unseen = UnseenGenomes(setup, rng)

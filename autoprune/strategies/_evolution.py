@@ -29,7 +29,7 @@ class Evolution:
 
     Args:
         setup: space, costs and limits.
-        unseen: says what was proposed before, and draws the genomes that fill up.
+        unseen: the genomes that were proposed before; it draws those that fill up.
         rng: source of all randomness.
         n_parents: the best so many of the archive have children.
         mutation: probability that a gene of a mutant changes.
@@ -49,7 +49,7 @@ class Evolution:
 
         Args:
             archive: (m,) values of everything measured, minimized.
-            size: how many are wanted.
+            size: number of genomes.
         """
         children: list[Genome] = []
         if archive:

@@ -51,7 +51,7 @@ def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy", *, share: fl
     A budget in multiply-adds is divided by what random candidates will be charged on average.
 
     Args:
-        setup: says what is planned, and what a job will be charged.
+        setup: everything that the strategy may know, such as what a job will be charged.
         fidelity: fidelity of the evaluations.
         share: share of the multiply-adds that is left for them.
     """

@@ -22,7 +22,7 @@ def sized(
     """Return the longest preparation that costs at most ``macs``.
 
     Args:
-        setup: says what a job will be charged.
+        setup: everything that the strategy may know, such as what a job will be charged.
         make_job: returns the job that prepares for so many epochs; more epochs cost no less.
         epochs: that nobody exceeds, and that are taken where nothing limits them.
         macs: multiply-adds to spend at most; None where nothing limits them.

@@ -34,14 +34,14 @@ class SweepSettings:
 
     Attributes:
         targets: budgets as shares of the dense model's cost; None spreads ``n_targets`` of them.
-        n_targets: how many budgets, evenly spaced in width (the root of the cost) between the smallest network and the
-            largest feasible one, both excluded; fewer where the multiply-adds suffice for fewer only.
+        n_targets: number of budgets, evenly spaced in width (the root of the cost) between the smallest network and the
+            largest feasible one, both excluded; fewer if the multiply-adds suffice for fewer only.
         warm_start: start each budget from the weights and the network of the next larger one. The searches then run
             one after the other; without, all start from the given weights and run side by side.
         share: largest share of the budget's multiply-adds, if these are limited, that all preparations together take.
         epochs: most epochs of one preparation, and the exact number if nothing limits it.
         min_epochs: below which a preparation is worth nothing.
-        step: how many variables a step from the front changes by one level, at most.
+        step: largest number of variables that a step from the front changes by one level.
         preparation: further settings of the recipe, JSON types.
 
     Raises:

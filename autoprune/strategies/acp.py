@@ -215,7 +215,7 @@ class AcpSettings(SwarmSettings):
     """Settings of `AcpStrategy`.
 
     Attributes:
-        clusterings: how many, spread over the feasible costs; at most one for each particle but two.
+        clusterings: number of clusterings, spread over the feasible costs; at most one for each particle but two.
         images: calibration images of each.
         share: largest share of the budget's multiply-adds, if these are limited, that all clusterings together take.
         preparation: further settings of the recipe ``clusters``, JSON types, such as ``{"method": "dbscan"}``. With

@@ -34,7 +34,7 @@ class KnapsackSettings:
             any metric as objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
             leave of the evaluations (32 when these are unknown).
-        step: how many variables a step around the measured front changes by one level.
+        step: number of variables that a step around the measured front changes by one level.
 
     Raises:
         InvalidArgumentError: a setting is below one.

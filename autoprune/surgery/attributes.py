@@ -26,7 +26,7 @@ class AttributePlan:
     """Evaluates every attribute of a structure at once: counts are affine, so this is one matrix product.
 
     Args:
-        structure: whose attributes to evaluate.
+        structure: the structure whose attributes are evaluated.
     """
 
     def __init__(self, structure: Structure) -> None:

@@ -61,7 +61,7 @@ def dense_tensors(weights: Mapping[str, Tensor], structure: Structure, what: str
     Args:
         weights: tensors by name; names the structure does not know are ignored.
         structure: the structure that the tensors must match.
-        what: names the weights in the message.
+        what: name of the weights in the message.
 
     Returns:
         The tensor objects in ``weights``, by their name in ``structure``.

@@ -27,7 +27,7 @@ class Slicer:
     once per candidate.
 
     Args:
-        structure: whose axes to cut.
+        structure: the structure whose axes are cut.
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -117,7 +117,7 @@ def check_kept(structure: Structure, kept: BoolArray) -> IntArray:
     """Check kept channels and count them.
 
     Args:
-        structure: whose genes are kept.
+        structure: the structure whose genes are kept.
         kept: (n_genes,) boolean array.
 
     Returns:

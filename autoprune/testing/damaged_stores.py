@@ -98,7 +98,7 @@ def damage_and_use(work: Path, cases: int, seed: int) -> Verdict:
 
     Args:
         work: an empty folder.
-        cases: how many.
+        cases: number of cases.
         seed: seed for the damaged places.
     """
     searched(work / "whole")

@@ -118,7 +118,7 @@ def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[st
     Args:
         slot: the checkpoint slot to write to.
         step: steps done.
-        identity: names the run; only a run of the same identity may resume.
+        identity: name of the run; only a run of the same identity may resume.
         state: tensors by name.
     """
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}

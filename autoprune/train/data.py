@@ -52,12 +52,12 @@ class Data:
         transform: transform that every batch passes through on the device; the default scales uint8 images to 0..1.
         plain_train: the items of ``train`` read without random transforms; needed when ``train`` is a dataset that
             transforms at random and ``val`` is to be split off.
-        val_size: how much of ``train`` to hold back: a share below 1 or a number of items.
+        val_size: part of ``train`` to hold back: a share below 1 or a number of items.
         held_out: whether the given weights were trained without the search-validation items; by default only when
             ``val`` is given.
         unpack: takes a batch as the dataset's collation made it and returns ``(inputs, targets)``, where it is neither
             of these forms.
-        seed: decides which items are held back, and which of the search-validation items score.
+        seed: seed for the choice of the items that are held back, and of the search-validation items that score.
         memory_limit: bytes of arrays that are kept on the device; larger ones are copied batch by batch.
 
     Raises:

@@ -28,7 +28,7 @@ class DatasetSource:
         collate: joins items into a batch.
         n_workers: processes that read items; 0 reads in this one.
         worker_init_fn: called in each of these processes with its number.
-        unpack: tells the inputs and the targets of a batch apart; `unpack_batch` by default.
+        unpack: function that tells the inputs and the targets of a batch apart; `unpack_batch` by default.
         role: name of the role, for messages.
     """
 

@@ -98,8 +98,8 @@ def make_generators(
         kind: kind of the second linear layer, one of `KINDS`.
         hidden: outputs of FC1.
         rank: rank of the low-rank form.
-        spread: how much the generators change a tensor at the start, in standard deviations of its elements. With 0
-            they change nothing until they are trained.
+        spread: size of the change that the generators make to a tensor at the start, in standard deviations of its
+            elements. With 0 they change nothing until they are trained.
         generator: source of all randomness, on the CPU.
 
     Raises:

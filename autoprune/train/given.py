@@ -38,7 +38,7 @@ def as_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None = N
             batch size and the order itself; of a DataLoader it takes the items, the collation and the workers.
         role: name of the role, for messages.
         memory_limit: an iterable dataset, which cannot be read by position, is read into memory up to this many bytes.
-        unpack: tells the inputs and the targets of a batch apart, where `unpack_batch` does not.
+        unpack: function that tells the inputs and the targets of a batch apart, if `unpack_batch` does not.
 
     Raises:
         DataError: it is none of these, is empty, or a DataLoader orders its items in a way of its own.

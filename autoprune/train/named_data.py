@@ -111,9 +111,9 @@ def load_data(
         root: folder of torchvision's downloads.
         download: fetch what is not there.
         image_size: pixels per side for ``imagefolder``.
-        val_size: how much of the training data to hold back for the search, where no validation data is given.
+        val_size: part of the training data to hold back for the search if no validation data is given.
         held_out: see `Data`.
-        seed: decides which items are held back.
+        seed: seed for the choice of the items that are held back.
         memory_limit: see `Data`.
 
     Raises:

@@ -30,7 +30,7 @@ class FitSettings:
         clip_norm: largest norm of all gradients together.
         mixed_precision: bfloat16 on GPUs.
         channels_last: memory format; None picks it for models with 2-d convolutions.
-        distillation: how much to listen to the teacher, if there is one.
+        distillation: settings of distillation, if there is a teacher: how much its outputs count.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
         threads: CPU threads that one operator may use.
 

@@ -165,7 +165,7 @@ def draw(n: int, labels: IntArray | None, count: int, rng: np.random.Generator) 
     Args:
         n: number of items.
         labels: (n,) class of every item, or None.
-        count: how many to draw, at most ``n``.
+        count: number of items to draw, at most ``n``.
         rng: the only source of randomness.
     """
     if labels is None:

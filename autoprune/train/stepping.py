@@ -86,8 +86,8 @@ def train_steps(
     Args:
         trainee: the module that learns; it is changed in place.
         split: items to learn from.
-        plan: how many steps, on what.
-        identity: names the run by all that decides its end; only such a run may resume from the checkpoint.
+        plan: plan of the training: how many steps, on which data.
+        identity: name of the run, made of all that decides its end; only such a run may resume from the checkpoint.
         checkpoint: slot to save to and resume from.
         report: called every `PROGRESS_STEPS` steps, after every save and at the end, with the steps done and the mean
             loss since the last report.

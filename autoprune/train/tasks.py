@@ -328,11 +328,11 @@ def distilled_loss(
     """Return the task's loss of one batch, mixed with how far the student's answers are from its teacher's.
 
     Args:
-        task: says what the outputs are.
-        student: called once.
+        task: the task, which says what the outputs are.
+        student: the student's outputs; called once.
         batch: a batch; its targets are not looked at if only the teacher counts.
         teacher: returns the teacher's answers; called after the student.
-        distillation: how much they count.
+        distillation: settings that say how much they count.
     """
     weight = distillation.weight
     if weight == 1:

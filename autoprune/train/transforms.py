@@ -68,7 +68,7 @@ class ImageTransform:
 
         Args:
             images: images with black at zero.
-            generator: on the images' device; the only source of randomness.
+            generator: generator on the images' device; the only source of randomness.
         """
         if not self.augments:
             return images

@@ -24,7 +24,7 @@ class ParallelAxis:
 
     Attributes:
         name: the figure it shows.
-        role: on which images, for a metric.
+        role: role of the items, for a metric.
         worst: value at the bottom.
         best: value at the top.
     """

@@ -35,7 +35,7 @@ class ValidationReport:
     Attributes:
         checked: names of the groups that were compared.
         offenders: groups that must not be cut, with the reason and the source line where there is one.
-        genomes: how many genomes were compared.
+        genomes: number of genomes that were compared.
         dtype: the precision of the comparison.
         tolerance: largest accepted difference, relative to the largest value of the output.
     """
@@ -62,7 +62,7 @@ def validate(
         structure: the traced structure of the model.
         example_input: the input that the model is run on.
         seed: seed for weights, noise and genomes.
-        space: whose widths are compared; by default every width from 1 on.
+        space: the search space whose widths are compared; by default every width from 1 on.
 
     Returns:
         A report; its ``offenders`` must not be cut.
@@ -91,7 +91,7 @@ def pin_offenders(
         structure: the traced structure of the model.
         samples: the samples that the model is run on.
         seed: seed for weights, noise and genomes.
-        space: whose widths are compared; by default every width from 1 on.
+        space: the search space whose widths are compared; by default every width from 1 on.
     """
     if not structure.groups:
         return structure
@@ -111,7 +111,7 @@ def cost_notes(model: nn.Module, structure: Structure, samples: Samples, genomes
     Args:
         model: the traced model.
         structure: the traced structure of the model.
-        samples: how the example input holds its samples.
+        samples: the samples of the example input.
         genomes: kept genes at which the closed form is compared with what is counted on the model cut to them.
     """
     notes = [WHOLE] if samples.form == "whole" else []

@@ -73,7 +73,7 @@ class Examiner:
         structure: the traced structure of the model.
         samples: the samples that the model is run on.
         seed: seed for weights, noise and genomes.
-        space: whose widths are compared; None for every width.
+        space: the search space whose widths are compared; None for every width.
 
     Raises:
         TraceError: the dense model itself does not run, or gives values that are not finite.

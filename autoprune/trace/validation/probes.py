@@ -40,7 +40,7 @@ class Probe:
         weight: name of the layer's weight.
         dim: dimension of the weight whose positions are the channels.
         rows: (channels, samples) values.
-        positions: how many positions every channel has, of which the samples are some.
+        positions: number of positions of every channel, of which the samples are some.
     """
 
     weight: str
