@@ -33,8 +33,8 @@ def demo(
 ) -> None:
     """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
     import autoprune as ap
-    from autoprune.cli.front import read_summary
     from autoprune.cli.progress import search_progress, working
+    from autoprune.cli.show import read_summary
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.problem import build_problem
     from autoprune.config.record import make_folder

@@ -58,8 +58,8 @@ def search(
 ) -> None:
     """Search for smaller models. The same command resumes a run that was interrupted."""
     import autoprune as ap
-    from autoprune.cli.front import front_json, print_front, read_summary
     from autoprune.cli.progress import search_progress, working
+    from autoprune.cli.show import front_json, print_front, read_summary
     from autoprune.config.problem import build_problem
     from autoprune.config.record import record_problem
 

@@ -1,15 +1,18 @@
-"""`autoprune show`: what a run found, or what a pruned model is."""
+"""`autoprune show`: a run's front as a table or as JSON, the runs in a folder, or what a pruned-model file says."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.console import print_json, print_table
+from autoprune.cli.console import escape, log, print_json, print_line, print_table
 from autoprune.cli.options import JsonOption
 from autoprune.errors import StoreError
+
+if TYPE_CHECKING:
+    from autoprune.report.summary import Measured, RunSummary
 
 LEDGER = "run.sqlite"
 """Makes a folder a run."""
@@ -31,8 +34,6 @@ def show(
         else:
             print_table(("", source.name), [(name, fact) for name, fact in facts.items() if name != "kept"])
         return
-    from autoprune.cli.front import front_json, print_front, read_summary
-
     if source.is_dir() and not (source / LEDGER).exists():
         found = [(str(folder), *_facts(folder)) for folder in runs_in(source)]
         if found and as_json:
@@ -58,10 +59,61 @@ def runs_in(folder: Path) -> list[Path]:
 
 def _facts(folder: Path) -> tuple[str, int | str, int | str]:
     """Return a run's strategy, evaluations and points; or why there are none."""
-    from autoprune.cli.front import read_summary
-
     try:
         summary = read_summary(folder)
     except StoreError as error:
         return str(error), "", ""
     return summary.meta.strategy, len(summary.evaluations), len(summary.front)
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """Summarize a run: finished, stopped or still going.
+
+    Raises:
+        StoreError: there is no usable run in the folder.
+    """
+    from autoprune.report.summarize import summarize
+    from autoprune.store.record import RunRecord
+
+    return summarize(RunRecord.read(folder))
+
+
+def front_json(summary: RunSummary) -> dict[str, Any]:
+    """Return the run with its front as JSON types."""
+    from autoprune.report.tables import summary_json
+
+    return summary_json(summary)
+
+
+def print_front(summary: RunSummary) -> None:
+    """Print the front below the dense model, every cost beside its share, and the run's headline; warn on stderr."""
+    from autoprune.report.units import amount, title
+
+    dense = summary.meta.dense
+    metrics = [(role, name) for role in summary.roles for name in _names(summary, role)]
+    costs = list(dense.costs)
+
+    def cells(measured: Measured) -> list[str]:
+        figures = [measured.metrics.get(role, {}).get(name) for role, name in metrics]
+        shown = [
+            "" if figure is None else amount(name, figure, summary.meta.rates)
+            for figure, (_, name) in zip(figures, metrics, strict=True)
+        ]
+        for name in costs:
+            share = summary.relative(name, measured.costs[name])
+            shown.append(amount(name, measured.costs[name]) + ("" if share is None else f" ({100 * share:.0f} %)"))
+        return shown
+
+    columns = [f">{title(name)}, {role.label}" for role, name in metrics] + [f">{title(name)}" for name in costs]
+    rows: list[list[object]] = [["dense", *cells(dense)]]
+    rows += [[point.id, *cells(point)] for point in summary.front]
+    print_table((">point", *columns), rows)
+    print_line(escape(summary.headline))
+    for warning in summary.warnings:
+        log(f"[yellow]{escape(warning)}[/yellow]")
+
+
+def _names(summary: RunSummary, role: str) -> list[str]:
+    """Return the metrics to show for a role: those that are objectives; the first one measured if none is."""
+    measured = summary.front[0].metrics.get(role, {}) if summary.front else summary.meta.dense.metrics.get(role, {})
+    return [name for name in measured if name in summary.objectives.names] or list(measured)[:1]

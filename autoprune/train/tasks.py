@@ -329,7 +329,7 @@ def distilled_loss(
 
     Args:
         task: the task, which says what the outputs are.
-        student: the student's outputs; called once.
+        student: the student, which is called once.
         batch: a batch; its targets are not looked at if only the teacher counts.
         teacher: returns the teacher's answers; called after the student.
         distillation: settings that say how much they count.
