@@ -436,7 +436,7 @@ class Problem:
         Args:
             fidelity: fidelity of the Evaluate jobs.
             recipes: names of the recipes that Prepare jobs run.
-            for_workers: to be started in other processes, which must measure what this one does.
+            for_workers: whether it is for other processes, which must measure what this one does.
         """
         name = self.evaluator_of(fidelity).name
         settings = evaluator_settings(name, self._evaluation_of(fidelity))

@@ -121,7 +121,7 @@ class Price:
     """What is known of a job before it runs.
 
     Attributes:
-        spent: what the job will be charged, seconds excepted.
+        spent: spending that the job will be charged, except for seconds.
         costs: counted integers by name of the candidate that it measures; empty for a preparation.
     """
 

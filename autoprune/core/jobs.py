@@ -142,7 +142,7 @@ class Preparation:
         metrics: finite figures for the record, such as the loss that training ended with.
         message: the error's text when FAILED.
         spent: cost of the job, as it was charged.
-        weight_set: what was made; None when FAILED.
+        weight_set: the weights and order that were made; None when FAILED.
         found_genome: one level index per width variable, where the recipe found a genome.
         worker: worker that ran the job; not part of the run's identity.
         started: Unix time in seconds; not part of the run's identity.

@@ -46,8 +46,8 @@ def resolve_limits(
             (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
         space: the search space.
         costs: counts genomes of ``space``.
-        margins: by how much more than was predicted a cost may come out, such as ``{"latency": 0.04}``: the limit is
-            tightened so that it still holds then.
+        margins: relative excess of a cost over its prediction that is allowed for, such as ``{"latency": 0.04}``: the
+            limit is tightened so that it still holds then.
 
     Returns:
         The largest allowed integer by cost name.

@@ -58,7 +58,7 @@ class DenseAnswers:
         return bool(self._scales)
 
     @contextmanager
-    def compared(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Comparison]:
+    def compared(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[ComparedBatches]:
         """Compare what ``model`` answers while something else measures it.
 
         Args:
@@ -68,7 +68,7 @@ class DenseAnswers:
         Yields:
             What is to be iterated instead of ``batches``; gives the distance afterwards.
         """
-        comparison = Comparison(self, model, batches)
+        comparison = ComparedBatches(self, model, batches)
         hook = model.register_forward_hook(comparison.hear, with_kwargs=True)
         try:
             yield comparison
@@ -101,7 +101,7 @@ class DenseAnswers:
         return errors
 
 
-class Comparison:
+class ComparedBatches:
     """One model against the dense answers, batch by batch."""
 
     def __init__(self, dense: DenseAnswers, model: nn.Module, batches: Iterable[Batch]) -> None:

@@ -29,10 +29,11 @@ class RunnerSpec:
         setup: model, space, costs, data and task.
         evaluator: its name in the registry.
         settings: settings of the evaluator; recipes train on its device.
-        fidelity: what jobs call the evaluator.
+        fidelity: the fidelity that jobs name the evaluator by.
         recipes: names of the recipes that Prepare jobs run.
         limits: hard upper limits, absolute, by cost name.
-        machine: what figures may be compared with (`MeasureSettings.identity`); any machine will do where it is None.
+        machine: identity of the machine whose figures may be compared (`MeasureSettings.identity`); None allows any
+            machine.
         outputs: hash of the dense model's outputs on fixed items (`hash_outputs`); "" where they are not compared.
     """
 
@@ -104,7 +105,7 @@ class Runner:
     Args:
         evaluator: measures candidates.
         blobs: blobs that weights and orders are read from.
-        fidelity: what jobs call the evaluator.
+        fidelity: the fidelity that jobs name the evaluator by.
         recipes: recipes for Prepare jobs by name.
     """
 

@@ -58,9 +58,9 @@ def measure_table(
 
     Args:
         model: the dense model that the space was traced from; left as it is.
-        space: what widths there are.
+        space: the search space with the allowed widths.
         example_input: its first sample is repeated to the batch.
-        settings: what a forward pass is, and how much is measured.
+        settings: settings that say what a forward pass is and how much is measured.
         progress: called after every network that was made and every round.
 
     Raises:
@@ -111,7 +111,7 @@ def time_networks(
         model: see `measure_table`.
         space: see `measure_table`.
         example_input: see `measure_table`.
-        genomes: which networks.
+        genomes: genomes of the networks to time.
         settings: see `measure_table`; the numbers of candidates and checks do not matter.
     """
     settings = settings or LatencySettings()
@@ -232,7 +232,7 @@ class _Marks:
 
     Args:
         operators: the contractions of the model, in execution order.
-        device: where networks run.
+        device: device that the networks run on.
     """
 
     def __init__(self, operators: Sequence[Operator], device: torch.device) -> None:
@@ -305,8 +305,8 @@ def _segments(operators: Sequence[Operator], modules: Sequence[str]) -> list[tup
     without a mark runs belongs to the segment of the contraction before.
 
     Args:
-        operators: in execution order.
-        modules: what begins each segment, in execution order, "" first.
+        operators: the operators in execution order.
+        modules: module that begins each segment, in execution order, "" first.
     """
     calls: dict[str, list[int]] = {}
     for i, module in enumerate(modules):

@@ -16,7 +16,7 @@ class LatencySettings:
     Attributes:
         batch_size: samples per forward pass.
         threads: CPU threads within operators.
-        device: where it runs, such as ``"cpu"`` or ``"cuda:0"``.
+        device: device that it runs on, such as ``"cpu"`` or ``"cuda:0"``.
         channels_last: whether tensors of images are laid out with the channels last.
         candidates: networks of random widths that the table is fitted to, at least 16.
         checks: further ones, timed as a whole, that correct it and give its error, at least 10.

@@ -92,10 +92,11 @@ class LatencyTable:
     """Predicts the seconds of one forward pass of a batch.
 
     Attributes:
-        segments: what is summed.
+        segments: the segments whose times are summed.
         slope: and `offset`: whole networks take ``slope * sum + offset`` seconds.
         offset: seconds.
-        margin: with 90 % confidence a network takes at most ``1 + margin`` times its prediction.
+        margin: relative margin of a prediction: with 90 % confidence a network takes at most ``1 + margin`` times its
+            prediction.
         error: mean absolute relative error on networks that the correction was not fitted to.
         conditions: batch size, threads, device and memory format of the pass.
         made_on: processor or GPU, and versions of what ran.
@@ -202,7 +203,7 @@ def fit_segment(
     """Fit one segment to its times.
 
     Args:
-        module: what begins it.
+        module: module that begins the segment.
         operators: the contractions inside.
         widths: (n, g) kept channels of the networks that were timed.
         seconds: (n,) its time in each.

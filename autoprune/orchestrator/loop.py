@@ -40,8 +40,8 @@ class Ticket:
 
     Attributes:
         job: the job.
-        price: what it will be charged, and the costs of its candidate.
-        key: what the evaluation cache calls it; "" for a preparation, and without a cache.
+        price: spending that it will be charged, and the costs of its candidate.
+        key: key of the evaluation cache; "" for a preparation, and without a cache.
     """
 
     job: Job

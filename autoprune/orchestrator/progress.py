@@ -85,7 +85,7 @@ class Meter:
         """Call back, unless that was done a moment ago.
 
         Args:
-            account: what was charged.
+            account: the account of what was charged.
             elapsed: seconds of search, earlier sessions included.
             force: call back all the same.
         """

@@ -19,7 +19,7 @@ class Convergence:
     Attributes:
         macs: executed multiply-adds after each step, preparation included.
         evaluations: candidates measured after each step.
-        hypervolume: of the front so far, as a share of the reference box (`autoprune.pareto.hypervolume`).
+        hypervolume: hypervolume of the front so far, as a share of the reference box (`autoprune.pareto.hypervolume`).
         reference: the reference point by objective name, in natural units.
     """
 

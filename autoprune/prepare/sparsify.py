@@ -35,7 +35,7 @@ class SparsifySettings:
         learning_rate: the largest one; a cosine leads down from it (SGD).
         warmup: share of the training in which the learning rate grows.
         momentum: momentum of SGD.
-        weight_decay: of SGD, beside the penalty.
+        weight_decay: weight decay of SGD, beside the penalty.
 
     Raises:
         UnknownNameError: there is no such regularizer.

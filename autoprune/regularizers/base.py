@@ -90,7 +90,7 @@ class Regularizer(ABC):
     remembers between steps belongs into `state`: an interrupted training ends as an undisturbed one.
 
     Args:
-        channels: of the network that trains.
+        channels: the channels of the network that trains.
         settings: a frozen dataclass of type ``Settings`` or a mapping of its fields; defaults when left out.
 
     Raises:

@@ -27,7 +27,7 @@ class GrowingSettings:
     """Settings of ``growing``.
 
     Attributes:
-        share: of every group's channels that are pushed out, those that rank worst; one always stays.
+        share: share of every group's channels that is pushed out, those that rank worst; one always stays.
         ceiling: largest factor of the penalty.
         growth: share of the training in which the factor grows, linearly from 0; it stays at the ceiling after that.
 

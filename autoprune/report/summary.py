@@ -148,8 +148,8 @@ class FineTuning:
     Attributes:
         key: name of the settings and the seed.
         settings: settings of the training; those of the first point if each kept the ones that suit it best.
-        points: as they were searched, by id.
-        after: by id and role, the metrics of the trained models.
+        points: the points as they were searched, by id.
+        after: metrics of the trained models, by id and role.
     """
 
     key: str

@@ -28,7 +28,7 @@ def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str
 
     Args:
         point: the point.
-        meta: of its run: metrics of the items that decided its front have no suffix.
+        meta: description of its run: metrics of the items that decided its front have no suffix.
         variables: names of the width variables.
     """
     decisive = meta.role_of(meta.fidelity)
@@ -54,7 +54,7 @@ def tuned_columns(after: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the metrics of a trained model.
 
     Args:
-        after: by role.
+        after: metrics by role.
     """
     return {f"{name}{TUNED[Role(role)]}": value for role, figures in after.items() for name, value in figures.items()}
 

@@ -167,7 +167,7 @@ class Ledger:
         """Return every outcome, in id order; that of a damaged job is left out with it.
 
         Args:
-            jobs: what `jobs` has returned, where it was asked.
+            jobs: result of `jobs`, if it is there already.
         """
         known = {job.id: job for job in (self.jobs() if jobs is None else jobs)}
         return self._intact(OUTCOMES, lambda row: _outcome(row, known), "ORDER BY id")
@@ -213,8 +213,8 @@ class Ledger:
         """Say which rows are damaged or missing; empty where all is well. A table that was read is not read again.
 
         Args:
-            jobs: what `jobs` has returned, where it was asked.
-            events: what `events` has returned, where it was asked.
+            jobs: result of `jobs`, if it is there already.
+            events: result of `events`, if it is there already.
         """
         known = {job.id: job for job in (self._read(JOBS, _job)[0] if jobs is None else jobs)}
         readers: tuple[tuple[Table, Callable[[Row], Any]], ...] = (
@@ -295,7 +295,7 @@ class Ledger:
         """Record that something looks wrong, once however often it is said.
 
         Args:
-            text: what.
+            text: text of the warning.
             elapsed: seconds of search; None after it, at the time of the latest event.
         """
         known = "SELECT 1 FROM events WHERE kind = ? AND text = ? LIMIT 1"

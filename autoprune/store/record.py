@@ -73,13 +73,13 @@ class RunRecord:
 
     Attributes:
         folder: the run's folder, as it was given.
-        description: what the run says about itself, JSON types: `RunMeta.to_json`, and the fingerprint of its problem.
+        description: the run's description of itself, JSON types: `RunMeta.to_json`, and the fingerprint of its problem.
         jobs: every job asked, in id order.
         outcomes: every outcome, in id order, failures included.
         events: everything that happened, in order.
         starts: Unix times at which a process began to drive the run, in order.
         kept: measurements that are no outcomes, by kind, oldest first.
-        damage: which rows of the ledger are damaged and left out, in words; empty where all is well.
+        damage: the rows of the ledger that are damaged and left out, in words; empty if all is well.
         is_driven: whether a process, this one or another, had the run open for writing.
     """
 
