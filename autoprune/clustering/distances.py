@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.clustering.observation import FeatureMaps, FloatArray
+from autoprune.clustering.observation import FeatureMaps
+from autoprune.core.groups import FloatArray
 
 SILENT = 1e-9
 """Energy, relative to the group's most active channel, below which a channel counts as doing nothing."""

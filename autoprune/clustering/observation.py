@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.groups import Axis, IntArray, Structure
+from autoprune.core.groups import Axis, FloatArray, IntArray, Structure
 from autoprune.errors import DataError
 from autoprune.surgery.forward import forward
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from autoprune.clustering.observation import FloatArray
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 
 
 def average_linkage(distances: FloatArray) -> FloatArray:

@@ -6,8 +6,9 @@ import numpy as np
 
 from autoprune.comparison.figures import below_legend, legend_height, looks, shown_first
 from autoprune.comparison.summary import ComparisonSummary, Contestant
+from autoprune.core.groups import FloatArray
 from autoprune.core.objectives import Objective
-from autoprune.pareto.dominance import FloatArray, attainment_surface
+from autoprune.pareto.dominance import attainment_surface
 from autoprune.report import units
 from autoprune.report.figures import palette
 from autoprune.report.figures.layout import Figure, axis_of, layout, plain, rounded

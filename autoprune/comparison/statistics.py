@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-FloatArray = npt.NDArray[np.float64]
+from autoprune.core.groups import FloatArray
 
 MIN_SEEDS = 6
 """Seeds from which on a difference may be called significant: with fewer, paired ones never reach 5 %."""

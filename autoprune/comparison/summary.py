@@ -9,9 +9,9 @@ import numpy as np
 
 from autoprune.comparison.statistics import Difference, Spread, mean_spread
 from autoprune.core.budget import Budget, Spending
+from autoprune.core.groups import FloatArray
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
-from autoprune.pareto.dominance import FloatArray
 from autoprune.store.meta import RunMeta
 
 

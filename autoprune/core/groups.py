@@ -23,6 +23,7 @@ from autoprune.errors import InvalidArgumentError, unknown_name
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 SCHEMA_VERSION = 1
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.bisection import bisect
 from autoprune.core.groups import BoolArray, IntArray
 from autoprune.core.limits import check_feasible, within_limits
 
@@ -58,12 +59,9 @@ def repair(space: SearchSpace, genomes: IntArray, costs: Costs, limits: Mapping[
 
 def _shrink(wanted: IntArray, fits: Callable[[IntArray], BoolArray]) -> IntArray:
     """Multiply the levels of every genome by the largest factor in [0, 1] that makes it fit."""
-    low, high = np.zeros(len(wanted)), np.ones(len(wanted))
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        fit = fits(_scaled(wanted, middle))
-        low, high = np.where(fit, middle, low), np.where(fit, high, middle)
-    return _scaled(wanted, low)
+    zeros, ones = np.zeros(len(wanted)), np.ones(len(wanted))
+    factors, _ = bisect(lambda factors: fits(_scaled(wanted, factors)), zeros, ones, BISECTIONS, np.where)
+    return _scaled(wanted, factors)
 
 
 def _scaled(genomes: IntArray, factors: npt.NDArray[np.float64]) -> IntArray:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
+from autoprune.core.bisection import bisect
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.limits import check_feasible, limit_load
 from autoprune.errors import InvalidArgumentError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from autoprune.core.protocols import Costs
     from autoprune.core.space import SearchSpace
 
-FloatArray = npt.NDArray[np.float64]
 Load = Callable[[IntArray], FloatArray]
 
 BISECTIONS = 40
@@ -100,9 +99,5 @@ def _tilt(space: SearchSpace, directions: FloatArray, targets: FloatArray, load:
 
     # Far enough that every sigmoid is below 1 / levels at the low end, and above 1 - 1 / levels at the high end.
     reach = np.abs(directions).max(axis=1) + np.log(float(levels.max())) + 1
-    low, high = -reach, reach.copy()
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        fits = load(genomes_at(middle)) <= targets
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    low, _ = bisect(lambda tilts: load(genomes_at(tilts)) <= targets, -reach, reach, BISECTIONS, np.where)
     return genomes_at(low)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -42,19 +41,6 @@ def settings_of(kind: type[SettingsT], given: object, owner: str) -> SettingsT:
 def shared_settings(kind: type[SettingsT], given: object) -> SettingsT:
     """Return ``kind`` with the fields that it has in common with the dataclass instance ``given``, else defaults."""
     return kind(**{name: getattr(given, name) for name in _names(kind) if hasattr(given, name)})
-
-
-def check_not_negative(settings: object, *names: str) -> None:
-    """Refuse settings with a number that is negative or not finite.
-
-    Raises:
-        InvalidArgumentError: one of the fields called ``names`` is.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if not (value >= 0 and math.isfinite(value)):
-            msg = f"expected {name} to be finite and not negative, got {value!r}"
-            raise InvalidArgumentError(msg)
 
 
 def as_integer(value: Any) -> int | None:

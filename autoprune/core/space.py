@@ -14,16 +14,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core import repair, sampling
 from autoprune.core.explanation import Explanation, explain
-from autoprune.core.groups import IntArray, Structure
+from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.core.protocols import Costs
 from autoprune.core.variables import WidthRules, WidthVariable, make_variables
 from autoprune.errors import AutopruneError, InvalidArgumentError, NothingPrunableError
-
-FloatArray = npt.NDArray[np.float64]
 
 SCHEMA_VERSION = 1
 

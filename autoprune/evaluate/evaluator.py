@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.distance import DISTANCE, DenseAnswers
 from autoprune.evaluate.measure import Batches, MeasureSettings, is_ours, metrics_of, resident
 from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
@@ -123,15 +123,9 @@ class ProxySettings(MeasureSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        if self.n_calibration < 0 or (self.n_validation is not None and self.n_validation < 1):
-            msg = (
-                "expected n_calibration of 0 or more and n_validation of 1 or more (None for all), got "
-                f"{self.n_calibration} and {self.n_validation}"
-            )
-            raise InvalidArgumentError(msg)
-        if self.batchnorm not in ("difference", "afresh"):
-            msg = f"expected batchnorm to be 'difference' or 'afresh', got {self.batchnorm!r}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 0, "n_calibration")
+        check.at_least(self, 1, "n_validation")
+        check.one_of(self, "batchnorm", ("difference", "afresh"), "way of BatchNorm")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import AutopruneError, InvalidArgumentError, MetricError
+from autoprune.core import check
+from autoprune.errors import AutopruneError, MetricError
 from autoprune.surgery.copying import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch
@@ -40,10 +41,7 @@ class MeasureSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("batch_size", "threads"):
-            if getattr(self, name) < 1:
-                msg = f"expected {name} to be positive, got {getattr(self, name)}"
-                raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "batch_size", "threads")
 
     def layout(self, model: nn.Module) -> bool:
         """Return whether ``model`` gets its inputs channels-last."""

@@ -9,9 +9,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.errors import InvalidArgumentError, warn
+from autoprune.errors import warn
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.measure import Batches
@@ -43,9 +44,7 @@ class ReconstructedSettings(ProxySettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        if self.max_bytes < 1:
-            msg = f"expected max_bytes to be positive, got {self.max_bytes}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "max_bytes")
 
 
 class Reconstructed(InheritedWeights):

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from autoprune.core import check
 from autoprune.core.jobs import Job
 from autoprune.core.protocols import Clock
-from autoprune.errors import InvalidArgumentError
 from autoprune.execute.crew import Crew
 
 MAKE_ROOM_SECONDS = 10.0
@@ -42,10 +42,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        values = (self.workers, self.deadline, self.prepare_deadline or 1.0, self.max_deaths, self.patience)
-        if not all(value > 0 for value in values):
-            msg = f"expected positive numbers, got {self}"
-            raise InvalidArgumentError(msg)
+        check.positive(self, "workers", "deadline", "prepare_deadline", "max_deaths", "patience")
 
 
 @dataclass

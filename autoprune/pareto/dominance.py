@@ -9,10 +9,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.groups import BoolArray, FloatArray
 from autoprune.errors import InvalidArgumentError
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def as_values(values: npt.ArrayLike, *, name: str = "values") -> FloatArray:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Evaluation, Outcome, Status, evaluations
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
-from autoprune.pareto.dominance import FloatArray, as_values, unique_front
+from autoprune.pareto.dominance import as_values, unique_front
 from autoprune.pareto.hypervolume import ReferenceBox
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def nearest(values: npt.ArrayLike, wish: float, *, objective: int) -> int:
     return int(np.argmin(np.abs(_not_empty(values)[:, objective] - wish)))
 
 
-def _not_empty(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _not_empty(values: npt.ArrayLike) -> FloatArray:
     points = as_values(values)
     if len(points) == 0:
         msg = "expected at least one point to choose from, got an empty front; did every evaluation fail?"

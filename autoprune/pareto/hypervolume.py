@@ -14,9 +14,10 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.groups import FloatArray
 from autoprune.core.objectives import RATES, Objective, Objectives
 from autoprune.errors import InvalidArgumentError
-from autoprune.pareto.dominance import FloatArray, as_values
+from autoprune.pareto.dominance import as_values
 
 MAX_OBJECTIVES = 4
 

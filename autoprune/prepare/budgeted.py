@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from autoprune.core import check
 from autoprune.core.groups import BoolArray, IntArray
 from autoprune.core.limits import check_feasible
-from autoprune.core.settings import check_not_negative
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import unknown_name
 from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.surgery.cut import cut
@@ -69,16 +68,10 @@ class BudgetedSettings:
         """Check the values; a list of levels, as JSON brings it, becomes a tuple."""
         if self.start is not None:
             object.__setattr__(self, "start", tuple(self.start))
-        if not 0 < self.target <= 1:
-            msg = f"expected target as a share of the dense model's cost, above 0 and up to 1, got {self.target!r}"
-            raise InvalidArgumentError(msg)
-        if not 0 <= self.tune_share < 1:
-            msg = f"expected tune_share to be a share in 0..1, 1 excluded, got {self.tune_share!r}"
-            raise InvalidArgumentError(msg)
-        if not (self.epochs > 0 and math.isfinite(self.epochs)):
-            msg = f"expected epochs to be positive and finite, got {self.epochs!r}"
-            raise InvalidArgumentError(msg)
-        check_not_negative(self, "momentum", "weight_decay")
+        check.share(self, "target", but=(0,), of="the dense model's cost")
+        check.share(self, "tune_share", but=(1,))
+        check.positive(self, "epochs", finite=True)
+        check.not_negative(self, "momentum", "weight_decay")
         self.fit(1)
 
     def fit(self, n_steps: int) -> FitSettings:

@@ -22,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from autoprune.clustering.distances import contribution_distances, correlation_distances, cosine_distances
-from autoprune.clustering.observation import FloatArray, Observed, Observer
+from autoprune.clustering.observation import Observed, Observer
 from autoprune.clustering.partition import (
     average_linkage,
     cut_tree,
@@ -31,7 +31,9 @@ from autoprune.clustering.partition import (
     medoids,
     representatives_first,
 )
-from autoprune.core.groups import IntArray
+from autoprune.core import check
+from autoprune.core.bisection import bisect
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.errors import DataError, InvalidArgumentError, unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.surgery.copying import copy_with
@@ -87,17 +89,11 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.method not in METHODS:
-            raise unknown_name("clustering method", self.method, METHODS)
-        if self.representative not in REPRESENTATIVES:
-            raise unknown_name("representative", self.representative, REPRESENTATIVES)
-        for name, least in (("images", MIN_IMAGES), ("min_samples", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                msg = f"expected {name} to be at least {least}, got {getattr(self, name)}"
-                raise InvalidArgumentError(msg)
-        if self.eps is not None and self.eps < 0:
-            msg = f"expected eps to be 0 or more, got {self.eps}"
-            raise InvalidArgumentError(msg)
+        check.one_of(self, "method", METHODS, "clustering method")
+        check.one_of(self, "representative", REPRESENTATIVES)
+        check.at_least(self, MIN_IMAGES, "images")
+        check.at_least(self, 1, "min_samples", "batch_size")
+        check.at_least(self, 0, "eps")
         if not 0 < self.target <= 1:
             msg = f"expected target to be a share of the dense cost in 0..1, got {self.target}"
             raise InvalidArgumentError(msg)
@@ -185,13 +181,13 @@ class ClusterRecipe(Recipe):
         """Return the smallest eps whose network costs at most the target, or the largest distance if none does."""
         space, costs = self.setup.space, self.setup.costs
         dense = int(costs(space.full_genome[None, :])[settings.cost][0])
-        low, high = 0.0, max((float(matrix.max()) for matrix in distances if matrix is not None), default=0.0)
-        for _ in range(_BISECTIONS):  # more channels merge as eps grows, so costs fall
-            middle = (low + high) / 2
-            genome = self._genome([cut(middle) for cut in cuts])
-            fits = costs(genome[None, :])[settings.cost][0] <= settings.target * dense
-            low, high = (low, middle) if fits else (middle, high)
-        return high
+        farthest = max((float(matrix.max()) for matrix in distances if matrix is not None), default=0.0)
+
+        def is_too_large(eps: float) -> bool:  # more channels merge as eps grows, so costs fall
+            genome = self._genome([cut(eps) for cut in cuts])
+            return bool(costs(genome[None, :])[settings.cost][0] > settings.target * dense)
+
+        return bisect(is_too_large, 0.0, farthest, _BISECTIONS)[1]
 
     def _genome(self, labels: Sequence[IntArray]) -> IntArray:
         """Return the (d,) genome nearest to the numbers of clusters."""

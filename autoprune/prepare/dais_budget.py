@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from autoprune.core.bisection import bisect
+
 HALVINGS = 24
 LONGEST = 2.0**10
 """Where the doubling of a step ends, in units of the first one: then what can close is closed."""
@@ -53,8 +55,5 @@ def into_dead_zone(
     far = 1.0
     while far < LONGEST and not is_there(far):
         far *= 2
-    near = 0.0
-    for _ in range(HALVINGS):
-        middle = (near + far) / 2
-        near, far = (near, middle) if is_there(middle) else (middle, far)
+    _, far = bisect(lambda length: not is_there(length), 0.0, far, HALVINGS)
     return indicators + far * scaled

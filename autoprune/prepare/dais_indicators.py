@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoprune.core.groups import IntArray, Structure
+from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.train.soft_gates import GateLayout
-
-FloatArray = npt.NDArray[np.float64]
 
 ANNEALED = 0.9
 """Share of the search in which the temperature falls; it rests for the remainder."""

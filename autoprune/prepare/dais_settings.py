@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedSettings
 
@@ -51,21 +51,9 @@ class DaisSettings(BudgetedSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        for name in ("indicator_every", "hottest", "coldest", "level", "travel"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                msg = f"expected {name} to be positive and finite, got {value!r}"
-                raise InvalidArgumentError(msg)
-        for name in ("lasso_weight", "symmetry_weight"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                msg = f"expected {name} to be finite and not negative, got {value!r}"
-                raise InvalidArgumentError(msg)
-        for name in ("spread", "dead_zone", "ramp"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                msg = f"expected {name} to be a share in 0..1, 1 excluded, got {value!r}"
-                raise InvalidArgumentError(msg)
+        check.positive(self, "indicator_every", "hottest", "coldest", "level", "travel", finite=True)
+        check.not_negative(self, "lasso_weight", "symmetry_weight")
+        check.share(self, "spread", "dead_zone", "ramp", but=(1,))
         if self.coldest > self.hottest:
             msg = f"expected the temperature to fall, got hottest={self.hottest} and coldest={self.coldest}"
             raise InvalidArgumentError(msg)

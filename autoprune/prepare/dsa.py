@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found
 from autoprune.prepare.dsa_training import DsaSchedule, DsaSearch
 from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
@@ -81,13 +82,9 @@ class DsaSettings(BudgetedSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        for name, value, known in (("cost", self.cost, COSTS), ("importance", self.importance, IMPORTANCES)):
-            if value not in known:
-                raise unknown_name(name, value, known)
-        for name in ("warmup", "ramp", "coupling"):
-            if not 0 <= getattr(self, name) <= 1:
-                msg = f"expected {name} in 0..1, got {getattr(self, name)!r}"
-                raise InvalidArgumentError(msg)
+        check.one_of(self, "cost", COSTS)
+        check.one_of(self, "importance", IMPORTANCES)
+        check.share(self, "warmup", "ramp", "coupling")
         if self.warmup == 1:
             msg = "expected warmup below 1, to leave something to search in, got 1"
             raise InvalidArgumentError(msg)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoprune.core.bisection import bisect
 from autoprune.core.groups import IntArray
 from autoprune.core.space import SearchSpace
 
@@ -183,11 +184,4 @@ def _smallest_shift(fits: Callable[[Tensor], bool], lowest: Tensor) -> Tensor:
     low, step = lowest, TOLERANCE
     while not fits(lowest + step) and step < 1 / TOLERANCE:
         low, step = lowest + step, 2 * step
-    high = lowest + step
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if fits(middle):
-            high = middle
-        else:
-            low = middle
-    return high
+    return bisect(lambda shift: not fits(shift), low, lowest + step, BISECTIONS)[1]

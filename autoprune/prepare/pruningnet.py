@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoprune.core import check
 from autoprune.core.groups import IntArray
-from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.prepare.width_learner import WidthTrainingSettings
 from autoprune.prepare.width_training import WidthTraining
 from autoprune.train.generators import KINDS, generator_macs, make_generators
@@ -44,11 +44,8 @@ class PruningNetSettings(WidthTrainingSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        if self.generator not in KINDS:
-            raise unknown_name("generator", self.generator, KINDS)
-        if self.hidden < 1 or self.rank < 1:
-            msg = f"expected hidden and rank to be positive, got {self.hidden} and {self.rank}"
-            raise InvalidArgumentError(msg)
+        check.one_of(self, "generator", KINDS)
+        check.at_least(self, 1, "hidden", "rank")
 
 
 class PruningNetRecipe(WidthTraining):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.limits import within_limits
 from autoprune.core.protocols import Costs
-from autoprune.core.space import FloatArray, SearchSpace
+from autoprune.core.space import SearchSpace
 
 TOLERANCE = 1e-7
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from autoprune.core.settings import check_not_negative
+from autoprune.core import check
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import dense_model
 from autoprune.regularizers.base import Channels
@@ -55,7 +55,7 @@ class SparsifySettings:
         """Check the values; settings of the regularizer that were left out are written down."""
         chosen = regularizer_settings(self.regularizer, self.regularization)
         object.__setattr__(self, "regularization", asdict(chosen))
-        check_not_negative(self, "momentum", "weight_decay")
+        check.not_negative(self, "momentum", "weight_decay")
         self.fit()
 
     def fit(self, device: str = "cpu", threads: int = 1) -> FitSettings:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import InvalidArgumentError
+from autoprune.core import check
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.reconstruct import MAX_BYTES, Moments, collect, pack_moments, survey
 from autoprune.surgery.cut import cut
@@ -55,9 +55,7 @@ class StatisticsSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if min(self.n_items, self.batch_size, self.max_bytes) < 1:
-            msg = f"expected positive n_items, batch_size and max_bytes, got {self}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "n_items", "batch_size", "max_bytes")
 
 
 class Statistics(Recipe):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.core.groups import IntArray
-from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.forward import forward
@@ -63,16 +63,9 @@ class WidthTrainingSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.start not in STARTS:
-            raise unknown_name("start", self.start, STARTS)
-        for name in ("batch_size", "learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                msg = f"expected {name} to be positive, got {getattr(self, name)!r}"
-                raise InvalidArgumentError(msg)
-        for name in ("epochs", "momentum", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                msg = f"expected {name} not to be negative, got {getattr(self, name)!r}"
-                raise InvalidArgumentError(msg)
+        check.one_of(self, "start", STARTS)
+        check.positive(self, "batch_size", "learning_rate", "clip_norm")
+        check.not_negative(self, "epochs", "momentum", "weight_decay")
         Distillation(self.distillation, self.temperature)  # checks both
 
     def n_steps(self, n_items: int) -> int:

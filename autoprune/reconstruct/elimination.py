@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoprune.core.groups import ChannelGroup, Structure
+from autoprune.core.groups import ChannelGroup, FloatArray, Structure
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.least_squares import factorised, to_features
 from autoprune.reconstruct.statistics import Moments
-
-FloatArray = npt.NDArray[np.float64]
-
 
 BLOCK = 64
 """Features that leave before the matrices are brought up to date, in one product instead of many thin ones."""

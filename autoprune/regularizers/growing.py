@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoprune.core.settings import check_not_negative
-from autoprune.errors import InvalidArgumentError
+from autoprune.core import check
 from autoprune.regularizers.base import Channels, Regularizer
 
 
@@ -41,11 +40,8 @@ class GrowingSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_not_negative(self, "ceiling")
-        for name, value in (("share", self.share), ("growth", self.growth)):
-            if not 0 < value <= 1:
-                msg = f"expected {name} to be above 0 and at most 1, got {value!r}"
-                raise InvalidArgumentError(msg)
+        check.not_negative(self, "ceiling")
+        check.share(self, "share", "growth", but=(0,))
 
 
 class Growing(Regularizer):

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoprune.core.settings import check_not_negative
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.core import check
+from autoprune.errors import InvalidArgumentError
 from autoprune.regularizers.base import Channels, Regularizer
 
 SIZE_NORMS = ("none", "sqrt")
@@ -48,9 +48,8 @@ class GroupLassoSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_not_negative(self, "strength")
-        if self.size_norm not in SIZE_NORMS:
-            raise unknown_name("size_norm", self.size_norm, SIZE_NORMS)
+        check.not_negative(self, "strength")
+        check.one_of(self, "size_norm", SIZE_NORMS)
 
 
 class GroupLasso(Regularizer):
@@ -84,7 +83,7 @@ class BatchNormL1Settings:
 
     def __post_init__(self) -> None:
         """Check the strength."""
-        check_not_negative(self, "strength")
+        check.not_negative(self, "strength")
 
 
 class BatchNormL1(Regularizer):

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import feasible, spread_cost
-
-FloatArray = npt.NDArray[np.float64]
 
 RESOLUTION = 1000
 """Linearized costs are rounded to this many steps, which bounds the states of the dynamic program."""

@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.protocols import SearchSetup
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import Genome
 from autoprune.strategies._unseen import UnseenGenomes
-
-FloatArray = npt.NDArray[np.float64]
 
 MUTATION_ROUNDS = 10
 """How often a population's worth of mutants is drawn until enough are new (the released search.py)."""

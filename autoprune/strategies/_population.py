@@ -7,6 +7,7 @@ from math import comb
 
 import numpy as np
 
+from autoprune.core import check
 from autoprune.core.jobs import Candidate, Evaluate
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
@@ -32,9 +33,7 @@ class PopulationSettings:
 
     def __post_init__(self) -> None:
         """Check the size."""
-        if self.population is not None and self.population < 4:
-            msg = f"expected a population of at least 4 candidates, got {self.population}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 4, "population")
 
     def size(self, evaluations: int | None) -> int:
         """Return the candidates per generation for a budget of ``evaluations``."""

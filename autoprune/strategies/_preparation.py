@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from autoprune.core.bisection import bisect
 from autoprune.core.jobs import Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError
@@ -41,11 +42,6 @@ def sized(
             f"leaves {int(macs):,} for it; raise the budget"
         )
         raise BudgetError(msg)
-    low, high = min_epochs, epochs
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if setup.estimate(make_job(middle)).macs <= macs:
-            low = middle
-        else:
-            high = middle
-    return make_job(low)
+    estimate = setup.estimate
+    affordable, _ = bisect(lambda found: estimate(make_job(found)).macs <= macs, min_epochs, epochs, _HALVINGS)
+    return make_job(affordable)

@@ -27,15 +27,13 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._design import initial_design
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class LimitRepair(Repair):

@@ -7,9 +7,8 @@ from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Status
 from autoprune.core.objectives import Objective
 from autoprune.core.protocols import SearchSetup
@@ -19,7 +18,6 @@ from autoprune.strategies._base import Genome, spread_cost
 from autoprune.strategies._curve import widest_gap_first
 from autoprune.strategies._population import likely_evaluations
 
-FloatArray = npt.NDArray[np.float64]
 DISTANCE = "distance"
 """The metric of every evaluator that says how far the outputs are from the dense model's."""
 

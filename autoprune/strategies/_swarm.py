@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
-from autoprune.errors import InvalidArgumentError
-
-FloatArray = npt.NDArray[np.float64]
+from autoprune.core import check
+from autoprune.core.groups import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,8 @@ class SwarmRule:
 
     def __post_init__(self) -> None:
         """Check the constants."""
-        for name in ("chi", "c1", "c2", "v_max", "reach", "share"):
-            if getattr(self, name) <= 0:
-                msg = f"expected {name} to be positive, got {getattr(self, name)}"
-                raise InvalidArgumentError(msg)
-        if self.share > 1:
-            msg = f"expected a share of the genes in 0..1, got {self.share}"
-            raise InvalidArgumentError(msg)
+        check.positive(self, "chi", "c1", "c2", "v_max", "reach")
+        check.share(self, "share", but=(0,))
 
     def inertia_at(self, step: int, steps: int) -> float:
         """Return the weight of the old velocity in step ``step`` of ``steps``; constant after the last one.

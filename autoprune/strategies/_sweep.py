@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core import check
+from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
 from autoprune.strategies._preparation import sized
-
-FloatArray = npt.NDArray[np.float64]
 
 SOFT_COSTS = ("macs", "params")
 """Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
@@ -59,13 +59,8 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, value in (("n_targets", self.n_targets), ("step", self.step)):
-            if value < 1:
-                msg = f"expected {name} to be at least 1, got {value}"
-                raise InvalidArgumentError(msg)
-        if not 0 < self.share < 1:
-            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "n_targets", "step")
+        check.share(self, "share", but=(0, 1))
         if not 0 < self.min_epochs <= self.epochs:
             msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)

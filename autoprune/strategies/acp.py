@@ -40,12 +40,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
+from autoprune.core import check
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
 from autoprune.strategies._evolution import crowding
@@ -53,8 +52,6 @@ from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._swarm import Particle, SwarmRule, advance, fresh_velocity
 from autoprune.strategies._unseen import UnseenGenomes
-
-FloatArray = npt.NDArray[np.float64]
 
 _TRIES = 10  # moves of a particle to known genomes, each with a fresh velocity, until it is sent to a random one
 _CYCLES = 8  # of the release, where the number of evaluations is unknown
@@ -79,9 +76,7 @@ class SwarmSettings:
 
     def __post_init__(self) -> None:
         """Check the size."""
-        if self.particles < _ENDS + 2:
-            msg = f"expected at least {_ENDS + 2} particles, got {self.particles}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, _ENDS + 2, "particles")
 
 
 class AcpUnclusteredStrategy(BaseStrategy):
@@ -233,15 +228,9 @@ class AcpSettings(SwarmSettings):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        if self.clusterings < 1:
-            msg = f"expected at least 1 clustering, got {self.clusterings}"
-            raise InvalidArgumentError(msg)
-        if self.images < _FEWEST_IMAGES:
-            msg = f"expected at least {_FEWEST_IMAGES} images, got {self.images}"
-            raise InvalidArgumentError(msg)
-        if not 0 < self.share < 1:
-            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "clusterings")
+        check.at_least(self, _FEWEST_IMAGES, "images")
+        check.share(self, "share", but=(0, 1))
 
 
 class AcpStrategy(AcpUnclusteredStrategy):

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from autoprune.core import check
+from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._sensitivity import DISTANCE, Sensitivities
 from autoprune.strategies._unseen import UnseenGenomes
-
-FloatArray = npt.NDArray[np.float64]
 
 _TRIES = 20  # steps from the measured front in a row that lead to known genomes, until one is drawn at random
 
@@ -47,10 +45,7 @@ class KnapsackSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, value in (("probes", self.probes), ("front", self.front), ("step", self.step)):
-            if value is not None and value < 1:
-                msg = f"expected {name} to be at least 1, got {value}"
-                raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "probes", "front", "step")
 
 
 class KnapsackStrategy(BaseStrategy):

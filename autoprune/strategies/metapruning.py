@@ -20,19 +20,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from autoprune.core import check
+from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, Status, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
+from autoprune.errors import BudgetError
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._design import initial_design
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
-
-FloatArray = npt.NDArray[np.float64]
 
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from."""
@@ -66,12 +65,8 @@ class EvolutionSettings(PopulationSettings):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        if not 0 < self.mutation <= 1:
-            msg = f"expected mutation to be a probability above 0, got {self.mutation}"
-            raise InvalidArgumentError(msg)
-        if self.n_parents is not None and self.n_parents < 2:
-            msg = f"expected at least 2 parents, got {self.n_parents}"
-            raise InvalidArgumentError(msg)
+        check.share(self, "mutation", but=(0,))
+        check.at_least(self, 2, "n_parents")
 
 
 class MetaPruningInheritedStrategy(BaseStrategy):
@@ -151,14 +146,9 @@ class MetaPruningSettings(EvolutionSettings):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        if self.generator not in GENERATORS:
-            raise unknown_name("generator", self.generator, GENERATORS)
-        if not 0 < self.share < 1:
-            msg = f"expected share to be between 0 and 1, both excluded, got {self.share}"
-            raise InvalidArgumentError(msg)
-        if not self.epochs > 0:
-            msg = f"expected epochs to be positive, got {self.epochs}"
-            raise InvalidArgumentError(msg)
+        check.one_of(self, "generator", GENERATORS)
+        check.share(self, "share", but=(0, 1))
+        check.positive(self, "epochs")
 
 
 class MetaPruningStrategy(MetaPruningInheritedStrategy):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.core import check
 from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Preparation, evaluations
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
@@ -48,10 +49,7 @@ class WarmStartSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, value in (("probes", self.probes), ("front", self.front)):
-            if value is not None and value < 1:
-                msg = f"expected {name} to be at least 1, got {value}"
-                raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "probes", "front")
         if self.genomes is not None:
             object.__setattr__(self, "genomes", tuple(tuple(genome) for genome in self.genomes))
             if not self.genomes:

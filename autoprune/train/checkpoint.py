@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from autoprune.errors import InvalidArgumentError, StoreError, shown, warn
+from autoprune.core import check
+from autoprune.errors import StoreError, shown, warn
 
 SCHEMA_VERSION = 3
 UNSEALED_SCHEMA = 2
@@ -63,9 +64,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Check the interval."""
-        if self.every < 1:
-            msg = f"expected a positive number of steps between checkpoints, got {self.every}"
-            raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "every")
 
     def __str__(self) -> str:
         """Name the file."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
 
 
@@ -30,12 +31,8 @@ class Distillation:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0 <= self.weight <= 1 or not self.temperature > 0:
-            msg = (
-                f"expected a weight in 0..1 and a positive temperature, got weight={self.weight} and "
-                f"temperature={self.temperature}"
-            )
-            raise InvalidArgumentError(msg)
+        check.share(self, "weight")
+        check.positive(self, "temperature")
 
     def loss(self, student: Any, teacher: Any, class_axis: int | None = 1) -> Tensor:
         """Return how far the student's answers are from the teacher's; 0 for equal ones, whatever their number.

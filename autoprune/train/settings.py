@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autoprune.errors import InvalidArgumentError, unknown_name
+from autoprune.core import check
 from autoprune.train.distill import Distillation
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -58,19 +58,9 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        positive |= {"threads": self.threads, "steps": 1 if self.steps is None else self.steps}
-        positive |= {"clip_norm": 1.0 if self.clip_norm is None else self.clip_norm}
-        for name, value in positive.items():
-            if not (value > 0 and math.isfinite(value)):
-                msg = f"expected {name} to be positive and finite, got {value!r}"
-                raise InvalidArgumentError(msg)
-        for name, value in {"warmup": self.warmup, "final_learning_rate": self.final_learning_rate}.items():
-            if not 0 <= value <= 1:
-                msg = f"expected {name} to be a share in 0..1, got {value!r}"
-                raise InvalidArgumentError(msg)
+        check.one_of(self, "optimizer", OPTIMIZERS)
+        check.positive(self, "epochs", "batch_size", "learning_rate", "threads", "steps", "clip_norm", finite=True)
+        check.share(self, "warmup", "final_learning_rate")
 
     def n_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps, at least one."""

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoprune.core.bisection import bisect
 from autoprune.errors import InvalidArgumentError
 
 BISECTIONS = 60
@@ -68,11 +69,12 @@ def soft_thresholds(keep_ratios: Tensor, log_importance: Tensor, sharpness: floa
     offset = torch.logit(ratios) / sharpness
     low = log_importance.masked_fill(~is_channel, torch.inf).amin(dim=1) - offset
     high = log_importance.amax(dim=1) - offset
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        mean = torch.sigmoid(sharpness * (log_importance - middle[:, None])).sum(dim=1) / n_channels
-        too_many = mean > ratios
-        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+
+    def keeps_too_many(thresholds: Tensor) -> Tensor:
+        mean = torch.sigmoid(sharpness * (log_importance - thresholds[:, None])).sum(dim=1) / n_channels
+        return mean > ratios
+
+    low, high = bisect(keeps_too_many, low, high, BISECTIONS, torch.where)
     return (low + high) / 2
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.core.objectives import split_direction
 from autoprune.errors import AutopruneError, AutopruneWarning, DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
@@ -75,9 +76,7 @@ class Classification:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0 <= self.label_smoothing < 1:
-            msg = f"expected a label smoothing in 0..1, 1 excluded, got {self.label_smoothing}"
-            raise InvalidArgumentError(msg)
+        check.share(self, "label_smoothing", but=(1,))
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -153,8 +153,8 @@ def test_unreachable_targets_are_refused(recipe):
 @pytest.mark.parametrize(
     ("wrong", "error", "match"),
     [
-        ({"target": 0.0}, InvalidArgumentError, "target as a share"),
-        ({"target": 1.5}, InvalidArgumentError, "target as a share"),
+        ({"target": 0.0}, InvalidArgumentError, "target to be a share of the dense model's cost"),
+        ({"target": 1.5}, InvalidArgumentError, "target to be a share of the dense model's cost"),
         ({"epochs": 0.0}, InvalidArgumentError, "epochs to be positive"),
         ({"tune_share": 1.0}, InvalidArgumentError, "tune_share"),
         ({"momentum": -0.1}, InvalidArgumentError, "momentum"),

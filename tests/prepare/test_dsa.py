@@ -104,7 +104,7 @@ def test_without_batch_norm_it_still_runs():
     ("settings", "message"),
     [
         ({"warmup": 1.0}, "leave something to search"),
-        ({"ramp": -0.1}, "ramp in 0..1"),
+        ({"ramp": -0.1}, "ramp to be a share in 0..1"),
         ({"sharpness": (1.0, 0.0)}, "two positive sharpnesses"),
     ],
 )

@@ -119,7 +119,7 @@ def test_population_is_sized_to_the_budget(evaluations, size):
 
 def test_tiny_population_is_refused():
     """Fewer than four parents cannot be crossed over and selected from."""
-    with pytest.raises(InvalidArgumentError, match="at least 4 candidates, got 3"):
+    with pytest.raises(InvalidArgumentError, match="population to be at least 4, got 3"):
         PopulationSettings(population=3)
 
 

@@ -197,7 +197,7 @@ def test_the_twin_only_learns_no_ratios():
     ("settings", "message"),
     [
         ({"n_targets": 0}, "n_targets to be at least 1"),
-        ({"share": 1.0}, "share to be between"),
+        ({"share": 1.0}, "share to be a share in 0..1, 0 and 1 excluded"),
         ({"epochs": 0.1}, "min_epochs <= epochs"),
         ({"targets": (0.5, 0.5)}, "different targets"),
         ({"targets": (1.5,)}, "different targets"),

@@ -57,7 +57,7 @@ def test_label_smoothing_is_for_training_only() -> None:
     torch.testing.assert_close(smooth.loss(Answers(), batch), expected)
     assert smooth.metric(Answers(), batches()) == plain.metric(Answers(), batches())
     assert smooth.fingerprint != plain.fingerprint
-    with pytest.raises(InvalidArgumentError, match="label smoothing"):
+    with pytest.raises(InvalidArgumentError, match="label_smoothing to be a share"):
         Classification(label_smoothing=1.0)
 
 
