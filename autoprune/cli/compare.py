@@ -88,7 +88,7 @@ def compare(
     import autoprune as ap
     from autoprune.cli.progress import comparison_progress, working
     from autoprune.comparison.plan import entries, roster
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
     from autoprune.config.record import make_folder, record_problem
 
     file = read_problem(

@@ -36,7 +36,7 @@ def demo(
     from autoprune.cli.progress import search_progress, working
     from autoprune.cli.show import read_summary
     from autoprune.config import read_problem_file, record_problem
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
     from autoprune.config.record import make_folder
 
     file = read_problem_file(SPACE, {("search", "seed"): seed})

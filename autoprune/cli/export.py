@@ -52,8 +52,7 @@ def export(
     """Write one pruned model: a point of a run (the knee of its front when none is named), or a pruned-model file."""
     import autoprune as ap
     from autoprune.config import read_problem_file
-    from autoprune.config.building import build_example, build_model
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_example, build_model, build_problem
     from autoprune.export import export as export_model
 
     wishes: dict[str, Any] = {

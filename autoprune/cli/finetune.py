@@ -36,7 +36,7 @@ def finetune(
 ) -> None:
     """Train points of a run, distilled from the dense model. The same command goes on with an interrupted one."""
     import autoprune as ap
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
 
     hands = chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):

@@ -78,7 +78,7 @@ def _pilot(file: ProblemFile) -> Pilot | str:
         return "the problem names no data (--data)"
     if file.tables.model.weights is None and file.tables.training is None:
         return "the network has no weights (--weights)"
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
     from autoprune.plan import run_pilot
     from autoprune.store.blobs import BlobStore
 

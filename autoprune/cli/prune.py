@@ -41,7 +41,7 @@ def prune(
     import autoprune as ap
     from autoprune.api.pruning import budget_of
     from autoprune.cli.progress import search_progress, working
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
 
     file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed, settings=set_)
     if not file.tables.limits:

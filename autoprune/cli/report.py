@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
     import autoprune as ap
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
 
     if polish and not measure:
         msg = "polished points have to be measured; leave out --no-measure"

@@ -60,7 +60,7 @@ def search(
     import autoprune as ap
     from autoprune.cli.progress import search_progress, working
     from autoprune.cli.show import front_json, print_front, read_summary
-    from autoprune.config.problem import build_problem
+    from autoprune.config.building import build_problem
     from autoprune.config.record import record_problem
 
     budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}

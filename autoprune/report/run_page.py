@@ -10,12 +10,10 @@ from markupsafe import Markup
 
 from autoprune.report import units
 from autoprune.report.document import MISSING, Cell, document
-from autoprune.report.figures.convergence import convergence_figure
-from autoprune.report.figures.front import front_figure, planes
-from autoprune.report.figures.keep_ratios import keep_ratio_figure
-from autoprune.report.figures.latency import latency_figure
+from autoprune.report.figures.front import convergence_figure, front_figure, planes
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
+from autoprune.report.figures.points import keep_ratio_figure, latency_figure
 from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
+import autoprune
 from autoprune.comparison.figures import curves_figure, hypervolumes_figure, looks, ranks_figure
 from autoprune.comparison.fronts import attainment_figure, fronts_figure
 from autoprune.comparison.page import render_comparison, write_comparison
 from autoprune.comparison.summarize import headline
-from autoprune.comparison.summary import ComparisonSummary
+from autoprune.comparison.summary import ComparisonSummary, SkippedRun
 from autoprune.comparison.tables import seeds_table, strategies_table
 from autoprune.strategies.registry import STRATEGIES
 from tests.report.chromium import Tab
 from tests.report.made_up_comparison import make_comparison
 
+PACKAGE = Path(autoprune.__file__).parent
 HOSTILE = "<script>alert('x')</script>&\"</script>"
 
 
@@ -139,11 +144,53 @@ def test_tables_have_a_row_per_strategy_and_per_run() -> None:
     assert not table.loc["random", "space_exhausted"]
 
 
-def test_hostile_names_stay_text() -> None:
-    """Markup in the problem's name and in an error is shown as it is."""
-    page = render_comparison(make_comparison(("random", "knapsack"), n=5, name=HOSTILE, model=HOSTILE))
+class Elements(HTMLParser):
+    """The elements of a page and its texts, as a browser would read them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_hostile_text_stays_text() -> None:
+    """Markup, quotes and letters of any script in names, reasons and warnings are shown as they are, in labels, too."""
+    hostile = HOSTILE + "' onload='x \u202e\u4e2d 5 %"
+    summary = replace(
+        make_comparison(("random", "knapsack"), n=5, name=hostile, model=hostile, environment={hostile: hostile}),
+        folder=hostile,
+        tuned=hostile,
+        skipped=(SkippedRun(hostile, 0, hostile),),
+        warnings=(hostile,),
+    )
+    page = render_comparison(summary, files=[hostile])
+    plain = Elements(render_comparison(make_comparison(("random", "knapsack"), n=5), files=["a"]))
+    found = Elements(page)
     assert HOSTILE not in page
-    assert "&lt;script&gt;" in page
+    assert set(found.tags) <= set(plain.tags)
+    assert found.tags.count("script") == 3
+    assert {name for name, _ in found.attributes} == {name for name, _ in plain.attributes}
+    shown = " ".join(found.texts).replace("\N{NO-BREAK SPACE}", " ")
+    assert shown.count(hostile) >= 9  # title, name, model, warning, fine-tune, strategy, reason, environment, file
+    labels = [value for name, value in found.attributes if name == "aria-label"]
+    assert any(hostile in (label or "").replace("\N{NO-BREAK SPACE}", " ") for label in labels)
+
+
+def test_no_template_turns_escaping_off() -> None:
+    """Whatever a page prints is escaped; what is markup says so where it is made."""
+    templates = [path for unit in ("report", "comparison") for path in (PACKAGE / unit / "templates").glob("*.html")]
+    assert len(templates) >= 4
+    for path in templates:
+        assert not re.search(r"\bsafe\b|autoescape", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.browser
