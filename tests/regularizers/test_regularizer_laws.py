@@ -47,8 +47,16 @@ def test_entry_is_complete(info: RegularizerInfo) -> None:
         ({"regularization": {"strenght": 1}}, InvalidArgumentError, "did you mean 'strength'"),
         ({"regularization": {"strength": -1.0}}, InvalidArgumentError, "strength to be finite and not negative"),
         ({"regularization": {"size_norm": "cube"}}, UnknownNameError, "size_norm"),
-        ({"regularizer": "growing", "regularization": {"share": 0.0}}, InvalidArgumentError, "share to be above 0"),
-        ({"regularizer": "growing", "regularization": {"growth": 2.0}}, InvalidArgumentError, "growth to be above 0"),
+        (
+            {"regularizer": "growing", "regularization": {"share": 0.0}},
+            InvalidArgumentError,
+            "share to be a share in 0..1",
+        ),
+        (
+            {"regularizer": "growing", "regularization": {"growth": 2.0}},
+            InvalidArgumentError,
+            "growth to be a share in 0..1",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_at_the_door(settings: Any, error: type[Exception], message: str) -> None:
