@@ -123,7 +123,7 @@ class ProxySettings(MeasureSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check.at_least(self, 0, "n_calibration")
+        check.at_least(self, 0, "n_calibration", "proxy_seed")
         check.at_least(self, 1, "n_validation")
         check.one_of(self, "batchnorm", ("difference", "afresh"), "way of BatchNorm")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
 
 MIB = 2**20
@@ -54,16 +55,9 @@ class RaySettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.workers is not None and self.workers < 1:
-            msg = f"expected at least one worker (None for as many as there is room for), got {self.workers}"
-            raise InvalidArgumentError(msg)
-        for work, cpus, gpus in (
-            ("worker", self.cpus_per_worker, self.gpus_per_worker),
-            ("preparation", self._preparation_cpus, self.gpus_per_preparation),
-        ):
-            if not cpus > 0 or (gpus or 0.0) < 0:
-                msg = f"expected a positive cpus_per_{work} and gpus_per_{work} of 0 or more, got {cpus} and {gpus}"
-                raise InvalidArgumentError(msg)
+        check.at_least(self, 1, "workers", "max_deaths", "max_memory", "object_store_bytes")
+        check.positive(self, "cpus_per_worker", "cpus_per_preparation", "deadline", "prepare_deadline", "patience")
+        check.not_negative(self, "gpus_per_worker", "gpus_per_preparation")
         if self.address is not None and self.address.startswith("ray://"):
             msg = (
                 f"expected the address of a cluster that this machine is part of, got {self.address!r}; run the search "

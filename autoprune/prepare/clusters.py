@@ -34,7 +34,7 @@ from autoprune.clustering.partition import (
 from autoprune.core import check
 from autoprune.core.bisection import bisect
 from autoprune.core.groups import FloatArray, IntArray
-from autoprune.errors import DataError, InvalidArgumentError, unknown_name
+from autoprune.errors import DataError, unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors
@@ -94,9 +94,7 @@ class ClusterSettings:
         check.at_least(self, MIN_IMAGES, "images")
         check.at_least(self, 1, "min_samples", "batch_size")
         check.at_least(self, 0, "eps")
-        if not 0 < self.target <= 1:
-            msg = f"expected target to be a share of the dense cost in 0..1, got {self.target}"
-            raise InvalidArgumentError(msg)
+        check.share(self, "target", but=(0,), of="the dense model's cost")
 
 
 class ClusterRecipe(Recipe):

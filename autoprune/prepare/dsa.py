@@ -88,11 +88,10 @@ class DsaSettings(BudgetedSettings):
         if self.warmup == 1:
             msg = "expected warmup below 1, to leave something to search in, got 1"
             raise InvalidArgumentError(msg)
-        if self.every < 1 or self.travel < 0 or len(self.sharpness) != 2 or min(self.sharpness) <= 0:
-            msg = (
-                "expected every of 1 or more, travel of 0 or more and two positive sharpnesses, got "
-                f"{self.every}, {self.travel} and {self.sharpness}"
-            )
+        check.at_least(self, 1, "every")
+        check.not_negative(self, "travel")
+        if len(self.sharpness) != 2 or min(self.sharpness) <= 0:
+            msg = f"expected two positive sharpnesses, got {self.sharpness}"
             raise InvalidArgumentError(msg)
 
     def schedule(self, n_items: int) -> DsaSchedule:

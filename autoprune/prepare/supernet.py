@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.core import check
 from autoprune.core.groups import IntArray
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.width_learner import WidthTrainingSettings
@@ -38,7 +39,8 @@ class SupernetSettings(WidthTrainingSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        if self.n_random < 0 or (self.n_random == 0 and not self.sandwich):
+        check.at_least(self, 0, "n_random")
+        if self.n_random == 0 and not self.sandwich:
             msg = f"expected n_random to be positive, or 0 with sandwich, got {self.n_random}"
             raise InvalidArgumentError(msg)
 

@@ -66,7 +66,9 @@ class WidthTrainingSettings:
         check.one_of(self, "start", STARTS)
         check.positive(self, "batch_size", "learning_rate", "clip_norm")
         check.not_negative(self, "epochs", "momentum", "weight_decay")
-        Distillation(self.distillation, self.temperature)  # checks both
+        check.share(self, "distillation")
+        check.positive(self, "temperature")
+        check.at_least(self, 0, "structures_seed")
 
     def n_steps(self, n_items: int) -> int:
         """Return the number of optimizer steps, at least one."""

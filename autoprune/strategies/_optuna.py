@@ -15,6 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autoprune.core import check
 from autoprune.core.jobs import Evaluate, Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
@@ -232,6 +233,11 @@ class TpeSettings:
     n_startup: int = 20
     n_ei_candidates: int = 24
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check.at_least(self, 0, "n_startup")
+        check.at_least(self, 1, "n_ei_candidates")
+
 
 class TpeStrategy(OptunaStrategy):
     """Multi-objective, multivariate tree-structured Parzen estimator."""
@@ -280,6 +286,10 @@ class GpSettings:
     """
 
     n_startup: int = 12
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        check.at_least(self, 0, "n_startup")
 
 
 class GpStrategy(OptunaStrategy):

@@ -27,6 +27,7 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
+from autoprune.core import check
 from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
@@ -74,6 +75,11 @@ class PymooSettings(PopulationSettings):
 
     crossover_eta: float = 15.0
     mutation_eta: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check.positive(self, "crossover_eta", "mutation_eta")
 
 
 class PymooStrategy(BaseStrategy):

@@ -61,7 +61,8 @@ class SweepSettings:
         """Check the values."""
         check.at_least(self, 1, "n_targets", "step")
         check.share(self, "share", but=(0, 1))
-        if not 0 < self.min_epochs <= self.epochs:
+        check.positive(self, "epochs", "min_epochs")
+        if self.min_epochs > self.epochs:
             msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
         if self.targets is not None and (

@@ -60,6 +60,7 @@ class FitSettings:
         """Check the values."""
         check.one_of(self, "optimizer", OPTIMIZERS)
         check.positive(self, "epochs", "batch_size", "learning_rate", "threads", "steps", "clip_norm", finite=True)
+        check.not_negative(self, "momentum", "weight_decay")
         check.share(self, "warmup", "final_learning_rate")
 
     def n_steps(self, steps_per_epoch: int) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import autoprune
 from autoprune.core import check
-from autoprune.errors import InvalidArgumentError, UnknownNameError
+from autoprune.errors import AutopruneError, InvalidArgumentError, UnknownNameError
+
+PACKAGE = Path(autoprune.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,28 @@ def test_none_is_for_what_may_be_left_out() -> None:
     check.at_least(Settings(None), 1, "field")
     with pytest.raises(InvalidArgumentError, match="expected needed to be at least 1, got None"):
         check.at_least(Settings(None, None), 1, "needed")  # type: ignore[arg-type]
+
+
+def settings_classes() -> list[Any]:
+    """Return every class of settings in the package."""
+    classes = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found = re.findall(r"^class (\w+Settings)\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if found:
+            name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+            module = importlib.import_module(name.removesuffix(".__init__"))
+            classes += [getattr(module, kind) for kind in found]
+    return classes
+
+
+@pytest.mark.parametrize("kind", settings_classes(), ids=lambda kind: kind.__name__)
+def test_no_settings_take_a_number_that_is_none(kind: Any) -> None:
+    """In every class of settings a text, a negative number and NaN are refused with the name of the field."""
+    needed = {item.name: 1 for item in fields(kind) if item.default is item.default_factory is MISSING}
+    for item in fields(kind):
+        numeric = re.fullmatch(r"(int|float)( \| None)?", str(item.type))
+        if not numeric:
+            continue
+        for wrong in ("x", -1, *([NAN] if numeric[1] == "float" else [])):
+            with pytest.raises(AutopruneError, match=item.name):
+                kind(**needed | {item.name: wrong})

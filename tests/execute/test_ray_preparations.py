@@ -147,5 +147,5 @@ def test_preparations_reserve_what_they_need() -> None:
     assert RaySettings(cpus_per_preparation=4).preparation_resources == {"CPU": 4}
     shared = RaySettings(cpus_per_worker=2, gpus_per_worker=0.25, gpus_per_preparation=1)
     assert shared.preparation_resources == {"CPU": 2, "GPU": 1}
-    with pytest.raises(InvalidArgumentError, match="positive cpus_per_preparation"):
+    with pytest.raises(InvalidArgumentError, match="cpus_per_preparation to be positive"):
         RaySettings(cpus_per_preparation=0)

@@ -179,7 +179,7 @@ def test_settings_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
             kind(**wrong)
-    with pytest.raises(InvalidArgumentError, match="expected weight to be a share"):
+    with pytest.raises(InvalidArgumentError, match="expected distillation to be a share"):
         PruningNetSettings(distillation=2.0)
 
 
