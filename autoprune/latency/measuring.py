@@ -21,12 +21,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from autoprune.core.groups import IntArray, Operator
+from autoprune.core.groups import FloatArray, IntArray, Operator
 from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import find_samples
 from autoprune.errors import InvalidArgumentError
 from autoprune.latency.settings import LatencySettings
-from autoprune.latency.table import FloatArray, LatencyTable, fit_segment, fit_table
+from autoprune.latency.table import LatencyTable, fit_segment, fit_table
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import evaluating, forward
 

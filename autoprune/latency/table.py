@@ -25,13 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
-from autoprune.core.groups import Count, IntArray, Operator
+from autoprune.core.groups import Count, FloatArray, IntArray, Operator
 from autoprune.errors import InvalidArgumentError
-
-FloatArray = npt.NDArray[np.float64]
 
 STEPS = (1, 4, 8, 16, 32)
 """Blocks of channels that kernels may work in."""
