@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to test another autoprune than the one whose tests these are: an edit would only seem to pass."""
+    """Refuse to test another autoprune than the one whose tests these are: an edit would only seem to pass.
+
+    Latency tables are kept in a folder of the tests, not of whoever runs them.
+    """
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="autoprune-cache-")
     source = config.rootpath / "autoprune"
     found = Path(autoprune.__file__).parent
     if source.is_dir() and not source.samefile(found):

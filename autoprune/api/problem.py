@@ -19,7 +19,7 @@ from torch import nn
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import Structure
-from autoprune.core.limits import resolve_limits
+from autoprune.core.limits import parse_limit, resolve_limits
 from autoprune.core.objectives import COSTS, Objectives, objective_names
 from autoprune.core.protocols import Ranking
 from autoprune.core.settings import as_integer, shared_settings
@@ -176,6 +176,8 @@ class Problem:
             if "peak_bytes" in wanted
             else None
         )
+        if "latency" in self._given_limits:
+            parse_limit("latency", self._given_limits["latency"], 1)  # refused before half a minute of measuring
         needs_latency = "latency" in wanted or latency is not None
         self._count(find_table(self.model, self.space, self.example_input, latency) if needs_latency else None)
         self._evaluate_with(evaluator)

@@ -139,7 +139,7 @@ def test_the_settings_of_strategies_are_checked_before_a_folder_is_made(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"limits": {"latency": "50%"}}, "limit 'macs' or 'peak_bytes'"),
+        ({"limits": {"latency": "50"}}, "a time such as '3ms'"),
         ({"limits": {"mac": "50%"}}, "did you mean 'macs'.*peak_bytes"),
         ({"limits": {"macs": 60}}, "Did you mean '60%' of the dense model's macs"),
         ({"limits": "60%"}, "expected limits by cost name"),

@@ -241,7 +241,6 @@ WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "unknown criterion": ({"criterion": "tailor"}, UnknownNameError, "did you mean 'taylor'"),
     "unknown evaluator": ({"evaluator": "inherit"}, UnknownNameError, "did you mean 'inherited'"),
     "unknown objective": ({"objectives": ("acuracy", "macs")}, InvalidArgumentError, "did you mean 'accuracy'"),
-    "latency objective": ({"objectives": ("accuracy", "latency")}, InvalidArgumentError, "measured in reports"),
     "no data": ({"data": None}, InvalidArgumentError, "expected data=ap.Data"),
     "infeasible limit": ({"limits": {"macs": "1%"}}, InfeasibleError, "the smallest has"),
     "ambiguous limit": ({"limits": {"macs": 0.5}}, InvalidArgumentError, "'50%'"),
