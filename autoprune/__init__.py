@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from autoprune.core.space import SearchSpace
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.evaluate.reconstructed import ReconstructedSettings
-    from autoprune.execute.ray_settings import RaySettings
+    from autoprune.execute.settings import RaySettings
     from autoprune.latency.settings import LatencySettings
     from autoprune.latency.table import LatencyTable
     from autoprune.pareto.front import Front
@@ -96,7 +96,7 @@ _WHERE = {
     "Problem": "autoprune.api",
     "Pruned": "autoprune.api",
     "ProxySettings": "autoprune.evaluate.evaluator",
-    "RaySettings": "autoprune.execute.ray_settings",
+    "RaySettings": "autoprune.execute.settings",
     "ReconstructedSettings": "autoprune.evaluate.reconstructed",
     "Run": "autoprune.api",
     "Front": "autoprune.pareto.front",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import autoprune
-from autoprune.execute.ray_settings import MIB, RaySettings
+from autoprune.execute.settings import MIB, RaySettings
 
 
 def pytest_report_header() -> str:
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start a local cluster of two cores, which every executor of the session joins."""
-    from autoprune.execute._ray_cluster import Cluster
+    from autoprune.execute.ray.cluster import Cluster
 
     cluster = Cluster(RaySettings(object_store_bytes=100 * MIB), n_cpus=2)
     yield

@@ -15,7 +15,7 @@ from autoprune.comparison.plan import Entry
 from autoprune.comparison.summary import SampledCandidate, SharePoint
 from autoprune.core.streams import stream
 from autoprune.errors import InfeasibleError
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.settings import RaySettings
 from autoprune.pareto.front import successful_evaluations
 from autoprune.train.settings import FitSettings
 

@@ -38,7 +38,7 @@ from autoprune.errors import (
     StoreError,
 )
 from autoprune.execute.choice import check_executor
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.settings import RaySettings
 from autoprune.orchestrator import SearchProgress
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import split_key

@@ -20,7 +20,7 @@ from autoprune.core.settings import as_integer, settings_of
 from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.choice import check_executor
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.settings import RaySettings
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
 from autoprune.finetuning.training import PointTraining, with_fit_teacher

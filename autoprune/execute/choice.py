@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from autoprune.errors import InvalidArgumentError, shown, unknown_name
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.settings import RaySettings
 
 EXECUTORS = ("in-process", "ray")
 

@@ -20,7 +20,7 @@ from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Prepare, Sta
 from autoprune.core.protocols import Clock
 from autoprune.errors import ExecutorError
 from autoprune.execute.crew import Crew, Done, Lost, News, Ready
-from autoprune.execute.staff import Call, Member, PoolSettings, Staff
+from autoprune.execute.workers import Call, Member, PoolSettings, Staff
 
 BATCH_SECONDS = 0.05
 """Jobs are sent together up to this much work: a call then costs a few percent."""

@@ -19,10 +19,10 @@ import numpy as np
 import autoprune as ap
 from autoprune.core.jobs import Candidate, Evaluate
 from autoprune.core.protocols import Executor
-from autoprune.execute._ray import start_ray_pool
-from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.ray.backend import start_ray_pool
+from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.settings import RaySettings
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.executor_laws import drain

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 from autoprune.core.budget import Budget
-from autoprune.execute._ray import start_ray_pool
-from autoprune.execute.ray_settings import MIB, RaySettings
+from autoprune.execute.ray.backend import start_ray_pool
+from autoprune.execute.settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.orchestrator.progress import SearchProgress
 from autoprune.store.blobs import BlobStore

@@ -18,9 +18,9 @@ from ray.cluster_utils import Cluster as Nodes
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import Outcome
 from autoprune.core.protocols import Executor
-from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.execute.ray_settings import MIB, RaySettings
+from autoprune.execute.ray.backend import start_ray_pool
+from autoprune.execute.settings import MIB, RaySettings
 from autoprune.orchestrator import SearchProgress, run_search
 from autoprune.store.blobs import BlobStore
 from autoprune.store.run import RunStore

@@ -18,7 +18,7 @@ from autoprune.errors import ExecutorError, InvalidArgumentError
 from autoprune.execute.crew import Done, Lost, News, Ready
 from autoprune.execute.in_process import attempt
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.staff import PoolSettings
+from autoprune.execute.workers import PoolSettings
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 

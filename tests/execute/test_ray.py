@@ -14,11 +14,11 @@ from autoprune.core.budget import Budget
 from autoprune.core.jobs import Evaluate, Outcome, Prepare, Status, WeightSet
 from autoprune.core.protocols import Executor, JobRunner
 from autoprune.errors import AutopruneWarning, ExecutorError
-from autoprune.execute._ray import start_ray_pool
-from autoprune.execute._ray_worker import MakeRunner
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray_settings import MIB, RaySettings
+from autoprune.execute.ray.backend import start_ray_pool
+from autoprune.execute.ray.worker import MakeRunner
+from autoprune.execute.settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.run import RunStore
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs

@@ -20,9 +20,9 @@ import pytest
 
 from autoprune.core.budget import Budget
 from autoprune.errors import ExecutorError, InvalidArgumentError
-from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.in_process import InProcessExecutor
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.settings import RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
@@ -193,8 +193,8 @@ import os
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
 from ray.cluster_utils import Cluster as Nodes
 from autoprune.errors import ExecutorError
-from autoprune.execute._ray_cluster import Cluster
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.settings import RaySettings
 nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
 try:
     Cluster(RaySettings(address=nodes.address))

@@ -14,9 +14,9 @@ import pytest
 
 from autoprune.core.jobs import Outcome, Prepare, Status
 from autoprune.errors import InvalidArgumentError
-from autoprune.execute._ray import start_ray_pool
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray_settings import RaySettings
+from autoprune.execute.ray.backend import start_ray_pool
+from autoprune.execute.settings import RaySettings
 from autoprune.testing.executor_laws import drain
 from autoprune.testing.interrupted_training import FUSE, Interrupted, digits_weights, saves
 from autoprune.testing.recipe_laws import MemoryBlobs

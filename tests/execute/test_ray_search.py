@@ -10,11 +10,11 @@ import pytest
 import autoprune as ap
 from autoprune.core.protocols import Executor
 from autoprune.evaluate.runner import RunnerSpec
-from autoprune.execute._ray import RayCrew
-from autoprune.execute._ray_cluster import Cluster
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray_settings import RaySettings
-from autoprune.execute.staff import PoolSettings
+from autoprune.execute.ray.backend import RayCrew
+from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.settings import RaySettings
+from autoprune.execute.workers import PoolSettings
 from autoprune.store.blobs import BlobStore
 from autoprune.testing.digits_network import digits_network
 from autoprune.testing.ray_toys import Killing

@@ -20,13 +20,13 @@ import numpy as np
 
 from autoprune.core.jobs import Evaluate, Job, failed
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
-from autoprune.execute._ray_checkpoints import Archive
-from autoprune.execute._ray_cluster import Cluster
-from autoprune.execute._ray_worker import Startable, Worker
 from autoprune.execute.crew import Done, Lost, News, Ready
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray_settings import RaySettings
-from autoprune.execute.staff import PoolSettings
+from autoprune.execute.ray.checkpoints import Archive
+from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.ray.worker import Startable, Worker
+from autoprune.execute.settings import RaySettings
+from autoprune.execute.workers import PoolSettings
 
 if TYPE_CHECKING:
     from autoprune.prepare.recipe import Checkpoints
@@ -255,7 +255,7 @@ def flat_tensors() -> Iterator[None]:
     import torch
     from ray.util import deregister_serializer, register_serializer
 
-    from autoprune.execute.transport import FlatTensor
+    from autoprune.execute.ray.transport import FlatTensor
 
     register_serializer(torch.Tensor, serializer=FlatTensor.of, deserializer=FlatTensor.tensor)
     try:

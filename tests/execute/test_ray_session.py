@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.execute.session_folder import MAX_BASE, SessionFolder, sweep
+from autoprune.execute.ray.session import MAX_BASE, SessionFolder, sweep
 
 KILLED = """
 import os, signal
-from autoprune.execute.session_folder import SessionFolder
+from autoprune.execute.ray.session import SessionFolder
 folder = SessionFolder()
 (folder.path / "log").write_text("x")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -22,7 +22,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.fixture(autouse=True)
 def _base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("autoprune.execute.session_folder.MAX_BASE", 1000)
+    monkeypatch.setattr("autoprune.execute.ray.session.MAX_BASE", 1000)
 
 
 def test_a_closed_folder_is_gone(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_folder_of_a_killed_driver_goes_with_the_next(tmp_path: Path) -> Non
     """The next cluster removes it; folders whose holders live stay."""
     held = SessionFolder()
     env = {"PYTHONPATH": ":".join(sys.path), "TMPDIR": str(tmp_path)}
-    code = KILLED.replace("folder = S", "import autoprune.execute.session_folder as f; f.MAX_BASE = 1000; folder = S")
+    code = KILLED.replace("folder = S", "import autoprune.execute.ray.session as f; f.MAX_BASE = 1000; folder = S")
     subprocess.run([sys.executable, "-c", code], env=env, check=False)
     (dead,) = set(tmp_path.iterdir()) - {held.path}
     assert (dead / "log").exists()
@@ -52,7 +52,7 @@ def test_the_folder_of_a_killed_driver_goes_with_the_next(tmp_path: Path) -> Non
 
 def test_a_long_temporary_folder_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sockets in it would have paths that are too long."""
-    monkeypatch.setattr("autoprune.execute.session_folder.MAX_BASE", MAX_BASE)
+    monkeypatch.setattr("autoprune.execute.ray.session.MAX_BASE", MAX_BASE)
     folder = SessionFolder()
     assert folder.path.parent == Path("/tmp")
     folder.close()

@@ -14,8 +14,8 @@ from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Job, Outcome
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import StoreError
-from autoprune.execute._ray_checkpoints import RemoteSlot
 from autoprune.execute.in_process import attempt
+from autoprune.execute.ray.checkpoints import RemoteSlot
 
 if TYPE_CHECKING:
     from autoprune.prepare.recipe import Checkpoints

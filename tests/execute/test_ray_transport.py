@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoprune.execute.transport import FlatTensor
+from autoprune.execute.ray.transport import FlatTensor
 
 TENSORS = {
     "plain": torch.arange(24.0).reshape(2, 3, 4),

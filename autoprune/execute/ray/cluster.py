@@ -19,9 +19,9 @@ from typing import Any
 
 from autoprune.core.interruption import handler_kept
 from autoprune.errors import ExecutorError, MissingDependencyError
-from autoprune.execute._ray_watch import MARK, Watcher
-from autoprune.execute.ray_settings import RaySettings
-from autoprune.execute.session_folder import SessionFolder
+from autoprune.execute.ray.session import SessionFolder
+from autoprune.execute.ray.watch import MARK, Watcher
+from autoprune.execute.settings import RaySettings
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster; with `autoprune.finetuning` the only place that knows Ray."""
