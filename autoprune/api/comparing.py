@@ -37,8 +37,7 @@ from autoprune.errors import (
     MissingDependencyError,
     StoreError,
 )
-from autoprune.execute.choice import check_executor
-from autoprune.execute.settings import RaySettings
+from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import split_key
@@ -202,8 +201,8 @@ def compare(
     runs, skipped, interrupted = _searched(make_run, plan, tell)
     tuner = None
     if finetune is not None and not interrupted:
-        hands = executor if isinstance(executor, str | RaySettings) else None
-        tuner = ShortFinetune(finetune, hands, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
+        trainer = executor if isinstance(executor, str | RaySettings) else None
+        tuner = ShortFinetune(finetune, trainer, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
     points, sample = _measured(
         problem, runs, shares, tuner, n_sampled, tell, test=test and problem.data.test is not None and not interrupted
     )

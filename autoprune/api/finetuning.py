@@ -19,8 +19,7 @@ from autoprune.core.interruption import signals_interrupt
 from autoprune.core.settings import as_integer, settings_of
 from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
 from autoprune.evaluate.reconstructed import Reconstructed
-from autoprune.execute.choice import check_executor
-from autoprune.execute.settings import RaySettings
+from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.plain import train_here
 from autoprune.finetuning.training import PointTraining, with_fit_teacher
@@ -247,8 +246,8 @@ def finetune(
         if executor in (None, "in-process"):
             results = train_here(jobs, folder, progress)
         else:
-            hands = executor if isinstance(executor, RaySettings) else RaySettings()
-            results = train_on_ray(jobs, folder, hands, loggers)
+            cluster = executor if isinstance(executor, RaySettings) else RaySettings()
+            results = train_on_ray(jobs, folder, cluster, loggers)
         by_id = {point.id: point for point in chosen}
         settings_by_point = {job.point: job.settings for job in jobs}
         for trained in results:

@@ -30,10 +30,9 @@ from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
 from autoprune.errors import AutopruneWarning, BudgetError, InvalidArgumentError, shown, warnings_kept
 from autoprune.evaluate.runner import Runner
-from autoprune.execute.choice import check_executor
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.ray.backend import start_ray_pool
-from autoprune.execute.settings import RaySettings
+from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress, run_search
 from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints

@@ -105,7 +105,7 @@ def compare(
     n_seeds = table.seeds if seeds is None else seeds
     n_epochs = table.epochs if epochs is None else epochs
     taking_part = roster(chosen)
-    hands = chosen_executor(executor, address, insecure, workers)
+    runs_on = chosen_executor(executor, address, insecure, workers)
     planned = entries(taking_part, n_seeds)  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
@@ -126,7 +126,7 @@ def compare(
                 settings={key: given for key, given in table.settings.items() if key in taking_part},
                 finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
                 test=test,
-                executor=hands,
+                executor=runs_on,
                 store=folder,
                 progress=progress,
             )

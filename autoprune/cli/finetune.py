@@ -38,11 +38,11 @@ def finetune(
     import autoprune as ap
     from autoprune.config.building import build_problem
 
-    hands = chosen_executor(executor, address, insecure)
+    runs_on = chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):
         opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
     with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
-        tuned = ap.finetune(opened, points, epochs, executor=hands, seed=seed, loggers=log or [])
+        tuned = ap.finetune(opened, points, epochs, executor=runs_on, seed=seed, loggers=log or [])
     if as_json:
         print_json(
             [

@@ -78,7 +78,7 @@ def chosen_executor(
 ) -> str | RaySettings:
     """Return who does the work; an address alone means Ray."""
     import autoprune as ap
-    from autoprune.execute.choice import check_executor
+    from autoprune.execute.settings import check_executor
 
     check_executor(executor, custom=False)
     if executor != "ray" and address is None:

@@ -78,7 +78,7 @@ def search(
     )
     settings = file.tables.search
     folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
-    hands = chosen_executor(executor, address, insecure, workers)
+    runs_on = chosen_executor(executor, address, insecure, workers)
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
     try:
@@ -90,7 +90,7 @@ def search(
                 strategy=settings.strategy,
                 budget=budget,
                 settings=settings.settings or None,
-                executor=hands,
+                executor=runs_on,
                 store=folder,
                 seed=settings.seed,
                 progress=progress,

@@ -1,6 +1,6 @@
 """Jobs on workers that come and go: queues, batches, deadlines, retries, quarantine.
 
-Where the workers are, a crew knows. A worker answers its calls in the order they were sent, so the oldest one is what
+A backend knows where the workers are. A worker answers its calls in the order they were sent, so the oldest one is what
 it is busy with; when it hangs, that call is to blame and the others simply run elsewhere. When it dies, the answer to
 that call may have died with it, and any call may be to blame. Jobs under suspicion run alone from then on, with nothing
 sent after them. Such a job is tried again when its worker died, which may have been the machine's fault, and given up
@@ -19,8 +19,7 @@ from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Prepare, Status, failed
 from autoprune.core.protocols import Clock
 from autoprune.errors import ExecutorError
-from autoprune.execute.crew import Crew, Done, Lost, News, Ready
-from autoprune.execute.workers import Call, Member, PoolSettings, Staff
+from autoprune.execute.workers import Call, Done, Lost, News, PoolSettings, Ready, WorkerBackend, Workers, WorkerState
 
 BATCH_SECONDS = 0.05
 """Jobs are sent together up to this much work: a call then costs a few percent."""
@@ -39,12 +38,12 @@ _log = logging.getLogger("autoprune")
 
 
 class WorkerPool:
-    """Implements `autoprune.core.protocols.Executor` on a crew.
+    """Implements `autoprune.core.protocols.Executor` on a backend.
 
     Failed outcomes that no worker reported carry no spending: what runs the pool charges them their estimate.
 
     Args:
-        crew: the workers; closed with the pool.
+        backend: the workers; closed with the pool.
         settings: settings that say how many workers there are and how long to wait for them.
         clock: the clock.
         mark: returns a mark of how far earlier attempts at a job have got, "" if nothing is kept of them; deaths before
@@ -53,18 +52,18 @@ class WorkerPool:
 
     def __init__(
         self,
-        crew: Crew,
+        backend: WorkerBackend,
         settings: PoolSettings,
         *,
         clock: Clock | None = None,
         mark: Callable[[Job], str] = lambda _: "",
     ) -> None:
-        self._crew = crew
+        self._backend = backend
         self._settings = settings
         self._clock = clock or SystemClock()
         self._queue: deque[Job] = deque()
         self._preparations: deque[Job] = deque()  # for workers of their own
-        self._staff = Staff(crew, settings, self._clock)
+        self._workers = Workers(backend, settings, self._clock)
         self._suspects: set[int] = set()  # ids of jobs that run alone
         self._mark = mark
         self._deaths: Counter[int] = Counter()  # by id of the job that ran alone
@@ -72,13 +71,13 @@ class WorkerPool:
         self._boot_failures = 0
         self._stalled_since = self._clock.now()
         self._pace: float | None = None  # seconds of a recent evaluation, smoothed
-        self._staff.adjust(0)
+        self._workers.adjust(0)
 
     @property
     def capacity(self) -> int:
         """Jobs to hand over now: one per worker, more when they are so short that workers would wait for them."""
         waiting = len(self._preparations)
-        return max(1, self._staff.places(waiting)) * self._depth * self._batch + self._staff.n_preparing(waiting)
+        return max(1, self._workers.places(waiting)) * self._depth * self._batch + self._workers.n_preparing(waiting)
 
     def submit(self, job: Job) -> None:
         """Accept a job."""
@@ -94,14 +93,14 @@ class WorkerPool:
         """
         end = math.inf if timeout is None else self._clock.now() + timeout
         while self._is_pending:
-            self._staff.adjust(len(self._preparations))
+            self._workers.adjust(len(self._preparations))
             self._dispatch()
             outcomes: list[Outcome] = []
-            for news in self._crew.wait(max(0.0, min(_TICK, end - self._clock.now()))):
+            for news in self._backend.wait(max(0.0, min(_TICK, end - self._clock.now()))):
                 outcomes += self._take(news)
             outcomes += self._expire()
             if outcomes or self._clock.now() >= end:
-                self._staff.adjust(len(self._preparations))
+                self._workers.adjust(len(self._preparations))
                 self._dispatch()  # the workers go on while the caller thinks
                 return outcomes
             self._check_patience()
@@ -111,8 +110,8 @@ class WorkerPool:
         """Drop what is pending and end all workers."""
         self._queue.clear()
         self._preparations.clear()
-        self._staff.members.clear()
-        self._crew.close()
+        self._workers.states.clear()
+        self._backend.close()
 
     @property
     def _depth(self) -> int:
@@ -124,7 +123,7 @@ class WorkerPool:
 
     @property
     def _is_pending(self) -> bool:
-        return bool(self._queue or self._preparations) or self._staff.is_working
+        return bool(self._queue or self._preparations) or self._workers.is_working
 
     def _queue_of(self, job: Job) -> deque[Job]:
         return self._preparations if self._settings.preparers and isinstance(job, Prepare) else self._queue
@@ -132,22 +131,22 @@ class WorkerPool:
     def _dispatch(self) -> None:
         """Send waiting jobs: to idle workers first, then to those that will be idle soon."""
         for level in range(self._depth):
-            for number, member in self._staff.available(level):
-                if jobs := self._next_jobs(member):
-                    member.calls.append(Call(jobs, math.inf if member.calls else self._clock.now()))
-                    self._crew.send(number, jobs)
+            for number, state in self._workers.available(level):
+                if jobs := self._next_jobs(state):
+                    state.calls.append(Call(jobs, math.inf if state.calls else self._clock.now()))
+                    self._backend.send(number, jobs)
 
-    def _next_jobs(self, member: Member) -> tuple[Job, ...]:
+    def _next_jobs(self, state: WorkerState) -> tuple[Job, ...]:
         """Return what to send a worker next: one preparation at a time, several evaluations when they are short."""
-        if not member.prepares:
-            if not self._queue or (member.calls and not self._may_share(self._queue[0], *member.calls[-1].jobs)):
+        if not state.prepares:
+            if not self._queue or (state.calls and not self._may_share(self._queue[0], *state.calls[-1].jobs)):
                 return ()
             return self._next_batch()
-        return (self._preparations.popleft(),) if self._preparations and not member.calls else ()
+        return (self._preparations.popleft(),) if self._preparations and not state.calls else ()
 
     def _next_batch(self) -> tuple[Job, ...]:
         """Take jobs off the queue: several when they are short and everyone gets some."""
-        size = min(self._batch, math.ceil(len(self._queue) / self._staff.n_evaluating))
+        size = min(self._batch, math.ceil(len(self._queue) / self._workers.n_evaluating))
         jobs = [self._queue.popleft()]
         while len(jobs) < size and self._may_share(jobs[0], self._queue[0]):
             jobs.append(self._queue.popleft())
@@ -157,24 +156,24 @@ class WorkerPool:
         return all(isinstance(job, Evaluate) and job.id not in self._suspects for job in jobs)
 
     def _take(self, news: News) -> list[Outcome]:
-        member = self._staff.members.get(news.worker)
+        state = self._workers.states.get(news.worker)
         match news:
-            case _ if member is None:
-                pass  # it was dismissed a moment ago
+            case _ if state is None:
+                pass  # it was stopped a moment ago
             case Ready():
-                member.is_ready = True
+                state.is_ready = True
                 self._boot_failures = 0
                 self._stalled_since = self._clock.now()
             case Done(_, outcomes):
-                member.calls.popleft()
-                if member.calls:
-                    member.calls[0].since = self._clock.now()
+                state.calls.popleft()
+                if state.calls:
+                    state.calls[0].since = self._clock.now()
                 self._learn(outcomes)
                 return list(outcomes)
-            case Lost(number, reason) if member.is_ready:
+            case Lost(number, reason) if state.is_ready:
                 return self._drop(number, reason)
             case Lost(number, reason, raised):
-                del self._staff.members[number]
+                del self._workers.states[number]
                 self._boot_failures += raised
                 _log.warning("a worker could not be started: %s", reason)
                 if self._boot_failures >= MAX_BOOT_FAILURES:
@@ -191,9 +190,9 @@ class WorkerPool:
     def _expire(self) -> list[Outcome]:
         """End workers whose oldest call overstays."""
         now, outcomes = self._clock.now(), []
-        for number, member in list(self._staff.members.items()):
-            if member.calls and now - member.calls[0].since > self._limit(member.calls[0]):
-                reason = f"it took longer than its deadline of {self._limit(member.calls[0]):g} s"
+        for number, state in list(self._workers.states.items()):
+            if state.calls and now - state.calls[0].since > self._limit(state.calls[0]):
+                reason = f"it took longer than its deadline of {self._limit(state.calls[0]):g} s"
                 outcomes += self._drop(number, reason, hopeless=True)
         return outcomes
 
@@ -211,7 +210,7 @@ class WorkerPool:
             reason: the reason: what happened to the worker, or to its oldest call.
             hopeless: a job that ran alone would fare no better on another worker.
         """
-        calls = self._staff.dismiss(number).calls
+        calls = self._workers.stop_worker(number).calls
         again = [job for call in calls for job in call.jobs]
         given_up = []
         if calls:
@@ -241,15 +240,15 @@ class WorkerPool:
 
     def _check_patience(self) -> None:
         now = self._clock.now()
-        if self._staff.is_working:
+        if self._workers.is_working:
             self._stalled_since = now
         waited = now - self._stalled_since
         if waited > self._settings.patience:
-            room = f"there is room for {self._crew.places()} in all"
+            room = f"there is room for {self._backend.places()} in all"
             if self._preparations:
-                room = f"there is room for {self._crew.preparation_places()} that prepare"
+                room = f"there is room for {self._backend.preparation_places()} that prepare"
             msg = (
-                f"no worker could be started for {waited:.0f} s; {room}, {self._staff.n_booting} wait for their "
+                f"no worker could be started for {waited:.0f} s; {room}, {self._workers.n_booting} wait for their "
                 "resources; free some, or ask less for each worker"
             )
             raise ExecutorError(msg)

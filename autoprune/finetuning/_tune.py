@@ -23,8 +23,8 @@ from torch import nn
 
 from autoprune.core.budget import Spending
 from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError
-from autoprune.execute.ray.backend import flat_tensors, loose_modules
 from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.ray.transport import flat_tensors, loose_modules
 from autoprune.execute.settings import RaySettings
 from autoprune.finetuning.training import PointTraining, Trained, best_of, train_point
 from autoprune.train.checkpoint import sealed, unsealed

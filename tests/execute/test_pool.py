@@ -1,4 +1,4 @@
-"""The pool without Ray: a crew whose workers live in simulated time."""
+"""The pool without Ray: a backend whose workers live in simulated time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from autoprune.core.clock import SimulatedClock
 from autoprune.core.jobs import Job, Outcome, Prepare, Status
 from autoprune.core.protocols import JobRunner
 from autoprune.errors import ExecutorError, InvalidArgumentError
-from autoprune.execute.crew import Done, Lost, News, Ready
 from autoprune.execute.in_process import attempt
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.workers import PoolSettings
+from autoprune.execute.workers import Done, Lost, News, PoolSettings, Ready
 from autoprune.testing.executor_laws import ExecutorLaws, MakeExecutor, drain, toy_jobs
 from autoprune.testing.search_toys import TRAINED, ToyRunner
 
 FOREVER = 1e9
 
 
-class SimulatedCrew:
+class SimulatedBackend:
     """Workers in simulated time: they boot in a second, take ``seconds(job)`` for a job, and die of some.
 
     Args:
@@ -62,7 +61,7 @@ class SimulatedCrew:
         self.n_killed, self.loses_answers = n_killed, loses_answers
         self.cores: dict[int, int] = {}  # by worker that has started or starts
         self.waiting: dict[int, int] = {}
-        self.n_hired = 0
+        self.n_started = 0
         self.alive: dict[int, deque[tuple[Job, ...]]] = {}
         self.agenda: list[tuple[float, int, News]] = []
         self.n_runs: dict[int, int] = {}
@@ -79,11 +78,11 @@ class SimulatedCrew:
     def preparation_places(self) -> int:
         return self.room // self.cores_to_prepare
 
-    def hire(self, *, prepares: bool = False) -> int:
-        self.n_hired += 1
-        self.waiting[self.n_hired] = self.cores_to_prepare if prepares else 1
+    def start_worker(self, *, prepares: bool = False) -> int:
+        self.n_started += 1
+        self.waiting[self.n_started] = self.cores_to_prepare if prepares else 1
         self._place()
-        return self.n_hired
+        return self.n_started
 
     def _place(self) -> None:
         for worker, cores in list(self.waiting.items()):
@@ -102,7 +101,7 @@ class SimulatedCrew:
         if len(self.alive[worker]) == 1:
             self._start(worker)
 
-    def dismiss(self, worker: int) -> None:
+    def stop_worker(self, worker: int) -> None:
         self.alive.pop(worker, None)
         self.cores.pop(worker, None)
         self.waiting.pop(worker, None)
@@ -149,13 +148,13 @@ class SimulatedCrew:
         heapq.heappush(self.agenda, (self.clock.now() + seconds, len(self.calls) + 1000 * news.worker, news))
 
 
-def make_pool(**changed: object) -> tuple[WorkerPool, SimulatedCrew]:
-    """Return a pool of two workers and its crew."""
+def make_pool(**changed: object) -> tuple[WorkerPool, SimulatedBackend]:
+    """Return a pool of two workers and its backend."""
     settings = PoolSettings(**{"workers": 2} | changed.pop("settings", {}))
     mark = changed.pop("mark", lambda _: "")
     clock = SimulatedClock()
-    crew = SimulatedCrew(clock, **changed)
-    return WorkerPool(crew, settings, clock=clock, mark=mark), crew
+    backend = SimulatedBackend(clock, **changed)
+    return WorkerPool(backend, settings, clock=clock, mark=mark), backend
 
 
 def submit(pool: WorkerPool, jobs: Sequence[Job]) -> list[Outcome]:
@@ -183,28 +182,28 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_jobs_of_a_dead_worker_run_again_and_nobody_notices() -> None:
     """Every job ran once but the one its worker died of, which ran twice; all outcomes are there."""
-    pool, crew = make_pool(kills=lambda job, times: job.id == 3 and times == 0)
+    pool, backend = make_pool(kills=lambda job, times: job.id == 3 and times == 0)
     outcomes = submit(pool, healthy_jobs(12))
     assert [outcome.status for outcome in outcomes] == [Status.OK] * 12
-    assert [crew.n_runs[i] for i in range(12)] == [1, 1, 1, 2, *[1] * 8]
-    assert crew.n_hired == 3
+    assert [backend.n_runs[i] for i in range(12)] == [1, 1, 1, 2, *[1] * 8]
+    assert backend.n_started == 3
 
 
 @pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])
 def test_a_job_that_kills_its_workers_is_given_up(seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     """After three deaths it is FAILED with a text that says so; the others of its batch are not blamed."""
-    pool, crew = make_pool(kills=lambda job, _: job.id == 25, seconds=lambda _: seconds)
+    pool, backend = make_pool(kills=lambda job, _: job.id == 25, seconds=lambda _: seconds)
     outcomes = submit(pool, healthy_jobs(60))
     assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
     assert "its worker died 3 times" in outcomes[25].message
-    assert max(crew.n_runs[i] for i in range(60) if i != 25) <= 2
+    assert max(backend.n_runs[i] for i in range(60) if i != 25) <= 2
     assert "failed jobs: [25]" in caplog.text
 
 
 @pytest.mark.parametrize("max_deaths", [1, 2, 3])
 def test_a_job_is_not_blamed_for_the_one_behind_it(max_deaths: int) -> None:
     """Though its answer is lost whenever its worker goes on to a job that kills it at once: it runs alone then."""
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         kills=lambda job, _: job.id == 25,
         seconds=lambda _: 0.1,
         loses_answers=True,
@@ -212,20 +211,20 @@ def test_a_job_is_not_blamed_for_the_one_behind_it(max_deaths: int) -> None:
     )
     outcomes = submit(pool, healthy_jobs(60))
     assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
-    assert max(crew.n_runs[i] for i in range(60) if i != 25) == 2
+    assert max(backend.n_runs[i] for i in range(60) if i != 25) == 2
 
 
 @pytest.mark.parametrize("seconds", [1.0, 0.001], ids=["alone", "in batches"])
 def test_a_job_that_hangs_is_failed_at_its_deadline(seconds: float) -> None:
     """It is not tried twice alone, its text names the deadline, and the others are done."""
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         seconds=lambda job: FOREVER if job.id == 25 else seconds, settings={"deadline": 10.0, "workers": 2}
     )
     outcomes = submit(pool, healthy_jobs(60))
     assert [outcome.job.id for outcome in outcomes if outcome.status is Status.FAILED] == [25]
     assert "deadline of 10 s" in outcomes[25].message
-    assert crew.n_runs[25] <= 2
-    assert crew.clock.now() < 260.0
+    assert backend.n_runs[25] <= 2
+    assert backend.clock.now() < 260.0
 
 
 def test_preparations_have_time() -> None:
@@ -249,7 +248,7 @@ def seconds_of(job: Job) -> float:
 @pytest.mark.parametrize(("room", "beside"), [(2, set()), (4, {1, 2, 3, 4})])
 def test_preparations_have_workers_of_their_own(room: int, beside: set[int]) -> None:
     """As many evaluations leave as it takes, the others go on; when the last preparation ends, they are back."""
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         seconds=seconds_of,
         rooms={0.0: room},
         cores_to_prepare=2,
@@ -257,20 +256,20 @@ def test_preparations_have_workers_of_their_own(room: int, beside: set[int]) -> 
     )
     outcomes = submit(pool, mixed_jobs(5))
     assert [outcome.status for outcome in outcomes] == [Status.OK] * 30
-    assert [crew.n_runs[i] for i in range(30)] == [1] * 30
-    ((start, preparer, _),) = [call for call in crew.calls if call[2] == (5,)]
+    assert [backend.n_runs[i] for i in range(30)] == [1] * 30
+    ((start, preparer, _),) = [call for call in backend.calls if call[2] == (5,)]
     assert start < 4.0
-    assert [ids for _, worker, ids in crew.calls if worker == preparer] == [(5,)]
-    assert {worker for when, worker, _ in crew.calls if start < when < start + 60.0} <= beside
-    assert sum(crew.cores.values()) <= room
+    assert [ids for _, worker, ids in backend.calls if worker == preparer] == [(5,)]
+    assert {worker for when, worker, _ in backend.calls if start < when < start + 60.0} <= beside
+    assert sum(backend.cores.values()) <= room
     submit(pool, [replace(job, id=job.id + 100) for job in healthy_jobs(8)])
-    assert preparer not in crew.alive
-    assert len(crew.alive) == room
+    assert preparer not in backend.alive
+    assert len(backend.alive) == room
 
 
 def test_preparations_do_not_wait_for_nodes_in_pieces() -> None:
     """Where no node has enough left though all have together, evaluations leave all nodes after ten seconds."""
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         seconds=seconds_of,
         rooms={0.0: 4},
         cores_to_prepare=2,
@@ -280,21 +279,21 @@ def test_preparations_do_not_wait_for_nodes_in_pieces() -> None:
     jobs = healthy_jobs(200)
     jobs[5] = Prepare(5, "toy", {}, TRAINED)
     assert {outcome.status for outcome in submit(pool, jobs)} == {Status.OK}
-    ((start, _, _),) = [call for call in crew.calls if call[2] == (5,)]
+    ((start, _, _),) = [call for call in backend.calls if call[2] == (5,)]
     assert 10.0 < start < 16.0
 
 
 def test_a_preparation_whose_worker_died_runs_again() -> None:
     """On another worker of its own, before any evaluation gets one of those cores."""
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         kills=lambda job, times: job.id == 5 and times < 2,
         seconds=seconds_of,
         cores_to_prepare=2,
         settings={"preparers": True, "workers": 2},
     )
     assert {outcome.status for outcome in submit(pool, mixed_jobs(5, 6))} == {Status.OK}
-    assert crew.n_runs[5] == 3
-    assert len({worker for _, worker, ids in crew.calls if ids in ((5,), (6,))}) == 3
+    assert backend.n_runs[5] == 3
+    assert len({worker for _, worker, ids in backend.calls if ids in ((5,), (6,))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -304,12 +303,12 @@ def test_a_preparation_whose_worker_died_runs_again() -> None:
 def test_a_preparation_that_gets_ahead_outlives_many_nodes(runs_per_save: float, status: Status, runs: int) -> None:
     """However long an attempt took: a checkpoint that moved forgets the deaths, three without one end it."""
     n_runs: dict[int, int] = {}
-    pool, crew = make_pool(
+    pool, backend = make_pool(
         kills=lambda _, times: times < 6,
         seconds=lambda _: 1000.0,
         mark=lambda job: str(n_runs[job.id] // runs_per_save),
     )
-    crew.n_runs = n_runs
+    backend.n_runs = n_runs
     (outcome,) = submit(pool, [Prepare(0, "toy", {}, TRAINED)])
     assert outcome.status is status
     assert n_runs[0] == runs
@@ -327,23 +326,23 @@ def test_a_preparation_that_no_node_has_room_for_is_an_error() -> None:
 
 def test_only_short_jobs_share_a_call() -> None:
     """Jobs of a second are sent one by one, one per worker; jobs of a millisecond many at a time, and ahead."""
-    pool, crew = make_pool()
+    pool, backend = make_pool()
     submit(pool, healthy_jobs(20))
-    assert {len(ids) for _, _, ids in crew.calls} == {1}
+    assert {len(ids) for _, _, ids in backend.calls} == {1}
     assert pool.capacity == 2
-    pool, crew = make_pool(seconds=lambda _: 0.001)
+    pool, backend = make_pool(seconds=lambda _: 0.001)
     submit(pool, healthy_jobs(200))
-    assert max(len(ids) for _, _, ids in crew.calls) == 16
+    assert max(len(ids) for _, _, ids in backend.calls) == 16
     assert pool.capacity == 2 * 2 * 16
 
 
 def test_nodes_come_and_go() -> None:
-    """Workers are hired when there is room for more; the capacity follows; a job is never lost."""
-    pool, crew = make_pool(rooms={0.0: 1, 10.0: 4, 30.0: 2}, settings={"workers": 4})
+    """Workers are started when there is room for more; the capacity follows; a job is never lost."""
+    pool, backend = make_pool(rooms={0.0: 1, 10.0: 4, 30.0: 2}, settings={"workers": 4})
     submit(pool, healthy_jobs(60))
-    assert {worker for when, worker, _ in crew.calls if when < 10.0} == {1}
-    assert {worker for when, worker, _ in crew.calls if when > 12.0} == {1, 2, 3, 4}
-    crew.clock.advance(30.0)
+    assert {worker for when, worker, _ in backend.calls if when < 10.0} == {1}
+    assert {worker for when, worker, _ in backend.calls if when > 12.0} == {1, 2, 3, 4}
+    backend.clock.advance(30.0)
     assert pool.capacity == 2
 
 
@@ -367,28 +366,28 @@ def test_workers_that_are_killed_while_they_start_are_started_again() -> None:
 
 def test_a_cluster_without_room_is_not_waited_for_in_silence() -> None:
     """After the pool's patience an error says how much room there is."""
-    pool, crew = make_pool(rooms={0.0: 0}, settings={"patience": 50.0, "workers": 2})
+    pool, backend = make_pool(rooms={0.0: 0}, settings={"patience": 50.0, "workers": 2})
     pool.submit(toy_jobs()[0])
     with pytest.raises(ExecutorError, match="room for 0"):
         pool.collect()
-    assert 50.0 < crew.clock.now() < 53.0
+    assert 50.0 < backend.clock.now() < 53.0
 
 
 def test_a_timeout_returns_without_outcomes() -> None:
     """Waiting half a job's time returns nothing; the outcome comes later."""
-    pool, crew = make_pool(seconds=lambda _: 10.0)
+    pool, backend = make_pool(seconds=lambda _: 10.0)
     pool.submit(healthy_jobs(1)[0])
     assert pool.collect(timeout=6.0) == []
-    assert crew.clock.now() == pytest.approx(6.0)
+    assert backend.clock.now() == pytest.approx(6.0)
     assert len(pool.collect(timeout=60.0)) == 1
 
 
-def test_closing_ends_the_crew() -> None:
-    """The crew is told."""
-    pool, crew = make_pool()
+def test_closing_ends_the_workers() -> None:
+    """The backend is told."""
+    pool, backend = make_pool()
     pool.submit(toy_jobs()[0])
     pool.close()
-    assert crew.is_closed
+    assert backend.is_closed
 
 
 def test_settings_are_positive() -> None:

@@ -11,7 +11,7 @@ import autoprune as ap
 from autoprune.core.protocols import Executor
 from autoprune.evaluate.runner import RunnerSpec
 from autoprune.execute.pool import WorkerPool
-from autoprune.execute.ray.backend import RayCrew
+from autoprune.execute.ray.backend import RayBackend
 from autoprune.execute.ray.cluster import Cluster
 from autoprune.execute.settings import RaySettings
 from autoprune.execute.workers import PoolSettings
@@ -53,10 +53,10 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     settings = RaySettings(workers=2)
     spec = problem.runner_spec(for_workers=True)
     blobs = BlobStore(tmp_path / "two" / "run" / "weights")
-    crew = RayCrew(spec, blobs, settings, Cluster(settings))
-    before = digests(*crew.shipped())
+    backend = RayBackend(spec, blobs, settings, Cluster(settings))
+    before = digests(*backend.shipped())
     executor = Killing(
-        WorkerPool(crew, PoolSettings(workers=2)), at=(7,), before_close=lambda: found.extend(crew.shipped())
+        WorkerPool(backend, PoolSettings(workers=2)), at=(7,), before_close=lambda: found.extend(backend.shipped())
     )
     found: list[object] = []
     assert searched(problem, tmp_path / "two", executor) == here

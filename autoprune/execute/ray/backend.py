@@ -1,4 +1,4 @@
-"""Adapter for Ray actors: a crew of them that runs jobs.
+"""Adapter for Ray actors: a backend of them that runs jobs.
 
 Every actor keeps its runner (skeleton, proxy data) and the weights it has seen. Runner and weights go into Ray's object
 store once and are mapped from there; nothing ever writes to them.
@@ -10,23 +10,21 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoprune.core.jobs import Evaluate, Job, failed
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
-from autoprune.execute.crew import Done, Lost, News, Ready
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray.checkpoints import Archive
 from autoprune.execute.ray.cluster import Cluster
+from autoprune.execute.ray.transport import flat_tensors, loose_modules
 from autoprune.execute.ray.worker import Startable, Worker
 from autoprune.execute.settings import RaySettings
-from autoprune.execute.workers import PoolSettings
+from autoprune.execute.workers import Done, Lost, News, PoolSettings, Ready
 
 if TYPE_CHECKING:
     from autoprune.prepare.recipe import Checkpoints
@@ -56,19 +54,19 @@ def start_ray_pool(
     settings = settings or RaySettings()
     cluster = Cluster(settings)
     try:
-        crew = RayCrew(spec, blobs, settings, cluster, checkpoints)
-        room = crew.places()
+        backend = RayBackend(spec, blobs, settings, cluster, checkpoints)
+        room = backend.places()
         wanted = room if settings.workers is None else settings.workers
         if room < wanted or room < 1:
             msg = (
                 f"expected room for {max(wanted, 1)} workers with {settings.resources} each, the cluster has room for "
-                f"{room}: {crew.describe()}"
+                f"{room}: {backend.describe()}"
             )
             if room < 1:
                 raise ExecutorError(msg)
             warnings.warn(f"{msg}; more will start when nodes join", AutopruneWarning, stacklevel=2)
         return WorkerPool(
-            crew,
+            backend,
             PoolSettings(
                 workers=wanted if settings.workers else sys.maxsize,
                 deadline=settings.deadline,
@@ -84,14 +82,14 @@ def start_ray_pool(
         raise
 
 
-class RayCrew:
-    """Actors on a cluster; implements `autoprune.execute.crew.Crew`.
+class RayBackend:
+    """Actors on a cluster; implements `autoprune.execute.workers.WorkerBackend`.
 
     Args:
         spec: is started once in every worker with the blobs it sees there, and with what saves its trainings.
         blobs: the run's weights.
         settings: settings that say what a worker reserves.
-        cluster: is closed with the crew.
+        cluster: is closed with the backend.
         checkpoints: gives each training its checkpoint slot on this machine; None saves nothing.
     """
 
@@ -115,7 +113,7 @@ class RayCrew:
         self._archive = None if checkpoints is None else Archive(checkpoints)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, tuple[Job, ...]]] = {}  # by reference, oldest first; no jobs: being started
-        self._n_hired = 0
+        self._n_started = 0
         self._known_nodes: tuple[float, list[Mapping[str, Any]]] = (-math.inf, [])
 
     def places(self, preparing: int = 0) -> int:
@@ -147,25 +145,25 @@ class RayCrew:
             if isinstance(where, self._ray.ObjectRef)
         }
 
-    def hire(self, *, prepares: bool = False) -> int:
+    def start_worker(self, *, prepares: bool = False) -> int:
         """Begin to start an actor."""
-        self._n_hired += 1
+        self._n_started += 1
         resources = (self._settings.preparation_resources if prepares else None) or self._settings.resources
         actor = (
             self._ray.remote(Worker)
             .options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_restarts=0, max_task_retries=0)
             .remote(self._spec, self._settings.max_memory, self._archive and self._archive.keeper)
         )
-        self._actors[self._n_hired] = actor
-        self._calls[actor.__ray_ready__.remote()] = (self._n_hired, ())
-        return self._n_hired
+        self._actors[self._n_started] = actor
+        self._calls[actor.__ray_ready__.remote()] = (self._n_started, ())
+        return self._n_started
 
     def send(self, worker: int, jobs: Sequence[Job]) -> None:
         """Queue a call at an actor, with the blobs it needs."""
         reference = self._actors[worker].run.remote(list(jobs), self._ship(jobs))
         self._calls[reference] = (worker, tuple(jobs))
 
-    def dismiss(self, worker: int) -> None:
+    def stop_worker(self, worker: int) -> None:
         """Kill an actor and forget its calls."""
         self._ray.kill(self._actors.pop(worker), no_restart=True)
         self._calls = {reference: call for reference, call in self._calls.items() if call[0] != worker}
@@ -244,48 +242,6 @@ class RayCrew:
             found = [node for node in self._ray.nodes() if node["Alive"]]
             self._known_nodes = (time.monotonic(), found)
         return found
-
-
-@contextmanager
-def flat_tensors() -> Iterator[None]:
-    """Let tensors that are put into the object store be mapped from it instead of being copied by every reader."""
-    if "torch" not in sys.modules:  # nor is there a tensor
-        yield
-        return
-    import torch
-    from ray.util import deregister_serializer, register_serializer
-
-    from autoprune.execute.ray.transport import FlatTensor
-
-    register_serializer(torch.Tensor, serializer=FlatTensor.of, deserializer=FlatTensor.tensor)
-    try:
-        yield
-    finally:
-        deregister_serializer(torch.Tensor)
-
-
-@contextmanager
-def loose_modules() -> Iterator[None]:
-    """Let code travel that a worker could not import: of files that were loaded from outside of ``sys.path``."""
-    from ray import cloudpickle
-
-    loose = [module for name, module in list(sys.modules.items()) if _is_loose(name, module)]
-    for module in loose:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in loose:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_loose(name: str, module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    if file is None or name != module.__name__ or name == "__main__":
-        return False
-    path = Path(file)
-    folders = path.parents[name.count(".") + (path.stem == "__init__") :]
-    return bool(folders) and not {str(folders[0]), str(folders[0].resolve())} & set(sys.path)
 
 
 def _room(node: Mapping[str, float], worker: Mapping[str, float]) -> int:

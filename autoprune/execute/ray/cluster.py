@@ -19,8 +19,7 @@ from typing import Any
 
 from autoprune.core.interruption import handler_kept
 from autoprune.errors import ExecutorError, MissingDependencyError
-from autoprune.execute.ray.session import SessionFolder
-from autoprune.execute.ray.watch import MARK, Watcher
+from autoprune.execute.ray.session import MARK, SessionFolder, Watcher
 from autoprune.execute.settings import RaySettings
 
 QUIET = {
