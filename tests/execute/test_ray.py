@@ -17,7 +17,7 @@ from autoprune.errors import AutopruneWarning, ExecutorError
 from autoprune.execute.in_process import InProcessExecutor
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray.backend import start_ray_pool
-from autoprune.execute.ray.worker import MakeRunner
+from autoprune.execute.ray.worker import Startable
 from autoprune.execute.settings import MIB, RaySettings
 from autoprune.orchestrator import run_search
 from autoprune.store.run import RunStore
@@ -40,9 +40,9 @@ class DictBlobs(dict[str, bytes]):
         return name
 
 
-def make_pool(make_runner: MakeRunner, **settings: object) -> WorkerPool:
+def make_pool(spec: Startable, **settings: object) -> WorkerPool:
     """Return an executor on the session's cluster."""
-    return start_ray_pool(make_runner, DictBlobs(), RaySettings(**({"workers": 2} | settings)))
+    return start_ray_pool(spec, DictBlobs(), RaySettings(**({"workers": 2} | settings)))
 
 
 def jobs_without(level: int, n: int) -> list[Evaluate]:
@@ -151,9 +151,9 @@ def test_more_workers_than_there_is_room_for_is_said() -> None:
 
 def test_a_worker_that_cannot_be_made_is_an_error_with_its_text() -> None:
     """A runner that cannot be made anywhere ends the search, saying why."""
-    pool = make_pool(Given(ToyRunner()).runner, workers=1)  # a job runner where a maker of one is expected
+    pool = make_pool(Given(ToyRunner()).runner, workers=1)  # a runner where a spec is expected
     pool.submit(toy_jobs()[0])
-    with pytest.raises(ExecutorError, match="TypeError"):
+    with pytest.raises(ExecutorError, match="AttributeError"):
         pool.collect()
     pool.close()
 

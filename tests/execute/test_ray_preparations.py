@@ -43,7 +43,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
-        self.plan = Interrupted(recipe, folder)
+        self.spec = Interrupted(recipe, folder)
         self.recipe = recipe
         self.blobs = MemoryBlobs()
         self.weights = digits_weights(self.blobs)
@@ -57,7 +57,7 @@ class Bench:
         """Run it in this process; return also how often it saved."""
         notes = self.folder / f"undisturbed-{seed}"
         notes.mkdir(exist_ok=True)
-        runner = replace(self.plan, folder=notes)(self.blobs, partial(checkpoint, notes))
+        runner = replace(self.spec, folder=notes).start(self.blobs, partial(checkpoint, notes))
         outcome = runner(self.job(seed)).identity()
         assert outcome.status is Status.OK, outcome.message
         return outcome, len(saves(notes))
@@ -65,11 +65,11 @@ class Bench:
     def pool(self, **settings: int) -> WorkerPool:
         """Start a pool."""
         return start_ray_pool(
-            self.plan,
+            self.spec,
             self.blobs,
             RaySettings(workers=1, patience=600, **settings),
             checkpoints := partial(checkpoint, self.folder / "checkpoints"),
-            self.plan(self.blobs, checkpoints).mark,
+            self.spec.start(self.blobs, checkpoints).mark,
         )
 
 
@@ -95,7 +95,7 @@ def test_a_preparation_goes_on_where_its_dead_worker_was(
     """Killed in the middle of a training: the same weights, no step that was saved is done again, and a log."""
     undisturbed, n_saves = bench.undisturbed(round_)
     rng = np.random.default_rng(round_)
-    bench.plan.lay_fuse(int(rng.integers(1, n_saves - 1)), float(rng.uniform(0.0, 0.02)))
+    bench.spec.lay_fuse(int(rng.integers(1, n_saves - 1)), float(rng.uniform(0.0, 0.02)))
     pool.submit(bench.job(round_))
     (outcome,) = drain(pool, 1)
     assert outcome.identity() == undisturbed
@@ -110,13 +110,13 @@ def test_checkpoints_are_the_drivers(bench: Bench) -> None:
     """What a worker saved is in the driver's file, and resumes the preparation in another process without Ray."""
     seed = 100
     undisturbed, n_saves = bench.undisturbed(seed)
-    bench.plan.lay_fuse(5, 0.05)
+    bench.spec.lay_fuse(5, 0.05)
     pool = bench.pool(max_deaths=1)
     pool.submit(bench.job(seed))
     (outcome,) = drain(pool, 1)
     pool.close()
     assert "its worker died 1 times" in outcome.message
-    runner = bench.plan(bench.blobs, partial(checkpoint, bench.folder / "checkpoints"))
+    runner = bench.spec.start(bench.blobs, partial(checkpoint, bench.folder / "checkpoints"))
     assert runner(bench.job(seed)).identity() == undisturbed
     assert abs(len(saves(bench.folder)) - n_saves) <= 1
 
@@ -127,14 +127,14 @@ def test_a_preparation_that_gets_ahead_outlives_many_workers(bench: Bench) -> No
     """Killed more often than a job may be, each time after it has saved: the weights of an undisturbed one."""
     seed = 200
     undisturbed, _ = bench.undisturbed(seed)
-    bench.plan.lay_fuse(3, 0.0)
+    bench.spec.lay_fuse(3, 0.0)
     pool = bench.pool(max_deaths=2)
     pool.submit(bench.job(seed))
     kills, outcomes = 1, []
     while not outcomes:
         outcomes = pool.collect(timeout=0.05)
         if kills < 4 and not (bench.folder / FUSE).exists():
-            bench.plan.lay_fuse(3, 0.0)
+            bench.spec.lay_fuse(3, 0.0)
             kills += 1
     pool.close()
     assert kills == 4
