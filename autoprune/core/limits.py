@@ -9,9 +9,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.objectives import COSTS
 from autoprune.core.terms import cost_terms
 from autoprune.errors import InfeasibleError, InvalidArgumentError, shown, unknown_name
@@ -135,7 +134,7 @@ def _is_finite(number: str | float) -> bool:
         return False
 
 
-def limit_load(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> npt.NDArray[np.float64]:
+def limit_load(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> FloatArray:
     """Return the (n,) largest ratio of a cost to its limit; ``limits`` must not be empty."""
     return np.max([costs[name] / limit for name, limit in limits.items()], axis=0)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from autoprune.core.groups import FloatArray
 from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 
 COSTS = ("macs", "params", "peak_bytes", "latency")
@@ -119,7 +119,7 @@ class Objectives:
         """The names, in order."""
         return tuple(item.name for item in self.items)
 
-    def values(self, metrics: Mapping[str, float], costs: Mapping[str, int]) -> npt.NDArray[np.float64]:
+    def values(self, metrics: Mapping[str, float], costs: Mapping[str, int]) -> FloatArray:
         """Return the (m,) float array of objective values, every one to be *minimised*.
 
         Raises:

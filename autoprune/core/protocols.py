@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.budget import Spending
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Job, Outcome, WeightSet
 from autoprune.core.objectives import Objectives
 
@@ -40,7 +39,7 @@ class Ranking:
         weight_set: the weights with this criterion's order.
     """
 
-    scores: tuple[npt.NDArray[np.float64], ...]
+    scores: tuple[FloatArray, ...]
     weight_set: WeightSet
 
 

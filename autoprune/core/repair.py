@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.bisection import bisect
-from autoprune.core.groups import BoolArray, IntArray
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.limits import check_feasible, within_limits
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def _shrink(wanted: IntArray, fits: Callable[[IntArray], BoolArray]) -> IntArray
     return _scaled(wanted, factors)
 
 
-def _scaled(genomes: IntArray, factors: npt.NDArray[np.float64]) -> IntArray:
+def _scaled(genomes: IntArray, factors: FloatArray) -> IntArray:
     return (genomes * factors[:, None]).astype(np.int64)
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import BoolArray, IntArray, Structure
+from autoprune.core.groups import BoolArray, FloatArray, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.terms import Term, cost_terms
 from autoprune.cost.polynomials import NumberArray, Polynomials, Variables, compile_polynomials
@@ -69,7 +68,7 @@ class CostModel:
         structure: Structure,
         space: SearchSpace,
         peak: PeakProfile | None = None,
-        latency: Callable[[IntArray], npt.NDArray[np.float64]] | None = None,
+        latency: Callable[[IntArray], FloatArray] | None = None,
     ) -> None:
         if space.structure is not structure and space.structure.fingerprint != structure.fingerprint:
             msg = "expected the structure that the space was made from, got another one"

@@ -8,8 +8,8 @@ from itertools import accumulate
 from math import comb
 
 import numpy as np
-import numpy.typing as npt
 
+from autoprune.core.groups import FloatArray
 from autoprune.errors import InvalidArgumentError, unknown_name
 
 CONFIDENCE = 0.95
@@ -34,7 +34,7 @@ class Interval:
     high: float
 
     @classmethod
-    def of_median(cls, samples: npt.NDArray[np.float64]) -> Interval:
+    def of_median(cls, samples: FloatArray) -> Interval:
         """Take the interval between two order statistics (the sign test's), which assumes no distribution.
 
         Raises:
@@ -62,7 +62,7 @@ class Timings:
         batch_size: samples per forward pass.
     """
 
-    seconds: Mapping[str, npt.NDArray[np.float64]]
+    seconds: Mapping[str, FloatArray]
     device: str
     threads: int
     batch_size: int
@@ -101,7 +101,7 @@ class Timings:
             return f"{1 / ratio.value:.2f}x slower [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
         return f"no significant speed-up [{ratio.low:.2f}, {ratio.high:.2f}]"
 
-    def _of(self, name: str) -> npt.NDArray[np.float64]:
+    def _of(self, name: str) -> FloatArray:
         if name not in self.seconds:
             raise unknown_name("measured model", name, self.seconds)
         return self.seconds[name]

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.core.groups import Axis, ChannelGroup, Structure
+from autoprune.core.groups import Axis, ChannelGroup, FloatArray, Structure
 
 #: per group, (w,) scores, higher stays longer
-Scores = tuple[npt.NDArray[np.float64], ...]
+Scores = tuple[FloatArray, ...]
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -74,7 +73,7 @@ def channel_rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
     return rows.movedim(axis.dim, 0).reshape(group.width, -1).to("cpu", torch.float64)
 
 
-def relative(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def relative(values: FloatArray) -> FloatArray:
     """Return (w,) non-negative ``values`` divided by their mean; all zero stays all zero."""
     mean = values.mean()
     return values / mean if mean > 0 else values

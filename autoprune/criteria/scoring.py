@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
-from autoprune.core.groups import IntArray, Structure
+from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.criteria.evidence import Evidence, Loss, Scores
 from autoprune.criteria.magnitude import norm_scores
 from autoprune.criteria.registry import find_criterion
@@ -93,13 +92,13 @@ def _informed(name: str, found: Scores, evidence: Evidence) -> Scores:
     return tuple(level * norms[i] if i in silent else values for i, values in enumerate(found))
 
 
-def _says_nothing(values: npt.NDArray[np.float64]) -> bool:
+def _says_nothing(values: FloatArray) -> bool:
     """Say whether (w,) scores are no numbers, all zero, or of several channels all equal."""
     if not np.isfinite(values).all():
         return True
     return not values.any() or (len(values) > 1 and bool(values.min() == values.max()))
 
 
-def order(found: Sequence[npt.NDArray[np.float64]]) -> tuple[IntArray, ...]:
+def order(found: Sequence[FloatArray]) -> tuple[IntArray, ...]:
     """Return, per group, the (w,) permutation of its channels, best first; equal scores keep the channels' order."""
     return tuple(np.argsort(-values, kind="stable") for values in found)

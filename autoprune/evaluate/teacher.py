@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from autoprune.core.groups import FloatArray
 from autoprune.evaluate.measure import Batches
 from autoprune.train.tasks import Task
 
-Losses = npt.NDArray[np.float64] | None
+Losses = FloatArray | None
 """(n,) loss of every batch; None where the task has none in evaluation mode."""
 
 MARGIN = 0.1

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from autoprune.core.budget import Account, Budget, Spending
+from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import PROBE, Evaluation, Outcome, Status
 from autoprune.core.objectives import Objectives
 from autoprune.pareto.hypervolume import ReferenceBox
@@ -67,7 +65,7 @@ class Meter:
         self._before = Spending()
         self._failed = 0
         self._same_scores = SameScores()
-        self._values: list[npt.NDArray[np.float64]] = []
+        self._values: list[FloatArray] = []
 
     def start(self, spent: Spending) -> None:
         """Begin the session with what earlier ones spent."""

@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.groups import BoolArray, FloatArray
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.errors import InvalidArgumentError
 
 
@@ -43,7 +43,7 @@ def non_dominated(values: npt.ArrayLike) -> BoolArray:
     return mask
 
 
-def unique_front(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def unique_front(values: npt.ArrayLike) -> IntArray:
     """Return the increasing (k,) indices of the non-dominated points, the first of equal ones only.
 
     Args:

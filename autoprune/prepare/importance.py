@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
-from autoprune.core.groups import BoolArray, Structure
+from autoprune.core.groups import BoolArray, FloatArray, Structure
 from autoprune.criteria.evidence import Evidence, Scores, batchnorm_scales, channel_rows, relative
 from autoprune.criteria.magnitude import norm_scores
 from autoprune.surgery.matching import model_tensors
@@ -40,7 +39,7 @@ def scale_importance(
     axes = {axis.key: axis for axis in structure.axes}
     scales = batchnorm_scales(model)
     norms: Scores | None = None
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for i, group in enumerate(structure.groups):
         present = kept[group.start : group.start + group.width]
         gammas = [

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.budget import Spending
+from autoprune.core.groups import FloatArray
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.rank_correlation import kendall
@@ -182,7 +182,7 @@ class KeepRatios:
 
     variables: tuple[str, ...]
     points: tuple[int, ...]
-    values: npt.NDArray[np.float64]
+    values: FloatArray
 
 
 @dataclass(frozen=True)

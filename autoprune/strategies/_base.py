@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import numpy as np
-import numpy.typing as npt
 
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.jobs import (
     Candidate,
     Evaluate,
@@ -183,7 +183,7 @@ class BaseStrategy(ABC):
         """Return the job that measures ``genome`` with the weights of the setup."""
         return Evaluate(id_, Candidate(genome, self.setup.weight_set))
 
-    def _values(self, evaluation: Evaluation) -> npt.NDArray[np.float64] | None:
+    def _values(self, evaluation: Evaluation) -> FloatArray | None:
         """Return the (m,) objective values of an evaluation, all minimised; None where it failed."""
         if evaluation.status is not Status.OK:
             return None
@@ -206,7 +206,7 @@ def spread_cost(setup: SearchSetup) -> str:
     return counted[0] if counted else setup.costs.names[0]
 
 
-def feasible(setup: SearchSetup, genomes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def feasible(setup: SearchSetup, genomes: IntArray) -> BoolArray:
     """Return the (n,) boolean mask of the (n, d) ``genomes`` that respect every limit of ``setup``."""
     if not setup.limits:
         return np.ones(len(genomes), dtype=np.bool_)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.groups import IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, WeightSet
@@ -54,7 +53,7 @@ class CurveStrategy(BaseStrategy):
         self._waiting = [candidate for candidate in self._waiting if candidate not in known]
 
 
-def widest_gap_first(costs: npt.NDArray[np.int64]) -> list[int]:
+def widest_gap_first(costs: IntArray) -> list[int]:
     """Order points so that every prefix covers the range of their (n,) ``costs`` evenly.
 
     Returns:
@@ -76,5 +75,5 @@ def widest_gap_first(costs: npt.NDArray[np.int64]) -> list[int]:
     return by_cost[order].tolist()
 
 
-def _gap(ranked: npt.NDArray[np.int64], low: int, high: int) -> tuple[int, int, int]:
+def _gap(ranked: IntArray, low: int, high: int) -> tuple[int, int, int]:
     return (int(ranked[low]) - int(ranked[high]), low, high)

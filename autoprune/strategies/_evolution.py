@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.protocols import SearchSetup
@@ -105,7 +104,7 @@ def uniform_crossover(first: IntArray, second: IntArray, rng: np.random.Generato
     return np.where(rng.random(first.shape) < 0.5, first, second)
 
 
-def select(values: FloatArray, n: int) -> npt.NDArray[np.int64]:
+def select(values: FloatArray, n: int) -> IntArray:
     """Return the indices of the ``n`` best of (k, m) minimized ``values``: by rank, within a rank the least crowded.
 
     Returns:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pymoo.algorithms.moo.nsga2 import NSGA2, RankAndCrowdingSurvival, binary_tournament
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.moo.sms import SMSEMOA, LeastHypervolumeContributionSurvival, cv_and_dom_tournament
@@ -28,7 +27,7 @@ from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
 from autoprune.core import check
-from autoprune.core.groups import FloatArray, IntArray
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
@@ -56,7 +55,7 @@ class SeenElimination(DuplicateElimination):
         super().__init__()
         self._unseen = unseen
 
-    def _do(self, pop: Population, other: Population | None, is_duplicate: npt.NDArray[np.bool_]) -> Any:
+    def _do(self, pop: Population, other: Population | None, is_duplicate: BoolArray) -> Any:
         taken = set() if other is None else set(_genomes(other))
         for place, genome in enumerate(_genomes(pop)):
             is_duplicate[place] = genome in taken or genome in self._unseen

@@ -10,10 +10,9 @@ from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core import check
-from autoprune.core.groups import FloatArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
@@ -259,7 +258,7 @@ def _soft_cost(setup: SearchSetup) -> str:
     return next((name for name in wanted if name in SOFT_COSTS), SOFT_COSTS[0])
 
 
-def _spread(setup: SearchSetup, cost: str, top: npt.NDArray[np.int64], settings: SweepSettings) -> list[float]:
+def _spread(setup: SearchSetup, cost: str, top: IntArray, settings: SweepSettings) -> list[float]:
     """Return the targets from large to small.
 
     Raises:

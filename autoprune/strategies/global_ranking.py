@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from autoprune.core.groups import IntArray
+from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError, unknown_name
 from autoprune.strategies._curve import CurveStrategy
@@ -47,7 +46,7 @@ class GlobalRankingStrategy(CurveStrategy):
         super().__init__(setup, settings, curve, ranking.weight_set)
 
 
-def threshold_widths(scores: Sequence[npt.NDArray[np.float64]]) -> IntArray:
+def threshold_widths(scores: Sequence[FloatArray]) -> IntArray:
     """Return the widths that every threshold leaves, a (n, g) integer array.
 
     Args:

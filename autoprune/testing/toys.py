@@ -14,10 +14,9 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.budget import Spending
-from autoprune.core.groups import IntArray, Structure
+from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.core.jobs import (
     Evaluate,
     Evaluation,
@@ -74,7 +73,7 @@ def toy_setup(
     return replace(setup, estimate=partial(toy_estimate, setup))
 
 
-def toy_accuracy(space: SearchSpace, genomes: IntArray) -> npt.NDArray[np.float64]:
+def toy_accuracy(space: SearchSpace, genomes: IntArray) -> FloatArray:
     """Return the (n,) accuracies of (n, d) ``genomes``: 0.95 for the dense model, 0.10 when nothing is kept."""
     sensitivities = np.array([10.0 ** ((7 * v) % 5 / 2) for v in range(space.n_variables)])
     errors = (1 - space.keep_ratios(genomes)) ** 2 @ (sensitivities / sensitivities.sum())
@@ -116,7 +115,7 @@ def failed_outcome(job: Job) -> Outcome:
     return failed(job, "RuntimeError: the toy fails on purpose")
 
 
-def _scores(structure: Structure) -> tuple[npt.NDArray[np.float64], ...]:
+def _scores(structure: Structure) -> tuple[FloatArray, ...]:
     """Return scores that fall within every group and differ between groups."""
     return tuple(
         np.linspace(1.0, 0.0, group.width, endpoint=False) * (1 + i % 3) for i, group in enumerate(structure.groups)

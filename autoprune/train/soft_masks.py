@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.core.bisection import bisect
+from autoprune.core.groups import FloatArray
 from autoprune.errors import InvalidArgumentError
 
 BISECTIONS = 60
@@ -97,7 +97,7 @@ def draw_masks(probabilities: Tensor, generator: torch.Generator | None = None) 
     return masks + (probabilities - probabilities.detach())
 
 
-def padded_log_importance(importance: Sequence[npt.NDArray[np.float64]]) -> Tensor:
+def padded_log_importance(importance: Sequence[FloatArray]) -> Tensor:
     """Return the (g, w) float64 logarithms of the importance of every channel, minus infinity where there is none.
 
     Args:
