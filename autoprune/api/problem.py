@@ -22,11 +22,11 @@ from autoprune.core.groups import Structure
 from autoprune.core.limits import parse_limit, resolve_limits
 from autoprune.core.objectives import COSTS, Objectives, objective_names
 from autoprune.core.protocols import Ranking
-from autoprune.core.settings import as_integer, shared_settings
+from autoprune.core.settings import as_integer, changed, in_words, name_and_settings, shared_settings
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
-from autoprune.criteria.registry import find_criterion
+from autoprune.criteria.registry import criterion_settings, find_criterion
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import (
     AutopruneWarning,
@@ -54,6 +54,7 @@ from autoprune.latency.library import Wanted, find_table
 from autoprune.latency.table import LatencyTable
 from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
+from autoprune.prepare.statistics import dense_model
 from autoprune.store.identity import Evidence, Identity
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
@@ -63,6 +64,7 @@ from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import to_device
+from autoprune.train.split import Split
 from autoprune.train.tasks import Classification, Task, directions_of
 from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
 
@@ -95,7 +97,8 @@ class Problem:
         min_keep_ratio: smallest fraction of a group to keep.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels.
-        criterion: ranks the channels of every group; the best ones stay.
+        criterion: ranks the channels of every group; the best ones stay. A name of ``autoprune list criteria``, with
+            settings as in ``("taylor", {"squared": True})``.
         evaluator: name of the evaluator that measures candidates; ``autoprune list evaluators`` prints them all.
         evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
             class or a mapping of the fields.
@@ -130,7 +133,7 @@ class Problem:
         min_keep_ratio: float = 0.1,
         locks: Sequence[str] = (),
         ties: Sequence[str | Sequence[str]] = (),
-        criterion: str = "l2",
+        criterion: str | tuple[str, Any] = "l2",
         evaluator: str = "inherited",
         evaluation: ProxySettings | Mapping[str, Any] | None = None,
         reference: Mapping[str, float] | None = None,
@@ -147,7 +150,9 @@ class Problem:
         _check_objectives(objective_names(objectives), self.task)
         self.objectives = Objectives.parse(objectives, directions_of(self.task))
         self.given_reference = _checked_reference(reference or {}, self.objectives)
-        self.criterion = find_criterion(criterion).name
+        name_of_criterion, given = name_and_settings(criterion, "criterion", "('taylor', {'squared': True})")
+        self.criterion = find_criterion(name_of_criterion).name
+        self.criterion_settings = criterion_settings(self.criterion, given)
         self.seed = _checked_seed(seed)
         self.name = name or type(self.model).__name__
         self.example_input = self.data.example_batch(1)[0] if example_input is None else example_input
@@ -291,7 +296,7 @@ class Problem:
             "the weights": hashlib.sha256(pack_weights(self.weights)).hexdigest(),
             "the objectives": json.dumps(list(self.objectives.names)),
             "the limits": json.dumps(sorted(self.limits.items())),
-            "the criterion": self.criterion,
+            "the criterion": self.criterion_key(self.criterion),
             "the seed": str(self.seed),
             "the evaluator": self.evaluator.name,
             "the evaluator's settings": json.dumps(chosen, sort_keys=True),
@@ -339,12 +344,15 @@ class Problem:
         """SHA-256 over everything that a figure depends on: two problems of one fingerprint share a ledger."""
         return self.identity.fingerprint
 
-    def rank(self, criterion: str, put: Callable[[bytes], str]) -> tuple[Ranking, Spending]:
+    def rank(
+        self, criterion: str, put: Callable[[bytes], str], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[Ranking, Spending]:
         """Score all channels under a criterion.
 
         Args:
             criterion: a name of ``autoprune list criteria``.
             put: keeps the bytes of weights and order and returns their SHA-256.
+            weights: dense tensors by name, such as prepared ones; those of the model when left out.
 
         Returns:
             The ranking, and what it cost: a criterion with a loss runs forward and backward passes.
@@ -352,18 +360,45 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        info = find_criterion(criterion)
-        spent = Spending()
         batches = None
-        if "batches" in info.needs:
-            n_items = self.evaluation.batch_size * N_SCORING_BATCHES
-            split = self.data.train.subset(n_items, self.seed)
-            batches = split.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
-            passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
-            spent = Spending(macs=passes * self.dense_costs["macs"] * len(split))
-        found = scores(criterion, self.model, self.structure, batches=batches, loss=self.task.loss, seed=self.seed)
-        weight_set = put_weight_set(put, self.structure, self.weights, order(found))
-        return Ranking(found, weight_set), spent
+        if "batches" in find_criterion(criterion).needs:
+            batches = self._scoring_items.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
+        model, own = self.model, self.weights
+        if weights is not None:
+            model = dense_model(self._setup, weights, next(iter(own.values())).device)
+            own = model_weights(model, self.structure)
+        settings = self.criterion_settings if criterion == self.criterion else None
+        found = scores(
+            criterion,
+            model,
+            self.structure,
+            batches=batches,
+            loss=self.task.loss,
+            seed=self.seed,
+            settings=settings,
+        )
+        return Ranking(found, put_weight_set(put, self.structure, own, order(found))), self.ranking_spending(criterion)
+
+    def criterion_key(self, criterion: str) -> str:
+        """Return a criterion's name with the settings that are not its defaults: what its scores depend on."""
+        return in_words(criterion, changed(self.criterion_settings) if criterion == self.criterion else {})
+
+    def ranking_spending(self, criterion: str) -> Spending:
+        """Return what ranking all channels under a criterion costs, known before it starts.
+
+        Raises:
+            UnknownNameError: there is no such criterion.
+        """
+        needs = find_criterion(criterion).needs
+        if "batches" not in needs:
+            return Spending()
+        passes = 3 if "loss" in needs else 1  # forward once, backward twice
+        return Spending(macs=passes * self.dense_costs["macs"] * len(self._scoring_items))
+
+    @property
+    def _scoring_items(self) -> Split:
+        """The training items that criteria look at."""
+        return self.data.train.subset(self.evaluation.batch_size * N_SCORING_BATCHES, self.seed)
 
     def evaluator_of(self, fidelity: str) -> Evaluator:
         """Return who measures jobs of this fidelity: the problem's own evaluator, or the one of that name.

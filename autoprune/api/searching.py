@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoprune.api.beginning import Beginning, PrepareArgument, WarmStartArgument, ranker
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import as_recorded, check_resumable, check_same_objectives
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.jobs import PROBE, Prepare, Status, WeightSet
+from autoprune.core.jobs import evaluations as measured_in
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
 from autoprune.core.settings import as_integer
 from autoprune.core.streams import seed_sequence
@@ -40,9 +42,6 @@ from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
-from autoprune.strategies import BaseStrategy
-from autoprune.strategies.registry import StrategyInfo, find_strategy, make_strategy, strategy_settings
-from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy, split_key
 from autoprune.train.checkpoint import Checkpoint
 
 WINDOW = 16
@@ -65,7 +64,8 @@ def search(
     budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
-    warm_start: str = "",
+    prepare: PrepareArgument = None,
+    warm_start: WarmStartArgument = None,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,
@@ -83,8 +83,15 @@ def search(
         strategy: name of the search strategy; ``autoprune list strategies`` prints them all.
         budget: upper bound on what the search may spend; a plain number counts evaluations; 100 evaluations by default.
         settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields.
-        warm_start: ``"knapsack"`` measures the sensitivity of every layer first, and the optima that they predict, and
-            begins with these; the strategy may be written ``"pymoo:nsga2+knapsack"``, too. They are counted.
+        prepare: how the weights that candidates inherit are made first: a recipe (``"sparsify"``, ``"supernet"``; see
+            ``autoprune list recipes``), with settings as in ``("sparsify", {"regularizer": "bn_l1"})``, or an earlier
+            run or its folder, whose weights and order are taken. The preparation is a job of the run, charged and
+            resumed like all; a length (``epochs``) that is left open takes up to half of the budget's MACs. The
+            channels are ranked again by the problem's criterion, unless their order is part of what was made.
+        warm_start: what is measured before the strategy begins, counted like all: ``"knapsack"`` for the sensitivity of
+            every layer and the optima that they predict (the strategy may be written ``"pymoo:nsga2+knapsack"``, too),
+            or an earlier run or its folder for its best candidates, repaired into the limits: at most 64, and a third
+            of the evaluations. Where that run measured what this one would, they come from the cache.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -98,15 +105,15 @@ def search(
         The run: its front, and points to build, save and report.
 
     Raises:
-        UnknownNameError: there is no such strategy or executor.
+        UnknownNameError: there is no such strategy, recipe or executor.
+        InvalidArgumentError: settings cannot be used, or what comes before the strategy does not go with it.
         StoreError: the folder is of another problem, in use, or damaged.
-        BudgetError: the budget is too small for the strategy.
+        BudgetError: the budget is too small for the strategy or the preparation.
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     budget = Budget.of(100 if budget is None else budget)  # whatever is wrong fails here, before any work
-    strategy, warm_start = split_key(f"{strategy}+{warm_start}" if warm_start else strategy)
-    info, _ = find_strategy(strategy)
-    settings = strategy_settings(strategy, settings)
+    beginning = Beginning.of(problem, strategy, settings, prepare, warm_start, budget.evaluations)
+    info = beginning.info
     check_executor(executor)
     _check_numbers(seed, window)
     _check_progress(progress)
@@ -115,13 +122,7 @@ def search(
     is_new = not (folder / "run.sqlite").exists()
     if problem.latency is not None and not is_new:
         problem = as_recorded(problem, RunRecord.read(folder).description)
-    meta = _describe(problem, strategy, warm_start, info.fidelity, budget, seed) if is_new else None
-
-    def make(setup: SearchSetup) -> BaseStrategy:
-        if warm_start:
-            return WarmStartStrategy(setup, WarmStartSettings(strategy=strategy, settings=settings))
-        return make_strategy(strategy, setup, settings)
-
+    meta = _describe(problem, beginning, budget, seed) if is_new else None
     with (
         RunStore(
             folder,
@@ -132,30 +133,33 @@ def search(
         warnings_kept(run.keep_warning),
     ):
         recorded = RunMeta.from_json(run.ledger.meta)
-        _check_same_search(recorded, strategy, warm_start, seed, folder)
+        beginning.check_recorded(recorded, seed, folder)
         check_same_objectives(folder, recorded, problem)
         checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too
         runner = problem.runner(
             run.weights,
             fidelity=info.fidelity,
-            recipes=info.recipes,
+            recipes=beginning.recipes,
             checkpoints=checkpoints,
         )
-        setup, prior = _setup(problem, run, recorded, strategy, seed, runner)
+        setup, prior = _setup(problem, run, recorded, beginning, seed, runner)
         run.ledger.update_meta({"prior": _plain(prior), "budget": _budget(budget)})
         with (
             _open_cache(problem, cache, folder) as evaluations,
-            closing(_make_executor(executor, runner, problem, run, info, checkpoints)) as workers,
+            closing(_make_executor(executor, runner, problem, run, beginning, checkpoints)) as workers,
         ):
+            if evaluations is not None and beginning.earlier is not None and beginning.figures_carry_over(problem):
+                known = measured_in(beginning.earlier.outcomes)
+                evaluations.put({evaluations.key(item.job): replace(item, cached=False) for item in known})
             run_search(
-                lambda: make(setup),
+                lambda: beginning.make(setup, recorded),
                 workers,
                 run,
                 budget,
                 objectives=problem.objectives,
                 price=runner.price,
                 mark=runner.mark,
-                window=window or make(setup).window or WINDOW,
+                window=window or beginning.make(setup, recorded).window or WINDOW,
                 cache=evaluations,
                 prior=prior,
                 box=ReferenceBox.of(problem.objectives, recorded.reference),
@@ -190,20 +194,25 @@ def _why_empty(run: Run, budget: Budget) -> str:
 
 
 def _setup(
-    problem: Problem, run: RunStore, recorded: RunMeta, strategy: str, seed: int, runner: Runner
+    problem: Problem, run: RunStore, recorded: RunMeta, beginning: Beginning, seed: int, runner: Runner
 ) -> tuple[SearchSetup, Spending]:
     """Rank the channels and gather what the strategy may know; returns also what that cost."""
-    info, suffix = find_strategy(strategy)
-    wanted = [problem.criterion]
-    if info.argument == "criterion":
-        wanted.append(suffix or "l2")
+    criteria = tuple(dict.fromkeys((problem.criterion, *beginning.criteria)))
     rankings: dict[str, Ranking] = {}
     prior = Spending()
-    for criterion in dict.fromkeys(wanted):
-        ranking, spent = problem.rank(criterion, run.weights.put)
-        weight_set, more = _completed(ranking.weight_set, run, runner)
-        rankings[criterion] = replace(ranking, weight_set=weight_set)
-        prior = prior + spent + more
+    rank = ranker(problem, run, beginning)
+    if beginning.source is not None and beginning.inherited is not None:
+        weight_set, prior = _completed(_taken(beginning.inherited, beginning.source, run), run, runner)
+        rankings.update(rank(weight_set))
+    else:
+        for criterion in criteria:
+            ranking, spent = problem.rank(criterion, run.weights.put)
+            weight_set, more = _completed(ranking.weight_set, run, runner)
+            rankings[criterion] = replace(ranking, weight_set=weight_set)
+            prior = prior + spent + more
+    is_ranked_again = beginning.preparation is not None and (not beginning.keeps_order or bool(beginning.criteria))
+    if is_ranked_again or beginning.source is not None:
+        prior = sum((problem.ranking_spending(criterion) for criterion in criteria), prior)
     prior = recorded.prior if recorded.prior != Spending() else prior
     planned_macs = recorded.settings.get("planned_macs")
     setup = SearchSetup(
@@ -217,9 +226,22 @@ def _setup(
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
         estimate=runner.estimate,
-        probe=PROBE if problem.evaluator_of(info.fidelity).probes else "",
+        probe=PROBE if problem.evaluator_of(beginning.info.fidelity).probes else "",
+        rank=rank if is_ranked_again else None,
     )
     return setup, prior
+
+
+def _taken(weight_set: WeightSet, source: Run, run: RunStore) -> WeightSet:
+    """Copy the blobs of an earlier run into this one, unless they are there.
+
+    Raises:
+        StoreError: a blob is gone or damaged there.
+    """
+    for name in (weight_set.weights, weight_set.order):
+        if not run.weights.has_intact(name):
+            run.weights.put(source.record.weights.get(name))
+    return weight_set
 
 
 def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
@@ -241,7 +263,7 @@ def _has_unfinished_preparation(run: RunStore) -> bool:
     return any(isinstance(job, Prepare) and job.id not in done for job in run.ledger.jobs())
 
 
-def _describe(problem: Problem, strategy: str, warm_start: str, fidelity: str, budget: Budget, seed: int) -> RunMeta:
+def _describe(problem: Problem, beginning: Beginning, budget: Budget, seed: int) -> RunMeta:
     objectives = tuple(map(str, problem.objectives.items))
     data = problem.data
     measured = min(problem.evaluation.n_validation or len(data.score), len(data.score))
@@ -251,26 +273,26 @@ def _describe(problem: Problem, strategy: str, warm_start: str, fidelity: str, b
     return RunMeta(
         name=problem.name,
         model=f"{type(problem.model).__module__}.{type(problem.model).__qualname__}",
-        strategy=strategy,
+        strategy=beginning.strategy,
         seed=seed,
         objectives=objectives,
         limits=problem.limits,
         budget=budget,
         space=problem.space.to_json(),
         dense=Dense(problem.dense_costs, {Role.PROXY.value: problem.dense_metrics}),
-        fidelity=fidelity,
+        fidelity=beginning.info.fidelity,
         reference=problem.reference,
         images=images,
         held_out=problem.data.held_out,
         latency={} if problem.latency is None else problem.latency.to_json(),
         settings={
-            "criterion": problem.criterion,
+            "criterion": problem.criterion_key(problem.criterion),
             "evaluator": problem.evaluator.name,
             "batchnorm": problem.evaluation.batchnorm,
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
             "planned_macs": budget.macs,
-            "warm_start": warm_start,
-            "stream": find_strategy(strategy)[0].twin_of or strategy,  # a twin draws the random numbers of its family
+            **beginning.to_record(),
+            "stream": beginning.info.twin_of or beginning.strategy,  # a twin draws the random numbers of its family
         },
         environment=_environment(problem),
         identity=problem.identity.to_json(),
@@ -314,21 +336,6 @@ def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:
         raise BudgetError(msg)
 
 
-def _check_same_search(recorded: RunMeta, strategy: str, warm_start: str, seed: int, folder: Path) -> None:
-    name, _, start = recorded.strategy.partition("+")  # of runs that have no setting of their own for it
-    start = start or recorded.settings.get("warm_start", "")
-    there, here = (
-        f"{name!r}{f' after a warm start by {start!r}' if start else ''} with seed {number}"
-        for name, start, number in ((name, start, recorded.seed), (strategy, warm_start, seed))
-    )
-    if there != here:
-        msg = (
-            f"the run in {folder} was searched by {there}, not {here}; choose another folder, or resume with the "
-            "recorded ones"
-        )
-        raise InvalidArgumentError(msg)
-
-
 def _open_cache(
     problem: Problem, cache: str | Path | None, folder: Path
 ) -> AbstractContextManager[EvaluationCache | None]:
@@ -359,7 +366,7 @@ def _make_executor(
     runner: Runner,
     problem: Problem,
     run: RunStore,
-    info: StrategyInfo,
+    beginning: Beginning,
     checkpoints: Checkpoints,
 ) -> Executor:
     if executor is None or (isinstance(executor, str) and executor == "in-process"):
@@ -370,8 +377,9 @@ def _make_executor(
         return executor
     if executor.gpus_per_worker is None and problem.evaluator.device.type == "cuda":
         executor = replace(executor, gpus_per_worker=GPUS_PER_WORKER)
-    spec = problem.runner_spec(fidelity=info.fidelity, recipes=info.recipes, for_workers=True)
-    return start_ray_pool(spec, run.weights, executor, checkpoints if info.recipes else None, runner.mark)
+    recipes = beginning.recipes
+    spec = problem.runner_spec(fidelity=beginning.info.fidelity, recipes=recipes, for_workers=True)
+    return start_ray_pool(spec, run.weights, executor, checkpoints if recipes else None, runner.mark)
 
 
 def _plain(spent: Spending) -> dict[str, Any]:

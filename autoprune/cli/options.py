@@ -41,6 +41,24 @@ CriterionOption = Annotated[
         "--criterion", help="Which channels stay; see `autoprune list criteria`.", show_default="the problem's"
     ),
 ]
+PrepareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prepare",
+        metavar="RECIPE|RUN",
+        help="Make the weights first: a recipe (`autoprune list recipes`; --set search.prepare.KEY=VALUE), or a run's.",
+        show_default="the problem's",
+    ),
+]
+WarmStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start",
+        metavar="NAME|RUN",
+        help="What is measured first: knapsack, or the best candidates of an earlier run.",
+        show_default="the problem's",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,6 +142,8 @@ def read_problem(
     strategy: str | None = None,
     budget: dict[str, float | None] | None = None,
     seed: int | None = None,
+    prepare: str | None = None,
+    warm_start: str | None = None,
     settings: list[str] | None = None,
 ) -> ProblemFile:
     """Read a problem file with what the command line says instead; relative paths start from the working folder.
@@ -147,7 +167,10 @@ def read_problem(
         overrides["search", "budget"] = given
     if strategy is not None:
         overrides["search", "settings"] = {}  # those of the file are of the file's strategy
-    overrides |= dict(map(_setting, settings or []))
+    if prepare is not None:  # settings of the file are of the file's recipe
+        overrides["search", "prepare"] = {"run": str(run)} if (run := _run_at(prepare)) else {"recipe": prepare}
+    if warm_start is not None:
+        overrides["search", "warm_start"] = str(_run_at(warm_start) or warm_start)
     options = {
         ("evaluator", "name"): evaluator,
         ("evaluator", "criterion"): criterion,
@@ -155,7 +178,15 @@ def read_problem(
         ("search", "seed"): seed,
     }
     overrides |= {key: option for key, option in options.items() if option is not None}
+    overrides |= dict(map(_setting, settings or []))
     return read_problem_file(name_or_path, overrides)
+
+
+def _run_at(text: str) -> Path | None:
+    """Return the absolute path of a run's folder, None where the text names none."""
+    from autoprune.store.run import LEDGER
+
+    return Path(text).absolute() if (Path(text) / LEDGER).exists() else None
 
 
 def _setting(text: str) -> tuple[tuple[str | int, ...], Any]:

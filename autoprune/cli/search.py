@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,15 +19,20 @@ from autoprune.cli.options import (
     InsecureOption,
     JsonOption,
     LimitOption,
+    PrepareOption,
     ProblemArgument,
     QuietOption,
     SeedOption,
     SetOption,
+    WarmStartOption,
     WeightsOption,
     WorkersOption,
     chosen_executor,
     read_problem,
 )
+
+if TYPE_CHECKING:
+    from autoprune.config import ProblemFile
 
 
 def search(
@@ -38,6 +43,8 @@ def search(
     evaluations: Annotated[int | None, typer.Option(min=1, help="Budget: candidates to measure.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Budget: wall time.")] = None,
     macs: Annotated[float | None, typer.Option(min=1, help="Budget: executed multiply-adds.")] = None,
+    prepare: PrepareOption = None,
+    warm_start: WarmStartOption = None,
     limit: LimitOption = None,
     evaluator: EvaluatorOption = None,
     criterion: CriterionOption = None,
@@ -60,7 +67,7 @@ def search(
     import autoprune as ap
     from autoprune.cli.progress import search_progress, working
     from autoprune.cli.show import front_json, print_front, read_summary
-    from autoprune.config.building import build_problem
+    from autoprune.config.building import beginning_of, build_problem
     from autoprune.config.record import record_problem
 
     budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}
@@ -74,10 +81,12 @@ def search(
         strategy=strategy,
         budget=budget_given,
         seed=seed,
+        prepare=prepare,
+        warm_start=warm_start,
         settings=set_,
     )
     settings = file.tables.search
-    folder = store or Path("runs") / f"{file.name}-{settings.strategy.replace(':', '-')}-{settings.seed}"
+    folder = store or Path("runs") / _folder_name(file)
     runs_on = chosen_executor(executor, address, insecure, workers)
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
@@ -90,6 +99,7 @@ def search(
                 strategy=settings.strategy,
                 budget=budget,
                 settings=settings.settings or None,
+                **beginning_of(file),
                 executor=runs_on,
                 store=folder,
                 seed=settings.seed,
@@ -115,3 +125,14 @@ def search(
         log("[yellow]there is no front: nothing was measured, or all of it failed[/yellow]")
         raise typer.Exit(1)
     log(f"report: autoprune report {escape(shlex.quote(str(folder)))}")
+
+
+def _folder_name(file: ProblemFile) -> str:
+    """Return the name of a run's folder: what is searched, by whom and from what, and the seed."""
+    search = file.tables.search
+    parts = [file.name, search.strategy.replace(":", "-")]
+    if search.prepare is not None:
+        parts.append(search.prepare.recipe or Path(search.prepare.run or "").name)
+    if search.warm_start:
+        parts.append(Path(search.warm_start).name)
+    return "-".join((*parts, str(search.seed)))

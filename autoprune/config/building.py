@@ -24,6 +24,7 @@ from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.latency.library import find_table
+from autoprune.strategies.warm_start import WARM_STARTS
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.loop import fit
@@ -248,7 +249,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             objectives=tables.objectives,
             limits=tables.limits,
             **tables.space.model_dump(),
-            criterion=tables.evaluator.criterion,
+            criterion=(tables.evaluator.criterion.name, tables.evaluator.criterion.settings),
             evaluator=tables.evaluator.name,
             evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,
@@ -260,6 +261,19 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
         raise file.error(("space",), str(error)) from error
     check_reference(file, problem.dense_costs)
     return problem
+
+
+def beginning_of(file: ProblemFile) -> dict[str, Any]:
+    """Return what ``[search]`` says of prepared weights and of a warm start, as `autoprune.search` takes it."""
+    search, folder = file.tables.search, file.path.parent
+    found: dict[str, Any] = {}
+    if search.prepare is not None and search.prepare.run is not None:
+        found["prepare"] = folder / search.prepare.run
+    elif search.prepare is not None:
+        found["prepare"] = (search.prepare.recipe, search.prepare.settings or None)
+    if search.warm_start:
+        found["warm_start"] = search.warm_start if search.warm_start in WARM_STARTS else folder / search.warm_start
+    return found
 
 
 def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task, folder: Path | None) -> None:

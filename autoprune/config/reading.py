@@ -20,6 +20,9 @@ from autoprune.errors import LONGEST, ConfigError, did_you_mean, shortened, show
 COMMAND_LINE = 0
 """The "line" of what was given on the command line."""
 
+NAMED_TABLES: Mapping[KeyPath, str] = {("evaluator", "criterion"): "name", ("search", "prepare"): "recipe"}
+"""Tables that a word may stand for, and the key that the word is then the value of."""
+
 _LARGEST = 10**6
 """Bytes of a problem file: a hundred times the longest one that anybody wrote."""
 
@@ -181,7 +184,10 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 def _override(data: dict[str, Any], key: KeyPath, value: Any) -> None:
     """Set ``key`` of a file's content; a mistake on the way there is left for the validation to report."""
     table: Any = data
-    for part in key[:-1]:
+    for depth, part in enumerate(key[:-1], start=1):
+        word = NAMED_TABLES.get(key[:depth])
+        if word is not None and isinstance(table.get(str(part)), str):
+            table[str(part)] = {word: table[str(part)]}
         table = table.setdefault(str(part), {})
         if not isinstance(table, dict):
             return

@@ -5,16 +5,25 @@ Unknown keys and wrong types are mistakes; every type says what it expects when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    model_validator,
+)
 
-from autoprune.config.references import check_reference, is_file
+from autoprune.config.references import check_reference, is_file, is_folder
 from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS, Objective, objective_names, split_direction
-from autoprune.errors import AutopruneError, unknown_name
+from autoprune.errors import AutopruneError, UnknownNameError, unknown_name
 
 TORCHVISION = "torchvision:"
 """Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
@@ -95,6 +104,77 @@ def check_evaluator_settings(name: str, settings: dict[str, Any]) -> None:
     evaluator_settings(name, settings)
 
 
+def _check_criterion_settings(name: str, settings: dict[str, Any]) -> None:
+    """Check what a file says about the settings of the criterion called ``name``.
+
+    Raises:
+        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
+    """
+    from autoprune.criteria.registry import criterion_settings
+
+    criterion_settings(name, settings)
+
+
+def _check_preparation(name: str, settings: dict[str, Any]) -> None:
+    """Check what a file says about the settings of the recipe called ``name``.
+
+    Raises:
+        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
+        ValueError: there is no such recipe, or no such regularizer.
+    """
+    from autoprune.core.settings import settings_of
+    from autoprune.prepare.registry import RECIPES
+
+    try:
+        settings_of(RECIPES.find(name).load().Settings, settings, f"the recipe {name!r}")
+    except UnknownNameError as error:  # a LookupError, which pydantic would not collect
+        raise ValueError(str(error)) from error
+
+
+def _named_table(key: str) -> Callable[[Any], Any]:
+    """Return what reads a word in the place of a table as the table with that word under ``key``."""
+    return lambda value: {key: value} if isinstance(value, str) else value
+
+
+def _preparation_table(value: Any, info: ValidationInfo) -> Any:
+    """Read a word in the place of ``[search.prepare]``: a recipe, or else the folder of a run."""
+    from autoprune.prepare.registry import RECIPES
+
+    table = _named_table("recipe")(value)
+    if isinstance(table, dict) and isinstance(name := table.get("recipe"), str) and name not in RECIPES:
+        if _may_be_run(name, info):
+            return {**{key: item for key, item in table.items() if key != "recipe"}, "run": name}
+        msg = f"{unknown_name('recipe', name, RECIPES)}; nor is there a run's folder at {_folder(info) / name}"
+        raise ValueError(msg)
+    return table
+
+
+def _warm_start(name: str, info: ValidationInfo) -> str:
+    from autoprune.strategies.warm_start import WARM_STARTS
+
+    if name and name not in WARM_STARTS and not _may_be_run(name, info):
+        msg = f"{unknown_name('warm start', name, WARM_STARTS)}; nor is there a run's folder at {_folder(info) / name}"
+        raise ValueError(msg)
+    return name
+
+
+def _check_warm_start_of(strategy: str, warm_start: str) -> None:
+    """Refuse a warm start for a strategy that takes none.
+
+    Raises:
+        InvalidArgumentError: it takes none.
+    """
+    from autoprune.strategies.warm_start import check_warm_start, split_key
+
+    if warm_start:
+        check_warm_start(split_key(strategy)[0])
+
+
+def _may_be_run(name: str, info: ValidationInfo) -> bool:
+    """Say whether a word is a path; the run need not be there any more when a file is read again."""
+    return "/" in name or is_folder(_folder(info) / name)
+
+
 def _criterion(name: str) -> str:
     from autoprune.criteria.registry import CRITERIA
 
@@ -171,6 +251,7 @@ StrategyKeys = Annotated[tuple[StrategyKey, ...], Strict(strict=False)]
 StrategySettings = Annotated[dict[str, Any], AfterValidator(_strategy_settings)]
 SettingsByStrategy = Annotated[dict[StrategyKey, dict[str, Any]], AfterValidator(_settings_by_strategy)]
 CriterionName = Annotated[str, AfterValidator(_criterion)]
+WarmStart = Annotated[str, AfterValidator(_warm_start)]
 EvaluatorName = Annotated[str, AfterValidator(_evaluator)]
 ObjectiveNames = Annotated[Names, AfterValidator(_objectives)]
 Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
@@ -243,6 +324,41 @@ class BudgetTable(Table):
     macs: LastLimit = Field(default=None, validate_default=True)
 
 
+class PrepareTable(Table):
+    """``[search.prepare]``: how the weights that candidates inherit are made first; ``prepare = "sparsify"`` for short.
+
+    The settings of the recipe stand beside its name.
+
+    Attributes:
+        recipe: key of the registry of recipes.
+        run: the folder of an earlier run whose weights are taken; instead of ``recipe``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    recipe: str | None = None
+    run: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the file says about the settings of the recipe."""
+        return self.model_dump(exclude={"recipe", "run"}, exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> PrepareTable:
+        if (self.recipe is None) == (self.run is None):
+            msg = (
+                f"expected either recipe = 'sparsify' (or another) or run = 'FOLDER', got {self.recipe!r}, {self.run!r}"
+            )
+            raise ValueError(msg)
+        if self.recipe is not None:
+            _check_preparation(self.recipe, self.settings)
+        elif self.settings:
+            msg = f"the weights of a run have no settings, got {', '.join(self.settings)}"
+            raise ValueError(msg)
+        return self
+
+
 class SearchTable(Table):
     """``[search]``: who proposes, how long, from which seed.
 
@@ -251,12 +367,21 @@ class SearchTable(Table):
         budget: upper bound on what may be spent.
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
+        prepare: how the weights that candidates inherit are made first; left out, they are those of the network.
+        warm_start: what is measured first: ``"knapsack"``, or the folder of an earlier run.
     """
 
     strategy: StrategyKey = "pymoo:nsga2"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     settings: StrategySettings = Field(default_factory=dict)
+    prepare: Annotated[PrepareTable | None, BeforeValidator(_preparation_table)] = None
+    warm_start: WarmStart = ""
+
+    @model_validator(mode="after")
+    def _warm_start_suits(self) -> SearchTable:
+        _check_warm_start_of(self.strategy, self.warm_start)
+        return self
 
 
 class CompareTable(Table):
@@ -378,6 +503,28 @@ class TaskTable(Table):
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
+class CriterionTable(Table):
+    """``criterion = { name = "taylor", squared = true }``: which channels stay; ``criterion = "taylor"`` for short.
+
+    Attributes:
+        name: key of the registry of criteria.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: CriterionName = "l2"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the file says about the settings of the criterion."""
+        return self.model_dump(exclude={"name"}, exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> CriterionTable:
+        _check_criterion_settings(self.name, self.settings)
+        return self
+
+
 class EvaluatorTable(Table):
     """``[evaluator]``: how a candidate is measured; see `autoprune.evaluators`.
 
@@ -396,7 +543,7 @@ class EvaluatorTable(Table):
     model_config = ConfigDict(extra="allow")
 
     name: EvaluatorName = "inherited"
-    criterion: CriterionName = "l2"
+    criterion: Annotated[CriterionTable, BeforeValidator(_named_table("name"))] = CriterionTable()
     n_calibration: Annotated[int, Field(ge=0)] = 1000
     n_validation: Count | None = None
     batch_size: Count = 100

@@ -59,6 +59,8 @@ class SearchSetup:
         macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
         estimate: predicts what a job will be charged, except for seconds; for sizing preparations.
         probe: the fidelity of cheap evaluations that predict; "" where there is none.
+        rank: scores the channels of other weights by the criteria of ``rankings``, that of ``weight_set`` first; None
+            where their order stands as it comes.
     """
 
     space: SearchSpace
@@ -72,6 +74,7 @@ class SearchSetup:
     macs: int | None = None
     estimate: Callable[[Job], Spending] | None = None
     probe: str = ""
+    rank: Callable[[WeightSet], Mapping[str, Ranking]] | None = None
 
 
 class Strategy(Protocol):

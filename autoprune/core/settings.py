@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -10,6 +11,48 @@ from typing import Any, TypeVar, cast
 from autoprune.errors import AutopruneError, InvalidArgumentError, did_you_mean, shown
 
 SettingsT = TypeVar("SettingsT")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Settings of something that has none."""
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Return settings as JSON types, as a file brings them back."""
+    written: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return written
+
+
+def changed(settings: Any) -> dict[str, Any]:
+    """Return the settings that differ from the defaults of their class, JSON types."""
+    usual = as_json(type(settings)())
+    return {name: value for name, value in as_json(settings).items() if value != usual[name]}
+
+
+def in_words(name: str, settings: Mapping[str, Any]) -> str:
+    """Return a name with settings of JSON types behind it: ``taylor (squared=true)``."""
+    shown_ones = ", ".join(f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(settings.items()))
+    return f"{name} ({shown_ones})" if shown_ones else name
+
+
+def name_and_settings(given: Any, argument: str, example: str) -> tuple[Any, Any]:
+    """Return what a user named, and the settings that came with it: ``"l1"``, ``("l1", {"readers": False})``.
+
+    Args:
+        given: a pair of a name and settings, or the name alone.
+        argument: what it was given as, for the message.
+        example: a pair, for the message.
+
+    Raises:
+        InvalidArgumentError: it is a sequence of something else.
+    """
+    if not isinstance(given, tuple | list):
+        return given, None
+    if len(given) == 2 and isinstance(given[0], str):
+        return given[0], given[1]
+    msg = f"expected {argument}= as a name, or as a name and settings such as {example}, got {shown(given)}"
+    raise InvalidArgumentError(msg)
 
 
 def settings_of(kind: type[SettingsT], given: object, owner: str) -> SettingsT:

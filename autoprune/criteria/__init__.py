@@ -10,8 +10,10 @@ where it asks for them) that returns per group one (w,) float array of finite sc
 
 `member_axes` and `channel_rows` give the weights of every channel of a group as the rows of a matrix. To make a
 criterion known by name, put a `CriterionInfo` under the entry point group ``autoprune.criteria``; ``needs=("batches",
-"loss")`` asks for data. It is then the ``criterion=`` of a problem, of ``[evaluator]`` in a problem file and of
-``--criterion``.
+"loss")`` asks for data, ``settings="module:Class"`` names the frozen dataclass of its settings, which it finds as
+``evidence.settings``. It is then the ``criterion=`` of a problem, of ``[evaluator]`` in a problem file and of
+``--criterion``; settings are given as ``criterion=("mine", {"rate": 0.2})``, as ``criterion = { name = "mine", rate =
+0.2 }`` and by ``--set evaluator.criterion.rate=0.2``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprune.core.lazy import lazy_names
-from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo, find_criterion
+from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo, criterion_settings, find_criterion
 
 if TYPE_CHECKING:
     from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
@@ -32,6 +34,7 @@ __all__ = [
     "Evidence",
     "Scores",
     "channel_rows",
+    "criterion_settings",
     "find_criterion",
     "member_axes",
     "order",

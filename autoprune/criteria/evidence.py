@@ -30,6 +30,7 @@ class Evidence:
         batches: batches as ``loss`` takes them; only for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
         seed: seed for criteria that draw random numbers.
+        settings: of the criterion, an instance of the class that its `CriterionInfo` names.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Evidence:
     batches: Iterable[Any] | None
     loss: Loss | None
     seed: int
+    settings: Any = None
 
 
 def member_axes(structure: Structure, group: ChannelGroup, roles: tuple[str, ...]) -> Iterator[Axis]:

@@ -7,9 +7,10 @@ its value a `CriterionInfo`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from autoprune.core.registry import Info, Registry
+from autoprune.core.registry import Info, Registry, imported
+from autoprune.core.settings import settings_of
 
 if TYPE_CHECKING:
     from autoprune.criteria.evidence import Evidence, Scores
@@ -35,25 +36,38 @@ class CriterionInfo(Info):
         factory: ``module:function`` of the `Criterion`.
         paper: the paper that describes it; "" if it is common knowledge.
         needs: needs besides the weights: ``"batches"``, ``"loss"``.
+        settings: ``module:Class`` of its frozen settings, which it finds as `Evidence.settings`.
     """
 
     needs: tuple[str, ...] = ()
+    settings: str = "autoprune.core.settings:NoSettings"
 
     if TYPE_CHECKING:
 
         def load(self) -> Criterion: ...  # noqa: D102
 
+    def load_settings(self) -> type[Any]:
+        """Import the class of its settings."""
+        return cast(type[Any], imported(self.settings))
 
+
+_NORM = "autoprune.criteria.weights:NormSettings"
 _BUILT_IN = (
-    CriterionInfo("l1", "sum of absolute weights", "autoprune.criteria.l1:score", "Li et al., ICLR 2017"),
-    CriterionInfo("l2", "Euclidean norm of the weights", "autoprune.criteria.l2:score"),
     CriterionInfo(
-        "batchnorm", "absolute scale of the batch norms", "autoprune.criteria.batchnorm:score", "Liu et al., ICCV 2017"
+        "l1", "sum of absolute weights", "autoprune.criteria.weights:l1", "Li et al., ICLR 2017", settings=_NORM
+    ),
+    CriterionInfo("l2", "Euclidean norm of the weights", "autoprune.criteria.weights:l2", settings=_NORM),
+    CriterionInfo(
+        "batchnorm",
+        "absolute scale of the batch norms",
+        "autoprune.criteria.weights:batchnorm",
+        "Liu et al., ICCV 2017",
+        settings="autoprune.criteria.weights:BatchNormSettings",
     ),
     CriterionInfo(
         "fpgm",
         "distance of the filter to all others (geometric median)",
-        "autoprune.criteria.fpgm:score",
+        "autoprune.criteria.weights:fpgm",
         "He et al., CVPR 2019",
     ),
     CriterionInfo(
@@ -62,6 +76,7 @@ _BUILT_IN = (
         "autoprune.criteria.taylor:score",
         "Molchanov et al., ICLR 2017",
         ("batches", "loss"),
+        "autoprune.criteria.taylor:TaylorSettings",
     ),
     CriterionInfo(
         "obs",
@@ -70,7 +85,7 @@ _BUILT_IN = (
         "Frantar and Alistarh, Optimal brain compression, NeurIPS 2022",
         ("batches",),
     ),
-    CriterionInfo("random", "no information, for comparison", "autoprune.criteria.random:score"),
+    CriterionInfo("random", "no information, for comparison", "autoprune.criteria.weights:random"),
 )
 
 CRITERIA = Registry("criterion", ENTRY_POINTS, CriterionInfo, _BUILT_IN)
@@ -85,3 +100,17 @@ def find_criterion(name: str) -> CriterionInfo:
         InvalidArgumentError: an entry point of this name is not a `CriterionInfo`.
     """
     return CRITERIA.find(name)
+
+
+def criterion_settings(name: str, settings: object = None) -> Any:
+    """Return the settings of the criterion called ``name``.
+
+    Args:
+        name: a name of `CRITERIA`.
+        settings: an instance of its settings, a mapping of the fields, or None for the defaults.
+
+    Raises:
+        UnknownNameError: there is no such criterion.
+        InvalidArgumentError: the settings are of another criterion, or cannot be used.
+    """
+    return settings_of(find_criterion(name).load_settings(), settings, f"the criterion {name!r}")

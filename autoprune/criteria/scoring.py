@@ -10,8 +10,8 @@ from torch import nn
 
 from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.criteria.evidence import Evidence, Loss, Scores
-from autoprune.criteria.magnitude import norm_scores
-from autoprune.criteria.registry import find_criterion
+from autoprune.criteria.registry import criterion_settings, find_criterion
+from autoprune.criteria.weights import norm_scores
 from autoprune.errors import InvalidArgumentError, warn
 from autoprune.surgery.matching import model_tensors
 
@@ -29,6 +29,7 @@ def scores(
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    settings: object = None,
 ) -> Scores:
     """Score every channel of every group.
 
@@ -39,6 +40,7 @@ def scores(
         batches: batches as ``loss`` takes them, for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor.
         seed: seed for criteria that draw random numbers.
+        settings: of the criterion: an instance of its class, a mapping of the fields, or None for the defaults.
 
     Returns:
         Per group a (w,) float64 array, higher stays longer, comparable between groups. A group about which the
@@ -56,7 +58,8 @@ def scores(
     if missing:
         msg = f"the criterion {name!r} needs {' and '.join(missing)}; give {'them' if missing[1:] else 'it'}"
         raise InvalidArgumentError(msg)
-    evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed)
+    chosen = criterion_settings(name, settings)
+    evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed, chosen)
     found = _informed(name, info.load()(evidence), evidence)
     for group, values in zip(structure.groups, found, strict=True):
         if values.shape != (group.width,) or not np.isfinite(values).all():

@@ -11,6 +11,8 @@ copy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -19,6 +21,18 @@ from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_a
 from autoprune.errors import DataError
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import model_tensors
+
+
+@dataclass(frozen=True)
+class TaylorSettings:
+    """Settings of ``taylor``.
+
+    Attributes:
+        squared: average the squared changes over batches instead of their absolute values (Molchanov et al.,
+            "Importance estimation for neural network pruning", CVPR 2019, equation 8).
+    """
+
+    squared: bool = False
 
 
 @torch.no_grad()
@@ -61,7 +75,8 @@ def score(evidence: Evidence) -> Scores:
             weight.grad = None
         for total, axes, group in zip(totals, gated, structure.groups, strict=True):
             rows = [channel_rows(changes[axis.tensor], axis, group).sum(dim=1) for axis in axes]
-            total += sum(rows, torch.zeros(group.width, dtype=torch.float64)).abs().numpy()
+            change = sum(rows, torch.zeros(group.width, dtype=torch.float64)).numpy()
+            total += change**2 if evidence.settings.squared else np.abs(change)
         n_batches += 1
     if not n_batches:
         msg = "the criterion 'taylor' needs at least one batch, got none"

@@ -112,6 +112,9 @@ class BudgetedRecipe(Recipe):
     Subclasses say how they search and what that costs; their ``Settings`` are `BudgetedSettings` with more.
     """
 
+    keeps_order = True
+    finds_network = True
+
     @abstractmethod
     def _search(
         self,

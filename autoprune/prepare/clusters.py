@@ -107,6 +107,7 @@ class ClusterRecipe(Recipe):
 
     Settings = ClusterSettings
     trains = False
+    keeps_order = True
 
     def estimate_macs(self, settings: ClusterSettings) -> int:
         """Return the multiply-adds of one forward pass, exactly."""

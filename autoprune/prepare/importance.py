@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray, FloatArray, Structure
 from autoprune.criteria.evidence import Evidence, Scores, batchnorm_scales, channel_rows, relative
-from autoprune.criteria.magnitude import norm_scores
+from autoprune.criteria.weights import norm_scores
 from autoprune.surgery.matching import model_tensors
 
 SMALLEST_SPREAD = 1e-6

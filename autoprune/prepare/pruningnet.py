@@ -52,6 +52,7 @@ class PruningNetRecipe(WidthTraining):
     """Trains a PruningNet; the evaluator ``generated`` scores candidates with the weights it makes."""
 
     Settings = PruningNetSettings
+    evaluator = "generated"
 
     def structures(self, settings: PruningNetSettings, n_steps: int) -> IntArray:
         """Return one random structure per step."""

@@ -109,6 +109,15 @@ class Recipe(ABC):
     trains: ClassVar[bool] = True
     """Whether weights are changed; False where those of the parent come out, which keep all their channels."""
 
+    keeps_order: ClassVar[bool] = False
+    """Whether the order of channels is part of what is made, such as that of nested widths, and is not ranked again."""
+
+    finds_network: ClassVar[bool] = False
+    """Whether the weights are those of one network that it finds: what that lacks is gone from them."""
+
+    evaluator: ClassVar[str] = ""
+    """The evaluator that reads everything that is made; "" where any does."""
+
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         self.setup = bench.setup

@@ -39,6 +39,7 @@ class WidthTraining(Recipe):
 
     Settings: ClassVar[type[Any]] = WidthTrainingSettings
     version = 2
+    keeps_order = True
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__(bench)

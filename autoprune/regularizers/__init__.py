@@ -22,7 +22,8 @@ regularizer known by name, put a `RegularizerInfo` under the entry point group `
 `autoprune.testing.regularizer_laws.RegularizerLaws` over it.
 """
 
-from autoprune.regularizers.base import Channels, NoSettings, Regularizer
+from autoprune.core.settings import NoSettings
+from autoprune.regularizers.base import Channels, Regularizer
 from autoprune.regularizers.growing import GrowingSettings
 from autoprune.regularizers.lasso import BatchNormL1Settings, GroupLassoSettings
 from autoprune.regularizers.registry import REGULARIZERS, RegularizerInfo, make_regularizer, regularizer_settings

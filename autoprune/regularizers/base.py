@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import IntArray, Structure
-from autoprune.core.settings import settings_of
+from autoprune.core.settings import NoSettings, settings_of
 from autoprune.criteria.evidence import batchnorm_scales, member_axes
 from autoprune.surgery.matching import model_tensors
 
@@ -76,11 +76,6 @@ class Channels:
         return [
             self.tensors[name].index_select(dim, at.to(self.tensors[name].device)) for name, dim, at, _ in self._scales
         ]
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """Settings of a regularizer that has none."""
 
 
 class Regularizer(ABC):

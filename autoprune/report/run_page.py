@@ -183,7 +183,7 @@ def _settings(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     run = [
         ("objectives", units.directions(summary.objectives)),
-        ("strategy", f"{meta.strategy}, seed {meta.seed}"),
+        ("strategy", f"{meta.method}, seed {meta.seed}"),
         *((f"limit on {units.title(name)}", _limit(summary, name, limit)) for name, limit in meta.limits.items()),
         ("fidelity of the front", meta.fidelity),
         *units.image_counts(meta.images),

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.objectives import RATES, Objectives
+from autoprune.core.settings import in_words
 from autoprune.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -100,6 +101,13 @@ class RunMeta:
     created: float = 0.0
 
     @property
+    def method(self) -> str:
+        """Who searched, and from what, in words."""
+        strategy, _, start = self.strategy.partition("+")  # of runs that have no setting of their own for it
+        warm_start = start or self.settings.get("warm_start", "")
+        return method_in_words(strategy, self.settings.get("prepare", ""), warm_start)
+
+    @property
     def parsed_objectives(self) -> Objectives:
         """The objectives with their directions."""
         return Objectives.parse(self.objectives)
@@ -148,3 +156,22 @@ class RunMeta:
             msg = f"expected roles {', '.join(Role)}, got {unknown[0]!r} in the description of the run"
             raise StoreError(msg)
         return meta
+
+
+def method_in_words(strategy: str, prepare: Any, warm_start: Any) -> str:
+    """Say who searched, and from what.
+
+    Args:
+        strategy: registry key.
+        prepare: ``{"recipe", "settings"}`` or ``{"run", "weights", "order"}``, "" for the given weights.
+        warm_start: a name, or ``{"run", ...}``, "" for none.
+    """
+    said = strategy
+    if prepare and "run" in prepare:
+        said += f", weights of an earlier run ({prepare['weights'][:12]})"
+    elif prepare:
+        said += f", weights prepared by {in_words(prepare['recipe'], prepare['settings'])}"
+    if warm_start:
+        start = warm_start if isinstance(warm_start, str) else f"the run {warm_start['run']}"
+        said += f", warm start from {start}"
+    return said

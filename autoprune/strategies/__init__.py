@@ -46,7 +46,8 @@ from autoprune.core.jobs import (
 )
 from autoprune.core.lazy import lazy_names
 from autoprune.core.protocols import Costs, Ranking, SearchSetup, Strategy
-from autoprune.strategies._base import BaseStrategy, NoSettings, child_seed, child_seeds, feasible, spread_cost
+from autoprune.core.settings import NoSettings
+from autoprune.strategies._base import BaseStrategy, child_seed, child_seeds, feasible, spread_cost
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.registry import STRATEGIES, StrategyInfo, find_strategy, make_strategy
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from autoprune.strategies.global_ranking import GlobalRankingSettings
     from autoprune.strategies.knapsack import KnapsackSettings
     from autoprune.strategies.metapruning import MetaPruningSettings
+    from autoprune.strategies.prepared import PreparedSettings
     from autoprune.strategies.warm_start import WarmStartSettings
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "Outcome",
     "Preparation",
     "Prepare",
+    "PreparedSettings",
     "PymooSettings",
     "Ranking",
     "SearchSetup",
@@ -104,6 +107,7 @@ __getattr__, __dir__ = lazy_names(
         "GpSettings": "autoprune.strategies._optuna",
         "KnapsackSettings": "autoprune.strategies.knapsack",
         "MetaPruningSettings": "autoprune.strategies.metapruning",
+        "PreparedSettings": "autoprune.strategies.prepared",
         "PymooSettings": "autoprune.strategies._pymoo",
         "SweepSettings": "autoprune.strategies._sweep",
         "TpeSettings": "autoprune.strategies._optuna",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -23,15 +22,10 @@ from autoprune.core.jobs import (
 )
 from autoprune.core.limits import within_limits
 from autoprune.core.protocols import SearchSetup
-from autoprune.core.settings import settings_of
+from autoprune.core.settings import NoSettings, settings_of
 from autoprune.errors import InvalidArgumentError
 
 Genome = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """Settings of a strategy that has none."""
 
 
 class BaseStrategy(ABC):

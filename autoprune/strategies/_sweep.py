@@ -18,7 +18,7 @@ from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
-from autoprune.strategies._preparation import sized
+from autoprune.strategies._preparation import Preparations, sized
 
 SOFT_COSTS = ("macs", "params")
 """Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
@@ -106,8 +106,7 @@ class SweepStrategy(BaseStrategy):
         self._rng = np.random.default_rng(for_steps)
         self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
         self._targets, self._macs = self._affordable(targets)
-        self._pending = deque(range(len(self._targets)))  # targets that no preparation was asked for
-        self._ended: dict[int, Candidate | None] = {}  # what the preparation for each target found, None: failed
+        self._preparations = Preparations(self._targets)
 
     @abstractmethod
     def _recipe_settings(self) -> dict[str, Any]:
@@ -129,10 +128,10 @@ class SweepStrategy(BaseStrategy):
             if candidate not in self._known:
                 self._known.add(candidate)
                 return Evaluate(id_, candidate)
-        n_running = len(self._targets) - len(self._pending) - len(self._ended)
-        if self._pending and not (n_running and self.settings.warm_start):
-            return self._preparation(id_, self._pending.popleft())
-        if self._pending or n_running:
+        preparations = self._preparations
+        if preparations.waiting and not (preparations.running and self.settings.warm_start):
+            return self._preparation(id_, preparations.start())
+        if not preparations.is_complete:
             return None
         step = self._step()
         if step is None:
@@ -149,25 +148,22 @@ class SweepStrategy(BaseStrategy):
     def _learn_prepared(self, told: Sequence[Preparation]) -> None:
         for preparation in told:
             target = preparation.job.settings["target"]
-            if target not in self._targets:
-                continue
-            found = preparation.found
-            if found is not None:
-                self._waiting.append(found)
-            self._ended[self._targets.index(target)] = found
+            self._preparations.hear(target, preparation)
+            if target in self._preparations.found:
+                self._waiting.append(self._preparations.found[target])
 
     def _absorb(self, told: Sequence[Evaluation]) -> None:
         self._learn(told)
         self._known |= {evaluation.job.candidate for evaluation in told}
-        self._pending = deque(i for i in range(len(self._targets)) if i not in self._ended)
 
-    def _preparation(self, id_: int, i: int) -> Prepare:
-        """Return the job for target ``i``, as long as what may be spent allows."""
-        larger = [self._ended[j] for j in range(i) if self._ended.get(j)] if self.settings.warm_start else []
-        start = larger[-1] if larger else None
+    def _preparation(self, id_: int, target: float) -> Prepare:
+        """Return the job for a target, as long as what may be spent allows."""
+        larger = [found for other, found in self._preparations.found.items() if other > target]
+        start = larger[-1] if larger and self.settings.warm_start else None
+        seed = self._seeds[self._targets.index(target)]
         return sized(
             self.setup,
-            lambda epochs: self._job(id_, self._targets[i], epochs, start, self._seeds[i]),
+            lambda epochs: self._job(id_, target, epochs, start, seed),
             self.settings.epochs,
             macs=self._macs,
             min_epochs=self.settings.min_epochs,
@@ -228,7 +224,7 @@ class SweepStrategy(BaseStrategy):
 
     def _step(self) -> Candidate | None:
         """Return an unknown candidate next to the measured front, or to what was found where nothing was measured."""
-        found = [candidate for candidate in self._ended.values() if candidate is not None]
+        found = list(self._preparations.found.values())
         prepared = {candidate.weight_set: candidate.genome for candidate in found}
         front = [candidate for candidate in self._measured if candidate.weight_set in prepared]
         if front:

@@ -49,7 +49,7 @@ from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
 from autoprune.strategies._evolution import crowding
 from autoprune.strategies._population import likely_evaluations
-from autoprune.strategies._preparation import sized
+from autoprune.strategies._preparation import Preparations, sized
 from autoprune.strategies._swarm import Particle, SwarmRule, advance, fresh_velocity
 from autoprune.strategies._unseen import UnseenGenomes
 
@@ -247,26 +247,21 @@ class AcpStrategy(AcpUnclusteredStrategy):
     def __init__(self, setup: SearchSetup, settings: AcpSettings | None = None) -> None:
         super().__init__(setup, settings)
         self._targets = self._spread_targets()
-        self._unasked = deque(self._targets)
-        self._starts: dict[float, Candidate | None] = {}  # by target; None where clustering failed
+        self._clusterings = Preparations(self._targets)
         self._clustering(0, self._targets[0])  # a budget that is too small for it fails here, before any work
 
     def _propose(self, ids: range) -> Sequence[Job]:
         if not self._particles:
-            jobs = [self._clustering(id_, self._unasked.popleft()) for id_ in ids[: len(self._unasked)]]
-            if jobs or len(self._starts) < len(self._targets):
+            n = self._clusterings.waiting
+            jobs = [self._clustering(id_, self._clusterings.start()) for id_ in ids[:n]]
+            if jobs or not self._clusterings.is_complete:
                 return jobs
-            starts = [self._starts[target] for target in self._targets]
-            self._populate([start for start in starts if start is not None])
+            self._populate(list(self._clusterings.found.values()))
         return super()._propose(ids)
 
     def _learn_prepared(self, told: Sequence[Preparation]) -> None:
         for preparation in told:
-            self._starts[preparation.job.settings["target"]] = preparation.found
-
-    def _absorb(self, told: Sequence[Evaluation]) -> None:
-        super()._absorb(told)
-        self._unasked = deque(target for target in self._targets if target not in self._starts)
+            self._clusterings.hear(preparation.job.settings["target"], preparation)
 
     def _spread_targets(self) -> list[float]:
         """Return shares of the dense cost, in the middle of equal parts of the feasible range, the largest first."""

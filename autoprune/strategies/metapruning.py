@@ -16,22 +16,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from autoprune.core import check
 from autoprune.core.groups import FloatArray
-from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, Status, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import BudgetError
+from autoprune.core.settings import shared_settings
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._design import initial_design
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.prepared import PreparedStrategy
 
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from."""
@@ -43,8 +44,6 @@ _FEWEST_PARENTS = 4
 
 MIN_EPOCHS = 1.0
 """Passes over the training items below which weights for all widths are worth nothing."""
-
-_PREPARATIONS = 2  # how often a preparation that fails is started, each time with another seed
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class MetaPruningInheritedStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: EvolutionSettings | None = None) -> None:
         super().__init__(setup, settings)
-        for_unseen, for_evolution, self._for_preparation = child_seeds(setup.seed, 3)
+        for_unseen, for_evolution = child_seeds(setup.seed, 2)
         self._size: int = self.settings.size(self._n_evaluations())
         start = initial_design(setup, self._size)
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
@@ -151,7 +150,17 @@ class MetaPruningSettings(EvolutionSettings):
         check.positive(self, "epochs")
 
 
-class MetaPruningStrategy(MetaPruningInheritedStrategy):
+class GeneratedEvolution(MetaPruningInheritedStrategy):
+    """The evolution on weights that are made for every candidate."""
+
+    def _n_evaluations(self) -> int | None:
+        return likely_evaluations(self.setup, FIDELITY)
+
+    def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
+        return Evaluate(id_, Candidate(genome, self.setup.weight_set), FIDELITY)
+
+
+class MetaPruningStrategy(PreparedStrategy):
     """One preparation, then evolution on the weights that it made.
 
     A preparation that fails is tried once more with another seed; when that fails, too, or cannot be paid any more, the
@@ -163,54 +172,26 @@ class MetaPruningStrategy(MetaPruningInheritedStrategy):
 
     Settings = MetaPruningSettings
 
-    def __init__(self, setup: SearchSetup, settings: MetaPruningSettings | None = None) -> None:
-        super().__init__(setup, settings)
-        self._weight_set: WeightSet | None = None
-        self._preparing = False
-        self._failures: list[Preparation] = []
-        self._preparation(0)  # a budget that is too small for it fails here, before any work
+    @property
+    def _recipe(self) -> str:
+        return "supernet" if self.settings.generator == "slimmable" else "pruningnet"
 
-    def _n_evaluations(self) -> int | None:
-        return likely_evaluations(self.setup, FIDELITY, share=1 - self.settings.share)
+    def _make(self, setup: SearchSetup) -> BaseStrategy:
+        return GeneratedEvolution(setup, shared_settings(EvolutionSettings, self.settings))
 
-    def _propose(self, ids: range) -> Sequence[Job]:
-        if self._weight_set is not None:
-            return super()._propose(ids)
-        if self._preparing or len(self._failures) == _PREPARATIONS:
-            return []
-        try:
-            job = self._preparation(ids[0])
-        except BudgetError:  # a failure has left too little for another one
-            return []
-        self._preparing = True
-        return [job]
+    def _inheriting(self, made: WeightSet) -> SearchSetup:
+        """Return the setup with the weights in the order in which they were trained."""
+        return replace(self.setup, weight_set=made, macs=self._macs_left)
 
-    def _evaluate(self, id_: int, genome: Genome) -> Evaluate:
-        weight_set = self._weight_set or self.setup.weight_set
-        return Evaluate(id_, Candidate(genome, weight_set), FIDELITY)
-
-    def _learn_prepared(self, told: Sequence[Preparation]) -> None:
-        for preparation in told:
-            self._preparing = False
-            if preparation.status is Status.OK:
-                self._weight_set = preparation.weight_set
-            else:
-                self._failures.append(preparation)
-
-    def _preparation(self, id_: int) -> Prepare:
-        """Return the job that makes the weights, as long as its share of what is left allows."""
+    def _sized(self, id_: int, attempt: int, macs: int | None) -> Prepare:
         settings = self.settings
-        attempt = len(self._failures)
-        order_seed, structures_seed = self._for_preparation.generate_state(2 * attempt + 2)[-2:].tolist()
-        recipe, chosen = "supernet", {}
-        if settings.generator != "slimmable":
-            recipe, chosen = "pruningnet", {"generator": settings.generator}
+        seeds = child_seeds(self.setup.seed, 3)[2].generate_state(2 * attempt + 2)[-2:]
+        order_seed, structures_seed = seeds.tolist()
+        chosen = {} if settings.generator == "slimmable" else {"generator": settings.generator}
 
         def job(epochs: float) -> Prepare:
             fixed = {**chosen, "epochs": epochs, "structures_seed": structures_seed}
-            return Prepare(id_, recipe, {**settings.preparation, **fixed}, self.setup.weight_set, order_seed)
+            return Prepare(id_, self._recipe, {**settings.preparation, **fixed}, self.setup.weight_set, order_seed)
 
-        macs = self.setup.macs
-        if macs is not None:
-            macs = settings.share * (macs - sum(outcome.spent.macs for outcome in self._failures))
-        return sized(self.setup, job, settings.epochs, macs=macs, min_epochs=MIN_EPOCHS)
+        share = None if macs is None else settings.share * macs
+        return sized(self.setup, job, settings.epochs, macs=share, min_epochs=MIN_EPOCHS)

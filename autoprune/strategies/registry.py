@@ -38,6 +38,8 @@ class StrategyInfo(Info):
             else the name of an evaluator that its weights need.
         twin_of: the strategy that it is the control of, the same search without its learning; "" for all others.
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
+        inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
+            nothing from prepared weights.
     """
 
     needs: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class StrategyInfo(Info):
     fidelity: str = "proxy"
     twin_of: str = ""
     takes_warm_start: bool = False
+    inherits: bool = True
 
     @property
     def packages(self) -> tuple[str, ...]:

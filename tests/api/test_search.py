@@ -18,6 +18,7 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.api import searching
+from autoprune.api.beginning import Beginning
 from autoprune.core.jobs import Status
 from autoprune.errors import (
     AutopruneWarning,
@@ -104,7 +105,8 @@ def test_a_twin_draws_the_random_numbers_of_its_family(
     """So seed by seed the two can be compared; a folder from before that goes on with the stream it began with."""
 
     def seed_of(run: ap.Run) -> object:
-        return searching._setup(make_problem(), store, run.meta, run.meta.strategy, 0, runner)[0].seed.spawn_key
+        beginning = Beginning.of(problem, run.meta.strategy, None, None, None, None)
+        return searching._setup(make_problem(), store, run.meta, beginning, 0, runner)[0].seed.spawn_key
 
     describe = searching._describe
 
@@ -267,7 +269,7 @@ def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tm
     with pytest.raises(BudgetError, match="positive"):
         ap.Budget(evaluations=0)
     run = ap.search(problem, "random", ap.Budget(evaluations=2), store=tmp_path / "run")
-    with pytest.raises(InvalidArgumentError, match="searched by 'random' with seed 0, not 'uniform'"):
+    with pytest.raises(InvalidArgumentError, match="searched by random with seed 0, not uniform"):
         ap.search(problem, "uniform", ap.Budget(evaluations=2), store=tmp_path / "run")
     with pytest.raises(StoreError, match="another problem"):
         ap.search(make_problem(levels=3), "random", ap.Budget(evaluations=2), store=tmp_path / "run")
@@ -292,7 +294,9 @@ def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem:
     resumed = ap.search(problem, "pymoo:nsga2+knapsack", 22, store=folder)
     assert resumed.n_evaluations == 22
     assert not [event for event in resumed.record.events if event.kind is EventKind.FORK]
-    with pytest.raises(InvalidArgumentError, match=r"searched by 'pymoo:nsga2' after a warm start by 'knapsack'"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"searched by pymoo:nsga2, warm start from knapsack with seed 0, not pymoo"
+    ):
         ap.search(problem, "pymoo:nsga2", 22, store=folder)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from autoprune.criteria.registry import CRITERIA, CriterionInfo, find_criterion
 from autoprune.criteria.scoring import order, scores
+from autoprune.criteria.weights import NormSettings
 from autoprune.errors import DataError, InvalidArgumentError, SurgeryError, UnknownNameError
 from autoprune.trace.tracer import trace
 
@@ -256,7 +257,7 @@ def test_order_is_stable_and_best_first():
 
 def test_third_parties_register_through_entry_points(monkeypatch):
     """A criterion of another package is found by its entry point; built-in names cannot be taken over."""
-    info = CriterionInfo("mine", "mine", "autoprune.criteria.random:score")
+    info = CriterionInfo("mine", "mine", "autoprune.criteria.weights:random")
 
     class Entry:
         def __init__(self, name, value):
@@ -275,3 +276,49 @@ def test_third_parties_register_through_entry_points(monkeypatch):
         find_criterion("odd")
     with pytest.raises(UnknownNameError, match="did you mean 'mine'"):
         find_criterion("mime")
+
+
+def test_norms_without_readers_are_those_of_the_filters():
+    """`readers=False` is the norm of the paper, in Python as a mapping or as the dataclass."""
+    model, structure = network()
+    inner = structure.index("inner")
+    filters = torch.cat([model.inner.weight.flatten(1), model.deep.weight.flatten(1)], dim=1).abs().sum(dim=1)
+    expected = (filters / filters.mean()).detach().numpy()
+    for settings in ({"readers": False}, NormSettings(readers=False)):
+        found = scores("l1", model, structure, settings=settings)
+        np.testing.assert_allclose(found[inner], expected, rtol=1e-6)
+    assert not np.allclose(scores("l1", model, structure)[inner], expected)
+
+
+def test_squared_taylor_weighs_large_changes_more():
+    """With one batch it is the square of the plain score, up to the mean of the group."""
+    model, structure = network()
+    plain, squared = (
+        scores("taylor", model, structure, batches=batches(1), loss=loss, settings={"squared": value})
+        for value in (False, True)
+    )
+    for a, b in zip(plain, squared, strict=True):
+        np.testing.assert_allclose(b, a**2 / (a**2).mean(), rtol=1e-6)
+
+
+def test_scales_can_be_compared_as_they_are():
+    """Across layers the scores are the gammas themselves, as a training that pushed them to zero left them."""
+    model, structure = network()
+    stem = structure.index("stem")
+    found = scores("batchnorm", model, structure, settings={"across_layers": True})
+    np.testing.assert_allclose(found[stem], model.bn.weight.detach().abs().numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("taylor", {"square": True}, r"unknown setting 'square' of the criterion 'taylor'.*did you mean 'squared'"),
+        ("fpgm", {"p": 2}, r"unknown setting 'p' of the criterion 'fpgm'"),
+        ("l2", 3, r"expected the settings of the criterion 'l2' as NormSettings\(readers\)"),
+    ],
+)
+def test_wrong_settings_are_refused(name, settings, message):
+    """A setting that the criterion does not have is an error that names those it has."""
+    model, structure = network()
+    with pytest.raises(InvalidArgumentError, match=message):
+        score(name, model, structure, settings=settings)
