@@ -7,9 +7,11 @@ import pytest
 
 from autoprune.evaluators import EVALUATORS
 from autoprune.recipes import RECIPES, RecipeInfo
+from autoprune.regularizers import REGULARIZERS, RegularizerInfo
 from autoprune.strategies import STRATEGIES, StrategyInfo
 from autoprune.testing.evaluator_laws import EvaluatorLaws
 from autoprune.testing.recipe_laws import RecipeLaws
+from autoprune.testing.regularizer_laws import RegularizerLaws
 from autoprune.testing.strategy_laws import StrategyLaws
 
 
@@ -34,3 +36,9 @@ class TestNoise(RecipeLaws):
     @pytest.fixture
     def settings(self) -> Mapping[str, Any]:
         return {"scale": 0.05}
+
+
+class TestRidge(RegularizerLaws):
+    @pytest.fixture
+    def info(self) -> RegularizerInfo:
+        return REGULARIZERS.find("acme_ridge")

@@ -31,7 +31,7 @@ name = "acme_rings"
 
 [evaluator]
 name = "acme_damped"
-criterion = "acme_first"
+criterion = { name = "acme_first", last = true }
 n_calibration = 100
 damping = 0.8
 
@@ -39,6 +39,7 @@ damping = 0.8
 strategy = "acme:coins"
 settings = { chance = 0.3 }
 budget = { evaluations = 12 }
+prepare = { recipe = "sparsify", regularizer = "acme_ridge", epochs = 1.0, regularization = { after = 0.5 } }
 """
 
 NETWORK = """
@@ -74,6 +75,23 @@ assert tables[0].equals(tables[1])
 for bad, words in (({"chances": 1}, "did you mean 'chance'"), ({"chance": 2.0}, "between 0 and 1")):
     try:
         ap.search(problem, "acme:coins", ap.Budget(evaluations=2), settings=bad)
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(bad)
+weights = {}
+for criterion in ("acme_first", ("acme_first", {"last": True})):
+    problem = ap.Problem(model, data=data, criterion=criterion, evaluator="acme_damped")
+    for prepare in (("acme_noise", {"scale": 0.1}), ("sparsify", {"regularizer": "acme_ridge", "epochs": 1.0})):
+        run = ap.search(problem, "acme:coins", 4, prepare=prepare)
+        inherited = {o.job.candidate.weight_set for o in run.outcomes[1:]}
+        assert len(inherited) == 1, inherited
+        weights[str(criterion), prepare[0]] = inherited.pop()
+assert len({w.weights for w in weights.values()}) == 2  # two recipes
+assert len({w.order for w in weights.values()}) == 2  # a criterion and its reverse
+for bad, words in (({"lats": True}, "did you mean 'last'"), (3, "FirstSettings(last)")):
+    try:
+        ap.Problem(model, data=data, criterion=("acme_first", bad))
     except ValueError as error:
         assert words in str(error), error
     else:
@@ -116,6 +134,7 @@ def test_everything_registered_is_listed(run: Run) -> None:
         "criteria": "acme_first",
         "evaluators": "acme_damped",
         "recipes": "acme_noise",
+        "regularizers": "acme_ridge",
         "data": "acme_rings",
     }
     code = f"""
@@ -143,13 +162,19 @@ def test_names_and_settings_from_a_problem_file_and_the_command_line(run: Run, t
             ("a", ()),
             ("b", ("--set", "search.settings.chance=0.9")),
             ("c", ("--set", "evaluator.damping=0.2", "--strategy", "random")),
+            ("d", ("--set", "evaluator.criterion.last=false")),
+            ("e", ("--set", "search.prepare.regularization.strength=0.5")),
+            ("f", ("--prepare", "acme_noise", "--set", "search.prepare.scale=0.5")),
         )
     ]
-    assert found[0] != found[1] != found[2]
-    (tmp_path / "wrong.toml").write_text(PROBLEM.replace("chance", "chanse").replace("damping", "dampin"))
+    assert all(first != second for i, first in enumerate(found) for second in found[:i])
+    (tmp_path / "wrong.toml").write_text(
+        PROBLEM.replace("chance", "chanse").replace("damping", "dampin").replace("after", "aftr")
+    )
     message = run("-m", "autoprune", "search", "wrong.toml", code=1)
     assert re.search(r"line 21: search.settings: unknown setting 'chanse'.*did you mean 'chance'", message)
     assert re.search(r"line 13: evaluator: unknown setting 'dampin'.*did you mean 'damping'", message)
+    assert re.search(r"line 23: search.prepare: unknown setting 'aftr'.*did you mean 'after'", message)
 
 
 def test_the_package_passes_the_law_suites(run: Run) -> None:
@@ -162,7 +187,7 @@ def test_the_package_uses_public_names_only() -> None:
     """Each kind of plug-in is one file that imports no name or module with an underscore, and few modules."""
     public = {"strategies", "criteria", "evaluators", "recipes", "data", "tasks", "regularizers"}
     files = [file for file in (PACKAGE / "acme").glob("*.py") if file.name != "__init__.py"]
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         imports = re.findall(r"^from autoprune(?:\.(\S+))? import (.+)$", file.read_text(), flags=re.MULTILINE)
         assert imports
