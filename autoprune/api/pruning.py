@@ -1,38 +1,46 @@
-"""`prune`: from a model and limits to one smaller model, in one call."""
+"""`prune`: from a model and limits to smaller models, in one call."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
 from torch import Tensor, nn
 
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
+from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
+from autoprune.core.limits import resolve_limits
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
-from autoprune.errors import InfeasibleError, InvalidArgumentError
+from autoprune.errors import InfeasibleError, InvalidArgumentError, shown, unknown_name
 from autoprune.evaluate.distance import DISTANCE
-from autoprune.evaluate.reconstructed import Reconstructed
-from autoprune.orchestrator import SearchProgress
+from autoprune.evaluate.reconstructed import ReconstructedSettings
+from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
 from autoprune.train.distill import Distillation
-from autoprune.train.loop import fit
+from autoprune.train.loop import Progress, fit
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch
 from autoprune.train.tasks import FunctionTask, Task
 
-PROBES, CANDIDATES = 4, 12
-"""Levels probed per variable; candidates measured in full after that: the predicted optimum, and steps around it."""
+PROBES, CANDIDATES = 4, 2
+"""Levels probed per variable; candidates measured for every limit: the predicted optimum, and a step around them."""
+
+N_VALIDATION = 2000
+"""Search-validation items that candidates and results are measured on, where there are so many."""
+
+RECOVERIES = ("distill",)
+"""Ways to train a polished model: to answer as the dense model does."""
 
 TIMED_STEPS = 4
 """Training steps that are timed to see how many fit into the minutes of a recovery."""
@@ -50,7 +58,7 @@ class Pruned:
         share: its costs as shares of the dense model's.
         speedup: how many times faster a forward pass of one item is on this machine, lowest and highest likely value.
         steps: metrics after each step that was taken: ``"cut"``, ``"polished"``, ``"recovered"``.
-        seconds: seconds that everything took.
+        seconds: how long the call took, with what it did for other limits.
     """
 
     model: nn.Module
@@ -65,12 +73,12 @@ class Pruned:
     @property
     def summary(self) -> str:
         """One line: what is left of the costs, what became of the primary metric, how much faster."""
-        costs = ", ".join(f"{share:.0%} of the {name}" for name, share in self.share.items())
-        name = next(iter(self.after))
-        figures = f"{name} {self.after[name]:.4g} (dense {self.before[name]:.4g})"
+        costs = ", ".join(f"{100 * share:.0f} % of the {title(name)}" for name, share in self.share.items())
+        name, meta = next(iter(self.after)), self.point.run.meta
+        after, before = (amount(name, metrics[name], meta.rates) for metrics in (self.after, self.before))
+        figures = f"{title(name)} {after} (dense {before})"
         middle, low, high = self.speedup
         faster = "no faster" if low <= 1 else f"{middle:.2f}x faster"
-        meta = self.point.run.meta
         items = "held-out items" if meta.held_out else "search-validation items, which are not held out"
         return f"{costs}; {figures} on {items}; {faster} on this machine [{low:.2f}, {high:.2f}]"
 
@@ -87,6 +95,22 @@ class Pruned:
         return f"Pruned({self.summary})"
 
 
+@dataclass(frozen=True)
+class PruneProgress:
+    """Where `prune` stands.
+
+    Attributes:
+        stage: ``"measuring"`` (probes, then candidates), ``"polishing"``, ``"recovering"``.
+        done: probes and candidates, models, or training steps that are done.
+        total: of how many.
+    """
+
+    stage: str
+    done: int
+    total: int
+
+
+@overload
 def prune(
     model: nn.Module,
     data: Data,
@@ -95,46 +119,99 @@ def prune(
     example_input: Any = None,
     task: Task | None = None,
     score: Callable[[nn.Module], float] | None = None,
-    recover_minutes: float = 0.0,
+    recover: str | None = None,
+    minutes: float = 1.0,
     divisor: int = 1,
     locks: tuple[str, ...] = (),
     store: str | Path | None = None,
     seed: int = 0,
-    progress: Callable[[SearchProgress], None] | None = None,
-) -> Pruned:
-    """Make one model smaller: probe every layer by distance, solve for the limits, measure a few candidates, polish.
+    progress: Callable[[PruneProgress], None] | None = None,
+) -> Pruned: ...
+
+
+@overload
+def prune(
+    model: nn.Module,
+    data: Data,
+    limits: Sequence[Mapping[str, str | float]],
+    *,
+    example_input: Any = None,
+    task: Task | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    recover: str | None = None,
+    minutes: float = 1.0,
+    divisor: int = 1,
+    locks: tuple[str, ...] = (),
+    store: str | Path | None = None,
+    seed: int = 0,
+    progress: Callable[[PruneProgress], None] | None = None,
+) -> list[Pruned]: ...
+
+
+def prune(
+    model: nn.Module,
+    data: Data,
+    limits: Mapping[str, str | float] | Sequence[Mapping[str, str | float]],
+    *,
+    example_input: Any = None,
+    task: Task | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    recover: str | None = None,
+    minutes: float = 1.0,
+    divisor: int = 1,
+    locks: tuple[str, ...] = (),
+    store: str | Path | None = None,
+    seed: int = 0,
+    progress: Callable[[PruneProgress], None] | None = None,
+) -> Pruned | list[Pruned]:
+    """Make a model smaller: probe every layer by distance, solve for the limits, measure, polish.
 
     What a layer's channels are worth is measured as the distance of the outputs from the dense model's on 200 items, so
     nothing is searched by a noisy accuracy and no label decides about widths. Labels are looked at for the metrics that
-    are reported, and by the check that takes a polish back which would raise the task's loss. For a front of many
-    sizes, or more time, see `search`.
+    are reported, and by the check that takes a polish back which would raise the task's loss. Several sizes in one call
+    share all of that. For a front of many sizes, or more time, see `search`.
 
     Args:
         model: the trained model; it is not changed.
         data: training items to calibrate on, and search-validation items to measure on.
-        limits: hard upper limits by cost name, as shares of the dense model or absolute: ``{"macs": "50%"}``.
+        limits: hard upper limits by cost name, as shares of the dense model or absolute: ``{"macs": "50%"}``; or a list
+            of such limits, ``[{"macs": "70%"}, {"macs": "50%"}]``, for one smaller model each.
         example_input: see `Problem`.
         task: loss and metrics; classification by default.
         score: instead of a task, a function of the model that returns one number, more of which is better.
-        recover_minutes: train the result for about so long to answer as the dense model does, without labels; the
-            better of before and after is kept. 0 leaves it out.
+        recover: ``"distill"`` trains each result to answer as the dense model does, without labels (see `recover`); the
+            nearer of before and after is kept. None trains nothing.
+        minutes: of recovery, for each result, about.
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
         store: folder of the run; a temporary one by default.
         seed: seed for every random choice.
-        progress: called now and then with how far the probes and candidates are.
+        progress: called now and then with how far it is.
+
+    Returns:
+        One result, or for a list of limits a list, in its order.
 
     Raises:
         TraceError: the model cannot be traced, or nothing in it can be pruned.
         InfeasibleError: the limits cannot be met; the message names the smallest reachable value and what blocks.
-        InvalidArgumentError: both a task and a score were given, or no limit.
+        UnknownNameError: there is no such recovery.
+        InvalidArgumentError: both a task and a score were given, or no limit, or no time to recover in.
     """
     started = time.monotonic()
-    if not limits:
-        msg = "expected at least one limit such as limits={'macs': '50%'}, got none"
+    wanted = list(limits) if isinstance(limits, Sequence) else [limits]
+    if not wanted or not all(isinstance(item, Mapping) and item for item in wanted):
+        msg = (
+            "expected at least one limit such as limits={'macs': '50%'}, or a list of such limits, got "
+            f"{shown(limits) if limits else 'none'}"
+        )
         raise InvalidArgumentError(msg)
     if task is not None and score is not None:
         msg = "expected a task or a score, got both"
+        raise InvalidArgumentError(msg)
+    if recover is not None and recover not in RECOVERIES:
+        raise unknown_name("recovery", recover, RECOVERIES)
+    if recover is not None and not (minutes > 0 and math.isfinite(minutes)):
+        msg = f"expected minutes of recovery above 0, got {minutes!r}"
         raise InvalidArgumentError(msg)
     if score is not None:
         task = FunctionTask(loss=_no_loss, metrics={"max:score": score})
@@ -143,69 +220,101 @@ def prune(
         example_input,
         data,
         task=task,
-        objectives=("min:distance", next(iter(limits))),
-        limits=limits,
+        objectives=("min:distance", next(iter(wanted[0]))),
+        limits=limits if isinstance(limits, Mapping) else None,
         levels=10,
         divisor=divisor,
         locks=locks,
         criterion="obs",
         evaluator="reconstructed",
+        evaluation=ReconstructedSettings(n_validation=N_VALIDATION),
         seed=seed,
     )
+    targets = [resolve_limits(item, problem.space, problem.costs) for item in wanted]
+    tell = progress or (lambda _: None)
+    budget = budget_of(problem.space, len(targets))
+    n_evaluations = budget.evaluations or 0
     run = search(
         problem,
         "knapsack",
-        budget_of(problem.space),
-        settings={"probes": PROBES, "front": 1, "step": 2},
+        budget,
+        settings={"probes": PROBES, "targets": targets, "front": 1, "step": 2},
         store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
         seed=seed,
-        progress=progress,
+        progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
     )
+    points = [_nearest(run, target) for target in targets]
+    found = []
+    for i, point in enumerate(points):
+        tell(PruneProgress("polishing", i, len(points)))
+        found.append(_finished(problem, point, wanted[i]))
+    tell(PruneProgress("polishing", len(points), len(points)))
+    if recover is not None:
+        found = [_recovered(problem, result, minutes, seed, tell) for result in found]
+    seconds = time.monotonic() - started
+    found = [replace(result, speedup=_speedup(problem, result.model, seed), seconds=seconds) for result in found]
+    return found[0] if isinstance(limits, Mapping) else found
+
+
+def budget_of(space: SearchSpace, n_limits: int = 1) -> Budget:
+    """Return what `prune` spends on a space: its probes, and some candidates for every limit."""
+    return Budget(evaluations=1 + PROBES * space.n_variables + CANDIDATES * n_limits)
+
+
+def _nearest(run: Run, limits: Mapping[str, int]) -> RunPoint:
+    """Return the measured candidate within absolute limits whose outputs are nearest to the dense model's."""
     measured = [
         outcome
         for outcome in evaluations(run.outcomes)
-        if outcome.job.fidelity != PROBE and outcome.status is Status.OK
+        if outcome.job.fidelity != PROBE
+        and outcome.status is Status.OK
+        and all(outcome.costs[name] <= limit for name, limit in limits.items())
     ]
     if not measured:
         failed = next((outcome.message for outcome in run.outcomes if outcome.message), "nothing was measured")
         msg = f"no candidate within {dict(limits)} could be measured: {failed}"
         raise InfeasibleError(msg)
-    point = run.point(min(measured, key=lambda outcome: outcome.metrics[DISTANCE]).job.id)
-    small, steps = _finished(problem, point, recover_minutes, seed)
-    after = next(reversed(steps.values()))
-    timings = measure_latency({"dense": problem.model, "small": small}, problem.example_input, seed=seed)
-    speedup = timings.speedup("dense", "small")
+    return run.point(min(measured, key=lambda outcome: outcome.metrics[DISTANCE]).job.id)
+
+
+def _finished(problem: Problem, point: RunPoint, limits: Mapping[str, object]) -> Pruned:
+    """Return a point polished, as far as that brings it nearer to the dense model, and its figures."""
+    small = point.build(polish=True)
+    after = problem.evaluator.measure(small)
     return Pruned(
         small,
         point,
         problem.dense_metrics,
         after,
         {name: point.costs[name] / problem.dense_costs[name] for name in limits},
-        (speedup.value, speedup.low, speedup.high),
-        steps,
-        time.monotonic() - started,
+        (1.0, 1.0, 1.0),
+        {"cut": point.metrics, "polished": after},
+        0.0,
     )
 
 
-def budget_of(space: SearchSpace) -> Budget:
-    """Return what `prune` spends on a space: its probes, and some candidates."""
-    return Budget(evaluations=1 + PROBES * space.n_variables + CANDIDATES)
+def _recovered(
+    problem: Problem, found: Pruned, minutes: float, seed: int, tell: Callable[[PruneProgress], None]
+) -> Pruned:
+    """Return a result trained to answer as the dense model does; itself where that brought it no nearer."""
+    trained = recover(
+        found.model,
+        problem.model,
+        problem.data,
+        minutes=minutes,
+        seed=seed,
+        progress=lambda now: tell(PruneProgress("recovering", now.step, now.n_steps)),
+    )
+    after = problem.evaluator.measure(trained)
+    if not after[DISTANCE] < found.after[DISTANCE]:
+        return found
+    return replace(found, model=trained, after=after, steps={**found.steps, "recovered": after})
 
 
-def _finished(
-    problem: Problem, point: RunPoint, minutes: float, seed: int
-) -> tuple[nn.Module, dict[str, Mapping[str, float]]]:
-    """Return the point polished and recovered, as far as that brings it nearer to the dense model, and its figures."""
-    steps: dict[str, Mapping[str, float]] = {"cut": point.metrics}
-    small = point.build(polish=isinstance(problem.evaluator, Reconstructed))
-    steps["polished"] = problem.evaluator.measure(small)
-    if minutes <= 0:
-        return small, steps
-    trained = recover(small, problem.model, problem.data, minutes=minutes, seed=seed)
-    figures = problem.evaluator.measure(trained)
-    if figures[DISTANCE] < steps["polished"][DISTANCE]:
-        return trained, {**steps, "recovered": figures}
-    return small, steps
+def _speedup(problem: Problem, small: nn.Module, seed: int) -> tuple[float, float, float]:
+    timings = measure_latency({"dense": problem.model, "small": small}, problem.example_input, seed=seed)
+    found = timings.speedup("dense", "small")
+    return found.value, found.low, found.high
 
 
 def recover(
@@ -216,6 +325,7 @@ def recover(
     minutes: float = 1.0,
     settings: FitSettings | None = None,
     seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
     """Train a smaller model to answer as the dense one does: squared error of the outputs, no labels.
 
@@ -223,22 +333,29 @@ def recover(
         model: the model to train; it is not changed.
         dense: the dense model, whose outputs are learned.
         data: its training items are used.
-        minutes: about how long; the number of steps is found by timing a few.
-        settings: settings of the training, except for the number of steps.
+        minutes: about how long; the number of steps is found by timing a few. Not looked at where ``settings`` name a
+            number of steps.
+        settings: of the training, epochs excepted.
         seed: seed for the order and the transforms.
+        progress: called now and then with how far the training is.
 
     Returns:
         The trained model, in evaluation mode.
     """
     settings = settings or FitSettings(distillation=Distillation(weight=1.0))
-    timed = replace(settings, steps=TIMED_STEPS, epochs=1.0)
-    started = time.monotonic()
-    fit(copy_model(model), data, _Outputs(), timed, teacher=dense, seed=seed)
-    pace = (time.monotonic() - started) / TIMED_STEPS
-    steps = int(np.clip(60 * minutes / pace - TIMED_STEPS, 1, 10**6))
+    if settings.steps is None:
+        settings = replace(settings, steps=_affordable_steps(model, dense, data, minutes, settings))
     trained = copy_model(model)
-    fit(trained, data, _Outputs(), replace(settings, steps=steps), teacher=dense, seed=seed)
+    fit(trained, data, _Outputs(), settings, teacher=dense, seed=seed, progress=progress)
     return trained.eval()
+
+
+def _affordable_steps(model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings) -> int:
+    """Return how many steps fit into a time, by the pace of a few."""
+    started = time.monotonic()
+    fit(copy_model(model), data, _Outputs(), replace(settings, steps=TIMED_STEPS), teacher=dense)
+    pace = (time.monotonic() - started) / TIMED_STEPS
+    return max(1, int(60 * minutes / pace) - TIMED_STEPS)
 
 
 class _Outputs:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoprune.api import CompareProgress
+    from autoprune.api import CompareProgress, PruneProgress
     from autoprune.core.budget import Budget
     from autoprune.orchestrator.progress import SearchProgress
 
@@ -66,6 +66,32 @@ def comparison_progress(*, quiet: bool = False) -> Iterator[Callable[[ComparePro
             if where.search is not None:
                 state += f": {where.search.evaluations} evaluations, {where.search.rate:.1f}/s"
             bar.update(task, description=where.stage, completed=where.done, total=where.total, state=escape(state))
+
+        yield show
+
+
+@contextmanager
+def prune_progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[PruneProgress], None] | None]:
+    """Show a bar on stderr while a model is pruned; give None where stderr is no terminal, or on request.
+
+    Args:
+        title: stands in front of the bar.
+        quiet: show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(escape(title), total=None)
+
+        def show(where: PruneProgress) -> None:
+            bar.update(task, description=escape(f"{title}: {where.stage}"), completed=where.done, total=where.total)
 
         yield show
 

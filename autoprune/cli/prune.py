@@ -28,8 +28,12 @@ def prune(
     ] = Path("pruned.autoprune"),
     limit: LimitOption = None,
     recover: Annotated[
-        float, typer.Option(min=0, help="Minutes of training to answer as the dense model does, without labels.")
-    ] = 0.0,
+        str | None,
+        typer.Option(
+            metavar="HOW", help="Train the result: distill, to answer as the dense model does, without labels."
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="About how long to recover.")] = 1.0,
     weights: WeightsOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
@@ -39,8 +43,7 @@ def prune(
 ) -> None:
     """Make the network smaller, within limits: probe, solve, polish. For a front of many sizes, see `search`."""
     import autoprune as ap
-    from autoprune.api.pruning import budget_of
-    from autoprune.cli.progress import search_progress, working
+    from autoprune.cli.progress import prune_progress, working
     from autoprune.config.building import build_problem
 
     file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed, settings=set_)
@@ -49,14 +52,15 @@ def prune(
     with working(f"preparing {file.name}", quiet=quiet or as_json):
         built = build_problem(file)
     space = file.tables.space
-    with search_progress(f"pruning {file.name}", budget_of(built.space), quiet=quiet or as_json) as progress:
+    with prune_progress(f"pruning {file.name}", quiet=quiet or as_json) as progress:
         found = ap.prune(
             built.model,
             built.data,
             file.tables.limits,
             example_input=built.example_input,
             task=built.task,
-            recover_minutes=recover,
+            recover=recover,
+            minutes=minutes,
             divisor=space.divisor,
             locks=space.locks,
             seed=file.tables.search.seed,

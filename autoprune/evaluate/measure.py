@@ -14,7 +14,7 @@ from autoprune.core import check
 from autoprune.errors import AutopruneError, MetricError
 from autoprune.surgery.copying import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
-from autoprune.train.source import Batch
+from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Classification, Task, TorchMetrics, check_metrics
 
@@ -139,6 +139,18 @@ def resident(loader: Loader, memory_limit: int) -> Batches:
             return loader
         kept.append(batch)
     return kept
+
+
+def first_items(batches: Batches, n: int) -> Sequence[Batch]:
+    """Return the first batches, as many as hold ``n`` items; all where there are fewer."""
+    found: list[Batch] = []
+    left = n
+    for batch in batches:
+        if left <= 0:
+            break
+        found.append(batch)
+        left -= n_items(batch)
+    return found
 
 
 def _nbytes(value: Any) -> int:

@@ -15,10 +15,11 @@ from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.errors import warn
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.evaluate.measure import Batches
-from autoprune.evaluate.teacher import clearly_above, losses
+from autoprune.evaluate.measure import Batches, first_items
+from autoprune.evaluate.teacher import Losses, clearly_above, losses
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
-from autoprune.reconstruct import MAX_BYTES, LeastSquares, distance, polish, survey, unpack_moments
+from autoprune.reconstruct import MAX_BYTES, LeastSquares, Polisher, distances, survey, unpack_moments
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.reading import read_genes
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
@@ -27,8 +28,26 @@ from autoprune.weight_sets import N_WEIGHTS, Inherited
 ANSWER_BYTES = 512 * 2**20
 """Memory for re-solved weights, per set of inherited ones: candidates of one order need the same ones again."""
 
-POLISH_ITEMS = 4
+POLISH_ITEMS = 3
 """Training items that a point is polished on, per item that a candidate is calibrated on: few points are polished."""
+
+GUARD_ITEMS = 1000
+"""Items of either role on which a polish is judged: its figures are paired with those of what it began with."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Teacher:
+    """The whole model that a set of weights belongs to.
+
+    Attributes:
+        model: in evaluation mode, on the device.
+        polisher: polishes what is cut from it.
+        losses: its own on the items that a polish is judged by.
+    """
+
+    model: nn.Module
+    polisher: Polisher
+    losses: Losses
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ class Reconstructed(InheritedWeights):
         self._max_bytes = cast(ReconstructedSettings, self.settings).max_bytes
         self._consumers = survey(setup.model, setup.structure, max_bytes=self._max_bytes).consumers
         self._solvers: dict[int, LeastSquares] = {}  # by the identity of the weights they hold
+        self._taught: tuple[Mapping[str, Tensor], _Teacher] | None = None
 
     @property
     def _statistics(self) -> StatisticsSettings:
@@ -98,25 +118,21 @@ class Reconstructed(InheritedWeights):
         )
         return LeastSquares(weights, self._consumers, moments, max_bytes=ANSWER_BYTES)
 
-    @cached_property
-    def _polish_items(self) -> Batches:
-        return self._proxy.training_items(POLISH_ITEMS * self._statistics.n_items)
-
     def polish(self, model: nn.Module, genome: Genome, inherited: Inherited) -> None:
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm.
 
         What is aimed at is the model that its weights were before the cut. The candidate stays what it was where
         nothing has been lost, as with weights that were trained at these widths; and, with a warning that says so,
-        where that model does clearly worse than the candidate on the items to polish on, or the candidate itself after
-        the polish, or where the polish does not bring the outputs on the search-validation items nearer.
+        where that model does clearly worse than the candidate on items to polish on, or the candidate itself after
+        the polish, or where the polish does not bring the outputs on search-validation items nearer.
         """
         kept = self.setup.kept(genome, inherited)
         if (kept | ~read_genes(inherited.weights, self.setup.structure)).all():
             return
         with reproducible(self.settings.threads), placed(model, self.device, training=False, channels_last=False):
-            dense = dense_model(self.setup, inherited.weights, self.device)
-            known = losses(model, self._polish_items, self.setup.task)
-            if clearly_above(losses(dense, self._polish_items, self.setup.task), known):
+            teacher = self._teacher(inherited.weights)
+            known = self._losses(model)
+            if clearly_above(teacher.losses, known):
                 self._refuse(
                     genome,
                     "the whole model that its weights belong to does clearly worse on the training items than what was "
@@ -124,32 +140,48 @@ class Reconstructed(InheritedWeights):
                     "prepare them again in a new run",
                 )
                 return
-            scored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            before = distance(dense, model, self._proxy.validation)
-            polish(
-                dense,
-                model,
-                self.setup.structure,
-                kept,
-                self._consumers,
-                self._polish_items,
-                by_difference=self._moves_norms,
-                seed=self.settings.proxy_seed,
-            )
+            scored = copy_model(model)
+            teacher.polisher(model, kept)
             if not self._moves_norms:
                 self._proxy.recalibrate(model)
-            after = distance(dense, model, self._proxy.validation)
+            found = distances(teacher.model, [scored, model], first_items(self._proxy.validation, GUARD_ITEMS))
             why = ""
-            if before is not None and after is not None and not after <= before:  # nor where it is no number
+            if found is not None and not found[1] <= found[0]:  # nor where it is no number
                 why = (
                     "the mean squared difference of its outputs from those of the dense model would go from "
-                    f"{before:.3g} to {after:.3g}"
+                    f"{found[0]:.3g} to {found[1]:.3g}"
                 )
-            elif clearly_above(losses(model, self._polish_items, self.setup.task), known):
+            elif clearly_above(self._losses(model), known):
                 why = "it would do clearly worse on the training items"
             if why:
-                model.load_state_dict(scored)
+                model.load_state_dict(scored.state_dict())
                 self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
+
+    def _teacher(self, weights: Mapping[str, Tensor]) -> _Teacher:
+        """Return what the whole model of these weights teaches; the latest one is kept where it is small."""
+        if self._taught is not None and self._taught[0] is weights:
+            return self._taught[1]
+        self._taught = None
+        dense = dense_model(self.setup, weights, self.device)
+        polisher = Polisher(
+            dense,
+            self.setup.structure,
+            self._consumers,
+            self._polish_items,
+            by_difference=self._moves_norms,
+            seed=self.settings.proxy_seed,
+        )
+        teacher = _Teacher(dense, polisher, self._losses(dense))
+        if polisher.n_bytes <= ANSWER_BYTES:
+            self._taught = (weights, teacher)
+        return teacher
+
+    def _losses(self, model: nn.Module) -> Losses:
+        return losses(model, first_items(self._polish_items, GUARD_ITEMS), self.setup.task)
+
+    @cached_property
+    def _polish_items(self) -> Batches:
+        return self._proxy.training_items(POLISH_ITEMS * self._statistics.n_items)
 
     @staticmethod
     def _refuse(genome: Genome, why: str) -> None:

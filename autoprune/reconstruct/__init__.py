@@ -6,10 +6,10 @@ elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.
 """
 
 from autoprune.reconstruct.consumers import MAX_BYTES, Consumer, Survey, find_consumers, survey
-from autoprune.reconstruct.distance import distance
+from autoprune.reconstruct.distance import distance, distances
 from autoprune.reconstruct.elimination import elimination_scores
 from autoprune.reconstruct.least_squares import LeastSquares
-from autoprune.reconstruct.polish import polish
+from autoprune.reconstruct.polish import Polisher, polish
 from autoprune.reconstruct.statistics import Moments, collect, pack_moments, unpack_moments
 
 __all__ = [
@@ -17,9 +17,11 @@ __all__ = [
     "Consumer",
     "LeastSquares",
     "Moments",
+    "Polisher",
     "Survey",
     "collect",
     "distance",
+    "distances",
     "elimination_scores",
     "find_consumers",
     "pack_moments",

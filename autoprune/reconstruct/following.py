@@ -15,6 +15,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _Origin = tuple[int, str, int]
 
+_RECTIFIERS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_"})
+"""Functions that give the same for everything below zero."""
+
 _ADDITIONS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 
@@ -61,6 +64,9 @@ class OutputFollower(TorchFunctionMode):
         self._hooks = ExitStack()
         self._n_sums: Counter[str] = Counter()
         self._n_uses: Counter[str] = Counter()
+        self._sums: Any = WeakIdKeyDictionary()  # the name that was there last, by the sums themselves
+        self._n_sum_uses: Counter[str] = Counter()
+        self._n_rectified: Counter[str] = Counter()
 
     def joining(self) -> frozenset[str]:
         """Return the modules whose outputs were terms of a sum every time they ran, and nothing else."""
@@ -69,6 +75,12 @@ class OutputFollower(TorchFunctionMode):
             for name in self._followed.values()
             if self.n_calls[name] == self._n_sums[name] == self._n_uses[name] > 0
         )
+
+    def rectified(self) -> frozenset[str]:
+        """Return the modules from whose outputs, or the sums that they join last, only a rectifier ever reads."""
+        joining = self.joining()
+        uses = {name: (self._n_sum_uses if name in joining else self._n_uses)[name] for name in self._followed.values()}
+        return frozenset(name for name, n in uses.items() if self.n_calls[name] == self._n_rectified[name] == n > 0)
 
     def __enter__(self) -> Self:
         """Hook the modules."""
@@ -88,6 +100,7 @@ class OutputFollower(TorchFunctionMode):
         super().__exit__(kind, error, trace)
         self._hooks.close()
         self._made_by.clear()
+        self._sums.clear()
 
     def __torch_function__(
         self,
@@ -100,28 +113,40 @@ class OutputFollower(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._is_aside:
             return func(*args, **kwargs)
-        read = [self._made_by[tensor] for tensor in tensors_in((args, kwargs)) if tensor in self._made_by]
-        if read and getattr(func, "__name__", "") in _ADDITIONS and not kwargs:
-            self._meet(*args)
+        given = list(tensors_in((args, kwargs)))
+        read = [self._made_by[tensor] for tensor in given if tensor in self._made_by]
+        sums = [self._sums[tensor] for tensor in given if tensor in self._sums]
+        kind = getattr(func, "__name__", "")
+        met = self._meet(*args) if read and kind in _ADDITIONS and not kwargs else ""
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             self._n_uses.update(name for _, name, _ in read)
+            self._n_sum_uses.update(sums)
+            if kind in _RECTIFIERS and (not kind.startswith("hardtanh") or kwargs.get("min_val") == 0):
+                self._n_rectified.update([*(name for _, name, _ in read), *sums])
+            if result in self._sums:
+                del self._sums[result]  # changed in place
+            if met:
+                self._sums[result] = met
             if result in self._made_by and read:
                 del self._made_by[result]  # changed in place
         return result
 
-    def _meet(self, *terms: Any) -> None:
-        """Say which terms of a sum are the latest outputs of followed modules."""
+    def _meet(self, *terms: Any) -> str:
+        """Say which terms of a sum are the latest outputs of followed modules; returns the last of them."""
         if len(terms) != 2 or not all(isinstance(term, Tensor) for term in terms) or terms[0].shape != terms[1].shape:
-            return
+            return ""
+        last = ""
         pairs = [(self._made_by[x], x, y) for x, y in (terms, terms[::-1]) if x in self._made_by]
         for (_, name, call), term, other in sorted(pairs, key=lambda pair: pair[0]):
             if call == self.n_calls[name]:
                 self._n_sums[name] += 1
+                last = name
                 with self._aside():
                     instead = self._on_sum(name, other)
                 if instead is not None:
                     term.copy_(instead)
+        return last
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

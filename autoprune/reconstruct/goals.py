@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,18 +50,19 @@ class Sum:
 
     Attributes:
         scale: (o,) ``a``.
+        inverse: (o,) of it, 0 where the dense batch norm takes next to nothing.
         offset: (o,) what the batch norm adds to ``a y``.
         norm: name of the batch norm, "" for nothing.
     """
 
     scale: Tensor
+    inverse: Tensor
     offset: Tensor
     norm: str
 
     def before(self, stream: Tensor) -> Tensor:
         """Return (rows, o) values of the stream in units of the consumer's output."""
-        small = self.scale.abs() <= _NO_SCALE * self.scale.abs().max()
-        return stream * torch.where(small, 0.0, 1 / self.scale)
+        return stream * self.inverse
 
 
 @dataclass(eq=False)
@@ -74,7 +76,9 @@ class Goal:
         shared_taps: see `Consumer`.
         absorbs_constant: see `Moments`.
         sum: the sum of equation (2); None for equation (1) alone.
-        n_calls: number of times that the consumer runs in a forward pass.
+        gate: what stands before the rectifier of equation (3), the same as ``sum`` where there is one; None for a
+            consumer from which anything else reads.
+        n_calls: how often the consumer runs in a forward pass.
         rows: (blocks, rows, o) tensors of every call, per batch and in order: ``t``, except for the cut stream's part.
             Filled while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
     """
@@ -85,12 +89,19 @@ class Goal:
     shared_taps: bool
     absorbs_constant: bool
     sum: Sum | None
+    gate: Sum | None
     n_calls: int
     rows: list[list[Tensor]] = field(default_factory=list)
 
     def in_blocks(self, rows: Tensor) -> Tensor:
         """View (rows, o) as (blocks, rows, o of a block)."""
         return rows.reshape(len(rows), len(self.weight), -1).transpose(0, 1)
+
+    def of_all(self, rows: Tensor) -> Tensor:
+        """Return the rows of this goal from (blocks, rows, o) ones of the same consumer with all its outputs."""
+        each = rows.transpose(0, 1)
+        taps = self.weight.shape[:2].numel() // len(self.outputs)
+        return self.in_blocks(each.reshape(len(each), -1, taps)[:, self.outputs])
 
 
 def find_goals(
@@ -103,7 +114,7 @@ def find_goals(
     """
     with OutputFollower(dense, [consumer.module for consumer in consumers], lambda *_: None) as follower:
         forward(dense, next(iter(batches))[0])
-    joining, n_calls = follower.joining(), follower.n_calls
+    joining, rectified, n_calls = follower.joining(), follower.rectified(), follower.n_calls
     taken = Counter(follower.norms.values())
     goals = {}
     for consumer in consumers:
@@ -119,14 +130,16 @@ def find_goals(
         features = to_features(weight, consumer)
         norm = follower.norms.get(name, "")
         owns_norm = not norm or (taken[norm] == 1 and n_calls[norm] == n_calls[name])
-        joins = name in joining and owns_norm and not consumer.shared_taps
+        passes_on = owns_norm and not consumer.shared_taps
+        way = _sum(dense, norm, outputs) if passes_on and name in joining | rectified else None
         goals[name] = Goal(
             features.flatten(1, 2) if consumer.shared_taps else features,
             outputs,
             bias,
             consumer.shared_taps,
             bool(consumer.takes_constant or norm),
-            _sum(dense, norm, outputs) if joins else None,
+            way if name in joining else None,
+            way if name in rectified else None,
             n_calls[name],
         )
     return goals
@@ -135,14 +148,15 @@ def find_goals(
 def _sum(dense: nn.Module, norm: str, outputs: Tensor) -> Sum | None:
     """Return the way to a sum, None where a batch norm cannot pass on what is asked of it."""
     if not norm:
-        plain = torch.zeros(len(outputs), device=outputs.device)
-        return Sum(plain + 1, plain, "")
+        ones = torch.ones(len(outputs), device=outputs.device)
+        return Sum(ones, ones, torch.zeros_like(ones), "")
     layer: Any = dense.get_submodule(norm)
     if layer.weight is None or layer.running_var is None:
         return None
     scale = layer.weight / (layer.running_var + layer.eps).sqrt()
     offset = layer.bias - layer.running_mean * scale
-    return Sum(scale[outputs], offset[outputs], norm)
+    inverse = torch.where(scale.abs() <= _NO_SCALE * scale.abs().max(), 0.0, 1 / scale)
+    return Sum(scale[outputs], inverse[outputs], offset[outputs], norm)
 
 
 def watch_dense(
@@ -154,8 +168,12 @@ def watch_dense(
     seed: int,
     max_rows: int,
     norms: DenseNorms | None = None,
+    to_the_end: bool = False,
 ) -> None:
-    """Fill in the rows of the goals, and what is missing in ``norms`` of the same part of the model."""
+    """Fill in the rows of the goals, and what is missing in ``norms`` of the same part of the model.
+
+    The model runs as far as its last consumer, or to the end.
+    """
     readers = {
         consumer.module: FeatureReader(consumer, dense.get_submodule(consumer.module), seed, max_rows)
         for consumer in consumers
@@ -165,7 +183,7 @@ def watch_dense(
     def reached() -> None:
         nonlocal n_left
         n_left -= 1
-        if not n_left:
+        if not n_left and not to_the_end:
             raise _Reached
 
     def on_call(name: str, x: Tensor, y: Tensor) -> None:
@@ -196,42 +214,119 @@ def watch_dense(
                 forward(dense, inputs)
 
 
-class DenseNorms:
-    """Statistics of the dense model's batch norms, batch by batch: cut ones are normalised by the difference.
-
-    With ``m, v`` the stored statistics of a dense batch norm, ``m_b, v_b`` those of its inputs on a batch and
-    ``m'_b, v'_b`` those of the cut one's, the cut one uses ``m + m'_b - m_b`` and ``v v'_b / v_b``. So a model that
-    nothing was cut from remains what it is, whatever the batches are, and one that something was cut from sees its
-    layers' inputs on the scale that the dense model sees them on.
+class Example:
+    """What the dense model does on the batches: the same for every model that is cut from it, so it runs once for all.
 
     Args:
-        dense: the model that was cut.
-        structure: the traced structure of the model.
-        kept: (n_genes,) boolean array of what the cut model still has.
+        dense: the model that is cut, in evaluation mode.
+        structure: what its trace found; gives the execution order.
+        consumers: from `find_consumers`.
+        batches: of inputs augmented like training items.
+        by_difference: whether to note what its batch norms see.
+        seed: of the positions that are sampled in large feature maps.
+        max_rows: see `FeatureReader`.
+        max_bytes: memory for what the consumers compute. Where it does not suffice for all of them, the dense model
+            runs again for the next ones, and for every cut model.
+
+    Attributes:
+        consumers: in the order in which they run.
+        norms: None where not noted.
+        n_bytes: of what is remembered for more than one cut model.
     """
 
-    def __init__(self, dense: nn.Module, structure: Structure, kept: BoolArray) -> None:
-        self._layers: dict[str, Any] = {
+    def __init__(
+        self,
+        dense: nn.Module,
+        structure: Structure,
+        consumers: Sequence[Consumer],
+        batches: Batches,
+        *,
+        by_difference: bool,
+        seed: int,
+        max_rows: int,
+        max_bytes: int,
+    ) -> None:
+        turns = {operator.module: turn for turn, operator in reversed(list(enumerate(structure.operators)))}
+        self.consumers = sorted(consumers, key=lambda consumer: turns.get(consumer.module, len(turns)))
+        self.norms = DenseNorms(dense) if by_difference else None
+        self._dense = dense
+        self._structure = structure
+        self._batches = batches
+        self._seed = seed
+        self._max_rows = max_rows
+        everything = np.ones(structure.n_genes, dtype=np.bool_)
+        self._goals = find_goals(dense, structure, everything, self.consumers, batches)
+        row_bytes = 4 * max_rows * len(batches)
+        sizes = [row_bytes * self._goals[consumer.module].weight.shape[:2].numel() for consumer in self.consumers]
+        self._parts: list[list[Consumer]] = []  # that are watched in one go
+        left = 0
+        for consumer, size in zip(self.consumers, sizes, strict=True):
+            if size > left:
+                self._parts.append([])
+                left = max_bytes
+            self._parts[-1].append(consumer)
+            left -= size
+        self._at: list[Consumer] = []  # whose rows are there
+        self._is_finished = False
+        self.n_bytes = sum(sizes) if len(self._parts) <= 1 else 0
+
+    def goals(self, kept: BoolArray) -> dict[str, Goal]:
+        """Return what the consumers of a cut model are to compute, without the rows."""
+        return find_goals(self._dense, self._structure, kept, self.consumers, self._batches)
+
+    def show(self, consumer: Consumer, goal: Goal) -> None:
+        """Fill in the rows of a consumer of a cut model."""
+        if consumer not in self._at:
+            for other in self._at:
+                self._goals[other.module].rows.clear()
+            self._watch(next(part for part in self._parts if consumer in part))
+        goal.rows[:] = [[goal.of_all(rows) for rows in batch] for batch in self._goals[consumer.module].rows]
+
+    def finish(self) -> None:
+        """See what is missing of what the batch norms see: those behind the last consumer."""
+        if self.norms and not self._is_finished:
+            self._watch([])
+
+    def _watch(self, part: list[Consumer]) -> None:
+        to_the_end = not self._parts or part in ([], self._parts[-1])
+        if self.norms:  # a batch norm before a rectifier stands behind the last consumer
+            to_the_end |= any(self._goals[consumer.module].gate for consumer in part)
+        watch_dense(
+            self._dense,
+            part,
+            self._goals,
+            self._batches,
+            seed=self._seed,
+            max_rows=self._max_rows,
+            norms=self.norms,
+            to_the_end=to_the_end,
+        )
+        self._at = part
+        self._is_finished |= to_the_end
+
+
+class DenseNorms:
+    """What the batch norms of the dense model see, batch by batch; the same for every model that is cut from it.
+
+    Args:
+        dense: the dense model.
+    """
+
+    def __init__(self, dense: nn.Module) -> None:
+        self.layers: dict[str, Any] = {
             name: module
             for name, module in dense.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
         }
-        self._seen: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in self._layers}
-        self._used: dict[str, dict[tuple[int, int], tuple[Tensor, Tensor]]] = {name: {} for name in self._layers}
-        self._kept = {}
-        for name, layer in self._layers.items():
-            axes = structure.axes_of.get(f"{name}.running_mean", ())
-            positions = [torch.from_numpy(structure.kept_positions(axis, kept)) for axis in axes]
-            found = positions[0] if positions else torch.arange(layer.num_features)
-            self._kept[name] = found.to(layer.running_mean.device)
+        self.seen: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in self.layers}
         self._turn = -1
         self._calls: Counter[str] = Counter()
         self._hooks = ExitStack()
 
     def __enter__(self) -> None:
-        """Watch the next passes over all batches."""
+        """Watch the next passes, which begin with the first batch."""
         self._turn = -1
-        for name, layer in self._layers.items():
+        for name, layer in self.layers.items():
             hook = layer.register_forward_pre_hook(lambda _, args, name=name: self._watch(name, args[0]))
             self._hooks.callback(hook.remove)
 
@@ -243,25 +338,50 @@ class DenseNorms:
         """Say that what follows belongs to the next batch."""
         self._turn += 1
         self._calls.clear()
-        for seen in self._seen.values():
+        for seen in self.seen.values():
             if len(seen) == self._turn:
                 seen.append([])
 
     def _watch(self, name: str, x: Tensor) -> None:
-        seen = self._seen[name][self._turn]
+        seen = self.seen[name][self._turn]
         if len(seen) == self._calls[name]:  # no earlier pass has come as far
-            mean, variance = input_statistics(x)
-            seen.append((mean[self._kept[name]], variance[self._kept[name]]))
+            seen.append(input_statistics(x))
         self._calls[name] += 1
+
+
+class MovedNorms:
+    """Normalises a cut model by the difference.
+
+    With ``m, v`` the stored statistics of a dense batch norm, ``m_b, v_b`` those of its inputs on a batch and
+    ``m'_b, v'_b`` those of the cut one's, the cut one uses ``m + m'_b - m_b`` and ``v v'_b / v_b``. So a model that
+    nothing was cut from remains what it is, whatever the batches are, and one that something was cut from sees its
+    layers' inputs on the scale that the dense model sees them on.
+
+    Args:
+        dense: what the dense batch norms see.
+        structure: what the trace of the dense model found.
+        kept: (n_genes,) boolean array of what the cut model still has.
+    """
+
+    def __init__(self, dense: DenseNorms, structure: Structure, kept: BoolArray) -> None:
+        self._dense = dense
+        self._used: dict[str, dict[tuple[int, int], tuple[Tensor, Tensor]]] = {name: {} for name in dense.layers}
+        self._kept = {}
+        for name, layer in dense.layers.items():
+            axes = structure.axes_of.get(f"{name}.running_mean", ())
+            positions = [torch.from_numpy(structure.kept_positions(axis, kept)) for axis in axes]
+            found = positions[0] if positions else torch.arange(layer.num_features)
+            self._kept[name] = found.to(layer.running_mean.device)
 
     def normalise(self, name: str, layer: Any, x: Tensor, turn: int, call: int) -> None:
         """Give the batch norm ``name`` of the cut model its statistics for the input of a batch, in place."""
         mean, variance = input_statistics(x)
-        seen = self._seen[name][turn]
+        seen = self._dense.seen[name][turn]
         if call < len(seen):
-            stored, positions = self._layers[name], self._kept[name]
-            mean = stored.running_mean[positions] + (mean - seen[call][0])  # exactly the stored one without a cut
-            variance = stored.running_var[positions] * self._ratio(variance, seen[call][1])
+            stored, positions = self._dense.layers[name], self._kept[name]
+            dense_mean, dense_variance = (found[positions] for found in seen[call])
+            mean = stored.running_mean[positions] + (mean - dense_mean)  # exactly the stored one without a cut
+            variance = stored.running_var[positions] * self._ratio(variance, dense_variance)
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
         self._used[name][turn, call] = (mean, variance)
@@ -285,10 +405,10 @@ class DenseNorms:
         Returns:
             (o,) stored mean less that of the dense inputs, and the (o,) variance by difference.
         """
-        seen = [statistics for batch in self._seen[name] for statistics in batch]
-        means, variances = (torch.stack(found) for found in zip(*seen, strict=True))
+        seen = [statistics for batch in self._dense.seen[name] for statistics in batch]
+        stored, positions = self._dense.layers[name], self._kept[name]
+        means, variances = (torch.stack(found)[:, positions] for found in zip(*seen, strict=True))
         dense_variance = variances.mean(0) + means.var(0, correction=0)
-        stored, positions = self._layers[name], self._kept[name]
         ratio = self._ratio(variance, dense_variance)
         return stored.running_mean[positions] - means.mean(0), stored.running_var[positions] * ratio
 

@@ -18,6 +18,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -29,11 +30,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower, tensors_in
-from autoprune.reconstruct.goals import Batches, DenseNorms, Goal
+from autoprune.reconstruct.goals import Batches, Goal, MovedNorms
 from autoprune.reconstruct.statistics import FeatureReader, products
 from autoprune.reconstruct.strand import Strand
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.forward import forward
+
+ROW_BYTES = 2**29
+"""Memory for the rows of a consumer before a rectifier; where they take more they are met as they are."""
 
 _MAX_HELD = 256
 """Passes that wait at a time: each of them is a thread."""
@@ -60,7 +64,7 @@ class Passes:
         *,
         seed: int,
         max_rows: int,
-        norms: DenseNorms | None,
+        norms: MovedNorms | None,
         max_bytes: int,
     ) -> None:
         self._max_rows = max_rows
@@ -73,18 +77,17 @@ class Passes:
         tensors = [(tensor, tensor.detach()) for tensor in chain(pruned.parameters(), pruned.buffers())]
         self._passes = [_Pass(copy_with(pruned, tensors), goals, norms, turn) for turn in range(len(batches))]
 
-    def moments(self, consumer: Consumer) -> tuple[Tensor, Tensor] | None:
+    def moments(self, consumer: Consumer) -> Seen | None:
         """Advance all passes until they have seen what solves a consumer, which then counts as solved.
 
         Returns:
-            The (blocks, o, k + 1) means of ``t x'^T`` and the (blocks, k + 1, k + 1) means of ``x' x'^T``; None for a
-            consumer that never runs.
+            None for a consumer that never runs.
         """
         name = consumer.module
         module = self._pruned.get_submodule(name)
         target = _Target(name, module, FeatureReader(consumer, module, self._seed, self._max_rows))
         self._advance(target)
-        return target.means()
+        return target.seen()
 
     def finish(self) -> None:
         """Let all passes run to their ends, with what is solved."""
@@ -108,6 +111,22 @@ class Passes:
             each.give_up()
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What solves a consumer.
+
+    Attributes:
+        cross: (blocks, o, k + 1) means of ``t x'^T``.
+        own: (blocks, k + 1, k + 1) means of ``x' x'^T``.
+        rows: by batch and call, (blocks, rows, o) goals, (blocks, rows, k + 1) features, and what is added to the
+            output, in its units, None for nothing. Empty where no rectifier follows, or they take too much memory.
+    """
+
+    cross: Tensor
+    own: Tensor
+    rows: list[tuple[Tensor, Tensor, Tensor | None]]
+
+
 class _Target:
     """The consumer that all passes go to, and what they have seen there."""
 
@@ -117,9 +136,16 @@ class _Target:
         self.reader = reader
         self._cross = self._own = torch.zeros(())
         self._n_rows = 0
+        self._rows: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._room = ROW_BYTES
 
-    def add(self, goal: Tensor, features: Tensor) -> None:
+    def add(self, goal: Tensor, features: Tensor, stream: Tensor | None, *, keep: bool) -> None:
         """Add (blocks, rows, o) goals of (blocks, rows, k + 1) features."""
+        if keep:
+            self._room -= goal.nbytes + features.nbytes + (stream.nbytes if stream is not None else 0)
+            self._rows.append((goal, features, stream))
+        if self._room < 0:
+            self._rows.clear()
         self._cross = self._cross + products(goal, features)
         self._own = self._own + products(features, features)
         self._n_rows += features.shape[1]
@@ -131,9 +157,9 @@ class _Target:
             like: Tensor = type(module).forward(module, x.to("meta"))
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device)
 
-    def means(self) -> tuple[Tensor, Tensor] | None:
-        """Return the mean products; None when there were none."""
-        return (self._cross / self._n_rows, self._own / self._n_rows) if self._n_rows else None
+    def seen(self) -> Seen | None:
+        """Return what was seen; None when there was nothing."""
+        return Seen(self._cross / self._n_rows, self._own / self._n_rows, self._rows) if self._n_rows else None
 
 
 class _Pass:
@@ -146,7 +172,7 @@ class _Pass:
         turn: number of the batch.
     """
 
-    def __init__(self, model: nn.Module, goals: Mapping[str, Goal], norms: DenseNorms | None, turn: int) -> None:
+    def __init__(self, model: nn.Module, goals: Mapping[str, Goal], norms: MovedNorms | None, turn: int) -> None:
         self.n_bytes = 0
         self._model = model
         self._names = list(goals)
@@ -243,12 +269,14 @@ class _Pass:
         if not rows:
             return  # it runs more often than in the dense model
         features, aim = target.reader(x), rows.pop(0)
+        stream = None
         if other is not None and goal.sum:
-            aim = aim - goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
-        target.add(aim, features)
+            stream = goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
+            aim = aim - stream
+        target.add(aim, features, stream, keep=goal.gate is not None)
         self._is_stale |= goal.n_calls > 1
         if not rows and self._strand:
-            del features, aim
+            del features, aim, stream
             self.n_bytes = self._alive.n_bytes(self._own)
             self._strand.pause()
 

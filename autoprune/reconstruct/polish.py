@@ -15,8 +15,17 @@ against the dense ``s``: it aims at the sum (He, Zhang, Sun 2017, section 3.2, w
 and the batch norm is set to pass the solution on at the scale ``a``. As in `least_squares` the penalty shrinks towards
 the weights that were there: no consumer gets worse on the calibration data.
 
-Costs one calibration pass of the dense model and one of the cut one, that stops at every consumer (`Passes`); more
-where memory is short or a layer runs several times.
+Where nothing but a rectifier reads what the consumer (or its sum) gives, outputs that it sets to zero in the dense
+model need not be met, only to stay where it sets them to zero. So the goal follows the output there, in a few steps
+from the solution of (1): with ``z`` the output at which the rectifier opens,
+
+    t <- t where it is open for t, min(V x', z) elsewhere,                                              (3)
+
+and (1) again, whose factorisation is there already. Every step lowers the error behind the rectifier, or keeps it
+(majorize and minimize; the aim is that of Zhang, Zou, He, Sun 2015, arXiv 1505.06798, section 2.2).
+
+Costs one calibration pass of the dense model, for all models that are cut from it, and one of each cut one, that stops
+at every consumer (`Passes`); more where memory is short or a layer runs several times.
 """
 
 from __future__ import annotations
@@ -25,17 +34,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.goals import Batches, DenseNorms, Goal, find_goals, watch_dense
+from autoprune.reconstruct.goals import Batches, Example, Goal, MovedNorms, Sum
 from autoprune.reconstruct.least_squares import factorised, from_features, to_features
-from autoprune.reconstruct.passes import Passes
-from autoprune.reconstruct.statistics import ROWS_PER_BATCH
+from autoprune.reconstruct.passes import Passes, Seen
+from autoprune.reconstruct.statistics import ROWS_PER_BATCH, products
+from autoprune.surgery.forward import evaluating
+
+N_STEPS = 3
+"""Steps of equation (3); more of them change little."""
 
 MAX_BYTES = 2**30
 """Memory for what the dense consumers compute, and as much for the activations of the cut model."""
@@ -44,7 +56,97 @@ N_ROWS = 40 * 1024
 """Positions per consumer of all batches together, but no more of one than for second moments, nor less than 1024."""
 
 
-@torch.no_grad()
+class Polisher:
+    """Polishes models that are cut from one dense model, which runs over the batches once for all of them.
+
+    Args:
+        dense: the model that is cut; unchanged.
+        structure: what its trace found; gives the execution order.
+        consumers: from `find_consumers`.
+        batches: of inputs augmented like training items.
+        by_difference: whether the statistics of the batch norms become the dense model's, moved by what the cut
+            changes (`MovedNorms`), rather than being left for the caller to take from calibration items. Right as
+            well for items that differ from what the dense model was trained on.
+        seed: of the positions that are sampled in large feature maps.
+        max_bytes: memory for what the dense consumers compute, and as much for the activations of the cut model; where
+            it does not suffice, parts of the models run several times.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        structure: Structure,
+        consumers: Sequence[Consumer],
+        batches: Batches,
+        *,
+        by_difference: bool = False,
+        seed: int = 0,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._dense = dense
+        self._structure = structure
+        self._batches = batches
+        self._seed = seed
+        self._max_rows = min(ROWS_PER_BATCH, max(1024, N_ROWS // len(batches)))
+        self._max_bytes = max_bytes
+        with torch.no_grad(), evaluating(dense):
+            self._example = Example(
+                dense,
+                structure,
+                consumers,
+                batches,
+                by_difference=by_difference,
+                seed=seed,
+                max_rows=self._max_rows,
+                max_bytes=max_bytes,
+            )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory for what is remembered from one cut model to the next."""
+        return self._example.n_bytes
+
+    @torch.no_grad()
+    def __call__(self, pruned: nn.Module, kept: BoolArray) -> None:
+        """Re-solve the consumers of ``pruned`` one after the other, in place.
+
+        Its BatchNorm statistics are left for the caller to recalibrate, unless they are set by difference.
+
+        Args:
+            pruned: the cut model.
+            kept: (n_genes,) boolean array, what it still has.
+        """
+        example = self._example
+        norms = MovedNorms(example.norms, self._structure, kept) if example.norms else None
+        with evaluating(self._dense), _as_calibrated(pruned, by_difference=norms is not None):
+            goals = example.goals(kept)
+            passes = Passes(
+                pruned,
+                goals,
+                self._batches,
+                seed=self._seed,
+                max_rows=self._max_rows,
+                norms=norms,
+                max_bytes=self._max_bytes,
+            )
+            try:
+                for consumer in example.consumers:
+                    goal = goals[consumer.module]
+                    found = None
+                    if goal.n_calls:
+                        example.show(consumer, goal)
+                        found = passes.moments(consumer)
+                    del goals[consumer.module]
+                    if found is not None:
+                        _solve(pruned, consumer, goal, found, norms)
+                if norms:
+                    example.finish()
+                    passes.finish()
+                    norms.settle(pruned)
+            finally:
+                passes.close()
+
+
 def polish(
     dense: nn.Module,
     pruned: nn.Module,
@@ -57,58 +159,18 @@ def polish(
     seed: int = 0,
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Re-solve the consumers of ``pruned`` one after the other, in place.
-
-    Its BatchNorm statistics are left for the caller to recalibrate, unless they are set ``by_difference``.
-
-    Args:
-        dense: the model that was cut; unchanged.
-        pruned: the cut model.
-        structure: the structure traced from ``dense``; gives the execution order.
-        kept: (n_genes,) boolean array, what ``pruned`` still has.
-        consumers: result of `find_consumers`.
-        batches: batches of inputs, augmented like training items.
-        by_difference: whether the statistics of the batch norms become the dense model's, moved by what the cut
-            changes (`DenseNorms`), rather than being left for the caller to take from calibration items. Right as
-            well for items that differ from what the dense model was trained on.
-        seed: seed for the positions that are sampled in large feature maps.
-        max_bytes: memory for what the dense consumers compute, and as much for the activations of the cut model; where
-            it does not suffice, parts of the models run several times.
-    """
-    turns = {operator.module: turn for turn, operator in reversed(list(enumerate(structure.operators)))}
-    max_rows = min(ROWS_PER_BATCH, max(1024, N_ROWS // len(batches)))
-    left = sorted(consumers, key=lambda consumer: turns.get(consumer.module, len(turns)))
-    with _as_calibrated(dense, pruned, by_difference=by_difference):
-        goals = find_goals(dense, structure, kept, consumers, batches)
-        norms = DenseNorms(dense, structure, kept) if by_difference else None
-        passes = Passes(pruned, goals, batches, seed=seed, max_rows=max_rows, norms=norms, max_bytes=max_bytes)
-        try:
-            while left:
-                sizes = [goals[consumer.module].weight.shape[:2].numel() for consumer in left]
-                fitting = np.cumsum(sizes) * 4 * max_rows * len(batches) <= max_bytes
-                chunk, left = left[: max(1, fitting.sum())], left[max(1, fitting.sum()) :]
-                watch_dense(dense, chunk, goals, batches, seed=seed, max_rows=max_rows, norms=norms)
-                for consumer in chunk:
-                    found = passes.moments(consumer) if goals[consumer.module].n_calls else None
-                    goal = goals.pop(consumer.module)
-                    if found is not None:
-                        _solve(pruned, consumer, goal, *found, norms)
-            if norms:
-                watch_dense(dense, (), goals, batches, seed=seed, max_rows=max_rows, norms=norms)
-                passes.finish()
-                norms.settle(pruned)
-        finally:
-            passes.close()
+    """Polish one cut model, in place; see `Polisher`."""
+    polisher = Polisher(
+        dense, structure, consumers, batches, by_difference=by_difference, seed=seed, max_bytes=max_bytes
+    )
+    polisher(pruned, kept)
 
 
-def _solve(
-    pruned: nn.Module, consumer: Consumer, goal: Goal, cross: Tensor, own: Tensor, norms: DenseNorms | None
-) -> None:
+def _solve(pruned: nn.Module, consumer: Consumer, goal: Goal, seen: Seen, norms: MovedNorms | None) -> None:
     """Apply equation (1) to the weight, to the bias that takes the constant, and to the batch norm of equation (2)."""
-    mean_goal, mean_own = cross[:, :, -1], own[:, -1, :-1]
-    cross, own = cross[:, :, :-1], own[:, :-1, :-1]
+    cross, mean_goal = _centred(seen.cross, seen.own, goal)
+    mean_own, own = seen.own[:, -1, :-1], seen.own[:, :-1, :-1]
     if goal.absorbs_constant:
-        cross = cross - mean_goal.unsqueeze(2) * mean_own.unsqueeze(1)
         own = own - mean_own.unsqueeze(2) * mean_own.unsqueeze(1)
     weight = pruned.get_parameter(consumer.weight)
     layout = to_features(weight, consumer)
@@ -118,33 +180,69 @@ def _solve(
         return  # no numbers: keep what was there
     residual = cross - torch.bmm(now, own)
     solved = now + torch.cholesky_solve(residual.transpose(1, 2), factor).transpose(1, 2)
+    if goal.gate and seen.rows:
+        for _ in range(N_STEPS):
+            cross, mean_goal = _centred(_rectified(goal, goal.gate, seen, solved, mean_goal), seen.own, goal)
+            residual = cross - torch.bmm(now, own)
+            solved = now + torch.cholesky_solve(residual.transpose(1, 2), factor).transpose(1, 2)
     weight.copy_(from_features(solved.reshape(layout.shape), weight, consumer))
     if consumer.takes_constant:
         shift = mean_goal - torch.einsum("bof,bf->bo", solved, mean_own)
         module: Any = pruned.get_submodule(consumer.module)
         module.bias.copy_(goal.bias + shift.flatten())
-    if goal.sum and goal.sum.norm:
-        norm: Any = pruned.get_submodule(goal.sum.norm)
+    way = goal.sum or goal.gate
+    if way and way.norm:
+        norm: Any = pruned.get_submodule(way.norm)
         variance = torch.einsum("bof,bfg,bog->bo", solved, own, solved).flatten()
         mean = mean_goal.flatten() + goal.bias
         if norms:
-            missing, variance = norms.expected(goal.sum.norm, variance)
+            missing, variance = norms.expected(way.norm, variance)
             mean = mean + missing
-        norm.weight.copy_(goal.sum.scale * (variance + norm.eps).sqrt())
-        norm.bias.copy_(goal.sum.offset + goal.sum.scale * mean)
+        norm.weight.copy_(way.scale * (variance + norm.eps).sqrt())
+        norm.bias.copy_(way.offset + way.scale * mean)
+
+
+def _centred(cross: Tensor, own: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """Return the (blocks, o, k) products, about the means where these are absorbed, and the (blocks, o) mean goals."""
+    mean_goal = cross[:, :, -1]
+    if not goal.absorbs_constant:
+        return cross[:, :, :-1], mean_goal
+    return cross[:, :, :-1] - mean_goal.unsqueeze(2) * own[:, -1, :-1].unsqueeze(1), mean_goal
+
+
+def _rectified(goal: Goal, gate: Sum, seen: Seen, solved: Tensor, mean_goal: Tensor) -> Tensor:
+    """Return the products of equation (3): of goals that follow the output where the rectifier gives zero anyway.
+
+    Args:
+        goal: see `Goal`.
+        gate: what stands before the rectifier.
+        seen: what the consumer sees.
+        solved: (blocks, o, k) its latest weights.
+        mean_goal: (blocks, o) mean output that comes with them, where means are absorbed.
+    """
+    weights = solved.transpose(1, 2).float()
+    constant = torch.zeros_like(mean_goal)
+    if goal.absorbs_constant:
+        constant = mean_goal - torch.einsum("bof,bf->bo", solved, seen.own[:, -1, :-1])
+    constant = constant.float().unsqueeze(1)
+    edge = goal.in_blocks((-gate.offset * gate.inverse - goal.bias)[None])
+    upward, counts = (goal.in_blocks(flags[None]) for flags in (gate.scale > 0, gate.inverse != 0))
+    total, n_rows = torch.zeros_like(seen.cross), 0
+    for aim, features, stream in seen.rows:
+        zero = edge if stream is None else edge - stream
+        output = torch.bmm(features[:, :, :-1], weights) + constant
+        closed = torch.where(upward, aim < zero, aim > zero) & counts
+        follows = torch.where(upward, torch.minimum(output, zero), torch.maximum(output, zero))
+        total += products(torch.where(closed, follows, aim), features)
+        n_rows += features.shape[1]
+    return total / n_rows
 
 
 @contextmanager
-def _as_calibrated(dense: nn.Module, pruned: nn.Module, *, by_difference: bool) -> Iterator[None]:
-    """Put both models in eval mode, but for the batch norms of ``pruned`` that use the statistics of each batch."""
-    flags = [(module, module.training) for model in (dense, pruned) for module in model.modules()]
-    dense.eval()
-    pruned.eval()
-    for module in pruned.modules():
-        if isinstance(module, _BatchNorm) and not by_difference:
-            module.train()
-    try:
+def _as_calibrated(pruned: nn.Module, *, by_difference: bool) -> Iterator[None]:
+    """Put a cut model in evaluation mode, but for the batch norms that use the statistics of each batch."""
+    with evaluating(pruned):
+        for module in pruned.modules():
+            if isinstance(module, _BatchNorm) and not by_difference:
+                module.train()
         yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

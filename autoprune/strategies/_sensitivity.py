@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
 
@@ -38,6 +39,7 @@ class Sensitivities:
             evaluations (a third without probes). None for 4 (2 without probes).
         signal: ``"distance"``, or any metric as objectives are written: ``"accuracy"``, ``"min:wer"``; evaluators
             without a distance give the first measured objective instead.
+        spare: evaluations that the probes leave, instead of half of all.
 
     Attributes:
         plan: genomes to measure, the largest network first: one more than there are free variables, or than
@@ -48,7 +50,9 @@ class Sensitivities:
         BudgetError: the budget does not suffice for one genome per variable.
     """
 
-    def __init__(self, setup: SearchSetup, n_levels: int | None = None, signal: str = DISTANCE) -> None:
+    def __init__(
+        self, setup: SearchSetup, n_levels: int | None = None, signal: str = DISTANCE, spare: int | None = None
+    ) -> None:
         measured = [item.name for item in setup.objectives.items if not item.is_cost]
         if not measured:
             msg = f"knapsack needs an objective that is measured, such as 'accuracy', got {setup.objectives.names}"
@@ -62,7 +66,8 @@ class Sensitivities:
         n_levels = n_levels or (_PROBE_LEVELS if setup.probe else _LEVELS)
         evaluations = likely_evaluations(setup, setup.probe or "proxy")
         if evaluations is not None:
-            n_levels = max(1, min(n_levels, evaluations // ((2 if setup.probe else 3) * max(1, n_free))))
+            most = evaluations // (2 if setup.probe else 3) if spare is None else evaluations - spare - 1
+            n_levels = max(1, min(n_levels, most // max(1, n_free)))
         self._probes = [
             (variable, int(level))
             for variable, top in enumerate(self.top.tolist())
@@ -125,6 +130,13 @@ class Sensitivities:
         counted = [item.name for item in self._setup.objectives.items if item.is_cost]
         costs = counted or [spread_cost(self._setup)]
         return {cost: predicted_front(self._setup, self._damages, start, cost) for cost in costs}
+
+    def within(self, limits: Mapping[str, int]) -> Genome:
+        """Return the genome of least predicted damage within absolute limits by cost name, and the search's own."""
+        setup = replace(self._setup, limits={**self._setup.limits, **limits})
+        largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
+        best = predicted_front(setup, self._damages, np.stack([largest, setup.space.min_genome]))[-1]
+        return tuple(best.tolist())
 
     def damages(self) -> list[FloatArray]:
         """Return per variable the (L,) predicted damage of each level against the largest network.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,9 @@ class KnapsackSettings:
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
             leave of the evaluations (32 when these are unknown).
         step: number of variables that a step around the measured front changes by one level.
+        targets: absolute limits by cost name, tighter than the search's own; before anything else the predicted optimum
+            within each of them is measured. The budget has to leave one evaluation for each; the probes may take all
+            of the others.
 
     Raises:
         InvalidArgumentError: a setting is below one.
@@ -42,6 +45,7 @@ class KnapsackSettings:
     signal: str = DISTANCE
     front: int | None = None
     step: int = 2
+    targets: Sequence[Mapping[str, int]] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -68,7 +72,9 @@ class KnapsackStrategy(BaseStrategy):
         self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen))
         self._rng = np.random.default_rng(for_steps)
         self._known: dict[Genome, FloatArray | None] = {}  # values of what was told, None where it failed
-        self._sensitivities = Sensitivities(setup, self.settings.probes, self.settings.signal)
+        self._sensitivities = Sensitivities(
+            setup, self.settings.probes, self.settings.signal, len(self.settings.targets) or None
+        )
         self._planned = deque(self._sensitivities.plan)
         self._waiting: deque[Genome] = deque()
         self._is_solved = False
@@ -120,7 +126,8 @@ class KnapsackStrategy(BaseStrategy):
         if n is None:
             evaluations = likely_evaluations(self.setup)
             n = 32 if evaluations is None else max(1, (evaluations - len(self._sensitivities.plan)) // 2)
-        return self._sensitivities.front()[:n]
+        wanted = [self._sensitivities.within(target) for target in self.settings.targets]
+        return [*wanted, *self._sensitivities.front()[:n]]
 
     def _step(self) -> Genome | None:
         """Return the unknown genome, of some next to one of the measured front, that is predicted to lose least.

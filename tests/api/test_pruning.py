@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import autoprune as ap
-from autoprune.errors import InfeasibleError, InvalidArgumentError
+from autoprune.core.jobs import PROBE
+from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 
 
 def network() -> nn.Module:
@@ -53,8 +54,35 @@ def test_one_call_gives_a_smaller_model(trained: tuple[nn.Module, ap.Data], tmp_
     found.save(tmp_path / "small.autoprune")
     again = ap.load(tmp_path / "small.autoprune", network())
     assert found.point.run.problem.evaluator.measure(again) == dict(found.after)
-    assert f"{found.share['macs']:.0%} of the macs" in found.summary
-    assert f"accuracy {found.after['accuracy']:.4g} (dense {found.before['accuracy']:.4g}) on held-out" in found.summary
+    assert f"{found.share['macs']:.0%} of the MACs".replace("%", " %") in found.summary
+    accuracy, dense = (f"{100 * figures['accuracy']:.2f} %" for figures in (found.after, found.before))
+    assert f"accuracy {accuracy} (dense {dense}) on held-out items" in found.summary
+
+
+def test_a_list_of_limits_gives_a_model_for_each(trained: tuple[nn.Module, ap.Data], tmp_path: Path) -> None:
+    """In its order, each within its limits, the cheaper the farther; one set of probes for all; every file reloads."""
+    model, data = trained
+    limits = [{"macs": "30%"}, {"macs": "70%", "params": "60%"}, {"params": "40%"}]
+    told: list[tuple[str, int, int]] = []
+    found = ap.prune(
+        model,
+        data,
+        limits,
+        store=tmp_path / "run",
+        progress=lambda where: told.append((where.stage, where.done, where.total)),
+    )
+    assert [set(result.share) for result in found] == [{"macs"}, {"macs", "params"}, {"params"}]
+    assert [all(result.share[name] <= float(limit[:-1]) / 100 for name, limit in wanted.items())
+            for result, wanted in zip(found, limits, strict=True)] == [True] * 3  # fmt: skip
+    assert found[0].after["distance"] > found[1].after["distance"]
+    run = ap.open_run(tmp_path / "run")
+    assert sum(job.fidelity == PROBE for job in (outcome.job for outcome in run.outcomes)) == 1 + 4 * 3
+    assert {stage for stage, _, _ in told} == {"measuring", "polishing"}
+    assert told[-1] == ("polishing", 3, 3)
+    for result in found:
+        result.save(tmp_path / "small.autoprune")
+        again = ap.load(tmp_path / "small.autoprune", network())
+        assert result.point.run.problem.evaluator.measure(again) == dict(result.after)
 
 
 def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.Module, ap.Data]) -> None:
@@ -70,7 +98,7 @@ def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.M
         with torch.no_grad():
             return float((candidate(vx).argmax(1) == vy).float().mean())
 
-    found = ap.prune(model, wrong, {"macs": "25%"}, score=score, recover_minutes=0.1)
+    found = ap.prune(model, wrong, {"macs": "25%"}, score=score, recover="distill", minutes=0.1)
     assert found.after["distance"] < found.steps["polished"]["distance"]
     assert found.after["score"] > 0.8
     assert "which are not held out" in found.summary
@@ -84,5 +112,14 @@ def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data])
         ap.prune(model, data, {})
     with pytest.raises(InvalidArgumentError, match="a task or a score"):
         ap.prune(model, data, {"macs": "50%"}, task=ap.Classification(), score=lambda _: 1.0)
+    for limits in ([], [{}], [{"macs": "50%"}, {}], ["50%"], "50%", None):
+        with pytest.raises(InvalidArgumentError, match="at least one limit"):
+            ap.prune(model, data, limits)
+    with pytest.raises(UnknownNameError, match="distill"):
+        ap.prune(model, data, {"macs": "50%"}, recover="distil")
+    with pytest.raises(InvalidArgumentError, match="minutes"):
+        ap.prune(model, data, {"macs": "50%"}, recover="distill", minutes=0)
+    with pytest.raises(InfeasibleError, match="macs"):
+        ap.prune(model, data, [{"macs": "50%"}, {"macs": "0.1%"}])
     with pytest.raises(InfeasibleError, match="macs"):
         ap.prune(model, data, {"macs": "0.1%"})

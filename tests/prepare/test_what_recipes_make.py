@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from autoprune import artifact
+from autoprune.api.pruning import recover
 from autoprune.core.jobs import Prepare
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import AutopruneWarning
@@ -120,6 +123,27 @@ def test_no_polish_scores_below_the_weights_as_they_are(name: str) -> None:
     model = evaluator.build(genome, inherited)
     evaluator.polish(model, genome, inherited)
     assert n_right(evaluator.measure(model)) >= n_inherited(name) - SLACK
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("polished", [False, True])
+@pytest.mark.parametrize("name", MADE)
+def test_a_file_gives_the_figures_of_what_was_saved(
+    name: str, tmp_path: Path, *, polished: bool, recovered: bool
+) -> None:
+    """Polished, trained to answer as the dense model does, both or neither: loaded it measures the same, exactly."""
+    setup = bench()[0]
+    genome, inherited = made(name)
+    evaluator = Reconstructed(setup, LESS)
+    model = evaluator.build(genome, inherited)
+    if polished:
+        evaluator.polish(model, genome, inherited)
+    if recovered:
+        settings = FitSettings(steps=3, batch_size=64, distillation=Distillation(weight=1.0))
+        model = recover(model, setup.model, setup.data, settings=settings)
+    artifact.save(tmp_path / "small", model, setup.structure, kept=setup.kept(genome, inherited))
+    loaded = artifact.load(tmp_path / "small", digits_network())
+    assert evaluator.measure(loaded) == evaluator.measure(model)
 
 
 @pytest.mark.parametrize("name", [name for name, (recipe, _) in MADE.items() if recipe in ("dais", "dsa")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.reconstruct import Consumer, LeastSquares, collect, distance, find_consumers, polish
+from autoprune.reconstruct import Consumer, LeastSquares, Polisher, collect, distance, find_consumers, polish
 from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.goals import Goal, find_goals, input_statistics, watch_dense
 from autoprune.reconstruct.least_squares import DAMPING
+from autoprune.reconstruct.passes import Seen
 from autoprune.reconstruct.polish import _as_calibrated, _solve
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, FeatureReader, products
 from autoprune.surgery.cut import cut
@@ -69,11 +71,12 @@ def test_little_memory_changes_nothing(name: str) -> None:
         assert torch.equal(one, other)
 
 
-def test_what_joins_a_stream_makes_up_for_what_the_stream_has_lost() -> None:
+def test_what_joins_a_stream_makes_up_for_what_the_stream_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the polish the sum is as near to the dense one as a layer can bring it: (1) and (2) by brute force.
 
     Relative to what the layer adds; the batch norm's own statistics, averages over batches, are as exact as that.
     """
+    monkeypatch.setattr(sys.modules[_solve.__module__], "N_STEPS", 0)  # before any step of equation (3)
     model, structure, (x, *_), consumers, _ = make_case("residual")
     kept = random_kept(structure)
     pruned = cut(model, structure, kept)
@@ -107,6 +110,41 @@ def test_what_joins_a_stream_makes_up_for_what_the_stream_has_lost() -> None:
     with torch.no_grad():
         left_alone = torch.relu(plain.stem(x)) + plain.norm(plain.inner(torch.relu(plain.stem(x))))
     assert (found - wanted).square().mean() < 0.5 * (left_alone - wanted).square().mean()
+
+
+@pytest.mark.parametrize("by_difference", [False, True])
+@pytest.mark.parametrize(("name", "behind"), [("residual", "head"), ("mobile", "5")])
+def test_what_a_rectifier_sets_to_zero_is_not_met(
+    name: str, behind: str, monkeypatch: pytest.MonkeyPatch, *, by_difference: bool
+) -> None:
+    """Every step of equation (3) brings what the rectifier gives nearer to what it gives in the dense model."""
+    model, structure, batches, consumers = case_of(name)
+    if name == "mobile":  # half of what its first consumer gives shall be below zero
+        model[3].bias.data.normal_(std=0.3)
+    kept = random_kept(structure)
+    plain = cut(model, structure, kept)
+    inputs: dict[nn.Module, list[Tensor]] = {}
+    errors = []
+    for n_steps in (0, 1, 3):
+        monkeypatch.setattr(sys.modules[_solve.__module__], "N_STEPS", n_steps)
+        polished = copy.deepcopy(plain)
+        polish(model, polished, structure, kept, consumers, batches, by_difference=by_difference)
+        if not by_difference:
+            recalibrate(polished, batches)
+        for network in (model, polished):
+            inputs[network] = []
+            layer = network.get_submodule(behind)
+            handle = layer.register_forward_pre_hook(lambda _, args, network=network: inputs[network].append(args[0]))
+            with torch.no_grad():
+                for x, _ in batches:
+                    network(x)
+            handle.remove()
+        axis = next(axis for axis in structure.axes if axis.key == (f"{behind}.weight", 0 if name == "mobile" else 1))
+        stays = torch.from_numpy(structure.kept_positions(axis, kept))
+        pairs = zip(inputs[model], inputs[polished], strict=True)
+        errors.append(sum(float((mine - dense[:, stays]).square().sum()) for dense, mine in pairs))
+    assert errors[2] <= 1.001 * errors[1] <= 1.002 * errors[0]
+    assert errors[2] < 0.99 * errors[0]
 
 
 def rows_of(values: Tensor) -> Tensor:
@@ -149,6 +187,7 @@ def test_the_follower_finds_what_is_added_to_a_stream_and_nothing_else() -> None
     assert calls == names
     assert found.norms == {"normed": "norm"}
     assert found.joining() == {"plain", "normed", "in_place", "left", "right"}
+    assert found.rectified() == {"activated"}
     assert sums == ["plain", "normed", "in_place", "left", "right", "twice", "twice", "read"]
     model(torch.randn(2, 3, 4, 4))
     assert calls == names, "it goes on after its end"
@@ -254,39 +293,38 @@ def by_definition(
 ) -> None:
     """Polish by running the cut model from its input for every consumer."""
     turns = [operator.module for operator in structure.operators]
-    with _as_calibrated(dense, pruned, by_difference=False):
+    with _as_calibrated(pruned, by_difference=False):
         goals = find_goals(dense, structure, kept, consumers, batches)
         watch_dense(dense, consumers, goals, batches, seed=0, max_rows=ROWS_PER_BATCH)
         for consumer in sorted(consumers, key=lambda consumer: turns.index(consumer.module)):
             goal = goals[consumer.module]
-            cross, own, n_rows = moments_of(pruned, consumer, goal, batches)
-            _solve(pruned, consumer, goal, cross / n_rows, own / n_rows, None)
+            _solve(pruned, consumer, goal, seen_by(pruned, consumer, goal, batches), None)
 
 
-def moments_of(
-    pruned: nn.Module, consumer: Consumer, goal: Goal, batches: list[tuple[Tensor, None]]
-) -> tuple[Tensor, Tensor, int]:
-    """Return sums of products over whole passes, and of how many rows."""
+def seen_by(pruned: nn.Module, consumer: Consumer, goal: Goal, batches: list[tuple[Tensor, None]]) -> Seen:
+    """Return what a consumer sees in whole passes."""
     reader = FeatureReader(consumer, pruned.get_submodule(consumer.module), 0, ROWS_PER_BATCH)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor, Tensor | None]] = []
     seen: list[Tensor] = []
 
     def on_call(_: str, x: Tensor, __: Tensor) -> None:
         seen.append(reader(x))
         if not goal.sum:
-            found.append((rows.pop(0), seen[-1]))
+            found.append((rows.pop(0), seen[-1], None))
 
     def on_sum(_: str, other: Tensor) -> None:
         if goal.sum:
-            found.append((rows.pop(0) - goal.in_blocks(goal.sum.before(reader.outputs(other))), seen[-1]))
+            stream = goal.in_blocks(goal.sum.before(reader.outputs(other)))
+            found.append((rows.pop(0) - stream, seen[-1], stream))
 
     with OutputFollower(pruned, [consumer.module], on_call, on_sum):
         for turn, (inputs, _) in enumerate(batches):
             rows = list(goal.rows[turn])
             forward(pruned, inputs)
-    cross = sum((products(t, x) for t, x in found), torch.zeros(()))
-    own = sum((products(x, x) for _, x in found), torch.zeros(()))
-    return cross, own, sum(x.shape[1] for _, x in found)
+    cross = sum((products(t, x) for t, x, _ in found), torch.zeros(()))
+    own = sum((products(x, x) for _, x, _ in found), torch.zeros(()))
+    n_rows = sum(x.shape[1] for _, x, _ in found)
+    return Seen(cross / n_rows, own / n_rows, found if goal.gate else [])
 
 
 @pytest.mark.parametrize("max_bytes", [1, 150_000, 2**30])
@@ -428,3 +466,38 @@ def test_statistics_of_an_input_are_those_that_batch_norm_takes() -> None:
     mean, variance = input_statistics(x)
     torch.testing.assert_close(mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(variance, x.transpose(0, 1).flatten(1).var(1))
+
+
+# ------------------------------------------------------------------------------------------- many cuts of one model
+
+
+@pytest.mark.parametrize("by_difference", [False, True])
+@pytest.mark.parametrize("max_bytes", [1, 150_000, 2**30])
+@pytest.mark.parametrize("name", ["residual", "concat", "transposed", "grouped", "preactivated", "mobile"])
+def test_what_is_remembered_of_the_dense_model_suits_every_cut(
+    name: str, max_bytes: int, *, by_difference: bool
+) -> None:
+    """A second cut polished by the same polisher gets the very weights and buffers that one of its own gives it."""
+    model, structure, batches, consumers = case_of(name)
+    shared = Polisher(model, structure, consumers, batches, by_difference=by_difference, max_bytes=max_bytes)
+    for keep in (0.5, 0.8):
+        kept = random_kept(structure, keep)
+        one, other = cut(model, structure, kept), cut(model, structure, kept)
+        shared(one, kept)
+        polish(model, other, structure, kept, consumers, batches, by_difference=by_difference, max_bytes=max_bytes)
+        for mine, theirs in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_the_dense_model_runs_once_for_all_cuts() -> None:
+    """From its input every batch once; beside that one batch per cut, to see where outputs go."""
+    for name in ("residual", "mobile"):
+        model, structure, batches, consumers = case_of(name)
+        starts: list[int] = []
+        kept = random_kept(structure)
+        cuts = [cut(model, structure, kept) for _ in range(3)]
+        model.register_forward_pre_hook(lambda *_, starts=starts: starts.append(1))
+        polisher = Polisher(model, structure, consumers, batches, by_difference=True)
+        for pruned in cuts:
+            polisher(pruned, kept)
+        assert len(starts) <= len(batches) + 1 + 3, name

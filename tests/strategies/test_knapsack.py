@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.core.jobs import PROBE
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies import _additive
@@ -293,3 +294,18 @@ def test_probes_predict_by_distance_and_are_no_candidates() -> None:
     kept = setup.space.keep_ratios(np.array([best]))[0]
     assert kept[2] == 1.0
     assert kept.min() < 0.8
+
+
+def test_targets_come_first_and_leave_the_probes_alone():
+    """With room for the probes and one genome per target the optimum within each is measured, and is within it."""
+    setup = toy_setup(toy_space((8, 16, 16, 8), levels=6))
+    setup = replace(setup, evaluations=1 + 3 * setup.space.n_variables + 2, probe=PROBE)
+    dense = {name: int(value[0]) for name, value in setup.costs(setup.space.full_genome[None, :]).items()}
+    targets = [{"macs": dense["macs"] // 2}, {"macs": dense["macs"] * 7 // 10, "params": dense["params"] // 3}]
+    strategy = KnapsackStrategy(setup, KnapsackSettings(probes=3, targets=targets, front=1))
+    jobs = drive(strategy, setup, setup.evaluations)
+    assert sum(job.fidelity == PROBE for job in jobs) == 1 + 3 * setup.space.n_variables
+    for job, target in zip(jobs[-2:], targets, strict=True):
+        costs = setup.costs(np.array([job.candidate.genome]))
+        assert all(costs[name][0] <= limit for name, limit in target.items())
+        assert costs["macs"][0] > 0.6 * target["macs"] or "params" in target

@@ -92,14 +92,15 @@ def tasks() -> list[Task]:
 
 
 def pruned(model: nn.Module, data: ap.Data) -> nn.Module:
-    found = ap.prune(model, data, {"macs": "50%", "peak_bytes": 1e6}, recover_minutes=2)
+    found = ap.prune(model, data, {"macs": "50%", "peak_bytes": 1e6}, recover="distill", minutes=2)
     assert_type(found, ap.Pruned)
     assert_type(found.model, nn.Module)
     assert_type(found.summary, str)
     assert_type(found.speedup, tuple[float, float, float])
     assert_type(found.after, Mapping[str, float])
     found.save("half.autoprune")
-    ap.prune(model, data)  # type: ignore[call-arg]
+    assert_type(ap.prune(model, data, [{"macs": "70%"}, {"macs": "50%"}]), list[ap.Pruned])
+    ap.prune(model, data)  # type: ignore[call-overload]
     return ap.load(Path("half.autoprune"), model)
 
 
