@@ -55,7 +55,7 @@ def test_the_report_shows_polished_figures_beside_the_others(tmp_path: Path) -> 
     assert "accuracy, test (polished)" in html
     assert "front, test (polished)" in html
     assert "with --polish" in html
-    assert "polished_accuracy" in paths.front_csv.read_text(encoding="utf-8")
+    assert "accuracy_polished" in paths.front_csv.read_text(encoding="utf-8")
 
 
 def test_polish_needs_second_moments(tmp_path: Path) -> None:
