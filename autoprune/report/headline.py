@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprune.core.jobs import evaluations
 from autoprune.report import units
 from autoprune.report.summary import RunSummary, State, value_of
 from autoprune.store.meta import Role
@@ -90,7 +91,7 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
             "the start, because the strategy chose nothing that was new, or had no model yet."
         )
     if summary.failures:
-        candidates = sum(failure.what == "candidate" for failure in summary.failures)
+        candidates = len(evaluations(summary.failures))
         others = len(summary.failures) - candidates
         parts = [_plural(candidates, "candidate")] * (candidates > 0) + [_plural(others, "preparation")] * (others > 0)
         found.append(f"{' and '.join(parts)} failed; the texts are below.")

@@ -14,7 +14,7 @@ from autoprune.report.figures.front import convergence_figure, front_figure, pla
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
-from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, value_of
+from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, kind_of, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role
 from autoprune.store.record import Point
@@ -52,12 +52,17 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         tunings=[_tuning(summary, tuning) for tuning in summary.finetunings],
         settings=_settings(summary),
         preparations=[
-            (item.id, item.recipe, units.count(spent.macs), units.duration(spent.seconds), _text(item.settings))
-            for item in summary.preparations
-            for spent in [item.spent]
+            (
+                made.job.id,
+                made.job.recipe,
+                units.count(made.spent.macs),
+                units.duration(made.spent.seconds),
+                _text(made.job.settings),
+            )
+            for made in summary.preparations
         ],
         incidents=[(item.when, item.kind, item.text) for item in summary.incidents],
-        failures=[(item.id, item.what, item.message) for item in summary.failures],
+        failures=[(failure.job.id, kind_of(failure), failure.message) for failure in summary.failures],
     )
 
 

@@ -7,16 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from autoprune.core import jobs
-from autoprune.core.jobs import Outcome, Prepare, Status, evaluations
+from autoprune.core.jobs import Status, evaluations, preparations
 from autoprune.report import units
 from autoprune.report.headline import headline, warnings
 from autoprune.report.summary import (
-    Failure,
     FineTuning,
     Incident,
     Latency,
-    Preparation,
     RunSummary,
     State,
     Timing,
@@ -47,8 +44,8 @@ def summarize(record: RunRecord) -> RunSummary:
         full_widths=tuple(variable.widths[-1] for variable in record.space.variables),
         front=front,
         evaluations=tuple(points.values()),
-        failures=tuple(_failure(outcome) for outcome in record.outcomes if outcome.status is Status.FAILED),
-        preparations=tuple(_preparations(record.outcomes)),
+        failures=tuple(outcome for outcome in record.outcomes if outcome.status is Status.FAILED),
+        preparations=tuple(made for made in preparations(record.outcomes) if made.status is Status.OK),
         incidents=tuple(_incidents(record.starts, events)),
         convergence=record.convergence,
         timings=_timings(record.records(LATENCY), front),
@@ -74,17 +71,6 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
     for event in events:
         if event.kind in (EventKind.FORK, EventKind.STOP, EventKind.WARNING):
             yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
-
-
-def _failure(outcome: Outcome) -> Failure:
-    what = outcome.job.recipe if isinstance(outcome.job, Prepare) else "candidate"
-    return Failure(outcome.job.id, what, outcome.message)
-
-
-def _preparations(outcomes: Iterable[Outcome]) -> Iterable[Preparation]:
-    for outcome in jobs.preparations(outcomes):
-        if outcome.status is Status.OK:
-            yield Preparation(outcome.job.id, outcome.job.recipe, outcome.job.settings, outcome.spent)
 
 
 def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tuple[Timing, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import FloatArray
+from autoprune.core.jobs import Outcome, Preparation
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.rank_correlation import kendall
@@ -51,36 +52,9 @@ def value_of(measured: Measured, name: str, role: Role) -> float | None:
     return measured.metrics.get(role, {}).get(name)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that came to nothing.
-
-    Attributes:
-        id: the job.
-        what: ``"candidate"`` or the recipe that failed.
-        message: the error's text.
-    """
-
-    id: int
-    what: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """A job that made weights.
-
-    Attributes:
-        id: the job.
-        recipe: registry name.
-        settings: settings of the job.
-        spent: spending that it was charged.
-    """
-
-    id: int
-    recipe: str
-    settings: Mapping[str, Any]
-    spent: Spending
+def kind_of(outcome: Outcome) -> str:
+    """Return ``"candidate"``, or the recipe of a job that makes weights."""
+    return outcome.job.recipe if isinstance(outcome, Preparation) else "candidate"
 
 
 @dataclass(frozen=True)
@@ -198,8 +172,8 @@ class RunSummary:
         full_widths: channels of the dense model, per width variable.
         front: non-dominated points at the run's fidelity, sorted by `cost_axis`, increasing.
         evaluations: all points, by id.
-        failures: failed jobs, by id.
-        preparations: preparations, by id.
+        failures: jobs that failed, by id.
+        preparations: jobs that made weights, by id.
         incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
@@ -220,7 +194,7 @@ class RunSummary:
     full_widths: tuple[int, ...]
     front: tuple[Point, ...]
     evaluations: tuple[Point, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[Outcome, ...]
     preparations: tuple[Preparation, ...]
     incidents: tuple[Incident, ...]
     convergence: Convergence

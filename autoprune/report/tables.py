@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from autoprune.report.summary import AFTER, FineTuning, RunSummary
+from autoprune.report.summary import AFTER, FineTuning, RunSummary, kind_of
 from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import Point
 
@@ -95,7 +95,7 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
         {**_plain(point), "command": summary.command(point.id), "python": summary.python(point.id)}
         for point in summary.front
     ]
-    special = {"front", "evaluations", "objectives", "meta", "finetunings"}
+    special = {"front", "evaluations", "objectives", "meta", "finetunings", "preparations", "failures"}
     fields = {item.name for item in dataclasses.fields(summary)} - special
     rest = {name: getattr(summary, name) for name in sorted(fields)}
     run = summary.meta.to_json()
@@ -110,6 +110,13 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
             for tuning in summary.finetunings
         },
         "front": front,
+        "preparations": [
+            {"id": made.job.id, "recipe": made.job.recipe, "settings": made.job.settings, "spent": _plain(made.spent)}
+            for made in summary.preparations
+        ],
+        "failures": [
+            {"id": failure.job.id, "what": kind_of(failure), "message": failure.message} for failure in summary.failures
+        ],
         "finetunings": [_plain(_tuning(tuning)) for tuning in summary.finetunings],
         **{name: _plain(value) for name, value in rest.items()},
     }

@@ -55,7 +55,7 @@ def test_everything_spent_counts() -> None:
     assert summary.convergence.macs == (10_100, 10_300, 11_000, 11_050)
     assert summary.spending.macs == 11_050
     assert summary.spending.evaluations == 5
-    assert [(failure.id, failure.message) for failure in summary.failures] == [(4, "x")]
+    assert [(failure.job.id, failure.message) for failure in summary.failures] == [(4, "x")]
 
 
 def test_widths_and_keep_ratios_are_those_of_the_genome() -> None:
