@@ -24,7 +24,7 @@ def finetune(
     run: RunArgument,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front, spread over cost.")] = 5,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the training images.")] = 40,
-    seed: Annotated[int, typer.Option(help="Of order, augmentation and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for batch order, augmentation and dropout.")] = 0,
     executor: ExecutorOption = "in-process",
     address: AddressOption = None,
     insecure: InsecureOption = False,

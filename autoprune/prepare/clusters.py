@@ -21,10 +21,12 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from autoprune.clustering.distances import contribution_distances, correlation_distances, cosine_distances
 from autoprune.clustering.observation import Observed, Observer
 from autoprune.clustering.partition import (
     average_linkage,
+    contribution_distances,
+    correlation_distances,
+    cosine_distances,
     cut_tree,
     dbscan_labels,
     first_of_each,

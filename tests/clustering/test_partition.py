@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
 
-from autoprune.clustering.distances import contribution_distances, correlation_distances, cosine_distances
 from autoprune.clustering.observation import FeatureMaps, FloatArray
 from autoprune.clustering.partition import (
     average_linkage,
+    contribution_distances,
+    correlation_distances,
+    cosine_distances,
     cut_tree,
     dbscan_labels,
     first_of_each,

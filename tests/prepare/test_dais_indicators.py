@@ -9,7 +9,7 @@ import torch
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
-from autoprune.prepare.dais_indicators import (
+from autoprune.prepare.dais.indicators import (
     gate_values,
     initial_indicators,
     ranked,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoprune.prepare.dais_optimizer import IndicatorOptimizer
+from autoprune.prepare.dais.optimizer import IndicatorOptimizer
 from autoprune.testing.structures import chain
 from autoprune.train.soft_gates import GateLayout
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoprune.prepare.dais_penalties import asymmetry, lasso
+from autoprune.prepare.dais.penalties import asymmetry, lasso
 from autoprune.trace.tracer import trace
 from autoprune.train.soft_gates import GateLayout
 

@@ -13,7 +13,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.prepare.dsa import DsaRecipe, DsaSettings
-from autoprune.prepare.dsa_training import MaskSampler
+from autoprune.prepare.dsa.training import MaskSampler
 from autoprune.prepare.recipe import Workbench
 from autoprune.testing.digits_network import DigitsNetwork, digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, cost_share, digits_bench, run_recipe

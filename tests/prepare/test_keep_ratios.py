@@ -12,7 +12,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_macs
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
-from autoprune.prepare.keep_ratios import DENSE_THETA, LearnedRatios, RatioCost, UniformRatios
+from autoprune.prepare.dsa.keep_ratios import DENSE_THETA, LearnedRatios, RatioCost, UniformRatios
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut

@@ -11,7 +11,7 @@ What is open is rounded to the levels of the space within the budget and the har
 trained on.
 
 Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the optimizer of
-the indicators (`dais_optimizer`); the budget is met exactly at every step while it sinks (`dais_budget`); indicators
+the indicators (`optimizer`); the budget is met exactly at every step while it sinks (`penalties`); indicators
 start ranked by the parent's order; a search may start from a sliced model; a group never closes altogether; weights are
 trained on after the search. Gradients are divided by what a channel costs: then the budget moves all gates alike, like
 a common threshold, and the loss moves each by its benefit per cost. Without that, budgets close the dearest layers
@@ -38,9 +38,9 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedRecipe, Found
-from autoprune.prepare.dais_indicators import initial_indicators, ranked
-from autoprune.prepare.dais_search import Budgets, DaisSearch
-from autoprune.prepare.dais_settings import DaisSettings
+from autoprune.prepare.dais.indicators import initial_indicators, ranked
+from autoprune.prepare.dais.search import Budgets, DaisSearch
+from autoprune.prepare.dais.settings import DaisSettings
 from autoprune.prepare.rounding import rounded
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from autoprune.core.groups import BoolArray, IntArray
 from autoprune.criteria.evidence import Scores
+from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.prepare.importance import scale_importance
-from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import restore_training, training_state, under

@@ -4,7 +4,7 @@ What is searched is one keep ratio per width variable; which channels stay follo
 drawn with probabilities that rise with the importance and average to the ratio, which makes the ratio differentiable
 (`autoprune.train.soft_masks`). Weights descend on training items under such masks, ratios on the search-validation
 items that steer, and a split in the manner of the alternating direction method of multipliers keeps the ratios within a
-budget (`autoprune.prepare.keep_ratios`). It starts from trained weights or from scratch.
+budget (`autoprune.prepare.dsa.keep_ratios`). It starts from trained weights or from scratch.
 
 The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
 constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance,
@@ -27,8 +27,8 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found
-from autoprune.prepare.dsa_training import DsaSchedule, DsaSearch
-from autoprune.prepare.keep_ratios import LearnedRatios, RatioCost, UniformRatios
+from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
+from autoprune.prepare.dsa.training import DsaSchedule, DsaSearch
 from autoprune.prepare.rounding import rounded
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoprune.prepare.dais_budget import into_dead_zone
+from autoprune.prepare.dais.penalties import into_dead_zone
 
 UNIT = {"target": 10.0, "dead_zone": 0.1, "unit": 0.3}
 

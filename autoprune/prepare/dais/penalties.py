@@ -1,6 +1,6 @@
-"""The penalty that keeps the expected cost of DAIS at its budget (Guan et al., arXiv 2011.02166, equation 10).
+"""Regularizers of DAIS (Guan et al., arXiv 2011.02166): equations 8 and 11, and 10, which keeps the cost at its budget.
 
-The regularizer of the paper is ``+log E`` above the budget F, ``-log E`` below ``(1 - eps) F``, and zero between: the
+The regularizer of equation 10 is ``+log E`` above the budget F, ``-log E`` below ``(1 - eps) F``, and zero between: the
 dead zone. Its gradient does not fade towards the edge, so a fixed weight either misses the budget or chatters around
 it, and drowns the loss meanwhile. Here, ours, a step along that gradient is as long as it takes to reach the edge: what
 the regularizer would do with the one weight that is right at this moment.
@@ -9,10 +9,14 @@ the regularizer would do with the one weight that is right at this moment.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from autoprune.core.bisection import bisect
+from autoprune.core.groups import Structure
+from autoprune.train.soft_gates import GateLayout
 
 HALVINGS = 24
 LONGEST = 2.0**10
@@ -57,3 +61,27 @@ def into_dead_zone(
         far *= 2
     _, far = bisect(lambda length: not is_there(length), 0.0, far, HALVINGS)
     return indicators + far * scaled
+
+
+def lasso(gates: Tensor) -> Tensor:
+    """Return the sum of the gates, equation 8: they are not negative."""
+    return gates.sum()
+
+
+def asymmetry(gates: Tensor, layout: GateLayout, structure: Structure) -> Tensor:
+    """Return by how much neighbours on a residual stream differ in soft width, equation 11.
+
+    The neighbours are consecutive consumers of one group, with gates of their own; each difference counts relative to
+    the width of the group, or wide stages would dominate. Gates that consumers share give 0.
+
+    Args:
+        gates: (n_gates,) tensor.
+        layout: maps gates to what they scale.
+        structure: the traced structure of the model.
+    """
+    total = gates.new_zeros(())
+    for (group, own), (next_group, other) in pairwise(layout.blocks):
+        if group == next_group:
+            difference = gates[torch.from_numpy(own)].sum() - gates[torch.from_numpy(other)].sum()
+            total = total + difference.abs() / structure.groups[group].width
+    return total

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from autoprune.core.groups import IntArray, Structure
 from autoprune.cost.soft import SoftCosts
-from autoprune.prepare.dais_budget import into_dead_zone
-from autoprune.prepare.dais_indicators import gate_values, reopen, soft_widths, temperature
-from autoprune.prepare.dais_optimizer import IndicatorOptimizer
-from autoprune.prepare.dais_penalties import asymmetry, lasso
-from autoprune.prepare.dais_settings import DaisSettings
+from autoprune.prepare.dais.indicators import gate_values, reopen, soft_widths, temperature
+from autoprune.prepare.dais.optimizer import IndicatorOptimizer
+from autoprune.prepare.dais.penalties import asymmetry, into_dead_zone, lasso
+from autoprune.prepare.dais.settings import DaisSettings
 from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
 from autoprune.train.recalibrate import fixed_buffers
