@@ -144,21 +144,6 @@ class FineTuning:
         return kendall([before for before, _ in both], [after for _, after in both])
 
 
-@dataclass(frozen=True, eq=False)
-class KeepRatios:
-    """Shares of every layer that stay along the front.
-
-    Attributes:
-        variables: (v,) names of the width variables, in execution order.
-        points: (p,) ids, costs increasing.
-        values: (v, p) float array.
-    """
-
-    variables: tuple[str, ...]
-    points: tuple[int, ...]
-    values: FloatArray
-
-
 @dataclass(frozen=True)
 class RunSummary:
     """Everything that a report says.
@@ -230,11 +215,10 @@ class RunSummary:
         return next((item for item in self.objectives.items if item.is_cost), self.objectives.items[-1])
 
     @property
-    def keep_ratios(self) -> KeepRatios:
-        """Keep ratios along the front."""
+    def keep_ratios(self) -> FloatArray:
+        """(v, p) fraction of the channels kept: per width variable in execution order, per point of the front."""
         values = np.array([point.keep_ratios for point in self.front], dtype=np.float64)
-        values = values.reshape(len(self.front), len(self.variables)).T
-        return KeepRatios(self.variables, tuple(point.id for point in self.front), values)
+        return values.reshape(len(self.front), len(self.variables)).T
 
     def relative(self, name: str, value: float) -> float | None:
         """Return ``value`` as a fraction of the dense model's cost; None for a metric."""

@@ -147,8 +147,8 @@ def main() -> None:
                 accuracy = measure(point.build(), test, problem.task)["accuracy"]
                 shown.append(f"{accuracy:.4f}")
             print(
-                f"  {strategy:22s} {run.evaluations:4d} evaluations, {run.spent.macs:.2e} MACs, {seconds:5.0f} CPU s, "
-                f"hypervolume {run.front.hypervolume:.4f}, test {' / '.join(shown)}",
+                f"  {strategy:22s} {run.n_evaluations:4d} evaluations, {run.spent.macs:.2e} MACs, {seconds:5.0f} CPU s"
+                f", hypervolume {run.front.hypervolume:.4f}, test {' / '.join(shown)}",
                 flush=True,
             )
 

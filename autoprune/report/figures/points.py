@@ -17,8 +17,8 @@ GAP_COLUMNS = 80
 def keep_ratio_figure(summary: RunSummary) -> Figure:
     """Draw the keep ratios: a row per width variable in execution order, a column per point of the front."""
     ratios = summary.keep_ratios
-    rows, columns = ratios.values.shape
-    names = [plain(name) for name in ratios.variables]
+    rows, columns = ratios.shape
+    names = [plain(name) for name in summary.variables]
     hover = [
         [
             f"<b>{name}</b>, point {point.id}<br>keeps {point.widths[row]} of {summary.full_widths[row]} channels"
@@ -28,7 +28,7 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     ]
     trace = {
         "type": "heatmap",
-        "z": [[round(100 * float(value), 1) for value in row] for row in ratios.values],
+        "z": [[round(100 * float(value), 1) for value in row] for row in ratios],
         "x": list(range(columns)),
         "y": list(range(rows)),
         "zmin": 0,
@@ -52,7 +52,7 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     page["xaxis"] |= {
         "title": axis_title(f"points of the front, by {plain(units.title(summary.cost_axis.name))}"),
         "tickvals": list(ticks),
-        "ticktext": [f"{short(summary, summary.front[i], summary.cost_axis)}<br>#{ratios.points[i]}" for i in ticks],
+        "ticktext": [f"{short(summary, summary.front[i], summary.cost_axis)}<br>#{summary.front[i].id}" for i in ticks],
         "showgrid": False,
         "showline": False,
     }
