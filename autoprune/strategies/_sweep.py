@@ -62,7 +62,7 @@ class SweepSettings:
         check.share(self, "share", but=(0, 1))
         check.positive(self, "epochs", "min_epochs")
         if self.min_epochs > self.epochs:
-            msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
+            msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
         if self.targets is not None and (
             not self.targets

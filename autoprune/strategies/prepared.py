@@ -51,9 +51,9 @@ class PreparedSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check.share(self, "share", but=(0, 1))
-        check.positive(self, "min_epochs")
-        if self.epochs is not None and not 0 < self.min_epochs <= self.epochs:
-            msg = f"expected 0 < min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
+        check.positive(self, "epochs", "min_epochs")
+        if self.epochs is not None and self.min_epochs > self.epochs:
+            msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
 
 
