@@ -191,9 +191,19 @@ class Problem:
         """Set what counts costs, and the limits in absolute numbers."""
         self.latency = table
         self.costs = CostModel(self.structure, self.space, self._peak, None if table is None else table.seconds)
-        margins = {} if table is None else {"latency": table.margin}
-        self.limits = resolve_limits(self._given_limits, self.space, self.costs, margins)
+        self.limits = self.resolve_limits(self._given_limits)
         self._setup = JobSetup(self.model, self.space, self.costs, self.data, self.task)
+
+    def resolve_limits(self, limits: Mapping[str, str | float]) -> dict[str, int]:
+        """Return limits as a user writes them in absolute numbers, one on latency such that its upper bound holds.
+
+        Raises:
+            UnknownNameError: a cost is not counted.
+            InvalidArgumentError: a limit cannot be read.
+            InfeasibleError: not even the smallest network is within the limits.
+        """
+        margins = {} if self.latency is None else {"latency": self.latency.margin}
+        return resolve_limits(limits, self.space, self.costs, margins)
 
     def _evaluate_with(self, name: str) -> None:
         self.evaluator: Evaluator = make_evaluator(name, self._setup, self.evaluation)

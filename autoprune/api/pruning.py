@@ -18,12 +18,13 @@ from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
-from autoprune.core.limits import resolve_limits
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import InfeasibleError, InvalidArgumentError, shown, unknown_name
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.reconstructed import ReconstructedSettings
+from autoprune.latency.library import Wanted
+from autoprune.latency.settings import LatencySettings
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
@@ -123,6 +124,7 @@ def prune(
     minutes: float = 1.0,
     divisor: int = 1,
     locks: tuple[str, ...] = (),
+    latency: Wanted = None,
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -142,6 +144,7 @@ def prune(
     minutes: float = 1.0,
     divisor: int = 1,
     locks: tuple[str, ...] = (),
+    latency: Wanted = None,
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -160,6 +163,7 @@ def prune(
     minutes: float = 1.0,
     divisor: int = 1,
     locks: tuple[str, ...] = (),
+    latency: Wanted = None,
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -184,6 +188,7 @@ def prune(
         minutes: of recovery, for each result, about.
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
+        latency: how latency is measured where it is limited, see `Problem`.
         store: folder of the run; a temporary one by default.
         seed: seed for every random choice.
         progress: called now and then with how far it is.
@@ -215,6 +220,8 @@ def prune(
         raise InvalidArgumentError(msg)
     if score is not None:
         task = FunctionTask(loss=_no_loss, metrics={"max:score": score})
+    if latency is None and any("latency" in item for item in wanted):
+        latency = LatencySettings()
     problem = Problem(
         model,
         example_input,
@@ -228,9 +235,10 @@ def prune(
         criterion="obs",
         evaluator="reconstructed",
         evaluation=ReconstructedSettings(n_validation=N_VALIDATION),
+        latency=latency,
         seed=seed,
     )
-    targets = [resolve_limits(item, problem.space, problem.costs) for item in wanted]
+    targets = [problem.resolve_limits(item) for item in wanted]
     tell = progress or (lambda _: None)
     budget = budget_of(problem.space, len(targets))
     n_evaluations = budget.evaluations or 0
@@ -312,7 +320,14 @@ def _recovered(
 
 
 def _speedup(problem: Problem, small: nn.Module, seed: int) -> tuple[float, float, float]:
-    timings = measure_latency({"dense": problem.model, "small": small}, problem.example_input, seed=seed)
+    batch_size, threads = (1, 1) if problem.latency is None else (problem.latency.batch_size, problem.latency.threads)
+    timings = measure_latency(
+        {"dense": problem.model, "small": small},
+        problem.example_input,
+        batch_size=batch_size,
+        threads=threads,
+        seed=seed,
+    )
     found = timings.speedup("dense", "small")
     return found.value, found.low, found.high
 

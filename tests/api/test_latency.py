@@ -100,3 +100,15 @@ def test_latency_is_a_column_where_it_is_asked_for() -> None:
     """Settings alone make it a cost beside the others, without an objective; by default nothing is measured."""
     assert "latency" in make_problem(objectives=("accuracy", "macs")).costs.names
     assert make_problem(None, objectives=("accuracy", "macs")).latency is None
+
+
+@pytest.mark.filterwarnings("ignore:the polish of")  # an untrained network has little to regain
+def test_prune_by_latency() -> None:
+    """One call makes a network that is predicted to keep the limit."""
+    problem = make_problem()
+    found = ap.prune(problem.model, problem.data, limits={"latency": "80%"}, latency=QUICK)
+    assert found.share["latency"] <= 0.8
+    assert "% of the predicted latency" in found.summary
+    two = ap.prune(problem.model, problem.data, limits=[{"macs": "70%"}, {"latency": "70%"}], latency=QUICK)
+    assert two[0].share["macs"] <= 0.7
+    assert two[1].share["latency"] <= 0.7
