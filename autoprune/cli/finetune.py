@@ -17,7 +17,7 @@ from autoprune.cli.options import (
     chosen_executor,
     problem_of_run,
 )
-from autoprune.cli.progress import working
+from autoprune.cli.progress import finetuning_progress, working
 
 
 def finetune(
@@ -41,8 +41,12 @@ def finetune(
     runs_on = chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):
         opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
-    with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
-        tuned = ap.finetune(opened, points, epochs, executor=runs_on, seed=seed, loggers=log or [])
+    if runs_on == "in-process":
+        with finetuning_progress(points, quiet=as_json) as progress:
+            tuned = ap.finetune(opened, points, epochs, seed=seed, loggers=log or [], progress=progress)
+    else:
+        with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
+            tuned = ap.finetune(opened, points, epochs, executor=runs_on, seed=seed, loggers=log or [])
     if as_json:
         print_json(
             [

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autoprune.api import CompareProgress, PruneProgress
     from autoprune.core.budget import Budget
     from autoprune.orchestrator.progress import SearchProgress
+    from autoprune.train.loop import Progress
 
 
 @contextmanager
@@ -24,22 +25,12 @@ def search_progress(
         budget: the budget of the search, which decides how far the bar has come.
         quiet: show nothing.
     """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"))
-    with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task(escape(title), total=1.0, state="starting")
+    with _bar(title, quiet=quiet, counts=False) as update:
 
         def show(progress: SearchProgress) -> None:
-            bar.update(task, completed=_share(progress, budget), state=describe(progress, budget))
+            update(completed=_share(progress, budget), total=1.0, state=describe(progress, budget))
 
-        yield show
+        yield None if update is _ignore else show
 
 
 @contextmanager
@@ -49,25 +40,15 @@ def comparison_progress(*, quiet: bool = False) -> Iterator[Callable[[ComparePro
     Args:
         quiet: show nothing.
     """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Bar(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task("starting", total=None, state="")
+    with _bar("starting", quiet=quiet) as update:
 
         def show(where: CompareProgress) -> None:
             state = "" if where.entry is None else f"{where.entry.strategy}, seed {where.entry.seed}"
             if where.search is not None:
                 state += f": {where.search.evaluations} evaluations, {where.search.rate:.1f}/s"
-            bar.update(task, description=where.stage, completed=where.done, total=where.total, state=escape(state))
+            update(description=where.stage, completed=where.done, total=where.total, state=state)
 
-        yield show
+        yield None if update is _ignore else show
 
 
 @contextmanager
@@ -78,22 +59,66 @@ def prune_progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[Pru
         title: stands in front of the bar.
         quiet: show nothing.
     """
+    with _bar(title, quiet=quiet) as update:
+
+        def show(where: PruneProgress) -> None:
+            update(description=f"{title}: {where.stage}", completed=where.done, total=where.total)
+
+        yield None if update is _ignore else show
+
+
+@contextmanager
+def finetuning_progress(n_points: int, *, quiet: bool = False) -> Iterator[Callable[[int, Progress], None] | None]:
+    """Show a bar on stderr while points are trained; give None where stderr is no terminal, or on request.
+
+    Args:
+        n_points: number of points that are trained at most.
+        quiet: show nothing.
+    """
+    seen: dict[int, None] = {}
+    with _bar("training", quiet=quiet) as update:
+
+        def show(point: int, where: Progress) -> None:
+            seen[point] = None
+            state = f"point {point} ({len(seen)} of {n_points}), loss {where.loss:.3g}"
+            update(completed=where.step, total=where.n_steps, state=state)
+
+        yield None if update is _ignore else show
+
+
+@contextmanager
+def _bar(title: str, *, quiet: bool, counts: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a bar on stderr and give the function that updates it; `_ignore` where nothing is shown.
+
+    Args:
+        title: stands in front of the bar until an update says otherwise.
+        quiet: show nothing.
+        counts: whether the numbers of what is done and of all stand behind the bar.
+    """
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield _ignore
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=24)]
+    if counts:
+        columns.append(MofNCompleteColumn())
+    columns.append(TextColumn("{task.fields[state]}"))
     with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task(escape(title), total=None)
+        task = bar.add_task(escape(title), total=None, state="" if counts else "starting")
 
-        def show(where: PruneProgress) -> None:
-            bar.update(task, description=escape(f"{title}: {where.stage}"), completed=where.done, total=where.total)
+        def update(*, completed: float, total: float | None, state: str = "", description: str | None = None) -> None:
+            said = None if description is None else escape(description)
+            bar.update(task, completed=completed, total=total, description=said, state=escape(state))
 
-        yield show
+        yield update
+
+
+def _ignore(**_: object) -> None:
+    """Show nothing."""
 
 
 @contextmanager

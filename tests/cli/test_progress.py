@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.cli.progress import describe, search_progress
+from autoprune.cli.progress import describe, finetuning_progress, search_progress
 from autoprune.core.budget import Budget, Spending
 from autoprune.orchestrator.progress import SearchProgress
+from autoprune.train.loop import Progress
 
 
 def test_the_line_says_count_rate_hypervolume_and_time_left() -> None:
@@ -38,3 +39,17 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert shown.out == ""
     assert "[run]" in shown.err
     assert "5/10 evaluations" in shown.err
+
+
+def test_a_fine_tuning_says_which_point_it_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar counts the steps of the point that is trained, and points as they come."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with finetuning_progress(2) as callback:
+        assert callback is not None
+        callback(7, Progress(step=10, n_steps=40, loss=0.5, learning_rate=0.1, seconds=1.0))
+        callback(9, Progress(step=40, n_steps=40, loss=0.25, learning_rate=0.1, seconds=4.0))
+    shown = capsys.readouterr().err
+    assert "point 9 (2 of 2), loss 0.25" in shown
+    assert "40/40" in shown
