@@ -19,13 +19,13 @@ A Pareto front of many sizes::
 What there is:
 
 - **Pruning and searching**: `prune`, `Problem`, `search`, `Budget`, `compare`. What comes out is a `Pruned`, a `Run`
-  with its `RunFront` of `RunPoint`, a `Comparison`. `open_run` opens a run's folder again; `RaySettings` uses a
+  with its `Front` of `RunPoint`, a `Comparison`. `open_run` opens a run's folder again; `RaySettings` uses a
   cluster.
 - **Training**: `finetune` trains chosen points to their final weights (a `TunedFront` of `TunedPoint`); `recover`
   brings a smaller model nearer to the dense one without labels; `fit` is the training loop itself, `FitSettings` its
   settings.
 - **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `TorchMetrics`, `FunctionTask`.
-- **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`.
+- **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
 - **Files**: `load` and `describe` read pruned-model files.
 - **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
 

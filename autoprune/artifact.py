@@ -122,7 +122,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         ArtifactError: the file is missing, truncated, altered, foreign or of a newer schema, or was made from another
             model; also where its hash is right and what it would do to the model is not what a cut does: tensors
             that are no smaller ones of the model's, attributes that are no sizes.
-        InvalidArgumentError: ``model`` is no model.
+        InvalidArgumentError: ``model`` is not a module.
     """
     given: object = model
     if not isinstance(given, nn.Module):
@@ -162,14 +162,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Return what a pruned-model file says about itself, without a model.
+    """Read the description in a pruned-model file, without a model.
 
     Returns:
         ``sha256``, ``schema``, ``versions``, ``model`` (class path), ``structure`` and ``space`` (fingerprints),
         ``genome``, ``kept`` (channel indices per group), ``costs``, ``metrics`` and ``note``.
 
     Raises:
-        ArtifactError: as in `load`.
+        ArtifactError: see `load`.
     """
     header, _ = _read(_given(path))
     return {key: value for key, value in header.items() if key not in _INTERNAL}

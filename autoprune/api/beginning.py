@@ -44,12 +44,12 @@ class Beginning:
     Attributes:
         strategy: its name.
         suffix: the suffix of its name, "" without one.
-        info: what the registry says about it.
+        info: the registry's description of the strategy.
         settings: its settings.
         preparation: how weights are made first; None for nothing.
         source: the earlier run whose weights are taken instead; None for nothing.
         inherited: the weights and the order of that run.
-        warm_start: what is measured first; None for nothing.
+        warm_start: candidates that are measured first; None for none.
         earlier: the run that the measured candidates come from; None where they come from no run.
         keeps_order: whether the order that comes with prepared weights stands.
     """
@@ -78,11 +78,11 @@ class Beginning:
         """Read the arguments of `search`; whatever cannot be combined is said here, before any work.
 
         Args:
-            problem: what is searched.
-            strategy: as for `search`.
-            settings: of the strategy.
-            prepare: as for `search`.
-            warm_start: as for `search`.
+            problem: the problem to search.
+            strategy: see `search`.
+            settings: settings of the strategy.
+            prepare: see `search`.
+            warm_start: see `search`.
             evaluations: how many the budget allows, None where it does not say.
 
         Raises:

@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def skipped(self) -> tuple[SkippedRun, ...]:
-        """The runs that there are not, each with its reason."""
+        """The runs that could not be made, each with its reason."""
         return self.summary.skipped
 
     def table(self) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def compare(
     Raises:
         UnknownNameError: there is no such strategy or executor; nothing was run.
         InvalidArgumentError: no seed, a share outside 0..1, or nothing that is measured among the objectives.
-        BudgetError: the budget is in seconds, which depend on the machine and on who filled the cache.
+        BudgetError: the budget is in seconds, which depend on the machine and on what the cache holds.
         StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
     """
     taking_part = roster(strategies)

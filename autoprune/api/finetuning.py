@@ -176,7 +176,7 @@ def finetune(
 ) -> TunedFront:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
 
-    Every point is trained by itself and comes out: points never compete. Where the evaluator reconstructs, training
+    Points are trained independently: as many come out as go in. Where the evaluator reconstructs, training
     starts from polished points (see `RunPoint.build`). Figures go into the run as they come; test
     items are looked at once, when all points are trained.
 

@@ -411,7 +411,7 @@ class Problem:
         return self.data.train.subset(self.evaluation.batch_size * N_SCORING_BATCHES, self.seed)
 
     def evaluator_of(self, fidelity: str) -> Evaluator:
-        """Return who measures jobs of this fidelity: the problem's own evaluator, or the one of that name.
+        """Return the evaluator of this fidelity: the problem's own, or the one of that name.
 
         Raises:
             UnknownNameError: there is no such evaluator.
@@ -464,7 +464,7 @@ class Problem:
         recipes: Sequence[str] = (),
         checkpoints: Checkpoints | None = None,
     ) -> Runner:
-        """Return what runs jobs of this problem in this process.
+        """Return a runner of this problem's jobs in this process.
 
         Args:
             blobs: blobs that weights and orders are read from and written to.
@@ -478,7 +478,7 @@ class Problem:
     def runner_spec(
         self, *, fidelity: str = FIDELITY, recipes: Sequence[str] = (), for_workers: bool = False
     ) -> RunnerSpec:
-        """Return what `runner` starts, as data.
+        """Return the specification of `runner`, as data.
 
         Args:
             fidelity: fidelity of the Evaluate jobs.

@@ -49,7 +49,7 @@ TIMED_STEPS = 4
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A smaller model, and what became of the dense model's figures.
+    """A smaller model, its figures, and those of the dense model.
 
     Attributes:
         model: the smaller model: of the dense model's class with smaller tensors, in evaluation mode.
@@ -73,7 +73,7 @@ class Pruned:
 
     @property
     def summary(self) -> str:
-        """One line: what is left of the costs, what became of the primary metric, how much faster."""
+        """One line: the share of the costs that is left, the primary metric before and after, and the speed-up."""
         costs = ", ".join(f"{100 * share:.0f} % of the {title(name)}" for name, share in self.share.items())
         name, meta = next(iter(self.after)), self.point.run.meta
         after, before = (amount(name, metrics[name], meta.rates) for metrics in (self.after, self.before))
@@ -103,7 +103,7 @@ class PruneProgress:
     Attributes:
         stage: ``"measuring"`` (probes, then candidates), ``"polishing"``, ``"recovering"``.
         done: probes and candidates, models, or training steps that are done.
-        total: of how many.
+        total: number of steps in all.
     """
 
     stage: str
@@ -170,10 +170,10 @@ def prune(
 ) -> Pruned | list[Pruned]:
     """Make a model smaller: probe every layer by distance, solve for the limits, measure, polish.
 
-    What a layer's channels are worth is measured as the distance of the outputs from the dense model's on 200 items, so
-    nothing is searched by a noisy accuracy and no label decides about widths. Labels are looked at for the metrics that
-    are reported, and by the check that takes a polish back which would raise the task's loss. Several sizes in one call
-    share all of that. For a front of many sizes, or more time, see `search`.
+    How much a layer's channels matter is measured as the distance of the outputs from the dense model's on 200 items,
+    so that widths depend neither on a noisy accuracy nor on labels. Labels are used for the metrics that are reported,
+    and to undo a polish that would raise the task's loss. Several sizes in one call share all of that. For a front of
+    many sizes, or more time, see `search`.
 
     Args:
         model: the trained model; it is not changed.
@@ -185,7 +185,7 @@ def prune(
         score: instead of a task, a function of the model that returns one number, more of which is better.
         recover: ``"distill"`` trains each result to answer as the dense model does, without labels (see `recover`); the
             nearer of before and after is kept. None trains nothing.
-        minutes: of recovery, for each result, about.
+        minutes: approximate minutes of recovery for each result.
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
         latency: how latency is measured where it is limited, see `Problem`.
@@ -342,15 +342,15 @@ def recover(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
-    """Train a smaller model to answer as the dense one does: squared error of the outputs, no labels.
+    """Train a smaller model to give the dense model's outputs: squared error of the outputs, no labels.
 
     Args:
         model: the model to train; it is not changed.
         dense: the dense model, whose outputs are learned.
         data: its training items are used.
-        minutes: about how long; the number of steps is found by timing a few. Not looked at where ``settings`` name a
-            number of steps.
-        settings: of the training, epochs excepted.
+        minutes: approximate duration; the number of steps is found by timing a few. Not looked at where ``settings``
+            name a number of steps.
+        settings: settings of the training, except for the number of epochs.
         seed: seed for the order and the transforms.
         progress: called now and then with how far the training is.
 

@@ -88,12 +88,13 @@ def search(
             run or its folder, whose weights and order are taken. The preparation is a job of the run, charged and
             resumed like all; a length (``epochs``) that is left open takes up to half of the budget's MACs. The
             channels are ranked again by the problem's criterion, unless their order is part of what was made.
-        warm_start: what is measured before the strategy begins, counted like all: ``"knapsack"`` for the sensitivity of
-            every layer and the optima that they predict (the strategy may be written ``"pymoo:nsga2+knapsack"``, too),
-            or an earlier run or its folder for its best candidates, repaired into the limits: at most 64, and a third
-            of the evaluations. Where that run measured what this one would, they come from the cache.
+        warm_start: candidates that are measured before the strategy begins, counted like all others: ``"knapsack"`` for
+            the sensitivity of every layer and the optima that they predict (the strategy may be written
+            ``"pymoo:nsga2+knapsack"``, too), or an earlier run or its folder for its best candidates, repaired into the
+            limits: at most 64, and a third of the evaluations. Where that run measured what this one would, they come
+            from the cache.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
-            ``ap.RaySettings(address=..., workers=...)`` on a running one. The answer is the same everywhere.
+            ``ap.RaySettings(address=..., workers=...)`` on a running one. The result is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
         cache: a file of evaluations that runs share; ``evaluations.sqlite`` beside the run's folder by default.
         seed: seed for the strategy's random choices.

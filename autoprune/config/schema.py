@@ -368,7 +368,7 @@ class SearchTable(Table):
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
         prepare: how the weights that candidates inherit are made first; left out, they are those of the network.
-        warm_start: what is measured first: ``"knapsack"``, or the folder of an earlier run.
+        warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run.
     """
 
     strategy: StrategyKey = "pymoo:nsga2"
@@ -446,7 +446,7 @@ class DataTable(Table):
 
     Attributes:
         name: ``digits``, ``npz:PATH``, ``cifar10``, ``imagefolder:PATH``, ...
-        transform: instead of the default of that name.
+        transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads; ``data`` in the working folder if left out.
         download: let torchvision fetch what is not there.
         image_size: pixels per side for ``imagefolder``.
@@ -477,7 +477,7 @@ class TrainingTable(Table):
         batch_size: items per step.
         optimizer: ``sgd`` or ``adamw``.
         learning_rate: the largest one.
-        weight_decay: coupled in SGD, decoupled in AdamW.
+        weight_decay: weight decay, coupled in SGD, decoupled in AdamW.
         warmup: share of all steps in which the learning rate grows.
         device: ``cpu``, ``cuda``, ... or ``auto``.
     """

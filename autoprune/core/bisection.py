@@ -23,8 +23,8 @@ def bisect(
 
     Args:
         is_low: says of a point whether the change lies above it; of an array, of every element.
-        low: where it is true, or nothing is known below.
-        high: where it is false, or nothing is known above.
+        low: a place where it is true, or below which nothing is known.
+        high: a place where it is false, or above which nothing is known.
         steps: how often to halve.
         where: ``np.where`` or ``torch.where`` for arrays.
 

@@ -43,7 +43,7 @@ class Spending:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most this much; a limit left out is not a limit, but one must be given.
+    """Upper bounds on what a search may spend; at least one must be given, and those left out bound nothing.
 
     A number without a name counts evaluations, here and wherever a budget is taken: ``Budget(20)``, ``budget=20``.
 

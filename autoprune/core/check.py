@@ -19,7 +19,7 @@ def positive(settings: object, *names: str, finite: bool = False) -> None:
 
     Args:
         settings: whose fields.
-        names: of the fields.
+        names: names of the fields.
         finite: infinity is refused, too.
     """
     what = "positive and finite" if finite else "positive"
@@ -41,9 +41,9 @@ def share(settings: object, *names: str, but: Container[float] = (), of: str = "
 
     Args:
         settings: whose fields.
-        names: of the fields.
+        names: names of the fields.
         but: the ends, 0 or 1, that are refused, too.
-        of: what they are shares of, in words.
+        of: the whole that they are shares of, in words.
     """
     ends = [str(end) for end in (0, 1) if end in but]
     what = f"a share{f' of {of}' if of else ''} in 0..1" + (f", {' and '.join(ends)} excluded" if ends else "")

@@ -41,7 +41,7 @@ def name_and_settings(given: Any, argument: str, example: str) -> tuple[Any, Any
 
     Args:
         given: a pair of a name and settings, or the name alone.
-        argument: what it was given as, for the message.
+        argument: name of the argument, for the message.
         example: a pair, for the message.
 
     Raises:

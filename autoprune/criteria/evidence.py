@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Everything a criterion may look at.
+    """The evidence that a criterion may use.
 
     Attributes:
         model: the dense model; a criterion never changes it.
@@ -30,7 +30,7 @@ class Evidence:
         batches: batches as ``loss`` takes them; only for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
         seed: seed for criteria that draw random numbers.
-        settings: of the criterion, an instance of the class that its `CriterionInfo` names.
+        settings: settings of the criterion: an instance of the class that its `CriterionInfo` names.
     """
 
     model: nn.Module

@@ -40,7 +40,8 @@ def scores(
         batches: batches as ``loss`` takes them, for criteria that need data.
         loss: ``loss(model, batch)``, a scalar tensor.
         seed: seed for criteria that draw random numbers.
-        settings: of the criterion: an instance of its class, a mapping of the fields, or None for the defaults.
+        settings: settings of the criterion: an instance of its class, a mapping of the fields, or None for the
+            defaults.
 
     Returns:
         Per group a (w,) float64 array, higher stays longer, comparable between groups. A group about which the

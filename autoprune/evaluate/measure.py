@@ -23,7 +23,7 @@ Batches = Loader | Sequence[Batch]
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """Whatever may change the last bit of a figure, and with it a count of correct answers.
+    """Settings of a measurement that may change the last bit of a figure, and with it a count of correct answers.
 
     Attributes:
         batch_size: items per forward pass.

@@ -40,7 +40,7 @@ class _Teacher:
     """The whole model that a set of weights belongs to.
 
     Attributes:
-        model: in evaluation mode, on the device.
+        model: the model, in evaluation mode, on the device.
         polisher: polishes what is cut from it.
         losses: its own on the items that a polish is judged by.
     """

@@ -19,8 +19,8 @@ _VERBS = ("submit", "collect", "capacity", "close")
 class RaySettings:
     """Settings of Ray: which cluster, how many workers, and how long to wait for them.
 
-    Without an address a cluster of this machine alone is started: it listens on the loopback interface only, wants a
-    token that nobody else knows, reports nothing to anybody, and is gone with the search.
+    Without an address a cluster of this machine alone is started: it listens on the loopback interface only,
+    requires a token that is drawn for it, sends no usage statistics, and ends with the search.
 
     Attributes:
         workers: largest number of workers; None for as many as there is room for.
@@ -32,7 +32,7 @@ class RaySettings:
             given, Prepare jobs have workers of their own, for which idle ones make room.
         address: address of a running cluster to join: ``"host:port"`` of its head, or ``"auto"`` for the one that this
             machine is part of.
-        insecure: join a cluster that asks nobody for a token, on which anyone who reaches it can run code.
+        insecure: join a cluster that requires no token, on which anyone who reaches it can run code.
         deadline: seconds that an evaluation may take; then its worker is replaced and the candidate FAILED.
         prepare_deadline: seconds that preparing weights may take; None: any number.
         max_deaths: a candidate during which so many workers died is FAILED.

@@ -123,7 +123,7 @@ def train_point(
 
     Raises:
         MetricError: the loss, or a figure, is not one finite number.
-        StoreError: the checkpoint is of another training; a damaged one is said, and the training starts over.
+        StoreError: the checkpoint is of another training; with a damaged one a warning comes and training starts over.
     """
     model = copy_model(job.student)
     settings = job.settings[variant]

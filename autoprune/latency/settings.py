@@ -11,7 +11,7 @@ from autoprune.errors import InvalidArgumentError, shown
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """How the forward pass is run whose time is predicted, and how much is measured for it.
+    """Settings of the forward pass whose time is predicted, and of how much is measured for it.
 
     Attributes:
         batch_size: samples per forward pass.

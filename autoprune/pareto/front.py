@@ -64,7 +64,7 @@ class Front(Generic[P]):
         objectives: the objectives that were optimised.
         points: one per pair of values; of points with equal values the first one found.
         values: (n, m) float array, every objective minimized.
-        box: the reference point of its hypervolume, and the ideal; None where nobody gave one.
+        box: the reference point of its hypervolume, and the ideal; None if none was given.
     """
 
     objectives: Objectives

@@ -43,7 +43,7 @@ Checkpoints = Callable[[str], CheckpointSlot]
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """Everything that recipes share.
+    """Everything that a recipe works with: model, space, costs, data, task, limits and checkpoints.
 
     Attributes:
         setup: model, space, costs, data and task.
@@ -88,7 +88,7 @@ class Prepared:
 
 
 class Recipe(ABC):
-    """Makes weights, and often finds a genome. Subclasses say what it costs, and do it.
+    """Base class of recipes: makes weights, and often finds a genome. Subclasses implement the estimate and the work.
 
     Equal settings, parents and seeds give equal weights, also when the job was killed and resumed in between.
 

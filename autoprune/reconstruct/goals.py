@@ -76,9 +76,9 @@ class Goal:
         shared_taps: see `Consumer`.
         absorbs_constant: see `Moments`.
         sum: the sum of equation (2); None for equation (1) alone.
-        gate: what stands before the rectifier of equation (3), the same as ``sum`` where there is one; None for a
-            consumer from which anything else reads.
-        n_calls: how often the consumer runs in a forward pass.
+        gate: the sum before the rectifier of equation (3), the same as ``sum`` if there is one; None for a consumer
+            from which anything else reads.
+        n_calls: number of times that the consumer runs in a forward pass.
         rows: (blocks, rows, o) tensors of every call, per batch and in order: ``t``, except for the cut stream's part.
             Filled while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
     """
@@ -219,19 +219,19 @@ class Example:
 
     Args:
         dense: the model that is cut, in evaluation mode.
-        structure: what its trace found; gives the execution order.
-        consumers: from `find_consumers`.
-        batches: of inputs augmented like training items.
+        structure: the traced structure of the model; gives the execution order.
+        consumers: result of `find_consumers`.
+        batches: batches of inputs, augmented like training items.
         by_difference: whether to note what its batch norms see.
-        seed: of the positions that are sampled in large feature maps.
+        seed: seed for the positions that are sampled in large feature maps.
         max_rows: see `FeatureReader`.
         max_bytes: memory for what the consumers compute. Where it does not suffice for all of them, the dense model
             runs again for the next ones, and for every cut model.
 
     Attributes:
-        consumers: in the order in which they run.
+        consumers: the consumers, in the order in which they run.
         norms: None where not noted.
-        n_bytes: of what is remembered for more than one cut model.
+        n_bytes: bytes of what is remembered for more than one cut model.
     """
 
     def __init__(
@@ -358,8 +358,8 @@ class MovedNorms:
     layers' inputs on the scale that the dense model sees them on.
 
     Args:
-        dense: what the dense batch norms see.
-        structure: what the trace of the dense model found.
+        dense: statistics of the dense batch norms.
+        structure: the structure traced from the dense model.
         kept: (n_genes,) boolean array of what the cut model still has.
     """
 

@@ -118,8 +118,8 @@ class Seen:
     Attributes:
         cross: (blocks, o, k + 1) means of ``t x'^T``.
         own: (blocks, k + 1, k + 1) means of ``x' x'^T``.
-        rows: by batch and call, (blocks, rows, o) goals, (blocks, rows, k + 1) features, and what is added to the
-            output, in its units, None for nothing. Empty where no rectifier follows, or they take too much memory.
+        rows: per batch and call, (blocks, rows, o) goals, (blocks, rows, k + 1) features, and what is added to the
+            output, in its units, None for nothing. Empty if no rectifier follows, or if they take too much memory.
     """
 
     cross: Tensor

@@ -61,13 +61,13 @@ class Polisher:
 
     Args:
         dense: the model that is cut; unchanged.
-        structure: what its trace found; gives the execution order.
-        consumers: from `find_consumers`.
-        batches: of inputs augmented like training items.
+        structure: the traced structure of the model; gives the execution order.
+        consumers: result of `find_consumers`.
+        batches: batches of inputs, augmented like training items.
         by_difference: whether the statistics of the batch norms become the dense model's, moved by what the cut
             changes (`MovedNorms`), rather than being left for the caller to take from calibration items. Right as
             well for items that differ from what the dense model was trained on.
-        seed: of the positions that are sampled in large feature maps.
+        seed: seed for the positions that are sampled in large feature maps.
         max_bytes: memory for what the dense consumers compute, and as much for the activations of the cut model; where
             it does not suffice, parts of the models run several times.
     """
@@ -215,8 +215,8 @@ def _rectified(goal: Goal, gate: Sum, seen: Seen, solved: Tensor, mean_goal: Ten
 
     Args:
         goal: see `Goal`.
-        gate: what stands before the rectifier.
-        seen: what the consumer sees.
+        gate: the sum before the rectifier.
+        seen: the rows that the consumer sees.
         solved: (blocks, o, k) its latest weights.
         mean_goal: (blocks, o) mean output that comes with them, where means are absorbed.
     """

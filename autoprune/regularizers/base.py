@@ -79,7 +79,7 @@ class Channels:
 
 
 class Regularizer(ABC):
-    """Adds a penalty to the loss of every training step; a subclass says which.
+    """Base class of regularizers: adds a penalty, which subclasses define, to the loss of every training step.
 
     A step is: forward, task loss plus `penalty`, backward, clipping, optimizer, `after_step`. What a regularizer
     remembers between steps belongs into `state`: an interrupted training ends as an undisturbed one.

@@ -20,12 +20,12 @@ class Preparations(Generic[TargetT]):
     """The preparations of a strategy by what each is for: which wait, which run, and what came of the others.
 
     Args:
-        targets: what they are for, in the order in which they are asked.
+        targets: targets of the preparations, in the order in which they are asked.
         attempts: how often a preparation that fails is started.
 
     Attributes:
-        made: by target, the preparation that succeeded; None where every attempt failed.
-        failures: by target, the attempts that failed.
+        made: the preparation that succeeded, by target; None if every attempt failed.
+        failures: the attempts that failed, by target.
     """
 
     def __init__(self, targets: Iterable[TargetT], *, attempts: int = 1) -> None:

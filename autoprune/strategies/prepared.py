@@ -27,13 +27,13 @@ class PreparedSettings:
     Attributes:
         strategy: key of the strategy that goes on with the weights.
         settings: its own settings; defaults when left out.
-        warm_start: what it measures first; None for nothing.
-        recipe: what makes the weights, a name of ``autoprune list recipes``.
+        warm_start: candidates that it measures first; None for none.
+        recipe: name of the recipe that makes the weights; ``autoprune list recipes`` prints them all.
         preparation: settings of the recipe, JSON types.
         epochs: length of the preparation at most, where its settings leave it open; fewer where the budget's share does
             not suffice. None for the length that the recipe's settings have.
         min_epochs: below which such a preparation is worth nothing.
-        share: of the multiply-adds of the budget that such a preparation takes at most, where they are limited.
+        share: largest share of the budget's multiply-adds, if these are limited, that such a preparation takes.
 
     Raises:
         InvalidArgumentError: a setting is out of its range.
@@ -83,7 +83,7 @@ class PreparedStrategy(Relay):
 
     @property
     def window(self) -> int | None:
-        """That of the strategy that goes on."""
+        """The window of the strategy that goes on."""
         return self._window
 
     @property
@@ -174,10 +174,10 @@ def make_search(
     """Build a strategy with what comes before it.
 
     Args:
-        strategy: as for `make_strategy`.
-        setup: what it may know.
-        settings: of the strategy.
-        warm_start: what is measured first; None for nothing.
+        strategy: see `make_strategy`.
+        setup: everything that the strategy may know.
+        settings: settings of the strategy.
+        warm_start: candidates that are measured first; None for none.
         preparation: how weights are made before that; None for the weights of the setup.
 
     Raises:

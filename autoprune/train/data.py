@@ -29,12 +29,12 @@ FEWEST_HALVED = 40
 
 
 class Data:
-    """Data for training, for search and for the final word.
+    """Training, search-validation and test data, kept apart.
 
     ``train`` trains and calibrates, ``validation`` is what a search looks at, ``test`` is for the report alone.
     The search-validation items fall into two halves, by class, decided once by ``seed``: what a search descends on is
-    `steer`, and everything that is compared is measured on `score`, so that nobody is marked on items that it could
-    learn. Fewer than 40 search-validation items are not halved: all of them score, and training items steer.
+    `steer`, and everything that is compared is measured on `score`, so that no strategy is scored on items that it
+    could learn from. Fewer than 40 search-validation items are not halved: all of them score, and training items steer.
 
     Each role is given as ``(inputs, targets)`` arrays or tensors, as a torch Dataset of such items, or as a
     DataLoader around one (its order and batch size are not used: the loop draws its own, reproducibly). Models of

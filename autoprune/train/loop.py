@@ -119,7 +119,7 @@ def fit(
         model: trained in place; ends on the device it came from, in the mode it came in.
         data: its training role is used, with training transforms.
         task: gives the loss.
-        settings: everything else.
+        settings: everything else about the training.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         regularizer: adds to the loss of every step, in full precision; built over the parameters of ``model``.
         checkpoint: slot to save to and resume from.
@@ -128,7 +128,7 @@ def fit(
 
     Raises:
         MetricError: the loss is not one finite number.
-        StoreError: the checkpoint is of another run; a damaged one is said, and the training starts over.
+        StoreError: the checkpoint is of another run; of a damaged one there is a warning, and the training starts over.
         InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
     """
     data = data.for_model(model)

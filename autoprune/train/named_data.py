@@ -53,7 +53,7 @@ class DataRequest:
     Attributes:
         path: the text behind the colon, or the folder of downloads.
         image_size: pixels per side, where images are scaled.
-        download: fetch what is not there.
+        download: fetch files that are missing.
     """
 
     path: Path
@@ -107,9 +107,9 @@ def load_data(
             ``train``, ``val`` and ``test``. ``imagefolder:PATH`` holds ``train/CLASS/*``, and ``val/`` and ``test/`` of
             the same form; where only one of these two is there it is the test set, and search-validation images are
             split off ``train``.
-        transform: instead of the default of that name.
+        transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads.
-        download: fetch what is not there.
+        download: fetch files that are missing.
         image_size: pixels per side for ``imagefolder``.
         val_size: part of the training data to hold back for the search if no validation data is given.
         held_out: see `Data`.

@@ -20,11 +20,11 @@ class FitSettings:
         steps: optimizer steps, instead of ``epochs``.
         batch_size: items per step; an incomplete last batch of an epoch is left out.
         optimizer: ``"sgd"`` or ``"adamw"``.
-        learning_rate: the largest one, after the warm-up.
+        learning_rate: largest learning rate, after the warm-up.
         momentum: momentum of SGD.
-        nesterov: look ahead in SGD.
+        nesterov: Nesterov momentum in SGD.
         betas: betas of AdamW.
-        weight_decay: coupled in SGD, decoupled in AdamW.
+        weight_decay: weight decay, coupled in SGD, decoupled in AdamW.
         warmup: share of all steps in which the learning rate grows linearly from nearly 0.
         final_learning_rate: share of ``learning_rate`` at the end of the cosine (Loshchilov and Hutter, "SGDR", 2017).
         clip_norm: largest norm of all gradients together.

@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 def unpack_batch(batch: Any) -> Batch:
-    """Tell the inputs of the model and the targets of the task apart, as most data sets mean them.
+    """Split a batch into inputs of the model and targets of the task, in the forms that most data sets use.
 
     Args:
         batch: ``(inputs, targets)``; ``(input, input, ..., targets)``, whose inputs become positional arguments; or a

@@ -98,7 +98,7 @@ def train_steps(
 
     Raises:
         MetricError: the loss is not one finite number.
-        StoreError: the checkpoint is of another run; a damaged one is said, and the training starts over.
+        StoreError: the checkpoint is of another run; of a damaged one there is a warning, and the training starts over.
     """
     history: list[tuple[int, float]] = []
     with reproducible(plan.threads), preserved_random_state(plan.device):

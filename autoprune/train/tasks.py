@@ -30,7 +30,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class Task(Protocol):
-    """Everything that trains or measures a model uses nothing else.
+    """Loss and metrics: everything that trains or measures a model uses nothing else.
 
     A task may also have ``directions``: ``"max"`` or ``"min"`` by the name of a metric, for objectives without one. And
     ``class_axis``: which axis of the model's logits belongs to the classes, for distillation; without it, or where it
