@@ -28,8 +28,8 @@ from autoprune.weight_sets import N_WEIGHTS, Inherited
 ANSWER_BYTES = 512 * 2**20
 """Memory for re-solved weights, per set of inherited ones: candidates of one order need the same ones again."""
 
-POLISH_ITEMS = 3
-"""Training items that a point is polished on, per item that a candidate is calibrated on: few points are polished."""
+POLISH_ITEMS, MIN_POLISH_ITEMS = 3, 1000
+"""Training items that a point is polished on, per item that a candidate is calibrated on, and at least."""
 
 GUARD_ITEMS = 1000
 """Items of either role on which a polish is judged: its figures are paired with those of what it began with."""
@@ -181,7 +181,7 @@ class Reconstructed(InheritedWeights):
 
     @cached_property
     def _polish_items(self) -> Batches:
-        return self._proxy.training_items(POLISH_ITEMS * self._statistics.n_items)
+        return self._proxy.training_items(max(MIN_POLISH_ITEMS, POLISH_ITEMS * self._statistics.n_items))
 
     @staticmethod
     def _refuse(genome: Genome, why: str) -> None:

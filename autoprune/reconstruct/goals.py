@@ -214,8 +214,8 @@ def watch_dense(
                 forward(dense, inputs)
 
 
-class Example:
-    """What the dense model does on the batches: the same for every model that is cut from it, so it runs once for all.
+class DenseTargets:
+    """The targets of all consumers with all their outputs: the dense model runs once for all models cut from it.
 
     Args:
         dense: the model that is cut, in evaluation mode.
@@ -274,11 +274,9 @@ class Example:
         """Return what the consumers of a cut model are to compute, without the rows."""
         return find_goals(self._dense, self._structure, kept, self.consumers, self._batches)
 
-    def show(self, consumer: Consumer, goal: Goal) -> None:
+    def fill(self, goal: Goal, consumer: Consumer) -> None:
         """Fill in the rows of a consumer of a cut model."""
         if consumer not in self._at:
-            for other in self._at:
-                self._goals[other.module].rows.clear()
             self._watch(next(part for part in self._parts if consumer in part))
         goal.rows[:] = [[goal.of_all(rows) for rows in batch] for batch in self._goals[consumer.module].rows]
 
@@ -291,6 +289,9 @@ class Example:
         to_the_end = not self._parts or part in ([], self._parts[-1])
         if self.norms:  # a batch norm before a rectifier stands behind the last consumer
             to_the_end |= any(self._goals[consumer.module].gate for consumer in part)
+        self._at = []
+        for goal in self._goals.values():
+            goal.rows.clear()
         watch_dense(
             self._dense,
             part,

@@ -40,7 +40,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.goals import Batches, Example, Goal, MovedNorms, Sum
+from autoprune.reconstruct.goals import Batches, DenseTargets, Goal, MovedNorms, Sum
 from autoprune.reconstruct.least_squares import factorised, from_features, to_features
 from autoprune.reconstruct.passes import Passes, Seen
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, products
@@ -90,7 +90,7 @@ class Polisher:
         self._max_rows = min(ROWS_PER_BATCH, max(1024, N_ROWS // len(batches)))
         self._max_bytes = max_bytes
         with torch.no_grad(), evaluating(dense):
-            self._example = Example(
+            self._targets = DenseTargets(
                 dense,
                 structure,
                 consumers,
@@ -104,7 +104,7 @@ class Polisher:
     @property
     def n_bytes(self) -> int:
         """Memory for what is remembered from one cut model to the next."""
-        return self._example.n_bytes
+        return self._targets.n_bytes
 
     @torch.no_grad()
     def __call__(self, pruned: nn.Module, kept: BoolArray) -> None:
@@ -116,10 +116,10 @@ class Polisher:
             pruned: the cut model.
             kept: (n_genes,) boolean array, what it still has.
         """
-        example = self._example
-        norms = MovedNorms(example.norms, self._structure, kept) if example.norms else None
+        targets = self._targets
+        norms = MovedNorms(targets.norms, self._structure, kept) if targets.norms else None
         with evaluating(self._dense), _as_calibrated(pruned, by_difference=norms is not None):
-            goals = example.goals(kept)
+            goals = targets.goals(kept)
             passes = Passes(
                 pruned,
                 goals,
@@ -130,17 +130,17 @@ class Polisher:
                 max_bytes=self._max_bytes,
             )
             try:
-                for consumer in example.consumers:
+                for consumer in targets.consumers:
                     goal = goals[consumer.module]
                     found = None
                     if goal.n_calls:
-                        example.show(consumer, goal)
+                        targets.fill(goal, consumer)
                         found = passes.moments(consumer)
                     del goals[consumer.module]
                     if found is not None:
                         _solve(pruned, consumer, goal, found, norms)
                 if norms:
-                    example.finish()
+                    targets.finish()
                     passes.finish()
                     norms.settle(pruned)
             finally:
