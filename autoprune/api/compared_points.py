@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from autoprune.api.finetuning import TunedPoint, finetune
 from autoprune.api.point import RunPoint
 from autoprune.api.run import Run
 from autoprune.comparison.plan import Entry
-from autoprune.comparison.summary import SampledCandidate, SharePoint
+from autoprune.comparison.summary import SampledCandidate
 from autoprune.core.streams import stream
 from autoprune.errors import InfeasibleError
 from autoprune.execute.settings import RaySettings
@@ -100,35 +100,34 @@ def draw_points(runs: Runs, n: int) -> dict[Entry, list[RunPoint]]:
 
 
 def share_points(
-    runs: Runs,
     picks: Picks,
     quality: str,
     *,
     tuned: Mapping[tuple[Entry, int], TunedPoint],
     tested: Mapping[tuple[Entry, int], Mapping[str, float]],
-) -> dict[Entry, dict[float, SharePoint | None]]:
-    """Return the figures of the points that were picked.
+) -> dict[Entry, dict[float, dict[str, float]]]:
+    """Return the figures of the points that were picked, see `autoprune.comparison.summary.Trial`.
 
     Args:
-        runs: the runs that the points come from.
         picks: per run and share of the MACs.
         quality: the metric that is compared.
         tuned: after the short fine-tune, where there was one.
         tested: their metrics on test items, where they were looked at.
     """
 
-    def figures(entry: Entry, point: RunPoint | None) -> SharePoint | None:
+    def figures(entry: Entry, point: RunPoint | None) -> dict[str, float]:
         if point is None:
-            return None
-        found = SharePoint(point.id, point.costs["macs"], point.metrics[quality])
-        test, trained = tested.get((entry, point.id)), tuned.get((entry, point.id))
-        if test is not None:
-            found = replace(found, test=test[quality])
-        if trained is not None:
-            found = replace(found, tuned=trained.metrics[quality], tuned_test=trained.test_metrics.get(quality))
+            return {}
+        found = {"searched": point.metrics[quality]}
+        if (entry, point.id) in tested:
+            found["test"] = tested[entry, point.id][quality]
+        if (trained := tuned.get((entry, point.id))) is not None:
+            found["tuned"] = trained.metrics[quality]
+            if quality in trained.test_metrics:
+                found["tuned_test"] = trained.test_metrics[quality]
         return found
 
-    return {entry: {share: figures(entry, point) for share, point in picks[entry].items()} for entry in runs}
+    return {entry: {share: figures(entry, point) for share, point in chosen.items()} for entry, chosen in picks.items()}
 
 
 def sampled_candidates(

@@ -25,7 +25,7 @@ from autoprune.api.searching import search
 from autoprune.comparison.page import write_comparison
 from autoprune.comparison.plan import Entry, entries, roster
 from autoprune.comparison.summarize import summarize, trial
-from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SharePoint, SkippedRun
+from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SkippedRun
 from autoprune.comparison.tables import seeds_table, strategies_table
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
@@ -271,7 +271,7 @@ def _measured(
     tell: Callable[[CompareProgress], None],
     *,
     test: bool,
-) -> tuple[dict[Entry, dict[float, SharePoint | None]], list[SampledCandidate] | None]:
+) -> tuple[dict[Entry, dict[float, dict[str, float]]], list[SampledCandidate] | None]:
     """Choose points by what the searches measured, fine-tune them, and only then look at test items."""
     objectives = problem.objectives.items
     quality = next(item.name for item in objectives if not item.is_cost)
@@ -292,7 +292,7 @@ def _measured(
             tested |= {(entry, id_): metrics for id_, metrics in runs[entry].test(points).items()}
         if tuner is not None:
             tuned = tuner(runs, chosen, test=True)  # all are trained: this looks at test items
-    return share_points(runs, picks, quality, tuned=tuned, tested=tested), sample
+    return share_points(picks, quality, tuned=tuned, tested=tested), sample
 
 
 def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: object) -> None:

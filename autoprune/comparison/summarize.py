@@ -14,7 +14,6 @@ from autoprune.comparison.summary import (
     ComparisonSummary,
     Contestant,
     SampledCandidate,
-    SharePoint,
     SkippedRun,
     Trial,
 )
@@ -34,13 +33,13 @@ MIN_EVALUATIONS = 20
 """Candidates of a run below which nobody leads: so few are little more than where a search starts."""
 
 
-def trial(entry: Entry, record: RunRecord, points: Mapping[float, SharePoint | None]) -> Trial:
+def trial(entry: Entry, record: RunRecord, points: Mapping[float, Mapping[str, float]]) -> Trial:
     """Return the figures of one finished run.
 
     Args:
         entry: the entry of the run.
         record: everything that the run recorded, with the reference point of the comparison.
-        points: its best point per share of the MACs.
+        points: figures of its best point per share of the MACs, see `Trial`.
     """
     prepared = record.spent.macs - sum(outcome.spent.macs for outcome in evaluations(record.outcomes))
     return Trial(

@@ -15,27 +15,6 @@ from autoprune.pareto.convergence import Convergence
 from autoprune.store.meta import RunMeta
 
 
-@dataclass(frozen=True)
-class SharePoint:
-    """The best point of one run within a share of the dense model's MACs, chosen by what the search measured.
-
-    Attributes:
-        id: its job in the run.
-        macs: its multiply-adds.
-        searched: its quality as the search measured it.
-        test: its quality on test items; None where that was not measured.
-        tuned: after the short fine-tune, on the same items as ``searched``, or more of those that score.
-        tuned_test: after the short fine-tune, on test items.
-    """
-
-    id: int
-    macs: int
-    searched: float
-    test: float | None = None
-    tuned: float | None = None
-    tuned_test: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One strategy from one seed.
@@ -51,7 +30,9 @@ class Trial:
         spent: all that was charged.
         prepared: the part of it that was no evaluation: ranking channels, statistics, training weights.
         space_exhausted: whether it had proposed all it has before the budget was spent; its curve is flat from there.
-        points: per share of the MACs its best point; None where no point of its front is that small.
+        points: quality of its best point within each share of the MACs, chosen by what the search measured:
+            ``"searched"``, on test items ``"test"``, after the short fine-tune ``"tuned"`` (on the items of the search,
+            or more of those that score) and ``"tuned_test"``; what was not measured is left out.
     """
 
     seed: int
@@ -64,7 +45,7 @@ class Trial:
     spent: Spending
     prepared: int
     space_exhausted: bool
-    points: Mapping[float, SharePoint | None] = field(default_factory=dict)
+    points: Mapping[float, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def hypervolume(self) -> float:
@@ -115,11 +96,10 @@ class Contestant:
 
         Args:
             share: one of the comparison's.
-            what: a field of `SharePoint`.
+            what: ``"searched"``, ``"test"``, ``"tuned"`` or ``"tuned_test"``, see `Trial`.
         """
-        found = (trial.points.get(share) for trial in self.trials)
-        values = (None if point is None else getattr(point, what) for point in found)
-        return tuple(value for value in values if value is not None)
+        found = (trial.points.get(share, {}) for trial in self.trials)
+        return tuple(figures[what] for figures in found if what in figures)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.summarize import summarize, trial
-from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SharePoint, SkippedRun, Trial
+from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SkippedRun, Trial
 from autoprune.core.budget import Budget
 from autoprune.store.ledger import Event, EventKind
 from autoprune.strategies.registry import find_strategy
@@ -25,16 +25,13 @@ def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points:
     """The figures of one run; the points are tested and fine-tuned by adding a little."""
     stopped = Event(EventKind.STOP, text=stop)
     record = replace(run.record, folder=Path("runs/compare", entry.folder), events=[stopped])
-    points: dict[float, SharePoint | None] = {}
+    points: dict[float, dict[str, float]] = {}
     for share in SHARES if with_points else ():
         small = [o for o in record.front if o.costs["macs"] <= share * record.meta.dense.costs["macs"]]
         best = max(small, key=lambda o: o.metrics["accuracy"], default=None)
         if best is not None:
-            accuracy = best.metrics["accuracy"]
-            figures = (accuracy, accuracy - 0.01, accuracy + 0.02, accuracy + 0.01)
-            points[share] = SharePoint(best.job.id, best.costs["macs"], *figures)
-        else:
-            points[share] = None
+            shifts = {"searched": 0.0, "test": -0.01, "tuned": 0.02, "tuned_test": 0.01}
+            points[share] = {name: best.metrics["accuracy"] + shift for name, shift in shifts.items()}
     return trial(entry, record, points)
 
 
