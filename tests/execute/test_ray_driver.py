@@ -46,10 +46,10 @@ def parents() -> dict[int, int]:
 
 def family(pid: int) -> set[int]:
     """Return a process and all that descend from it."""
-    known, states = parents(), {pid}
-    while more := {child for child, parent in known.items() if parent in states} - states:
-        states |= more
-    return states
+    known, members = parents(), {pid}
+    while more := {child for child, parent in known.items() if parent in members} - members:
+        members |= more
+    return members
 
 
 def listening(pids: set[int]) -> list[str]:
@@ -102,18 +102,18 @@ def test_a_local_cluster_is_private_and_leaves_nothing_behind(tmp_path: Path, ho
     with started(tmp_path / "run", "local", 0.05, **env) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "running\n"
-        states = family(driver.pid)
-        addresses = listening(states)
+        members = family(driver.pid)
+        addresses = listening(members)
         assert len(addresses) > 5
         assert set(addresses) <= LOOPBACK
         os.killpg(driver.pid, signal.SIGINT)
         out, err = driver.communicate(timeout=250)
         assert (out, err) == ("interrupted\n", "")
     for _ in range(100):
-        if not states & parents().keys():
+        if not members & parents().keys():
             break
         time.sleep(0.1)
-    assert not states & parents().keys()
+    assert not members & parents().keys()
     assert list(home.iterdir()) == []
     assert undisturbed(tmp_path / "here")[: len(ledger(tmp_path / "run"))] == ledger(tmp_path / "run")
 
