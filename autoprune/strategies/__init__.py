@@ -2,7 +2,8 @@
 
 A strategy sees numbers only. It is built from a `SearchSetup` (space, objectives, exact costs, hard limits, the weights
 that candidates inherit, its own seed) and its settings; it proposes jobs and learns from their outcomes. To write one,
-extend `BaseStrategy` with `_propose` and, where it learns, `_learn`:
+extend `BaseStrategy` with `_propose` and, where it learns from evaluations, `_learn`; where it asks for Prepare jobs,
+`_learn_prepared` as well:
 
 >>> import numpy as np
 >>> class CoinFlips(BaseStrategy):

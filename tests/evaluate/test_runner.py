@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from autoprune.core.budget import Price, Spending
 from autoprune.core.clock import SystemClock
 from autoprune.core.jobs import PROBE, Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
 from autoprune.core.orders import encode_orders
-from autoprune.errors import StoreError, UnknownNameError
+from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError, UnknownNameError
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.evaluate.runner import Runner
+from autoprune.evaluate.registry import EVALUATORS
+from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.execute.in_process import attempt
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.structures import chain
+from autoprune.train.settings import FitSettings
 from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
 from autoprune.weight_sets import pack_weights, put_weight_set, unpack_weights
 
@@ -227,3 +230,28 @@ def test_weights_come_back_in_one_order() -> None:
     state = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(30)}
     orders = {tuple(unpack_weights(pack_weights(state))) for _ in range(5)}
     assert orders == {tuple(sorted(state))}
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_an_evaluator_refuses_settings_of_another_class(name: str) -> None:
+    """Made by hand or by its name, with what another one reads: refused before anything is looked at."""
+    with pytest.raises(InvalidArgumentError, match=f"settings of the evaluator '{name}'"):
+        EVALUATORS[name].load()(digits_setup(), FitSettings())
+
+
+def test_a_spec_is_started_where_figures_are_alike() -> None:
+    """Workers get no test items; another machine, and other digits, are refused; here nothing is compared."""
+    setup, settings = digits_setup(), SETTINGS
+    spec = RunnerSpec(setup, "inherited", settings)
+    there = spec.for_workers()
+    assert there.setup.data.test is None
+    blobs = MemoryBlobs()
+    job_ = job(
+        put_weight_set(blobs.put, setup.structure, digits_inherited(setup).weights, digits_inherited(setup).orders)
+    )
+    assert there.start(blobs)(job_) == spec.start(blobs)(job_)
+    with pytest.raises(ExecutorError, match="this worker has"):
+        replace(there, machine=("another torch", "cpu", "AVX0")).start(blobs)
+    with pytest.raises(ExecutorError, match="other digits"):
+        replace(there, outputs="0" * 64).start(blobs)
+    assert isinstance(replace(spec, outputs="").start(blobs), Runner)

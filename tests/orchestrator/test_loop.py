@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,28 @@ def test_a_missing_objective_is_a_failure_that_names_it(search: Search, read: Re
     search(runner=Forgetful(), budget=3)
     assert [outcome.status for outcome in read().outcomes] == [Status.FAILED] * 3
     assert "'accuracy' was not measured" in read().outcomes[0].message
+
+
+def test_a_candidate_is_priced_once_and_by_nobody_else(search: Search, read: Read) -> None:
+    """Costs and charge in the ledger are those known before a job ran, whatever the runner says; each is asked once."""
+    priced: list[int] = []
+
+    class Boasting(ToyRunner):
+        def price(self, job: Job) -> Price:
+            priced.append(job.id)
+            return super().price(job)
+
+        def __call__(self, job: Job) -> Outcome:
+            outcome = super().__call__(job)
+            return replace(outcome, costs={"macs": 1}, spent=Spending(macs=1, evaluations=7, seconds=2.0))  # type: ignore[call-arg]
+
+    search(runner=Boasting(), budget=12)
+    assert priced == [job.id for job in read().jobs]
+    for outcome in read().outcomes:
+        price = ToyRunner().price(outcome.job)
+        assert replace(outcome.spent, seconds=0.0) == price.spent
+        if outcome.status is Status.OK:
+            assert dict(outcome.costs) == price.costs  # type: ignore[union-attr]
 
 
 def test_a_failed_job_is_charged_its_estimate(search: Search, read: Read) -> None:
