@@ -30,6 +30,7 @@ from autoprune.evaluators import (
     ReconstructedSettings,
 )
 from autoprune.recipes import CheckpointSlot, Prepared, Recipe, RecipeInfo
+from autoprune.regularizers import Channels, Regularizer, RegularizerInfo
 from autoprune.strategies import (
     BaseStrategy,
     Evaluate,
@@ -112,6 +113,9 @@ def searched(problem: ap.Problem) -> None:
     assert_type(run, ap.Run)
     ap.search(problem, "knapsack", 40, settings=KnapsackSettings(), executor=ap.RaySettings(workers=2))
     ap.search(problem, "pymoo:nsga2", {"macs": 1e12}, settings={"population": 20}, progress=print)
+    ap.search(problem, "pymoo:nsga2", prepare=("sparsify", {"regularizer": "bn_l1"}), warm_start="knapsack")
+    ap.search(problem, prepare=run, warm_start=run)
+    ap.search(problem, prepare=3)  # type: ignore[arg-type]
     ap.search(problem, budget="40")  # type: ignore[arg-type]
     ap.search(problem, seed="0")  # type: ignore[arg-type]
 
@@ -243,6 +247,16 @@ class Same(Recipe):
         return Prepared(dict(parent.weights), parent.orders, macs=0)
 
 
+class Ridge(Regularizer):
+    """A regularizer."""
+
+    Settings = CoinSettings
+
+    def penalty(self, step: int, n_steps: int) -> Tensor:
+        assert_type(self.channels, Channels)
+        return self.channels.squared_norms().sum()
+
+
 def score(evidence: Evidence) -> tuple[npt.NDArray[np.float64], ...]:
     return tuple(-np.arange(group.width, dtype=float) for group in evidence.structure.groups)
 
@@ -260,6 +274,7 @@ def registered() -> Iterable[Any]:
         RecipeInfo("same", "changes nothing", "mine:Same"),
         CriterionInfo("first", "first channels first", "mine:score", needs=("batches", "loss")),
         DataInfo("rings", "pictures of rings", "mine:read"),
+        RegularizerInfo("ridge", "half the squared norm", "mine:Ridge"),
     ]
 
 
