@@ -1,4 +1,8 @@
-"""Common parts of the searches for one budget: limits, starting point, and the training of what they found."""
+"""Common parts of the searches for one budget: limits, starting point, and the training of what they found.
+
+Search and training run in a row and share one checkpoint slot (`PhaseSlot`); learned widths become a genome that uses
+its budget up (`rounded`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from autoprune.core import check
-from autoprune.core.groups import BoolArray, IntArray
-from autoprune.core.limits import check_feasible
+from autoprune.core.groups import BoolArray, FloatArray, IntArray
+from autoprune.core.limits import check_feasible, within_limits
+from autoprune.core.protocols import Costs
+from autoprune.core.space import SearchSpace
 from autoprune.errors import unknown_name
-from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
@@ -201,3 +206,92 @@ class BudgetedRecipe(Recipe):
     def _search_macs(self, settings: BudgetedSettings) -> int:
         """Return the multiply-adds of the search: gates only scale weights, so a step costs what the start costs."""
         return PASSES * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
+
+
+_SIZE_BYTES = 8
+
+
+@dataclass(frozen=True)
+class PhaseSlot:
+    """The part of a checkpoint slot that belongs to one phase.
+
+    What a phase wrote last stays until the preparation ends, so that a later phase starts from it again after an
+    interruption. Nothing is written before the phases in front have come to their ends. Damaged bytes give damaged
+    parts, which whoever reads them notices; a phase that starts over drops those behind it.
+
+    Attributes:
+        slot: the slot that all phases share.
+        phase: number of this phase, from 0.
+    """
+
+    slot: CheckpointSlot
+    phase: int
+
+    def __str__(self) -> str:
+        """Name what all phases share."""
+        return str(self.slot)
+
+    @property
+    def every(self) -> int:
+        """Steps between two saves."""
+        return self.slot.every
+
+    def read(self) -> bytes | None:
+        """Return what this phase wrote last, None where it has not begun."""
+        parts = self._parts()
+        return parts[self.phase] if self.phase < len(parts) else None
+
+    def write(self, data: bytes) -> None:
+        """Replace what this phase wrote last, as a whole or not at all."""
+        parts = [*self._parts()[: self.phase], data]
+        self.slot.write(b"".join(len(part).to_bytes(_SIZE_BYTES, "little") + part for part in parts))
+
+    def _parts(self) -> list[bytes]:
+        data = self.slot.read() or b""
+        parts = []
+        start = 0
+        while start < len(data):
+            first = start + _SIZE_BYTES
+            start = first + int.from_bytes(data[start:first], "little")
+            parts.append(data[first:start])
+        return parts
+
+
+TOLERANCE = 1e-7
+
+
+def rounded(
+    space: SearchSpace, keep_ratios: FloatArray, costs: Costs, limits: Mapping[str, int], highest: IntArray
+) -> IntArray:
+    """Return the (d,) genome next to (d,) keep ratios that leaves no room for a higher level.
+
+    Every variable takes the level below its ratio, then the one that is furthest below its ratio (or least above) goes
+    one level up as long as any fits: what rounding loses or leaves is worth accuracy.
+
+    Args:
+        space: the search space of the genome.
+        keep_ratios: (d,) real array, as shares of the full widths.
+        costs: the costs that the limits are on.
+        limits: hard upper limits by cost name.
+        highest: (d,) levels that are not exceeded.
+
+    Raises:
+        InfeasibleError: no genome is within the limits.
+    """
+    flat, offsets = space.width_table
+    full = flat[offsets + space.full_genome]
+    wanted = keep_ratios * full
+    below = [
+        int(np.searchsorted(variable.widths, width + TOLERANCE, side="right")) - 1
+        for variable, width in zip(space.variables, wanted, strict=True)
+    ]
+    genome = space.repair(np.clip([below], 0, highest), costs, limits)[0]
+    while True:
+        free = np.flatnonzero(genome < highest)
+        higher = np.repeat(genome[None, :], len(free), axis=0)
+        higher[np.arange(len(free)), free] += 1
+        fits = free[within_limits(costs(higher), limits)] if len(free) else free
+        if len(fits) == 0:
+            return genome
+        share = (wanted - flat[offsets + genome]) / full
+        genome[fits[np.argmax(share[fits])]] += 1

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.criteria.scoring import scores
-from autoprune.prepare.importance import scale_importance
+from autoprune.prepare.dsa.training import scale_importance
 from autoprune.surgery.matching import model_tensors
 from autoprune.testing.digits_network import digits_network, digits_structure
 from autoprune.testing.networks import NetworkSpec, build_network, example_input

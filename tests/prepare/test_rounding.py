@@ -11,7 +11,7 @@ from autoprune.core.limits import within_limits
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InfeasibleError
-from autoprune.prepare.rounding import rounded
+from autoprune.prepare.budgeted import rounded
 from autoprune.testing.structures import chain
 
 WIDTHS = (10, 16, 24, 40)

@@ -37,11 +37,10 @@ from autoprune.core.groups import IntArray
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
-from autoprune.prepare.budgeted import BudgetedRecipe, Found
+from autoprune.prepare.budgeted import BudgetedRecipe, Found, rounded
 from autoprune.prepare.dais.indicators import initial_indicators, ranked
 from autoprune.prepare.dais.search import Budgets, DaisSearch
 from autoprune.prepare.dais.settings import DaisSettings
-from autoprune.prepare.rounding import rounded
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back

@@ -26,10 +26,9 @@ from autoprune.core import check
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
-from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found
+from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found, rounded
 from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.prepare.dsa.training import DsaSchedule, DsaSearch
-from autoprune.prepare.rounding import rounded
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
