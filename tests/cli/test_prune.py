@@ -30,11 +30,12 @@ def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     spaces = Path(ap.__file__).parent / "searchspaces"
     (tmp_path / "digits.toml").write_text(PROBLEM.replace("models/", f"{spaces}/models/"))
-    done = CliRunner().invoke(app, ["prune", "digits.toml", "--limit", "macs=50%", "-o", "half.autoprune", "--json"])
+    command = ["prune", "digits.toml", "--limit", "macs=50%", "-o", "half.autoprune", "--json"]
+    done = CliRunner().invoke(app, [*command, "--recover", "distill", "--minutes", "0.02"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert "of the macs" in found["summary"]
-    assert list(found["steps"]) == ["cut", "polished"]
+    assert "of the MACs" in found["summary"]
+    assert list(found["steps"])[:2] == ["cut", "polished"]
     assert ap.describe(tmp_path / "half.autoprune")["costs"]["macs"] <= 0.5 * 1_648_256
     refused = CliRunner().invoke(app, ["prune", "digits.toml"])
     assert refused.exit_code == 1
