@@ -246,7 +246,7 @@ WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "no data": ({"data": None}, InvalidArgumentError, "expected data=ap.Data"),
     "infeasible limit": ({"limits": {"macs": "1%"}}, InfeasibleError, "the smallest has"),
     "ambiguous limit": ({"limits": {"macs": 0.5}}, InvalidArgumentError, "'50%'"),
-    "unknown limit": ({"limits": {"flops": "50%"}}, UnknownNameError, "known: macs"),
+    "unknown limit": ({"limits": {"flops": "50%"}}, UnknownNameError, "known: latency, macs"),
     "unknown lock": ({"locks": ("convX",)}, UnknownNameError, "convX"),
     "everything locked": ({"locks": ("conv*",)}, NothingPrunableError, "no channel of this model may be removed"),
 }
