@@ -19,9 +19,6 @@ from autoprune.store.record import Point
 
 SCHEMA_VERSION = 1
 
-TUNED = {Role.VALIDATION: "_tuned", Role.TEST: "_tuned_test"}
-"""What is added to a metric's name for the trained model, by the items it was measured on."""
-
 
 def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str, Any]:
     """Return the figures of a point by the names of their columns: metrics, costs, shares, widths.
@@ -56,7 +53,11 @@ def tuned_columns(after: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     Args:
         after: metrics by role.
     """
-    return {f"{name}{TUNED[Role(role)]}": value for role, figures in after.items() for name, value in figures.items()}
+    return {
+        f"{name}_tuned" if role == Role.VALIDATION else f"{name}_tuned_{role}": value
+        for role, figures in after.items()
+        for name, value in figures.items()
+    }
 
 
 def front_table(summary: RunSummary) -> pd.DataFrame:
