@@ -74,10 +74,11 @@ if TYPE_CHECKING:
     from autoprune.trace import trace as trace_model
     from autoprune.trace.validation import validate
     from autoprune.train.data import Data
+    from autoprune.train.distill import Distillation
     from autoprune.train.loop import fit
     from autoprune.train.named_data import load_data
     from autoprune.train.settings import FitSettings
-    from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics
+    from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, Unlabelled
     from autoprune.train.transforms import ImageTransform
 
 _PAGES = ("criteria", "data", "evaluators", "recipes", "regularizers", "strategies", "tasks")
@@ -88,6 +89,7 @@ _WHERE = {
     "Classification": "autoprune.train.tasks",
     "Comparison": "autoprune.api",
     "Data": "autoprune.train.data",
+    "Distillation": "autoprune.train.distill",
     "FitSettings": "autoprune.train.settings",
     "FunctionTask": "autoprune.train.tasks",
     "ImageTransform": "autoprune.train.transforms",
@@ -105,6 +107,7 @@ _WHERE = {
     "TorchMetrics": "autoprune.train.tasks",
     "TunedFront": "autoprune.api",
     "TunedPoint": "autoprune.api",
+    "Unlabelled": "autoprune.train.tasks",
     "compare": "autoprune.api",
     "cut": "autoprune.surgery.cut",
     "describe": "autoprune.artifact",
@@ -125,6 +128,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "Data",
+    "Distillation",
     "FitSettings",
     "Front",
     "FunctionTask",
@@ -142,6 +146,7 @@ __all__ = [
     "TorchMetrics",
     "TunedFront",
     "TunedPoint",
+    "Unlabelled",
     "__version__",
     "compare",
     "criteria",

@@ -238,6 +238,7 @@ def _by_recipe(problem: Problem, name: str, settings: Any) -> dict[str, Any]:
     chosen = settings_of(recipe.Settings, settings, f"the recipe {name!r}")
     _check_recipe(problem, name)
     written = as_json(chosen)
+    problem.check_recipe(name, written)
     names = {item.name for item in fields(recipe.Settings)}
     open_length = "epochs" in names and (
         settings is None or (isinstance(settings, Mapping) and "epochs" not in settings)

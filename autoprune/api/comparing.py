@@ -195,6 +195,8 @@ def compare(
     budget = Budget.of(budget)
     _check(problem, budget, shares, executor)
     settings = _checked_settings(settings or {}, taking_part)
+    for key in taking_part:
+        problem.check_strategy(key, settings.get(key))
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     tell = progress or _ignore
     make_run = ComparedRuns(problem, budget, settings, executor, folder)

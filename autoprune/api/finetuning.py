@@ -18,6 +18,7 @@ from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.settings import as_integer, settings_of
 from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
@@ -32,7 +33,7 @@ from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import distillation_identity
+from autoprune.train.tasks import check_loss, distillation_identity, has_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,8 +186,9 @@ def finetune(
         points: number of points of the front, spread over cost, or a list of points.
         epochs: passes over the training items.
         settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
-            from the dense model, on the evaluator's device; a dense model that does clearly worse than a point on
-            training items does not teach it, with a warning. Of several settings each point keeps what suits it best,
+            from the dense model, all of it where there are no labels to learn from, on the evaluator's device; a dense
+            model that does clearly worse than a point on training items does not teach it, with a warning. Of several
+            settings each point keeps what suits it best,
             judged on search-validation items.
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
@@ -212,12 +214,14 @@ def finetune(
         raise InvalidArgumentError(msg)
     if settings is None:
         settings = FitSettings(
-            distillation=Distillation(),
+            distillation=Distillation() if has_loss(problem.task, problem.data) else Distillation(weight=1.0),
             device=str(problem.evaluator.device),
             threads=problem.evaluation.threads,
         )
     given: Sequence[Any] = settings if isinstance(settings, tuple | list) else [settings]
     variants = tuple(replace(settings_of(FitSettings, item, "a fine-tuning"), epochs=epochs) for item in given)
+    if any(item.distillation is None or item.distillation.weight < 1 for item in variants):
+        check_loss(problem.task, problem.data, "fine-tuning on labels")
     polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
@@ -237,6 +241,7 @@ def finetune(
                     metric=metric.name,
                     maximize=metric.maximize,
                     seed=seed,
+                    compares=DISTANCE in problem.objectives.names,
                 )
             )
             for point in chosen

@@ -115,6 +115,7 @@ def search(
     budget = Budget.of(100 if budget is None else budget)  # whatever is wrong fails here, before any work
     beginning = Beginning.of(problem, strategy, settings, prepare, warm_start, budget.evaluations)
     info = beginning.info
+    problem.check_strategy(strategy, beginning.settings)
     check_executor(executor)
     _check_numbers(seed, window)
     _check_progress(progress)
@@ -133,6 +134,7 @@ def search(
         ) as run,
         warnings_kept(run.keep_warning),
     ):
+        problem.warn_of_calibration()
         recorded = RunMeta.from_json(run.ledger.meta)
         beginning.check_recorded(recorded, seed, folder)
         check_same_objectives(folder, recorded, problem)

@@ -30,7 +30,7 @@ from autoprune.train.data import Data
 from autoprune.train.loop import fit
 from autoprune.train.named_data import load_data
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import Classification, Task
+from autoprune.train.tasks import Task, default_task
 from autoprune.train.transforms import ImageTransform
 
 
@@ -112,8 +112,7 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
     """
     example = build_example(file)
     space = lay_out(file, model, example)
-    wanted = (*file.tables.limits, *objective_names(file.tables.objectives))
-    has_latency = "latency" in wanted or file.tables.latency is not None
+    has_latency = "latency" in _figures(file) or file.tables.latency is not None
     table = find_table(model, space, example, wanted_latency(file)) if has_latency else None
     costs = CostModel(
         space.structure,
@@ -146,15 +145,15 @@ def check_reference(file: ProblemFile, dense: Mapping[str, int]) -> None:
             raise file.error(("reference", name), message)
 
 
-def build_task(file: ProblemFile) -> Task:
-    """Build what ``[task]`` names: loss and metrics; classification by default.
+def build_task(file: ProblemFile) -> Task | None:
+    """Build what ``[task]`` names: loss and metrics; None where the file has no such table.
 
     Raises:
         ConfigError: the factory fails.
     """
     table = file.tables.task
     if table is None:
-        return Classification()
+        return None
     task: Task = _call(file, ("task", "factory"), table.factory, table.kwargs)
     return task
 
@@ -192,12 +191,18 @@ def build_data(file: ProblemFile) -> Data | None:
         raise file.error(("data", "name"), str(error)) from error
 
 
+def _figures(file: ProblemFile) -> tuple[str, ...]:
+    """Return the names of the limits and objectives that a file writes."""
+    objectives = file.tables.objectives
+    return (*file.tables.limits, *(() if objectives is None else objective_names(objectives)))
+
+
 def _peak_profile(file: ProblemFile, model: nn.Module, space: SearchSpace, example: Any) -> PeakProfile | None:
     """Profile the peak memory; a model that allocates by rules of its own does without, unless it is asked for."""
     try:
         return profile_peak(model, space.structure, example, space=space, seed=file.tables.search.seed)
     except TraceError:
-        if "peak_bytes" in (*file.tables.limits, *objective_names(file.tables.objectives)):
+        if "peak_bytes" in _figures(file):
             raise
         return None
 
@@ -276,7 +281,7 @@ def beginning_of(file: ProblemFile) -> dict[str, Any]:
     return found
 
 
-def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task, folder: Path | None) -> None:
+def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task | None, folder: Path | None) -> None:
     """Train in place; a run that has started kept the trained network in its folder."""
     settings = FitSettings(**file.tables.training.model_dump() if file.tables.training else {})
     has_started = folder is not None and (folder / LEDGER).exists()
@@ -287,7 +292,7 @@ def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task, folder: 
             pass  # a run of another network, which the store will say
         else:
             return
-    fit(model, data, task, settings, seed=file.tables.search.seed)
+    fit(model, data, default_task(data) if task is None else task, settings, seed=file.tables.search.seed)
     if folder is not None and not has_started:
         folder.mkdir(parents=True, exist_ok=True)
         save_model(model, str(folder / TRAINED))

@@ -449,8 +449,8 @@ class DataTable(Table):
         transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads; ``data`` in the working folder if left out.
         download: let torchvision fetch what is not there.
-        image_size: pixels per side for ``imagefolder``.
-        val_size: share or number of training items to hold back where no validation data is given.
+        image_size: pixels per side for ``imagefolder`` and ``images``.
+        val_size: share or number of training items to hold back where no validation data is given; see `Data`.
         held_out: whether the weights were trained without the search-validation items.
         factory: reference to the function that builds an `autoprune.Data`; instead of ``name``.
         kwargs: keyword arguments of the factory.
@@ -461,7 +461,7 @@ class DataTable(Table):
     root: str | None = None
     download: bool = False
     image_size: Count = 224
-    val_size: Amount = 0.1
+    val_size: Amount | None = None
     held_out: bool | None = None
     factory: InsteadOfName = Field(default=None, validate_default=True)
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -592,11 +592,12 @@ class ProblemTables(Table):
     Attributes:
         about: one line for `autoprune list spaces`.
         paper: the paper that describes the network, for the same list.
-        objectives: one to four metric or cost names, each with an optional direction (``max:iou``).
+        objectives: one to four metric or cost names, each with an optional direction (``max:iou``); the first metric
+            of the task, or the distance where it has none, and MACs when left out.
         model: ``[model]``.
         training: ``[training]``.
         data: ``[data]``.
-        task: ``[task]``; classification when left out.
+        task: ``[task]``; classification when left out, and for data without targets the distance alone.
         space: ``[space]``.
         limits: ``[limits]``, upper bounds by cost name, absolute or in percent of the dense model.
         latency: ``[latency]``; only needed where latency is measured in another way than by default.
@@ -609,7 +610,7 @@ class ProblemTables(Table):
 
     about: str = ""
     paper: str = ""
-    objectives: ObjectiveNames = ("accuracy", "macs")
+    objectives: ObjectiveNames | None = None
     model: ModelTable
     training: TrainingTable | None = None
     data: DataTable | None = None

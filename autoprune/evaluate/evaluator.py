@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,17 +18,25 @@ from torch import Tensor, nn
 from autoprune.core import check
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.evaluate.distance import DISTANCE, DenseAnswers
+from autoprune.errors import MetricError
+from autoprune.evaluate.distance import DISTANCE, DenseAnswers, check_outputs
 from autoprune.evaluate.measure import Batches, MeasureSettings, is_ours, metrics_of, resident
 from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
 from autoprune.surgery.cut import cut
-from autoprune.train.devices import autocast, resolve_device
+from autoprune.train.devices import autocast, reproducible, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.train.randomness import preserved_random_state
 from autoprune.train.recalibrate import batch_norms, move_by_difference, recalibrate
 from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
+
+FEWEST_JUDGED = 40
+"""Calibration items below which BatchNorm statistics are not compared with those that a model came with."""
+
+N_LOOKED_AT = 4
+"""Search-validation items that a dense model's outputs are looked at on before anything is measured."""
 
 
 class Evaluator(Protocol):
@@ -261,11 +270,54 @@ class Proxy:
     @cached_property
     def _answers(self) -> DenseAnswers:
         """The dense model's outputs on the search-validation items."""
-        setup = self._setup
-        everything = np.ones(setup.structure.n_genes, dtype=np.bool_)
-        dense = cut(setup.model, setup.structure, everything).to(self.device).eval()
         with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
-            return DenseAnswers(dense, self.validation)
+            return DenseAnswers(self._dense(), self.validation)
+
+    def _dense(self) -> nn.Module:
+        """Return a copy of the dense model, in evaluation mode."""
+        everything = np.ones(self._setup.structure.n_genes, dtype=np.bool_)
+        return cut(self._setup.model, self._setup.structure, everything).to(self.device).eval()
+
+    def check_outputs(self) -> None:
+        """Look at what the dense model answers to a few items, see `autoprune.evaluate.distance.check_outputs`.
+
+        Raises:
+            InvalidArgumentError: a distance from it cannot be measured.
+        """
+        inputs = next(iter(self.few(N_LOOKED_AT, "validation")))[0]
+        with (
+            reproducible(self.settings.threads),
+            preserved_random_state(self.device),
+            torch.inference_mode(),
+            autocast(self.device, enabled=self.settings.mixed_precision),
+        ):
+            check_outputs(self._dense(), inputs)
+
+    @cached_property
+    def distance_of_fresh_norms(self) -> float | None:
+        """The distance of the dense model with BatchNorm statistics of the calibration items instead of its own.
+
+        Measured on as few items as a probe is; None for a model without such statistics, or with those that layers are
+        made with, which no training has touched, or without outputs to compare; and where there are so few items that
+        theirs would be far from any.
+        """
+        norms = batch_norms(self._setup.model)
+        collected = any(bool(norm.running_mean.any()) for norm in norms if norm.running_mean is not None)
+        few = self.fewer()
+        if not self.calibrates or not collected or few._calibration.n_items < FEWEST_JUDGED or not few._answers.exist:
+            return None
+        with reproducible(self.settings.threads):
+            model = self._dense()
+            few.recalibrate(model)
+            with (
+                torch.inference_mode(),
+                autocast(self.device, enabled=self.settings.mixed_precision),
+                few._answers.compared(model, few.validation) as watched,
+            ):
+                try:
+                    return watched.distance()
+                except MetricError:  # not finite
+                    return math.inf
 
     @property
     def n_validation(self) -> int:

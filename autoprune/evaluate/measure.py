@@ -16,7 +16,7 @@ from autoprune.surgery.copying import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Loader, Split
-from autoprune.train.tasks import Classification, Task, TorchMetrics, check_metrics
+from autoprune.train.tasks import Classification, Task, TorchMetrics, Unlabelled, check_metrics
 
 Batches = Loader | Sequence[Batch]
 
@@ -113,7 +113,7 @@ def metrics_of(
 
 def is_ours(task: Task) -> bool:
     """Say whether measuring by a task runs no code of a user on the model."""
-    return type(task) in (Classification, TorchMetrics)
+    return type(task) in (Classification, TorchMetrics, Unlabelled)
 
 
 class _Copies(Sequence[Batch]):

@@ -17,7 +17,7 @@ from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import distillation_identity
+from autoprune.train.tasks import TEACHER_ALONE, check_loss, distillation_identity
 from autoprune.weight_sets import Inherited
 
 
@@ -39,6 +39,9 @@ class ShortTraining(InheritedWeights):
     Args:
         setup: model, space, costs, data and task.
         settings: settings that say which items are used, how long is trained, and how the model runs.
+
+    Raises:
+        InvalidArgumentError: it would learn from labels, and there are none.
     """
 
     name = "short_training"
@@ -49,8 +52,17 @@ class ShortTraining(InheritedWeights):
 
     def __init__(self, setup: JobSetup, settings: ShortTrainingSettings | None = None) -> None:
         super().__init__(setup, settings)
+        fitting = cast(ShortTrainingSettings, self.settings).fit
+        taught = fitting.distillation
+        if taught is None or taught.weight < 1:
+            check_loss(
+                setup.task,
+                setup.data,
+                "the evaluator 'short_training'",
+                f"another evaluator ('reconstructed'); or {TEACHER_ALONE}",
+            )
         self._fit = replace(
-            cast(ShortTrainingSettings, self.settings).fit,
+            fitting,
             device=str(self.device),
             threads=self.settings.threads,
             mixed_precision=self.settings.mixed_precision,

@@ -23,6 +23,7 @@ from torch import nn
 
 from autoprune.core.budget import Spending
 from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.execute.ray.cluster import Cluster
 from autoprune.execute.ray.transport import flat_tensors, loose_modules
 from autoprune.execute.settings import RaySettings
@@ -90,7 +91,7 @@ def train_on_ray(
 
 
 def _trained(job: PointTraining, variant: int, model: bytes, report: dict[str, Any]) -> Trained:
-    metrics = {name: report[name] for name in job.task.metrics}
+    metrics = {name: report[name] for name in (*job.task.metrics, *([DISTANCE] if job.compares else []))}
     spent = Spending(macs=report["macs"], seconds=report["seconds"])
     return Trained(job.point, variant, unpack_weights(model), metrics, spent)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
 from autoprune.errors import warn
+from autoprune.evaluate.distance import measure_with_distance
 from autoprune.evaluate.measure import MeasureSettings, measure
 from autoprune.evaluate.teacher import clearly_above, losses
 from autoprune.surgery.copying import copy_model
@@ -39,6 +40,7 @@ class PointTraining:
         metric: the metric that decides which result is best.
         maximize: whether more of it is better.
         seed: seed for batch order, augmentation and dropout.
+        compares: whether the distance from the teacher is among the figures.
     """
 
     point: int
@@ -51,6 +53,7 @@ class PointTraining:
     metric: str
     maximize: bool
     seed: int
+    compares: bool = False
 
     def checkpoint(self, folder: Path, variant: int) -> Checkpoint:
         """Return where the training with the settings of this number is saved, after every epoch."""
@@ -59,6 +62,8 @@ class PointTraining:
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return a model's metrics on all search-validation items that score."""
+        if self.compares:
+            return measure_with_distance(model, self.teacher, self.data.score, self.task, self.measuring)
         return measure(model, self.data.score, self.task, self.measuring)
 
 

@@ -24,7 +24,10 @@ class RecipeInfo(Info):
         summary: one line.
         factory: ``module:Class`` of a `Recipe`.
         paper: the paper that describes it; "" if it is common knowledge.
+        needs: ``("loss",)`` where it learns from labels, unless its settings have ``distillation`` of 1.
     """
+
+    needs: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
 
@@ -43,30 +46,35 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         "channel indicators that anneal from soft to hard under a budget, with the weights",
         "autoprune.prepare.dais:DaisRecipe",
         "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023",
+        ("loss",),
     ),
     RecipeInfo(
         "dsa",
         "weights and keep ratios together under one budget, by differentiable rank pruning",
         "autoprune.prepare.dsa:DsaRecipe",
         "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020",
+        ("loss",),
     ),
     RecipeInfo(
         "pruningnet",
         "generators that make every layer's weights from the widths, trained at random structures",
         "autoprune.prepare.pruningnet:PruningNetRecipe",
         "Liu et al., MetaPruning, ICCV 2019",
+        ("loss",),
     ),
     RecipeInfo(
         "supernet",
         "shared weights for all widths: sandwich rule and in-place distillation",
         "autoprune.prepare.supernet:SupernetRecipe",
         "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+        ("loss",),
     ),
     RecipeInfo(
         "sparsify",
         "dense training with a penalty that pushes channels to zero (autoprune list regularizers)",
         "autoprune.prepare.sparsify:Sparsify",
         "Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016",
+        ("loss",),
     ),
     RecipeInfo(
         "statistics",

@@ -1,4 +1,4 @@
-"""Items as two arrays in memory, on the accelerator where they fit."""
+"""Items as arrays in memory, on the accelerator where they fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ArraySource:
     Args:
         inputs: (n, ...) array or tensor, or a tuple, list or dict of them for a model of several inputs. A lone uint8
             array of shape (n, h, w), (n, h, w, c) or (n, c, h, w) holds images.
-        targets: (n, ...) array or tensor.
+        targets: (n, ...) array or tensor; None for items without.
         memory_limit: arrays of at most this many bytes are copied to an accelerator once; larger ones batch by batch.
 
     Raises:
@@ -36,20 +36,23 @@ class ArraySource:
 
     whole = True
 
-    def __init__(self, inputs: Any, targets: npt.ArrayLike | Tensor, *, memory_limit: int = MEMORY_LIMIT) -> None:
+    def __init__(
+        self, inputs: Any, targets: npt.ArrayLike | Tensor | None = None, *, memory_limit: int = MEMORY_LIMIT
+    ) -> None:
         self.inputs = _inputs(inputs)
-        self.targets = _tensor(targets, "targets")
-        if self.targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        self.targets = None if targets is None else _tensor(targets, "targets")
+        if self.targets is not None and self.targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
             self.targets = self.targets.long()  # what cross entropy takes
-        arrays = [*pytree.tree_leaves(self.inputs), self.targets]
-        if any(array.dim() == 0 or len(array) != len(self.targets) for array in arrays):
-            shapes = [str(tuple(array.shape)) for array in arrays]
-            msg = (
-                "expected as many targets as inputs, along the first dimension, got shapes "
-                f"{', '.join(shapes[:-1])} and {shapes[-1]}"
-            )
+        given = pytree.tree_leaves(self.inputs)
+        arrays = given if self.targets is None else [*given, self.targets]
+        if not arrays or any(array.dim() == 0 or len(array) != len(arrays[0]) for array in arrays):
+            shapes = ", ".join(str(tuple(array.shape)) for array in given) or "none"
+            what = "inputs of one length" if self.targets is None else "as many targets as inputs"
+            more = "" if self.targets is None else f" and {tuple(self.targets.shape)}"
+            msg = f"expected {what}, along the first dimension, got shapes {shapes}{more}"
             raise DataError(msg)
-        for array in arrays[:-1]:
+        self._length = len(arrays[0])
+        for array in given:
             _check_numbers(array)
         self._fits = sum(array.nbytes for array in arrays) <= memory_limit
         self._resident: dict[torch.device, Batch] = {}
@@ -60,12 +63,17 @@ class ArraySource:
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return len(self.targets)
+        return self._length
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the items have targets."""
+        return self.targets is not None
 
     @property
     def labels(self) -> IntArray | None:
         """(n,) class of every item, or None where the targets are not classes."""
-        if self.targets.dim() != 1 or self.targets.dtype != torch.int64:
+        if self.targets is None or self.targets.dim() != 1 or self.targets.dtype != torch.int64:
             return None
         return self.targets.numpy().astype(np.int64)
 
@@ -90,12 +98,12 @@ class ArraySource:
     ) -> Iterator[Batch]:
         """Yield one batch on ``device`` per array of positions."""
         if self._fits and device not in self._resident:
-            self._resident[device] = (to_device(self.inputs, device), self.targets.to(device))
+            self._resident[device] = (to_device(self.inputs, device), to_device(self.targets, device))
         inputs, targets = self._resident.get(device, (self.inputs, self.targets))
         for positions in plan:
-            chosen = torch.from_numpy(positions).to(targets.device)
+            chosen = torch.from_numpy(positions).to(pytree.tree_leaves(inputs)[0].device)
             taken = pytree.tree_map(lambda array, chosen=chosen: array[chosen], inputs)
-            yield to_device(taken, device), targets[chosen].to(device)
+            yield to_device(taken, device), None if targets is None else targets[chosen].to(device)
 
 
 def _inputs(values: Any) -> Any:

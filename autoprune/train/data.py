@@ -27,6 +27,12 @@ from autoprune.train.transforms import ImageTransform
 FEWEST_HALVED = 40
 """Search-validation items below which they are not halved: a figure on less than 20 of them says nothing."""
 
+HELD_BACK = 0.1
+"""Share of the training items that is held back for the search where no search-validation items are given."""
+
+FEWEST_UNLABELLED = 400
+"""Items held back of data without targets, where that is no more than half of them: nothing learns a label of them."""
+
 
 class Data:
     """Training, search-validation and test data, kept apart.
@@ -41,6 +47,13 @@ class Data:
     several inputs take ``(input, input, ..., targets)``, or a mapping whose targets are under ``"labels"``,
     ``"label"``, ``"targets"``, ``"target"`` or ``"y"`` and whose other members become keyword arguments.
 
+    Targets may be left out: ``Data(images)`` is an array or tensor of inputs; a Dataset or DataLoader may give nothing
+    else; ``((a, b), None)``, ``{"a": a, "b": b}`` or ``labelled=False`` hold several inputs. Models are then judged by
+    the distance of their outputs from the dense model's, and trained to answer as it does; what needs targets says so.
+
+    Items lie along the first dimension of every array and batch. A model that takes sequences first, (positions, items,
+    features), is given in a module that transposes its inputs.
+
     Without ``val``, a share of ``train`` is held back, by class where classes are known. When this same data trained
     the given weights, the search then sees images the network knows: `held_out` is False and reports say so.
 
@@ -52,16 +65,20 @@ class Data:
         transform: transform that every batch passes through on the device; the default scales uint8 images to 0..1.
         plain_train: the items of ``train`` read without random transforms; needed when ``train`` is a dataset that
             transforms at random and ``val`` is to be split off.
-        val_size: part of ``train`` to hold back: a share below 1 or a number of items.
+        val_size: part of ``train`` to hold back: a share below 1 or a number of items; by default a tenth, of data
+            without targets no less than 400 items or half of all.
         held_out: whether the given weights were trained without the search-validation items; by default only when
             ``val`` is given.
-        unpack: takes a batch as the dataset's collation made it and returns ``(inputs, targets)``, where it is neither
+        unpack: takes a batch as the dataset's collation made it and returns ``(inputs, targets)``, where it is none
             of these forms.
+        labelled: False where all that an item holds are inputs, True where targets are expected; by default what the
+            form says.
         seed: seed for the choice of the items that are held back, and of the search-validation items that score.
         memory_limit: bytes of arrays that are kept on the device; larger ones are copied batch by batch.
 
     Raises:
-        DataError: a role is empty or malformed, two roles share items, or the validation data has a single class.
+        DataError: a role is empty or malformed, two roles share items, the validation data has a single class, or
+            there are no targets where they are expected.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -71,6 +88,8 @@ class Data:
     >>> halves = Data((rng.normal(size=(400, 3)), np.arange(400) % 2), val_size=100)
     >>> len(halves.validation), len(halves.steer), len(halves.score)
     (100, 50, 50)
+    >>> Data(rng.normal(size=(100, 3)))
+    Data('data': 50 train, 50 validation, not held out, no test, no targets)
     """
 
     def __init__(
@@ -82,9 +101,10 @@ class Data:
         name: str = "data",
         transform: ImageTransform | None = None,
         plain_train: Any = None,
-        val_size: float = 0.1,
+        val_size: float | None = None,
         held_out: bool | None = None,
         unpack: Unpack | None = None,
+        labelled: bool | None = None,
         seed: int = 0,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
@@ -92,13 +112,17 @@ class Data:
         self.transform = transform or ImageTransform()
         self.memory_limit = memory_limit
         self.held_out = (val is not None) if held_out is None else held_out
-        source = as_source(train, "train", memory_limit, unpack)
+
+        def read(given: Any, role: str) -> Source:
+            return as_source(given, role, memory_limit, unpack, labelled=labelled)
+
+        source = read(train, "train")
         self.train = self._split("train", source)
-        self.test = None if test is None else self._split("test", as_source(test, "test", memory_limit, unpack))
+        self.test = None if test is None else self._split("test", read(test, "test"))
         if val is not None:
-            self.validation = self._split("validation", as_source(val, "validation", memory_limit, unpack))
+            self.validation = self._split("validation", read(val, "validation"))
         else:
-            plain = source if plain_train is None else as_source(plain_train, "plain train", memory_limit, unpack)
+            plain = source if plain_train is None else read(plain_train, "plain train")
             if len(plain) != len(source):
                 msg = f"expected plain_train to hold the {len(source)} items of train, got {len(plain)}"
                 raise DataError(msg)
@@ -107,7 +131,8 @@ class Data:
             kept = np.setdiff1d(self.train.positions, held_back)
             self.train = replace(self.train, positions=kept)
             self.validation = replace(self._split("validation", plain), positions=held_back)
-        check_classes(self.validation)
+        if self.validation.labelled:
+            check_classes(self.validation)
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
         self._digests = {split.role: sample_digests(split) for split in splits}
         for pair in itertools.combinations(splits, 2):
@@ -115,6 +140,11 @@ class Data:
                 check_disjoint(*pair, *(self._digests[split.role] for split in pair))
             # else they are disjoint by position, which two sources of the same items cannot show
         self.steer, self.score = _halves(self.validation, self.train, seed)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the search-validation items have targets, so that a task can measure a model on them."""
+        return self.validation.labelled
 
     def _split(self, role: str, source: Source) -> Split:
         return Split(role, source, np.arange(len(source), dtype=np.int64), self.transform)
@@ -163,12 +193,17 @@ class Data:
         """Name the roles and their sizes."""
         test = "no test" if self.test is None else f"{len(self.test)} test"
         known = "" if self.held_out else ", not held out"
-        return f"Data({self.name!r}: {len(self.train)} train, {len(self.validation)} validation{known}, {test})"
+        targets = "" if self.labelled else ", no targets"
+        return (
+            f"Data({self.name!r}: {len(self.train)} train, {len(self.validation)} validation{known}, {test}{targets})"
+        )
 
 
-def _hold_back(source: Source, size: float, seed: int) -> IntArray:
+def _hold_back(source: Source, size: float | None, seed: int) -> IntArray:
     """Choose the positions that become the search-validation set; none has a twin that stays in training."""
     n = len(source)
+    if size is None:
+        size = HELD_BACK if source.labelled else max(HELD_BACK, min(FEWEST_UNLABELLED / n, 0.5))
     count = round(size * n) if size < 1 else int(size)
     if not 0 < count < n:
         msg = (

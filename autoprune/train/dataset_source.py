@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from autoprune.train.source import Batch, Unpack, to_device, unpack_batch, unpac
 
 
 class DatasetSource:
-    """A map-style torch Dataset of items with inputs and targets.
+    """A map-style torch Dataset of items with inputs, and targets or none.
 
     Whatever the dataset draws at random is seeded per item, so that the same seed gives the same batches with any
     number of worker processes.
@@ -58,8 +59,15 @@ class DatasetSource:
 
     @property
     def labels(self) -> IntArray | None:
-        """(n,) class of every item, where the dataset keeps them in ``targets``; else None."""
-        return self._labels
+        """(n,) class of every item, where the dataset keeps them in ``targets`` and gives them; else None."""
+        return self._labels if self.labelled else None
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the items have targets, as the first one is collated."""
+        with preserved_random_state():
+            seed_libraries(0)
+            return unpacked(self._collated([_read(self.dataset, 0, self._role)]), self._unpack)[1] is not None
 
     def digests(self, positions: IntArray) -> list[bytes]:
         """Return one content hash per item."""
@@ -85,7 +93,9 @@ class DatasetSource:
     def _inputs(self, position: int) -> Any:
         """Read the inputs of one item."""
         item = _read(self.dataset, position, self._role)
-        return unpack_batch(item)[0] if self._unpack is None else unpacked(self._collated([item]), self._unpack)[0]
+        if self._unpack is not None:
+            return unpacked(self._collated([item]), self._unpack)[0]
+        return unpack_batch(item)[0] if isinstance(item, tuple | list | Mapping) else item
 
     def _collated(self, items: list[Any]) -> Any:
         try:

@@ -153,6 +153,13 @@ def logits_of(outputs: Any) -> Any:
     return getattr(outputs, "logits", outputs)
 
 
+def outputs_beside_logits(outputs: Any) -> list[str]:
+    """Return the names of floating-point outputs that `answers_of` leaves out because there are logits."""
+    if logits_of(outputs) is outputs:
+        return []
+    return [name for name, _ in _leaves(outputs, "") if name.partition(".")[0] != "logits"]
+
+
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.dim():

@@ -26,29 +26,37 @@ from torch.utils.data import (
 from autoprune.errors import DataError
 from autoprune.train.array_source import ArraySource, is_array
 from autoprune.train.dataset_source import DatasetSource
-from autoprune.train.source import Batch, Source, Unpack, unpacked
+from autoprune.train.source import Batch, Source, Unpack, inputs_only, unpack_batch, unpacked
 
 
-def as_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None = None) -> Source:
+def as_source(
+    data: Any, role: str, memory_limit: int, unpack: Unpack | None = None, *, labelled: bool | None = None
+) -> Source:
     """Make a source of whatever a user gives for ``role``.
 
     Args:
-        data: a source, ``(inputs, targets)`` or ``(input, input, ..., targets)`` arrays or tensors, a mapping of
-            arrays with the targets under ``"labels"`` or the like, a torch Dataset, or a DataLoader. The loop sets the
-            batch size and the order itself; of a DataLoader it takes the items, the collation and the workers.
+        data: a source, inputs as one array or tensor, ``(inputs, targets)`` or ``(input, input, ..., targets)`` arrays
+            or tensors, a mapping of arrays with the targets under ``"labels"`` or the like, or without, a torch
+            Dataset, or a DataLoader. The loop sets the batch size and the order itself; of a DataLoader it takes the
+            items, the collation and the workers.
         role: name of the role, for messages.
         memory_limit: an iterable dataset, which cannot be read by position, is read into memory up to this many bytes.
         unpack: function that tells the inputs and the targets of a batch apart, if `unpack_batch` does not.
+        labelled: False where all that there is are inputs, True where targets are expected; None for what the form of
+            the data says.
 
     Raises:
-        DataError: it is none of these, is empty, or a DataLoader orders its items in a way of its own.
+        DataError: it is none of these, is empty, has no targets where they are expected, or a DataLoader orders its
+            items in a way of its own.
     """
+    if labelled is False:
+        unpack = inputs_only
     source: Source
     if isinstance(data, ArraySource | DatasetSource):
         source = data
     elif isinstance(data, DataLoader):
         source = _loader_source(data, role, memory_limit, unpack)
-    elif isinstance(data, TensorDataset) and len(data.tensors) > 1:
+    elif isinstance(data, TensorDataset):
         source = _array_source(data.tensors, role, memory_limit, unpack)
     elif isinstance(data, IterableDataset):
         source = _read(data, default_collate, role, memory_limit, unpack)
@@ -58,27 +66,34 @@ def as_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None = N
         source = DatasetSource(data, unpack=unpack, role=role)
     else:
         msg = (
-            f"expected {role} data as (inputs, targets) arrays, a torch Dataset or a DataLoader, "
+            f"expected {role} data as (inputs, targets) arrays, inputs alone, a torch Dataset or a DataLoader, "
             f"got {type(data).__name__}"
         )
         raise DataError(msg)
     if len(source) == 0:
         msg = f"the {role} data is empty; give at least one item"
         raise DataError(msg)
+    if labelled and not source.labelled:
+        msg = f"expected targets in the {role} data (labelled=True), and there are none; see unpack= of ap.Data"
+        raise DataError(msg)
     return source
 
 
 def _holds_arrays(data: Any) -> bool:
     """Tell arrays apart from items: a tuple or a mapping holds arrays; a list does where its two members are some."""
+    if is_array(data):
+        return True
     if isinstance(data, list):
         return len(data) == 2 and not any(isinstance(part, tuple | Mapping) for part in data)
     if isinstance(data, Mapping):
         return all(is_array(part) for part in pytree.tree_leaves(dict(data)))
-    return isinstance(data, tuple) and len(data) > 1
+    return isinstance(data, tuple) and len(data) > 0
 
 
 def _array_source(data: Any, role: str, memory_limit: int, unpack: Unpack | None) -> Source:
     try:
+        if isinstance(data, Mapping) and unpack is None:  # one item tells targets from inputs better than all of them
+            unpack_batch({key: array[0] if is_array(array) and array.ndim else array for key, array in data.items()})
         return ArraySource(*unpacked(data, unpack), memory_limit=memory_limit)
     except DataError as error:
         msg = f"the {role} data cannot be used: {error}"
@@ -145,8 +160,8 @@ def _read(
     size, items = 0, iter(dataset)
     while chunk := list(itertools.islice(items, 256)):
         batch = unpacked(collate(chunk), unpack)
-        leaves = pytree.tree_leaves(batch)
-        if not all(isinstance(leaf, Tensor) for leaf in leaves) or not isinstance(batch[1], Tensor):
+        leaves = [leaf for leaf in pytree.tree_leaves(batch) if leaf is not None]
+        if not all(isinstance(leaf, Tensor) for leaf in leaves) or not isinstance(batch[1], Tensor | None):
             msg = f"expected the iterable {role} dataset to give items of tensors; make it a map-style dataset"
             raise DataError(msg)
         parts.append(batch)
@@ -160,5 +175,6 @@ def _read(
     if not parts:
         msg = f"the {role} data is empty; give at least one item"
         raise DataError(msg)
-    joined = pytree.tree_map(lambda *columns: torch.cat(columns), *parts)
-    return _array_source(joined, role, limit, None)
+    inputs = pytree.tree_map(lambda *columns: torch.cat(columns), *(part[0] for part in parts))
+    targets = None if parts[0][1] is None else torch.cat([part[1] for part in parts])
+    return _array_source((inputs, targets), role, limit, None)

@@ -24,7 +24,7 @@ from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
-from autoprune.train.tasks import Task, distilled_loss
+from autoprune.train.tasks import Task, check_loss, distilled_loss
 
 _REGULARIZER = "regularizer."
 """Prefix, in a checkpoint, of what the regularizer remembers."""
@@ -129,10 +129,13 @@ def fit(
     Raises:
         MetricError: the loss is not one finite number.
         StoreError: the checkpoint is of another run; of a damaged one there is a warning, and the training starts over.
-        InvalidArgumentError: nothing can be trained, or a distillation has no teacher.
+        InvalidArgumentError: nothing can be trained, a distillation has no teacher, or there is no loss to learn by.
     """
     data = data.for_model(model)
-    objective = _Objective(model, task, teacher, _distillation(settings, teacher))
+    distillation = _distillation(settings, teacher)
+    if distillation is None or distillation.weight < 1:
+        check_loss(task, data, "training on labels")
+    objective = _Objective(model, task, teacher, distillation)
     device = resolve_device(settings.device)
     channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
     macs = _counted_macs(model, teacher, data, settings)

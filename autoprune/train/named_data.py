@@ -1,4 +1,4 @@
-"""Data by name: ``digits``, ``npz:PATH``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``imagefolder:PATH``.
+"""Data by name: ``digits``, ``npz:PATH``, ``cifar10``, ``fashion_mnist``, ``imagefolder:PATH``, ``images:PATH``, ...
 
 Third parties add theirs through the entry point group ``autoprune.data``: the entry's name is what stands in front of
 the colon, its value a `DataInfo`.
@@ -7,13 +7,14 @@ the colon, its value a `DataInfo`.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import Dataset
 
 from autoprune.core.registry import Info, Registry
 from autoprune.core.streams import stream
@@ -23,7 +24,7 @@ from autoprune.train.source import MEMORY_LIMIT
 from autoprune.train.split import draw
 from autoprune.train.transforms import ImageTransform
 
-Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any] | None]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -94,7 +95,7 @@ def load_data(
     root: str | Path = "data",
     download: bool = False,
     image_size: int = 224,
-    val_size: float = 0.1,
+    val_size: float | None = None,
     held_out: bool | None = None,
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
@@ -104,14 +105,14 @@ def load_data(
     Args:
         name: a name of `NAMED_DATA`, with ``:PATH`` where it takes one. ``npz:PATH`` is one file of arrays ``x`` and
             ``y`` (or ``x_train``, ``y_train``, ``x_test``, ``y_test``), or a folder of files whose names hold
-            ``train``, ``val`` and ``test``. ``imagefolder:PATH`` holds ``train/CLASS/*``, and ``val/`` and ``test/`` of
-            the same form; where only one of these two is there it is the test set, and search-validation images are
-            split off ``train``.
+            ``train``, ``val`` and ``test``; ``y`` may be left out. ``imagefolder:PATH`` holds ``train/CLASS/*``, and
+            ``val/`` and ``test/`` of the same form; where only one of these two is there it is the test set, and
+            search-validation images are split off ``train``. ``images:PATH`` is a folder of images without classes.
         transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads.
         download: fetch files that are missing.
-        image_size: pixels per side for ``imagefolder``.
-        val_size: part of the training data to hold back for the search if no validation data is given.
+        image_size: pixels per side for ``imagefolder`` and ``images``.
+        val_size: part of the training data to hold back for the search if no validation data is given; see `Data`.
         held_out: see `Data`.
         seed: seed for the choice of the items that are held back.
         memory_limit: see `Data`.
@@ -198,11 +199,13 @@ def _open_npz(path: Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def _xy(arrays: Mapping[str, npt.NDArray[Any]], path: Path, suffix: str = "") -> Arrays:
-    try:
-        return arrays[f"x{suffix}"], arrays[f"y{suffix}"]
-    except KeyError as error:
-        msg = f"expected arrays x{suffix} and y{suffix} in {path}, found {', '.join(sorted(arrays)) or 'none'}"
-        raise DataError(msg) from error
+    if f"x{suffix}" not in arrays or (f"y{suffix}" not in arrays and len(arrays) > 1 and not suffix):
+        msg = (
+            f"expected arrays x{suffix} and y{suffix} in {path}, or x{suffix} alone for data without targets, found "
+            f"{', '.join(sorted(arrays)) or 'none'}"
+        )
+        raise DataError(msg)
+    return arrays[f"x{suffix}"], arrays.get(f"y{suffix}")
 
 
 def _torchvision(class_name: str, request: DataRequest) -> DataRoles:
@@ -220,23 +223,70 @@ def _torchvision(class_name: str, request: DataRequest) -> DataRoles:
     return DataRoles(parts[0], test=parts[1])
 
 
-def read_imagefolder(request: DataRequest) -> DataRoles:
-    """Read images as uint8 tensors; flip and normalisation happen on the device."""
-    from torchvision import datasets, transforms  # slow to import, needed for this name only
+def _image_steps(image_size: int) -> tuple[Any, Any]:
+    """Return how an image becomes a uint8 tensor, with a random crop and without."""
+    from torchvision import transforms  # slow to import
 
-    path, image_size = request.path, request.image_size
     augmenting = [transforms.RandomResizedCrop(image_size), transforms.PILToTensor()]
     plain = [
         transforms.Resize(round(image_size * 256 / 224)),
         transforms.CenterCrop(image_size),
         transforms.PILToTensor(),
     ]
+    return transforms.Compose(augmenting), transforms.Compose(plain)
 
-    def folder(role: str, steps: list[Any]) -> Any:
+
+class ImageFiles(Dataset[Any]):
+    """Images without classes, in the order of their paths.
+
+    Args:
+        paths: of the files.
+        steps: what happens to each image.
+    """
+
+    def __init__(self, paths: Sequence[Path], steps: Callable[[Any], Any]) -> None:
+        self.samples = [(path,) for path in paths]  # where the content of items is looked up
+        self._steps = steps
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> Any:
+        """Read one image in colour."""
+        from PIL import Image
+
+        with Image.open(self.samples[position][0]) as image:
+            return self._steps(image.convert("RGB"))
+
+
+def read_images(request: DataRequest) -> DataRoles:
+    """Read all images in a folder and below it, without targets, as uint8 tensors."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS  # slow to import, needed for this name only
+
+    found = sorted(path for path in request.path.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    if not found:
+        msg = f"expected images ({', '.join(IMG_EXTENSIONS)}) in {request.path} or below, found none"
+        raise DataError(msg)
+    augmenting, plain = _image_steps(request.image_size)
+    return DataRoles(ImageFiles(found, augmenting), plain_train=ImageFiles(found, plain))
+
+
+def read_imagefolder(request: DataRequest) -> DataRoles:
+    """Read images as uint8 tensors; flip and normalisation happen on the device."""
+    from torchvision import datasets  # slow to import, needed for this name only
+
+    path = request.path
+    augmenting, plain = _image_steps(request.image_size)
+
+    def folder(role: str, steps: Any) -> Any:
         try:
-            return datasets.ImageFolder(str(path / role), transforms.Compose(steps))
+            return datasets.ImageFolder(str(path / role), steps)
         except FileNotFoundError as error:
-            msg = f"expected {path / role} to hold one folder of images per class: {error}"
+            msg = (
+                f"expected {path / role} to hold one folder of images per class: {error}; for images without classes "
+                f"write images:{path}"
+            )
             raise DataError(msg) from error
 
     found = [role for role in ("val", "test") if (path / role).is_dir()]
@@ -262,6 +312,7 @@ def read_fashion_mnist(request: DataRequest) -> DataRoles:
 
 
 _CIFAR = ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
+_IMAGENET = ImageTransform(IMAGENET_MEAN, IMAGENET_STD, horizontal_flip=True)
 _BUILT_IN = (
     DataInfo(
         "digits",
@@ -283,7 +334,14 @@ _BUILT_IN = (
         "a folder of images per class, ImageNet's layout",
         f"{__name__}:read_imagefolder",
         takes_path=True,
-        transform=ImageTransform(IMAGENET_MEAN, IMAGENET_STD, horizontal_flip=True),
+        transform=_IMAGENET,
+    ),
+    DataInfo(
+        "images",
+        "a folder of images without classes",
+        f"{__name__}:read_images",
+        takes_path=True,
+        transform=_IMAGENET,
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from autoprune.core.groups import IntArray
 from autoprune.errors import DataError
 
 Batch = tuple[Any, Any]
-"""Inputs (a tensor, or a tuple, list or dict of them) and targets, first dimension: items."""
+"""Inputs (a tensor, or a tuple, list or dict of them) and targets, first dimension: items. None for no targets."""
 
 Unpack = Callable[[Any], Batch]
 """Takes a batch as it was collated, returns the inputs of the model and the targets of the task."""
@@ -41,6 +42,11 @@ class Source(Protocol):
         ...
 
     @property
+    def labelled(self) -> bool:
+        """Whether the items have targets."""
+        ...
+
+    @property
     def whole(self) -> bool:
         """Whether hashing every item is cheap."""
         ...
@@ -55,33 +61,58 @@ def unpack_batch(batch: Any) -> Batch:
 
     Args:
         batch: ``(inputs, targets)``; ``(input, input, ..., targets)``, whose inputs become positional arguments; or a
-            mapping with its targets under one of `LABEL_KEYS`, whose other items become keyword arguments.
+            mapping with its targets under one of `LABEL_KEYS`, whose other items become keyword arguments. Without
+            targets: an array or tensor, a tuple or list of one, ``(inputs, None)``, or a mapping without such a key.
+
+    Returns:
+        Inputs and targets, None where there are none.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is none of these, or a mapping that may hold targets under another key: one number per item.
 
     >>> unpack_batch({"pixels": 1, "mask": 2, "labels": 3})
     ({'pixels': 1, 'mask': 2}, 3)
     >>> unpack_batch(("image", "table", 7))
     (('image', 'table'), 7)
+    >>> unpack_batch(("image",))
+    ('image', None)
     """
+    if isinstance(batch, np.ndarray | Tensor):
+        return batch, None
     if isinstance(batch, Mapping):
         keys = [key for key in LABEL_KEYS if key in batch]
         if len(keys) == 1 and len(batch) > 1:
             return {key: value for key, value in batch.items() if key != keys[0]}, batch[keys[0]]
+        if not keys and batch and not any(map(_may_be_target, batch.values())):
+            return dict(batch), None
         got = f"a mapping with the keys {', '.join(map(repr, list(batch)[:8]))}"
     elif isinstance(batch, tuple | list) and len(batch) > 1:
         *inputs, targets = batch
         return (inputs[0] if len(inputs) == 1 else tuple(inputs)), targets
+    elif isinstance(batch, tuple | list) and batch:
+        return batch[0], None
     else:
-        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-        got = f"a {type(batch).__name__}{size}"
+        got = f"an empty {type(batch).__name__}" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
     msg = (
         "expected (inputs, targets), (input, input, ..., targets), or a mapping with its targets under one of "
         f"{', '.join(LABEL_KEYS)}, got {got}; say which is which by "
-        "ap.Data(..., unpack=lambda batch: (inputs, targets))"
+        "ap.Data(..., unpack=lambda batch: (inputs, targets)), or that all are inputs by ap.Data(..., labelled=False)"
     )
     raise DataError(msg)
+
+
+def _may_be_target(value: Any) -> bool:
+    """Say whether a member of an item, or of a batch, may be its class or a text rather than an input of a model."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 0
+    return isinstance(value, bool | int | float | str | bytes | np.generic) or value is None
+
+
+def inputs_only(batch: Any) -> Batch:
+    """Take all that a batch holds as inputs of the model: positional arguments, or keyword arguments of a mapping."""
+    if isinstance(batch, tuple | list):
+        return (batch[0] if len(batch) == 1 else tuple(batch)), None
+    return batch, None
 
 
 def unpacked(batch: Any, unpack: Unpack | None) -> Batch:
@@ -90,8 +121,8 @@ def unpacked(batch: Any, unpack: Unpack | None) -> Batch:
     Raises:
         DataError: the batch cannot be told apart, or ``unpack`` does not return a pair.
     """
-    if unpack is None:
-        return unpack_batch(batch)
+    if unpack is None or unpack is inputs_only:
+        return (unpack or unpack_batch)(batch)
     found: Any = unpack(batch)
     if not isinstance(found, tuple | list) or len(found) != 2:
         msg = f"expected unpack= to return (inputs, targets), got {type(found).__name__}"

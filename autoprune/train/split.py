@@ -42,6 +42,11 @@ class Split:
         """Return the number of items."""
         return len(self.positions)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the items have targets."""
+        return self.source.labelled
+
     @cached_property
     def labels(self) -> IntArray | None:
         """(n,) class of every item, or None where they are unknown or not classes."""
@@ -127,7 +132,7 @@ class Loader:
         return sum(len(positions) for positions in self.plan[self.skip :])
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield ``(inputs, targets)`` on the device, transformed."""
+        """Yield ``(inputs, targets)`` on the device, transformed; targets are None for items without."""
         generator = torch.Generator(self.device)
         batches = self.split.source.batches(self.plan[self.skip :], derive_seed(self.seed, "items"), self.device)
         for number, (inputs, targets) in enumerate(batches, start=self.skip):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from autoprune.train.distill import Distillation, Recorder, answers_of, logits_o
 from autoprune.train.source import Batch
 from autoprune.train.split import Split
 
+if TYPE_CHECKING:
+    from autoprune.train.data import Data
+
 Loss = Callable[[Any, Any], Tensor]
 """``(outputs, targets) -> scalar``."""
 
@@ -36,6 +39,7 @@ class Task(Protocol):
     ``class_axis``: which axis of the model's logits belongs to the classes, for distillation; without it, or where it
     is None, a student learns the dense model's outputs, whatever they are, by their squared error. And a method
     ``chance(outputs)``: what guessing scores, by metric, given the model's outputs; hypervolumes count from there.
+    And ``has_loss``: False where `loss` only raises, so that whatever learns from labels says so before any work.
     """
 
     @property
@@ -145,6 +149,36 @@ class Classification:
         return check_metrics({"accuracy": top1 / n, "top5": top5 / n, "loss": loss / n}, self.metrics)
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """No targets, no loss, no metrics: a model is judged by the distance of its outputs from the dense model's alone.
+
+    The task of data without targets; with others, whatever they say is not looked at. A student learns all the outputs
+    of the dense model by their squared error.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ()
+    class_axis: ClassVar[None] = None
+    has_loss: ClassVar[bool] = False
+
+    @property
+    def fingerprint(self) -> str:
+        """The name."""
+        return repr(self)
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:  # noqa: ARG002  there is none
+        """Refuse: there is nothing to learn but the dense model's outputs.
+
+        Raises:
+            InvalidArgumentError: always.
+        """
+        raise InvalidArgumentError(_without_loss("training on labels", "the data has no targets", TEACHER_ALONE))
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  there is none
+        """Return nothing."""
+        return {}
+
+
 class TorchMetrics:
     """Any loss, measured by torchmetrics.
 
@@ -235,7 +269,8 @@ class FunctionTask:
     A search counts one pass over the search-validation items for such a task, whatever the functions do.
 
     Args:
-        loss: ``(outputs, targets) -> scalar``.
+        loss: ``(outputs, targets) -> scalar``; None where there is none, and nothing is trained on labels. Targets are
+            None of data without.
         metrics: functions of the model by name, each returning one number; the first one is primary. A name may say
             what is better: ``{"min:wer": ...}`` is called ``wer`` and minimised.
         class_axis: axis of the model's logits that belongs to the classes: 1 for (n, classes, h, w), -1 for (n,
@@ -247,7 +282,7 @@ class FunctionTask:
     """
 
     def __init__(
-        self, loss: Loss, metrics: Mapping[str, Callable[[nn.Module], Any]], class_axis: int | None = None
+        self, loss: Loss | None, metrics: Mapping[str, Callable[[nn.Module], Any]], class_axis: int | None = None
     ) -> None:
         if not metrics:
             msg = "expected at least one metric, got none"
@@ -260,6 +295,7 @@ class FunctionTask:
                 )
                 raise InvalidArgumentError(msg)
         self._loss = loss
+        self.has_loss = loss is not None
         self.class_axis = _axis_of(loss) if class_axis is None else class_axis
         self._metrics, self.directions = _split(metrics)
 
@@ -272,10 +308,17 @@ class FunctionTask:
     def fingerprint(self) -> str:
         """The source of the loss and the functions."""
         functions = {name: _source(function) for name, function in self._metrics.items()}
-        return f"FunctionTask({_source(self._loss)}, {functions})"
+        return f"FunctionTask({'no loss' if self._loss is None else _source(self._loss)}, {functions})"
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch.
+
+        Raises:
+            InvalidArgumentError: there is none.
+            MetricError: it raised, or is not one number.
+        """
+        if self._loss is None:
+            raise InvalidArgumentError(_without_loss("training on labels", "the task has no loss", TEACHER_ALONE))
         return _loss(self._loss, model, batch)
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  functions bring their own data
@@ -289,6 +332,78 @@ class FunctionTask:
             with naming(f"metric {name!r}"):
                 figures[name] = function(model)
         return check_metrics(figures, self.metrics)
+
+
+TEACHER_ALONE = (
+    "train with the dense model as the teacher, which needs none: FitSettings(distillation=Distillation(weight=1.0)), "
+    "or ap.recover"
+)
+"""What stands for a loss in training."""
+
+
+def default_task(data: Data) -> Task:
+    """Return the task of data that comes without one: classification where the items have targets."""
+    return Classification() if data.labelled else Unlabelled()
+
+
+def check_task(task: Task, data: Data) -> None:
+    """Refuse a task that measures by targets where the data has none, or wrong ones.
+
+    What a user wrote may do without targets, as an autoencoder's loss does; ours do not.
+
+    Raises:
+        DataError: items that are measured on have no targets, or a known class is negative.
+    """
+    for split in (data.train, data.validation, data.test):
+        if split is None:
+            continue
+        if _needs_targets(task) and not split.labelled and split is not data.train:
+            name = type(task).__name__
+            msg = (
+                f"{name} measures by targets, and the {split.role} data has none; give (inputs, targets), leave out "
+                "task= to judge by the distance from the dense model's outputs, or give ap.FunctionTask with your own "
+                "metrics; where targets are there and were not found, see unpack= of ap.Data"
+            )
+            raise DataError(msg)
+        if isinstance(task, Classification):
+            task.check(split)
+
+
+def has_loss(task: Task, data: Data) -> bool:
+    """Say whether there is a loss to learn by: the task has one, and the training items what it is computed of."""
+    return bool(getattr(task, "has_loss", True)) and (data.train.labelled or not _needs_targets(task))
+
+
+def _needs_targets(task: Task) -> bool:
+    """Say whether a task is one of ours that compare with targets; what a user wrote may do without."""
+    return type(task) in (Classification, TorchMetrics)
+
+
+def check_loss(task: Task, data: Data, what: str, instead: str = TEACHER_ALONE) -> None:
+    """Refuse what learns from labels where there are none, before any work.
+
+    Args:
+        task: of the problem.
+        data: of the problem.
+        what: what was asked for, for the message.
+        instead: what does without labels.
+
+    Raises:
+        InvalidArgumentError: the task has no loss, or the training items have no targets to compute it by.
+    """
+    if has_loss(task, data):
+        return
+    why = "the task has no loss"
+    if not data.train.labelled:
+        why = "the training data has no targets" if data.labelled else "the data has no targets"
+    raise InvalidArgumentError(_without_loss(what, why, instead))
+
+
+def _without_loss(what: str, why: str, instead: str) -> str:
+    return (
+        f"{what} needs a loss, and {why}; give targets (ap.Data((inputs, targets))) and a task with a loss "
+        f"(ap.Classification(), ...), or {instead}"
+    )
 
 
 def directions_of(task: Task) -> dict[str, str]:
@@ -346,7 +461,7 @@ def distillation_identity(task: Task) -> list[Any]:
     return [] if type(task) is Classification else ["class axis", class_axis_of(task)]
 
 
-def _axis_of(loss: Loss) -> int | None:
+def _axis_of(loss: Loss | None) -> int | None:
     """Return the axis of classes of torch's own losses, which is fixed; None for any other loss."""
     inner = loss.func if isinstance(loss, partial) else loss
     return 1 if inner is F.cross_entropy or isinstance(inner, nn.CrossEntropyLoss) else None

@@ -115,10 +115,10 @@ def test_shared_items_of_several_inputs_are_found() -> None:
     [
         (lambda i, _, y: {"image": i, "klass": y}, "mapping with the keys 'image', 'klass'.*unpack="),
         (lambda i, _, y: {"image": i, "label": y, "target": y}, "unpack="),
-        (lambda i, _, __: i, "got a Tensor.*unpack="),
-        (lambda i, _, __: (i,), "got a tuple of 1.*unpack="),
+        (lambda i, _, __: {"image": i, "klass": "cat"}, r"'klass'.*labelled=False"),
+        (lambda *_: (), "got an empty tuple.*unpack="),
     ],
-    ids=["unknown key", "two keys", "tensor", "single"],
+    ids=["unknown key", "two keys", "text", "nothing"],
 )
 def test_items_that_cannot_be_told_apart_name_the_way_out(shape: Any, match: str) -> None:
     """A form that could mean two things is refused with what came and what to write."""
