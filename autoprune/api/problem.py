@@ -515,7 +515,7 @@ class Problem:
 
         Args:
             strategy: a name of ``autoprune list strategies``.
-            settings: of it.
+            settings: settings of the strategy.
 
         Raises:
             InvalidArgumentError: the message names what to give, and what does without labels.
@@ -534,7 +534,7 @@ class Problem:
         Args:
             name: a name of ``autoprune list recipes``.
             settings: settings of the recipe by name.
-            what: what was asked for, for the message; the recipe by default.
+            what: name of what was asked for, for the message; the recipe by default.
 
         Raises:
             InvalidArgumentError: see `check_strategy`.

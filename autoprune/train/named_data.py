@@ -240,8 +240,8 @@ class ImageFiles(Dataset[Any]):
     """Images without classes, in the order of their paths.
 
     Args:
-        paths: of the files.
-        steps: what happens to each image.
+        paths: paths of the files.
+        steps: transform of each image.
     """
 
     def __init__(self, paths: Sequence[Path], steps: Callable[[Any], Any]) -> None:

@@ -383,10 +383,10 @@ def check_loss(task: Task, data: Data, what: str, instead: str = TEACHER_ALONE) 
     """Refuse what learns from labels where there are none, before any work.
 
     Args:
-        task: of the problem.
-        data: of the problem.
-        what: what was asked for, for the message.
-        instead: what does without labels.
+        task: task of the problem.
+        data: data of the problem.
+        what: name of what was asked for, for the message.
+        instead: the way that does without labels, likewise.
 
     Raises:
         InvalidArgumentError: the task has no loss, or the training items have no targets to compute it by.
