@@ -23,8 +23,9 @@ What there is:
   cluster.
 - **Training**: `finetune` trains chosen points to their final weights (a `TunedFront` of `TunedPoint`); `recover`
   brings a smaller model nearer to the dense one without labels; `fit` is the training loop itself, `FitSettings` its
-  settings.
-- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `TorchMetrics`, `FunctionTask`.
+  settings, `Distillation` how much it learns from the dense model.
+- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `TorchMetrics`, `FunctionTask`;
+  `Unlabelled` for `Data` of inputs alone.
 - **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
 - **Files**: `load` and `describe` read pruned-model files.
 - **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
