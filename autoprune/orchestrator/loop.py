@@ -204,7 +204,7 @@ class Loop:
             return False
         hit = self._cache.get(ticket.key, ticket.job)
         if hit is not None:
-            self._commit(hit)
+            self._arrive(ticket, hit)
             return True
         if ticket.key in self._twins:
             self._twins[ticket.key].append(ticket)
@@ -255,27 +255,26 @@ class Loop:
         if outcome.status is Status.OK:
             for twin in twins:
                 if isinstance(twin.job, Evaluate):
-                    self._commit(replace(outcome, job=twin.job, cached=True))
+                    self._arrive(twin, replace(outcome, job=twin.job, cached=True))
         elif twins:
             self._admitted.append(twins[0])
             self._twins[key] = twins[1:]
 
     def _arrive(self, ticket: Ticket, outcome: Outcome) -> Outcome:
-        """Check and charge what a job came to, and record it."""
-        price = ticket.price
-        spent = replace(price.spent, seconds=outcome.spent.seconds)
+        """Check, charge and record what a job came to; it is told when its turn has come and it is durable.
+
+        What comes from the cache was charged when it was measured, and costs the same again.
+        """
+        spent = replace(ticket.price.spent, seconds=outcome.spent.seconds)
         if isinstance(outcome, Evaluation) and outcome.status is Status.OK:
-            outcome = replace(outcome, costs=price.costs, spent=spent)
+            if not outcome.cached:
+                outcome = replace(outcome, costs=ticket.price.costs, spent=spent)
             try:
                 self._objectives.values(outcome.metrics, outcome.costs)
             except InvalidArgumentError as error:
-                outcome = replace(outcome, status=Status.FAILED, message=str(error))
+                outcome = replace(outcome, status=Status.FAILED, message=str(error), spent=spent)
         elif outcome.status is Status.FAILED:  # no one measured how far it came: charged as if to its end
             outcome = replace(outcome, spent=spent)
-        return self._commit(outcome)
-
-    def _commit(self, outcome: Outcome) -> Outcome:
-        """Record an outcome; it is told when its turn has come and it is durable."""
         self._ledger.committed(outcome, elapsed=self._elapsed)
         self._has_unsaved = True
         self._arrived[outcome.job.id] = outcome

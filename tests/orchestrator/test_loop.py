@@ -240,6 +240,20 @@ def test_a_missing_objective_is_a_failure_that_names_it(search: Search, read: Re
     assert "'accuracy' was not measured" in read().outcomes[0].message
 
 
+def test_a_hit_without_an_objective_is_a_failure_that_names_it(tmp_path: Path, search: Search, read: Read) -> None:
+    """What another search measured and remembered is looked at like everything else."""
+    search("first", budget=3)
+    jobs = [job for job in read("first").jobs if isinstance(job, Evaluate)]
+    cache = EvaluationCache(tmp_path / "cache.sqlite", space="s", evaluator={}, data="d")
+    cache.put({cache.key(job): Evaluation(job, Status.OK, {"loss": 1.0}, {"macs": 5}) for job in jobs})
+    search("second", budget=3, cache=cache)
+    cache.close()
+    hits = [outcome for outcome in read("second").outcomes if outcome.cached]  # type: ignore[union-attr]
+    assert len(hits) == 3
+    assert all("'accuracy' was not measured" in outcome.message for outcome in hits)
+    assert {outcome.spent.macs for outcome in hits} == {ToyRunner().estimate(outcome.job).macs for outcome in hits}
+
+
 def test_a_candidate_is_priced_once_and_by_nobody_else(search: Search, read: Read) -> None:
     """Costs and charge in the ledger are those known before a job ran, whatever the runner says; each is asked once."""
     priced: list[int] = []
