@@ -57,7 +57,7 @@ from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.prepare.registry import RECIPES
 from autoprune.prepare.statistics import dense_model
-from autoprune.store.identity import Evidence, Identity
+from autoprune.store.identity import Identity, Observation
 from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
 from autoprune.surgery.forward import forward
@@ -247,7 +247,7 @@ class Problem:
         return self._dense_measured[0]
 
     @cached_property
-    def _dense_measured(self) -> tuple[dict[str, float], dict[str, Evidence]]:
+    def _dense_measured(self) -> tuple[dict[str, float], dict[str, Observation]]:
         with _speaking_of_the_dense_model("search-validation"):
             return measure_dense(self.evaluator)
 
@@ -343,7 +343,7 @@ class Problem:
             "channels last": str(settings.layout(self.model)),
         }
         # Items of datasets are hashed as they are decoded, which another version of a library does with other digits.
-        observed = {"the data": Evidence(data.fingerprint, content), **observe_behaviour(self.evaluator)}
+        observed = {"the data": Observation(data.fingerprint, content), **observe_behaviour(self.evaluator)}
         return Identity(decided, machine, propagate(observed), environment())
 
     @cached_property
@@ -357,7 +357,7 @@ class Problem:
         looks.append(content_of(self.task))
         observed |= observe_figures(self.evaluator)
         looks.append(content_of(self.task))
-        observed["the task's settings"] = Evidence(hash_settings(self.task, *looks), self.task.fingerprint)
+        observed["the task's settings"] = Observation(hash_settings(self.task, *looks), self.task.fingerprint)
         found = replace(self.behaviour, observed=propagate(observed))
         if found.unrepeatable:
             msg = (

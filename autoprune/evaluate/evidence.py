@@ -26,7 +26,7 @@ from autoprune.core.jobs import WeightSet
 from autoprune.core.streams import stream
 from autoprune.errors import MetricError
 from autoprune.evaluate.evaluator import Evaluator
-from autoprune.store.identity import Evidence, metrics_evidence
+from autoprune.store.identity import Observation, metrics_evidence
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
@@ -78,7 +78,7 @@ LIBRARIES = (
 """Whose versions may change the last digits of what models receive and answer."""
 
 
-def observe_behaviour(evaluator: Evaluator) -> dict[str, Evidence]:
+def observe_behaviour(evaluator: Evaluator) -> dict[str, Observation]:
     """Observe a few fixed items as they arrive, and what the models and the loss make of them.
 
     This costs about ten forward passes of `N_ITEMS` items, however much data there is.
@@ -98,12 +98,14 @@ def observe_behaviour(evaluator: Evaluator) -> dict[str, Evidence]:
     return found
 
 
-def propagate(observed: Mapping[str, Evidence]) -> dict[str, Evidence]:
+def propagate(observed: Mapping[str, Observation]) -> dict[str, Observation]:
     """Return what was observed, without the bits of whatever follows from something that did not repeat."""
     found = dict(observed)
     for name, followers in FOLLOWS.items():
         if name in found and not found[name].repeats:
-            found |= {follower: Evidence("") for follower in followers if found.get(follower, Evidence("")).repeats}
+            found |= {
+                follower: Observation("") for follower in followers if found.get(follower, Observation("")).repeats
+            }
     return found
 
 
@@ -113,7 +115,7 @@ def hash_outputs(evaluator: Evaluator) -> str:
         return _evidence(look.outputs(look.dense(), look.validation())).exact
 
 
-def measure_dense(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, Evidence]]:
+def measure_dense(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, Observation]]:
     """Measure the dense model, and observe the validation items on their way to it: both read them once.
 
     Returns:
@@ -136,12 +138,12 @@ def measure_dense(evaluator: Evaluator) -> tuple[dict[str, float], dict[str, Evi
     }
 
 
-def observe_figures(evaluator: Evaluator) -> dict[str, Evidence]:
+def observe_figures(evaluator: Evaluator) -> dict[str, Observation]:
     """Observe the calibration items, and what the task says about a model that is often wrong.
 
     This costs about as much as measuring one candidate, or two where the metrics bring their own data.
     """
-    found: dict[str, Evidence] = {}
+    found: dict[str, Observation] = {}
     if evaluator.proxy.calibrates or evaluator.preparation(WeightSet("", "")) is not None:
         found["the calibration items"] = _seeded(_evidence(evaluator.proxy.calibration))
     if not evaluator.setup.data.steer.source.whole:  # else the content of the data names every item and target
@@ -149,22 +151,22 @@ def observe_figures(evaluator: Evaluator) -> dict[str, Evidence]:
     with _observing(evaluator) as look:
         training, few = look.training(), _Noted(look.validation())
 
-        def say(batches: Any) -> Evidence:
+        def say(batches: Any) -> Observation:
             return _attempted(lambda: evaluator.proxy.task_metrics(look.cut(training), batches))
 
         all_items, some_items = say(evaluator.proxy.validation), say(few)
         before = some_items if few.was_read else all_items  # else the metrics bring their own data
         again = say(few) if few.was_read else some_items
-        found["the metrics of a cut model"] = all_items if again.exact == before.exact else Evidence("")
+        found["the metrics of a cut model"] = all_items if again.exact == before.exact else Observation("")
     return found
 
 
-def _steering(evaluator: Evaluator) -> Evidence:
+def _steering(evaluator: Evaluator) -> Observation:
     """Observe what the search-validation items that steer give to recipes, targets included."""
     steer = evaluator.setup.data.steer
     chosen = steer.positions[np.unique(np.linspace(0, len(steer) - 1, N_STEERING).astype(np.int64))]
 
-    def read(positions: IntArray) -> Evidence:
+    def read(positions: IntArray) -> Observation:
         content = _Content()
         with preserved_random_state(evaluator.device):
             for batch in dataclasses.replace(steer, positions=positions).loader(evaluator.proxy.settings.batch_size):
@@ -275,25 +277,25 @@ def _observing(evaluator: Evaluator) -> Iterator[_Look]:
         yield _Look(evaluator)
 
 
-def _twice(see: Callable[[], Any]) -> Evidence:
+def _twice(see: Callable[[], Any]) -> Observation:
     first = _attempted(see)
-    return first if _attempted(see).exact == first.exact else Evidence("")
+    return first if _attempted(see).exact == first.exact else Observation("")
 
 
-def _attempted(see: Callable[[], Any]) -> Evidence:
+def _attempted(see: Callable[[], Any]) -> Observation:
     try:
         return _evidence(see())
     except Exception as error:  # noqa: BLE001  whatever a user's model or metric raises: it cannot be recognised
         if isinstance(error, MetricError) and error.__cause__ is None:  # a figure that is none, such as NaN
             return _evidence(str(error))
-        return Evidence("", reason=f"{type(error).__name__}: {error}"[:300])
+        return Observation("", reason=f"{type(error).__name__}: {error}"[:300])
 
 
-def _seeded(found: Evidence) -> Evidence:
+def _seeded(found: Observation) -> Observation:
     return dataclasses.replace(found, seeded=True)
 
 
-def _evidence(value: Any) -> Evidence:
+def _evidence(value: Any) -> Observation:
     content = _Content()
     content.add(value)
     return content.evidence()
@@ -304,7 +306,7 @@ class _Watched:
 
     def __init__(self, batches: Any) -> None:
         self._batches = batches
-        self._seen: tuple[Evidence, Evidence] | None = None
+        self._seen: tuple[Observation, Observation] | None = None
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -320,7 +322,7 @@ class _Watched:
             yield batch
         self._seen = inputs.evidence(), targets.evidence()
 
-    def finish(self) -> tuple[Evidence, Evidence]:
+    def finish(self) -> tuple[Observation, Observation]:
         """Return the evidence of inputs and targets, reading the batches where nobody has."""
         while self._seen is None:
             for _ in self:
@@ -350,9 +352,9 @@ class _Content:
         self._portable = hashlib.sha256()
         self._sample: list[float] = []
 
-    def evidence(self) -> Evidence:
+    def evidence(self) -> Observation:
         """Return what has been seen so far."""
-        return Evidence(self._exact.hexdigest(), self._portable.hexdigest(), tuple(self._sample))
+        return Observation(self._exact.hexdigest(), self._portable.hexdigest(), tuple(self._sample))
 
     def add(self, value: Any) -> None:
         """Look at a value: tensors, arrays, numbers and texts in tuples, lists, mappings and objects."""

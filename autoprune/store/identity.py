@@ -20,11 +20,11 @@ CPU_TO_CPU, ANYWHERE = 2e-4, 5e-2
 """Relative difference of sampled numbers that is rounding: between two CPUs, and where one is a GPU (bfloat16)."""
 
 METRIC_SLACK = 10
-"""A metric may differ by this many times the tolerance of outputs, and by the slack of `Evidence`."""
+"""A metric may differ by this many times the tolerance of outputs, and by the slack of `Observation`."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Observation:
     """One thing that was observed.
 
     Attributes:
@@ -48,7 +48,7 @@ class Evidence:
         """Whether it can be recognised."""
         return bool(self.exact)
 
-    def is_near(self, other: Evidence, tolerance: float) -> bool:
+    def is_near(self, other: Observation, tolerance: float) -> bool:
         """Say whether another machine may have observed the same."""
         if not (self.repeats and other.repeats) or self.exact == other.exact:
             return True
@@ -80,7 +80,7 @@ class Identity:
 
     decided: Mapping[str, str]
     machine: Mapping[str, str]
-    observed: Mapping[str, Evidence] = field(default_factory=dict)
+    observed: Mapping[str, Observation] = field(default_factory=dict)
     environment: str = ""
 
     @property
@@ -121,7 +121,7 @@ class Identity:
         """
         try:
             observed = {
-                str(name): Evidence(**{**item, "sample": tuple(item["sample"])})
+                str(name): Observation(**{**item, "sample": tuple(item["sample"])})
                 for name, item in data["observed"].items()
             }
             return cls(dict(data["decided"]), dict(data["machine"]), observed, str(data["environment"]))
@@ -158,11 +158,11 @@ class Identity:
         return there, here
 
 
-def metrics_evidence(figures: Mapping[str, float], n_items: int) -> Evidence:
+def metrics_evidence(figures: Mapping[str, float], n_items: int) -> Observation:
     """Return the evidence of metrics by name, of which a few of ``n_items`` items may fall to the other side."""
     exact = {name: float(value).hex() for name, value in figures.items()}
     sample = tuple(float(figures[name]) for name in sorted(figures))
-    return Evidence(_hash(exact), _hash(sorted(figures)), sample, slack=2 / max(1, n_items))
+    return Observation(_hash(exact), _hash(sorted(figures)), sample, slack=2 / max(1, n_items))
 
 
 def _hash(value: Any) -> str:

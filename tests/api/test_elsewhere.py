@@ -19,7 +19,7 @@ from autoprune.core.jobs import Evaluation, Preparation, preparations
 from autoprune.errors import ExecutorError, InvalidArgumentError, StoreError
 from autoprune.evaluate.evidence import OUTPUTS
 from autoprune.store.cache import EvaluationCache
-from autoprune.store.identity import Evidence, Identity
+from autoprune.store.identity import Identity, Observation
 from autoprune.testing.digits_network import DigitsNetwork, digits_network
 from autoprune.weight_sets import unpack_weights
 
@@ -198,6 +198,6 @@ def test_an_identity_survives_json() -> None:
 )
 def test_outputs_are_compared_up_to_rounding(sample: tuple[float, ...], near: bool) -> None:
     """The difference counts relative to how far the numbers spread, wherever they lie."""
-    recorded = Identity({}, {"device": "cpu"}, {OUTPUTS: Evidence("a", "p", (1.0, 2.0, 3.0))}, "there")
-    here = Identity({}, {"device": "cpu"}, {OUTPUTS: Evidence("b", "p", sample)}, "here")
+    recorded = Identity({}, {"device": "cpu"}, {OUTPUTS: Observation("a", "p", (1.0, 2.0, 3.0))}, "there")
+    here = Identity({}, {"device": "cpu"}, {OUTPUTS: Observation("b", "p", sample)}, "here")
     assert (here.differences(recorded) == []) is near

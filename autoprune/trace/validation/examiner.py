@@ -22,7 +22,7 @@ from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.trace.given_model import NOT_USER_CODE, copy_model
-from autoprune.trace.validation.probes import Seen, observe
+from autoprune.trace.validation.probes import ProbedRun, observe
 from autoprune.trace.validation.reference import Reference, agree, agree_on_the_way, as_floats, redraw
 from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
 
@@ -177,7 +177,9 @@ class Examiner:
             return f"a cut model does not compute what the dense model computes without it: {clause}", ""
         return None
 
-    def _disagreement(self, masked: Seen, small: Seen, kept: BoolArray, rounded: Callable[[], Seen]) -> str:
+    def _disagreement(
+        self, masked: ProbedRun, small: ProbedRun, kept: BoolArray, rounded: Callable[[], ProbedRun]
+    ) -> str:
         """Return what differs by more than rounding makes, "" for nothing."""
         found, clause = self._distance(masked, small, kept)
         if found <= self.tolerance:
@@ -188,7 +190,9 @@ class Examiner:
                 return ""
         return clause
 
-    def _distance(self, ours: Seen, theirs: Seen, kept: BoolArray, *, cut_too: bool = True) -> tuple[float, str]:
+    def _distance(
+        self, ours: ProbedRun, theirs: ProbedRun, kept: BoolArray, *, cut_too: bool = True
+    ) -> tuple[float, str]:
         on_the_way = agree_on_the_way(ours, theirs, self.structure, kept, cut_too=cut_too)
         return max(agree(ours.outputs, theirs.outputs), on_the_way, key=lambda found: found[0])
 
@@ -227,7 +231,7 @@ class Examiner:
         one, other = (self._dense(example, training=training, seed=seed) for seed in (0, 1))
         return self._distance(one, other, self._everything, cut_too=False)[0] > self.tolerance
 
-    def _dense(self, example: Any, *, training: bool, seed: int = 0) -> Seen:
+    def _dense(self, example: Any, *, training: bool, seed: int = 0) -> ProbedRun:
         generator = torch.Generator()
         return self._reference(self.structure, self._everything, generator, example, training=training, seed=seed)
 

@@ -50,7 +50,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ProbedRun:
     """Observations of one run.
 
     Attributes:
@@ -63,7 +63,7 @@ class Seen:
     probes: list[Probe]
     factors: list[float]
 
-    def shared_with(self, cut: Seen) -> list[int]:
+    def shared_with(self, cut: ProbedRun) -> list[int]:
         """Return which probes of a masked model's run a cut model's run can be compared with.
 
         Not those of a layer that is applied to every channel alone: there positions were cut. None, where the forward
@@ -74,9 +74,9 @@ class Seen:
         pairs = zip(self.probes, cut.probes, strict=True)
         return [i for i, (ours, theirs) in enumerate(pairs) if ours.positions == theirs.positions]
 
-    def only(self, probes: list[int]) -> Seen:
+    def only(self, probes: list[int]) -> ProbedRun:
         """Return the run with some of its probes."""
-        return Seen(self.outputs, [self.probes[i] for i in probes if i < len(self.probes)], self.factors)
+        return ProbedRun(self.outputs, [self.probes[i] for i in probes if i < len(self.probes)], self.factors)
 
 
 def observe(
@@ -87,7 +87,7 @@ def observe(
     training: bool = False,
     gradients: bool = False,
     seed: int = 0,
-) -> Seen:
+) -> ProbedRun:
     """Run a model with neutral statistics and look at every layer.
 
     Args:
@@ -102,7 +102,7 @@ def observe(
     torch.manual_seed(seed)  # what a forward draws, it draws again at the next run
     with torch.set_grad_enabled(gradients), NeutralStatistics(model), _Watch(model, factors) as watch:
         result = tensors_in(forward(model, example))
-    return Seen(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
+    return ProbedRun(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
 
 
 class _Watch(TorchFunctionMode):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.trace.validation.probes import Seen, observe
+from autoprune.trace.validation.probes import ProbedRun, observe
 
 _FLOOR = 1e-3  # below it a layer's output, whose scale is about one, is the rounding of a zero
 
@@ -85,7 +85,7 @@ class Reference:
         training: bool = False,
         jitter: float = 0.0,
         seed: int = 0,
-    ) -> Seen:
+    ) -> ProbedRun:
         """Return what a run shows with the channels outside ``kept`` removed.
 
         Args:
@@ -150,7 +150,7 @@ def agree(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, str]:
 
 
 def agree_on_the_way(
-    ours: Seen, theirs: Seen, structure: Structure, kept: BoolArray | None = None, *, cut_too: bool = True
+    ours: ProbedRun, theirs: ProbedRun, structure: Structure, kept: BoolArray | None = None, *, cut_too: bool = True
 ) -> tuple[float, str]:
     """Return how far two runs are apart in the kept channels of every layer, and which layer is worst.
 

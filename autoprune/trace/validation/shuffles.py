@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, BoolArray, ChannelGroup, Structure
 from autoprune.surgery.skeleton import Skeleton
-from autoprune.trace.validation.probes import Seen, observe
+from autoprune.trace.validation.probes import ProbedRun, observe
 from autoprune.trace.validation.reference import agree, agree_on_the_way
 
 _FLOOR = 1e-3  # smallest scale of a layer's output
@@ -100,7 +100,7 @@ def needed(group: ChannelGroup, ran: Iterable[str]) -> set[Key]:
     return {(tensor, dim) for tensor, dim, role, _ in group.axes if role == "in" and tensor in ran}
 
 
-def _projected(seen: Seen) -> Tensor:
+def _projected(seen: ProbedRun) -> Tensor:
     """Return random projections of everything that a run showed, each relative to its largest value."""
     generator = torch.Generator().manual_seed(0)
     parts = [t for t in seen.outputs if t.requires_grad and t.numel()]
