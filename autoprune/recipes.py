@@ -3,6 +3,11 @@
 A recipe extends `Recipe` with `estimate_macs`, which says what a job will cost before it starts, and `prepare`, which
 makes the weights and often finds a genome. It works on a `Workbench` (dense model, space, costs, data, task, hard
 limits, where checkpoints go). Its settings are a frozen dataclass of JSON types, the class attribute ``Settings``.
+Further class attributes say what may be done with what it makes: ``keeps_order`` where the order of channels is part of
+it, ``finds_network`` where the weights are those of one network, ``evaluator`` where only one evaluator reads them.
+
+Users name it in ``ap.search(problem, prepare=("mine", {"rate": 0.2}))``, in ``[search] prepare = { recipe = "mine",
+rate = 0.2 }`` and in ``--prepare mine --set search.prepare.rate=0.2``; a strategy of its own may ask for it, too.
 
 To make a recipe known by name, put a `RecipeInfo` under the entry point group ``autoprune.recipes``, and run
 `autoprune.testing.recipe_laws.RecipeLaws` over it.

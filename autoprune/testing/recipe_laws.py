@@ -252,6 +252,11 @@ class RecipeLaws:
             )
         torch.testing.assert_close(whole, small, rtol=1e-4, atol=1e-4)
 
+    def test_weights_of_one_network_are_said_to_be_such(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
+        """A search in weights that lack what a network that was found removed is refused: the class says so."""
+        outcome, recipe = self.run(info, settings)
+        assert recipe.finds_network == (outcome.found_genome is not None and recipe.trains)
+
     def test_model_and_parent_stay(self, info: RecipeInfo, settings: Mapping[str, Any]) -> None:
         """The dense model is not trained; neither its weights nor its modes move."""
         bench, parent = digits_bench()

@@ -18,6 +18,7 @@ from autoprune.errors import AutopruneError, BudgetError, InvalidArgumentError
 from autoprune.prepare.statistics import dense_model
 from autoprune.report.summarize import summarize
 from autoprune.store.ledger import EventKind
+from autoprune.strategies import STRATEGIES, StrategyInfo
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.named_data import load_data
 from autoprune.weight_sets import WeightReader
@@ -255,3 +256,22 @@ def test_settings_of_a_criterion_are_part_of_the_problem(make_problem: MakeProbl
         make_problem(criterion=("l1", {"reader": False}))
     with pytest.raises(AutopruneError, match="the criterion"):
         ap.search(plain, "random", 3, prepare=lasso, store=tmp_path / "b" / "run")
+
+
+def test_a_strategy_that_inherits_nothing_is_refused(
+    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would measure other weights than those that were paid for."""
+    info = StrategyInfo("own", "weights of its own", "autoprune.strategies.random:RandomStrategy", inherits=False)
+    monkeypatch.setattr(STRATEGIES, "built_in", {**STRATEGIES.built_in, "own": info})
+    with pytest.raises(InvalidArgumentError, match="the strategy 'own' inherits none"):
+        ap.search(make_problem(), "own", 4, prepare=SPARSIFY, store=tmp_path / "run")
+
+
+def test_a_criterion_in_the_settings_of_global_ranking_is_ranked(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """By its settings as by the suffix of its name."""
+    runs = [
+        ap.search(make_problem(), name, 4, settings=settings, store=tmp_path / str(i) / "run")
+        for i, (name, settings) in enumerate((("global_ranking:l1", None), ("global_ranking", {"criterion": "l1"})))
+    ]
+    assert [o.job for o in runs[0].outcomes] == [o.job for o in runs[1].outcomes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,12 @@ def problem() -> ap.Problem:
     return ap.Problem(digits_network(), data=ap.load_data("digits"), limits={"macs": "80%"})
 
 
-def searched(problem: ap.Problem, folder: Path, executor: Executor | RaySettings | None) -> tuple[object, ...]:
+def searched(
+    problem: ap.Problem, folder: Path, executor: Executor | RaySettings | None, **options: Any
+) -> tuple[object, ...]:
     """Return the ledger of a search up to times and workers."""
-    budget = ap.Budget(evaluations=24)
-    run = ap.search(problem, "random", budget, executor=executor, store=folder / "run", seed=3)
+    budget = ap.Budget(evaluations=24 if not options else 6)
+    run = ap.search(problem, "random", budget, executor=executor, store=folder / "run", seed=3, **options)
     events = [event for event in run.record.events if event.is_decision]
     return run.record.jobs, [outcome.identity() for outcome in run.outcomes], events
 
@@ -65,6 +68,17 @@ def test_the_answer_is_the_same_everywhere(problem: ap.Problem, tmp_path: Path) 
     assert after[:2] == before == digests(spec, {})
     assert after[2:] == sorted(found[1])
     assert len(after) == 4
+
+
+def test_prepared_weights_are_the_same_everywhere(problem: ap.Problem, tmp_path: Path) -> None:
+    """Trained on a worker, ranked again by the driver, inherited by candidates on workers: as in process."""
+    prepare = ("sparsify", {"epochs": 0.5, "batch_size": 130, "regularizer": "growing"})
+    here, there = (
+        searched(problem, tmp_path / name, executor, prepare=prepare)
+        for name, executor in (("here", None), ("there", RaySettings(workers=2)))
+    )
+    assert here == there
+    assert {outcome.status for outcome in here[1]} == {"ok"}
 
 
 def test_workers_never_hold_test_items(problem: ap.Problem) -> None:
