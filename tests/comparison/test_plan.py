@@ -14,7 +14,7 @@ from autoprune.strategies.registry import STRATEGIES, StrategyInfo
 
 @pytest.mark.parametrize("twin", [info for info in STRATEGIES.values() if info.twin_of], ids=lambda info: info.name)
 def test_a_family_brings_its_twin(twin: StrategyInfo) -> None:
-    """Whoever asks for a learning family also gets it with the learning off, right behind it."""
+    """Whoever asks for a learning family also gets its control, right behind it."""
     taking_part = roster([twin.twin_of])
     assert twin.name in taking_part[1 : 1 + len(registry.twins_of(twin.twin_of))]
 

@@ -59,7 +59,7 @@ def test_a_finite_baseline_goes_on_flat_and_is_labelled() -> None:
     assert flat["x"][1] == summary.budget.macs
     assert flat["y"][0] == flat["y"][1]
     page = render_comparison(summary)
-    assert "Finite: uniform proposed all there is" in page
+    assert "Finite: uniform proposed every candidate" in page
     assert "finite: had proposed all it has" in page
 
 
