@@ -77,6 +77,7 @@ FAR = 0.25
 
 ResNet-20 and ResNet-56 on CIFAR-10: 0.003 on items as in their training, 0.05 to 0.11 without its augmentation, with
 other means, or on 100 items, 0.23 to 0.37 with every mean and deviation at 0.5, 1.3 to 3.1 without normalisation.
+EfficientNet-Lite0, trained on ImageNet, on upsampled CIFAR-10: 1.06.
 """
 
 FIDELITY = "proxy"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
@@ -31,8 +31,7 @@ from autoprune.train.data import Data
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress, fit
 from autoprune.train.settings import FitSettings
-from autoprune.train.source import Batch
-from autoprune.train.tasks import FunctionTask, Task
+from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
 PROBES, CANDIDATES = 4, 2
 """Levels probed per variable; candidates measured for every limit: the predicted optimum, and a step around them."""
@@ -219,7 +218,7 @@ def prune(
         msg = f"expected minutes of recovery above 0, got {minutes!r}"
         raise InvalidArgumentError(msg)
     if score is not None:
-        task = FunctionTask(loss=_no_loss, metrics={"max:score": score})
+        task = FunctionTask(loss=None, metrics={"max:score": score})
     if latency is None and any("latency" in item for item in wanted):
         latency = LatencySettings()
     problem = Problem(
@@ -361,35 +360,13 @@ def recover(
     if settings.steps is None:
         settings = replace(settings, steps=_affordable_steps(model, dense, data, minutes, settings))
     trained = copy_model(model)
-    fit(trained, data, _Outputs(), settings, teacher=dense, seed=seed, progress=progress)
+    fit(trained, data, Unlabelled(), settings, teacher=dense, seed=seed, progress=progress)
     return trained.eval()
 
 
 def _affordable_steps(model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings) -> int:
     """Return how many steps fit into a time, by the pace of a few."""
     started = time.monotonic()
-    fit(copy_model(model), data, _Outputs(), replace(settings, steps=TIMED_STEPS), teacher=dense)
+    fit(copy_model(model), data, Unlabelled(), replace(settings, steps=TIMED_STEPS), teacher=dense)
     pace = (time.monotonic() - started) / TIMED_STEPS
     return max(1, int(60 * minutes / pace) - TIMED_STEPS)
-
-
-class _Outputs:
-    """The task of answering as the dense model does; it has no labels, no metrics, and no axis of classes."""
-
-    metrics: tuple[str, ...] = ()
-    fingerprint = "outputs of the dense model"
-    class_axis = None
-
-    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
-        """Refuse: there is nothing to learn but the dense model's answers."""
-        msg = f"this task has no labels, so no loss of its own (got {type(model).__name__} and {len(batch)} parts)"
-        raise InvalidArgumentError(msg)
-
-    def metric(self, model: nn.Module, loader: Any) -> dict[str, float]:  # noqa: ARG002  there is none
-        """Return nothing."""
-        return {}
-
-
-def _no_loss(outputs: Any, targets: Any) -> Tensor:
-    msg = f"a score has no loss to train by (got {type(outputs).__name__} and {type(targets).__name__}); give a task"
-    raise InvalidArgumentError(msg)

@@ -98,6 +98,7 @@ def test_the_whole_model_is_the_dense_model() -> None:
         problem = ap.Problem(model, data=data, evaluator=evaluator, evaluation=SETTINGS, limits=None)
         with pytest.warns(AutopruneWarning, match="far from those"):
             run = ap.search(problem, "uniform", budget=3)
+        assert "far from those that the model came with" in run.report(measure=False).html.read_text(encoding="utf-8")
         full = max(run.outcomes, key=lambda outcome: outcome.costs["macs"])
         assert full.metrics == {"distance": 0.0}
         point = run.point(full.job.id)
