@@ -16,10 +16,10 @@ from torch import nn
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.errors import DataError, InvalidArgumentError
+from autoprune.train.content import check_classes, check_disjoint, sample_digests
 from autoprune.train.dataset_source import DatasetSource
 from autoprune.train.devices import compute_dtype
 from autoprune.train.given import as_source
-from autoprune.train.overlap import check_classes, check_disjoint, sample_digests
 from autoprune.train.source import MEMORY_LIMIT, Batch, Source, Unpack
 from autoprune.train.split import Split, draw
 from autoprune.train.transforms import ImageTransform
