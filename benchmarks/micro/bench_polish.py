@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,14 +45,20 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.3], help="of the MACs")
     parser.add_argument("--calibration", type=int, default=1000)
     parser.add_argument("--polish-items", type=int, nargs="+", default=[reconstructed.POLISH_ITEMS], help="multiples")
+    parser.add_argument("--rows", type=int, default=sys.modules[polish.__module__].N_ROWS, help="positions per layer")
+    parser.add_argument("--steps", type=int, default=sys.modules[polish.__module__].N_STEPS, help="for rectifiers")
+    parser.add_argument("--levels", type=int, default=16, help="of the space")
+    parser.add_argument("--genomes", nargs="*", help="levels such as 8,2,2,2,5,3,3,7,7,8, instead of shares")
     parser.add_argument("--test", type=int, default=10000, help="test images")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    sys.modules[polish.__module__].N_ROWS = options.rows
+    sys.modules[polish.__module__].N_STEPS = options.steps
     model = getattr(resnet_cifar, options.model)().eval()
     model.load_state_dict(load_file(options.weights))
     transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
     data = ap.load_data(f"npz:{options.data}", transform=transform, val_size=5000)
-    space = SearchSpace.build(trace(model, data.example_batch()[0]), levels=16)
+    space = SearchSpace.build(trace(model, data.example_batch()[0]), levels=options.levels)
     setup = JobSetup(model, space, CostModel(space.structure, space), data, Classification())
     consumers = find_consumers(model, space.structure)
     weights = model_weights(model, space.structure)
@@ -59,16 +66,16 @@ def main() -> None:
     orders = order(elimination_scores(weights, space.structure, consumers, collect(model, consumers, inputs)))
     inherited = Inherited(weights, orders)
     test = data.test.subset(options.test, 0)
-    levels = [np.round((space.n_levels - 1) * share / 15).astype(int) for share in range(16)]
+    uniform = [np.round((space.n_levels - 1) * share / 15).astype(int) for share in range(16)]
+    rows = [tuple(row.tolist()) for row in uniform]
+    genomes = [[row for row in rows if setup.macs(row) <= share * setup.dense_macs][-1] for share in options.shares]
+    if options.genomes:
+        genomes = [tuple(map(int, text.split(","))) for text in options.genomes]
     for items in options.polish_items:
         reconstructed.POLISH_ITEMS = items
         evaluator = Reconstructed(setup, ProxySettings(n_calibration=options.calibration, n_validation=2000))
         batches = evaluator._polish_items  # what the product polishes on
-        for share in options.shares:
-            fitting = [
-                tuple(row.tolist()) for row in levels if setup.macs(tuple(row.tolist())) <= share * setup.dense_macs
-            ]
-            genome = fitting[-1]
+        for genome in genomes:
             kept = setup.kept(genome, inherited)
             plain = evaluator.build(genome, inherited)
             floor = sum(timed(lambda m=m: passed(m, batches)) for m in (model, plain))  # noqa: B023
