@@ -305,7 +305,7 @@ def check_outputs(model: nn.Module, inputs: Any) -> None:
     """Refuse a model whose outputs have no distance, and warn of what makes a distance say little.
 
     Args:
-        model: in evaluation mode, where its inputs are.
+        model: the model, in evaluation mode, on the device of its inputs.
         inputs: a batch of a few items.
 
     Raises:
