@@ -46,7 +46,7 @@ class NullRunner:
         """Return at once."""
         if not isinstance(job, Evaluate):
             raise TypeError(job)
-        return Evaluation(job, Status.OK, {"accuracy": 0.5})
+        return Evaluation(job, Status.OK, {"accuracy": 0.5 + job.id % 997 / 10_000})  # differs, as real ones do
 
     def price(self, job: Job) -> Price:
         """Return the charge of a job."""
