@@ -33,8 +33,8 @@ MOST_SEEDS, SEEDED_SHARE = 64, 3
 RANKED = "ranked weights"
 """Kind of the records ``{"weights", "criterion", "order", "scores"}``: rankings of prepared weights."""
 
-PrepareArgument = str | Path | Run | tuple[str, Any] | None
-WarmStartArgument = str | Path | Run | tuple[str, Any] | None
+StartArgument = str | Path | Run | tuple[str, Any] | None
+"""What `search` takes as ``prepare`` and ``warm_start``: a name, with settings or without, a run, or its folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,6 @@ class Beginning:
 
     Attributes:
         strategy: its name.
-        suffix: the suffix of its name, "" without one.
         info: the registry's description of the strategy.
         settings: its settings.
         preparation: how weights are made first; None for nothing.
@@ -55,7 +54,6 @@ class Beginning:
     """
 
     strategy: str
-    suffix: str
     info: StrategyInfo
     settings: Any
     preparation: PreparedSettings | None = None
@@ -71,8 +69,8 @@ class Beginning:
         problem: Problem,
         strategy: str,
         settings: Any,
-        prepare: PrepareArgument,
-        warm_start: WarmStartArgument,
+        prepare: StartArgument,
+        warm_start: StartArgument,
         evaluations: int | None,
     ) -> Beginning:
         """Read the arguments of `search`; whatever cannot be combined is said here, before any work.
@@ -91,7 +89,7 @@ class Beginning:
             StoreError: a folder that is named holds no usable run.
         """
         strategy, start = split_key(strategy)
-        info, suffix = find_strategy(strategy)
+        info, _ = find_strategy(strategy)
         given = strategy_settings(strategy, settings)
         parts: dict[str, Any] = {}
         if prepare is not None and not (isinstance(prepare, str) and not prepare):
@@ -103,7 +101,7 @@ class Beginning:
         if warm is not None:
             check_warm_start(strategy)
             parts |= _warm(problem, warm, evaluations)
-        return cls(strategy, suffix, info, given, **parts)
+        return cls(strategy, info, given, **parts)
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -117,7 +115,7 @@ class Beginning:
         if self.info.argument != "criterion":
             return ()
         chosen = getattr(self.settings, "criterion", "")
-        return (chosen or "l2",)
+        return (chosen,) if chosen else ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the run's folder says about it; a resumed call has to say the same."""
@@ -238,6 +236,7 @@ def _by_recipe(problem: Problem, name: str, settings: Any) -> dict[str, Any]:
     chosen = settings_of(recipe.Settings, settings, f"the recipe {name!r}")
     _check_recipe(problem, name)
     written = as_json(chosen)
+    problem.check_recipe(name, written)
     problem.check_recipe(name, written)
     names = {item.name for item in fields(recipe.Settings)}
     open_length = "epochs" in names and (

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.api.beginning import Beginning, PrepareArgument, WarmStartArgument, ranker
+from autoprune.api.beginning import Beginning, StartArgument, ranker
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import as_recorded, check_resumable, check_same_objectives
 from autoprune.api.run import Run
@@ -64,8 +64,8 @@ def search(
     budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
-    prepare: PrepareArgument = None,
-    warm_start: WarmStartArgument = None,
+    prepare: StartArgument = None,
+    warm_start: StartArgument = None,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,

@@ -15,8 +15,10 @@ from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import dense_model
 from autoprune.regularizers.base import Channels
 from autoprune.regularizers.registry import make_regularizer, regularizer_settings
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.matching import model_weights
 from autoprune.train.checkpoint import CheckpointSlot
+from autoprune.train.distill import Distillation
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
 from autoprune.weight_sets import Inherited
@@ -36,6 +38,8 @@ class SparsifySettings:
         warmup: share of the training in which the learning rate grows.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD, beside the penalty.
+        distillation: share of the loss that is learned from the dense model's answers; at 1 no label is looked at.
+        temperature: see `Distillation`.
 
     Raises:
         UnknownNameError: there is no such regularizer.
@@ -50,6 +54,8 @@ class SparsifySettings:
     warmup: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         """Check the values; settings of the regularizer that were left out are written down."""
@@ -67,6 +73,7 @@ class SparsifySettings:
             warmup=self.warmup,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            distillation=Distillation(self.distillation, self.temperature) if self.distillation else None,
             device=device,
             threads=threads,
         )
@@ -79,7 +86,9 @@ class Sparsify(Recipe):
 
     def estimate_macs(self, settings: SparsifySettings) -> int:
         """Return the multiply-adds of the training; a penalty on weights has none."""
-        return training_macs(settings.fit(), len(self.setup.data.train), macs=self.setup.dense_macs)
+        dense = self.setup.dense_macs
+        teacher = dense if settings.distillation else 0
+        return training_macs(settings.fit(), len(self.setup.data.train), macs=dense, teacher_macs=teacher)
 
     def prepare(
         self,
@@ -104,6 +113,7 @@ class Sparsify(Recipe):
             setup.data,
             setup.task,
             settings.fit(str(self.bench.torch_device), self.bench.threads),
+            teacher=copy_model(setup.model) if settings.distillation else None,
             regularizer=make_regularizer(settings.regularizer, channels, settings.regularization),
             checkpoint=slot,
             seed=seed,

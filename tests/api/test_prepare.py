@@ -275,3 +275,15 @@ def test_a_criterion_in_the_settings_of_global_ranking_is_ranked(make_problem: M
         for i, (name, settings) in enumerate((("global_ranking:l1", None), ("global_ranking", {"criterion": "l1"})))
     ]
     assert [o.job for o in runs[0].outcomes] == [o.job for o in runs[1].outcomes]
+
+
+def test_sparsity_training_without_labels_learns_from_the_dense_model(tmp_path: Path) -> None:
+    """Where there are no labels a recipe that needs them says so, unless all of its loss is distillation."""
+    images = load_data("digits").train.source.inputs[:300]
+    problem = ap.Problem(digits_network(), data=ap.Data(images), levels=4, evaluation={"n_calibration": 64})
+    with pytest.raises(InvalidArgumentError, match=r"the recipe 'sparsify' needs a loss"):
+        ap.search(problem, "random", 3, prepare=SPARSIFY, store=tmp_path / "no")
+    given = (SPARSIFY[0], {**SPARSIFY[1], "distillation": 1.0, "batch_size": 50})
+    run = ap.search(problem, "random", 3, prepare=given, store=tmp_path / "run")
+    assert made_by(run).status is Status.OK
+    assert run.n_evaluations == 3

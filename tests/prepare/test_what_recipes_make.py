@@ -50,13 +50,14 @@ MADE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dsa:uniform": ("dsa", {"epochs": 2.0, "target": 0.3, "batch_size": 64, "learns": False}),
     "dsa, not tuned": ("dsa", {"epochs": 2.0, "target": 0.3, "batch_size": 64, "tune_share": 0.0}),
     "sparsify": ("sparsify", {"epochs": 4.0, "regularization": {"strength": 3e-3}}),
+    "sparsify, without labels": ("sparsify", {"epochs": 4.0, "distillation": 1.0}),
     "sparsify, growing": ("sparsify", {"epochs": 4.0, "regularizer": "growing"}),
     "pruningnet": ("pruningnet", {"epochs": 4.0}),
     "supernet": ("supernet", {"epochs": 4.0}),
 }
 """Every recipe, and variants of those that find a genome."""
 
-LESS = ReconstructedSettings(n_calibration=500)
+PLAIN, LESS = ProxySettings(n_calibration=500), ReconstructedSettings(n_calibration=500)
 """Enough for these few channels."""
 
 PLAIN = ProxySettings(n_calibration=500)
