@@ -26,7 +26,7 @@ from autoprune.core.settings import as_integer, changed, in_words, name_and_sett
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
-from autoprune.criteria.registry import criterion_settings, find_criterion
+from autoprune.criteria.registry import CRITERIA, criterion_settings, find_criterion
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import (
     AutopruneWarning,
@@ -48,7 +48,7 @@ from autoprune.evaluate.evidence import (
     propagate,
 )
 from autoprune.evaluate.measure import measure
-from autoprune.evaluate.registry import evaluator_settings, make_evaluator
+from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
 from autoprune.latency.library import Wanted, find_table
@@ -112,8 +112,10 @@ class Problem:
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels.
         criterion: ranks the channels of every group; the best ones stay. A name of ``autoprune list criteria``, with
-            settings as in ``("taylor", {"squared": True})``.
-        evaluator: name of the evaluator that measures candidates; ``autoprune list evaluators`` prints them all.
+            settings as in ``("taylor", {"squared": True})``; ``"obs"`` by default where the evaluator reconstructs, else
+            ``"l2"``.
+        evaluator: name of the evaluator that measures candidates; ``autoprune list evaluators`` prints them all;
+            ``"reconstructed"`` by default.
         evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
             class or a mapping of the fields.
         reference: the hypervolume's reference point for some objectives, such as ``{"accuracy": 0.1}``, in
@@ -150,8 +152,8 @@ class Problem:
         min_keep_ratio: float = 0.1,
         locks: Sequence[str] = (),
         ties: Sequence[str | Sequence[str]] = (),
-        criterion: str | tuple[str, Any] = "l2",
-        evaluator: str = "inherited",
+        criterion: str | tuple[str, Any] | None = None,
+        evaluator: str | None = None,
         evaluation: ProxySettings | Mapping[str, Any] | None = None,
         reference: Mapping[str, float] | None = None,
         latency: Wanted = None,
@@ -170,6 +172,11 @@ class Problem:
         _check_objectives(objective_names(objectives), self.task)
         self.objectives = Objectives.parse(objectives, directions_of(self.task))
         self.given_reference = _checked_reference(reference or {}, self.objectives)
+        self._by_default = {
+            name for name, given in (("criterion", criterion), ("evaluator", evaluator)) if given is None
+        }
+        evaluator = DEFAULT_EVALUATOR if evaluator is None else evaluator
+        criterion = EVALUATORS.find(evaluator).criterion if criterion is None else criterion
         name_of_criterion, given = name_and_settings(criterion, "criterion", "('taylor', {'squared': True})")
         self.criterion = find_criterion(name_of_criterion).name
         self.criterion_settings = criterion_settings(self.criterion, given)
@@ -468,6 +475,24 @@ class Problem:
         found = self._fresh_copy()
         found._count(find_table(self.model, self.space, self.example_input, table))
         found._evaluate_with(self.evaluator.name)
+        return found
+
+    def measured_as(self, settings: Mapping[str, Any]) -> Problem:
+        """Return this problem with the evaluator and the criterion that a run recorded, where nobody chose one here.
+
+        Args:
+            settings: what the run recorded (`RunMeta.settings`).
+        """
+        recorded = {name: str(settings[name]) for name in self._by_default if name in settings}
+        evaluator = recorded.get("evaluator", self.evaluator.name)
+        criterion = recorded.get("criterion", self.criterion)
+        same = (evaluator, criterion) == (self.evaluator.name, self.criterion)
+        if same or evaluator not in EVALUATORS or criterion not in CRITERIA:
+            return self
+        found = self._fresh_copy()
+        found.evaluation = shared_settings(type(evaluator_settings(evaluator)), self.evaluation)
+        found._evaluate_with(evaluator)
+        found.criterion, found.criterion_settings = criterion, criterion_settings(criterion, {})
         return found
 
     def _fresh_copy(self) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ from autoprune.core.space import SearchSpace
 from autoprune.errors import StoreError
 from autoprune.latency.table import LatencyTable
 from autoprune.store.identity import Identity, metrics_evidence
+from autoprune.store.ledger import Ledger
 from autoprune.store.meta import RunMeta
 from autoprune.store.record import RunRecord
+from autoprune.store.run import LEDGER
 
 BEFORE = "which did not record what the model did"
 """What is said of runs that have no identity."""
 
 
 def as_recorded(problem: Problem, meta: Mapping[str, Any]) -> Problem:
-    """Return the problem with the latency table that a run was searched with, if it was searched with one.
+    """Return the problem with what a run was searched with where the problem leaves that open.
 
-    A table is measured, so that of another day has other digits; the run's own makes its figures comparable.
+    The evaluator and the criterion where the problem chose none, so that runs go on that were started under other
+    defaults. And the latency table: one is measured, so that of another day has other digits; the run's own makes its
+    figures comparable.
 
     Raises:
         StoreError: the problem asks for the latency of another batch size, device, ..., or for none.
     """
+    problem = problem.measured_as(RunMeta.from_json(meta).settings)
     if not meta.get("latency"):
         return problem
     table = LatencyTable.from_json(meta["latency"])
@@ -36,6 +42,18 @@ def as_recorded(problem: Problem, meta: Mapping[str, Any]) -> Problem:
         msg = f"the run predicted latency for {dict(table.conditions)}, and the problem asks for {asked}"
         raise StoreError(msg)
     return problem.with_latency(table)
+
+
+def as_recorded_in(folder: Path, problem: Problem) -> Problem:
+    """Return the problem as `as_recorded` does for the run in a folder; where there is none, as it is.
+
+    Raises:
+        StoreError: the run's files cannot be used, or see `as_recorded`.
+    """
+    if not (folder / LEDGER).exists():
+        return problem
+    with closing(Ledger(folder / LEDGER, readonly=True)) as ledger:
+        return as_recorded(problem, ledger.meta)
 
 
 def check_readable(record: RunRecord, problem: Problem) -> None:

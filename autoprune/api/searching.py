@@ -21,7 +21,7 @@ import torch
 
 from autoprune.api.beginning import Beginning, StartArgument, ranker
 from autoprune.api.problem import Problem
-from autoprune.api.recorded_problem import as_recorded, check_resumable, check_same_objectives
+from autoprune.api.recorded_problem import as_recorded_in, check_resumable, check_same_objectives
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
@@ -60,7 +60,7 @@ GPUS_PER_WORKER = 0.25
 @signals_interrupt()
 def search(
     problem: Problem,
-    strategy: str = "pymoo:nsga2",
+    strategy: str = "knapsack",
     budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
@@ -122,8 +122,7 @@ def search(
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     is_new = not (folder / "run.sqlite").exists()
-    if problem.latency is not None and not is_new:
-        problem = as_recorded(problem, RunRecord.read(folder).description)
+    problem = as_recorded_in(folder, problem)
     meta = _describe(problem, beginning, budget, seed) if is_new else None
     with (
         RunStore(

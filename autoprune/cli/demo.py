@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autoprune.config import ProblemFile
 
 SPACE = "digits-resnet"
-STRATEGIES = ("random", "pymoo:nsga2")
+STRATEGIES = ("random", "knapsack")
 SHARES = ("70%", "50%", "30%")
 TUNING_EPOCHS = 3
 

@@ -62,7 +62,7 @@ def plan(
         model = build_model(file, with_weights=False)
         space, costs, limits = build_space(file, model)
     found = make_plan(space, costs, limits)
-    if file.tables.evaluator.name == "reconstructed":
+    if file.tables.evaluator.name in (None, "reconstructed"):
         found = replace(found, consumers=plan_reconstruction(model, space.structure))
     with working("timing a pilot"):
         timed = _pilot(file) if pilot else "not asked for"

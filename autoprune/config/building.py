@@ -235,6 +235,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
         ConfigError: there is no data or there are no weights, or something in the file cannot be built.
     """
     tables = file.tables
+    criterion = tables.evaluator.criterion
     if tables.model.weights is None and tables.training is None:
         message = "a search needs a trained network: name its weights (or --weights), or add a [training] table"
         raise file.error(("model", "weights"), message)
@@ -254,7 +255,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             objectives=tables.objectives,
             limits=tables.limits,
             **tables.space.model_dump(),
-            criterion=(tables.evaluator.criterion.name, tables.evaluator.criterion.settings),
+            criterion=None if criterion is None else (criterion.name, criterion.settings),
             evaluator=tables.evaluator.name,
             evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,

@@ -93,15 +93,15 @@ def _check_strategy_settings(key: str, settings: dict[str, Any]) -> None:
     strategy_settings(split_key(key)[0], settings)
 
 
-def check_evaluator_settings(name: str, settings: dict[str, Any]) -> None:
-    """Check what a file says about the settings of the evaluator called ``name``.
+def check_evaluator_settings(name: str | None, settings: dict[str, Any]) -> None:
+    """Check what a file says about the settings of the evaluator called ``name``, of the default one where it is None.
 
     Raises:
         InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
     """
-    from autoprune.evaluate.registry import evaluator_settings
+    from autoprune.evaluate.registry import DEFAULT_EVALUATOR, evaluator_settings
 
-    evaluator_settings(name, settings)
+    evaluator_settings(name or DEFAULT_EVALUATOR, settings)
 
 
 def _check_criterion_settings(name: str, settings: dict[str, Any]) -> None:
@@ -371,7 +371,7 @@ class SearchTable(Table):
         warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run.
     """
 
-    strategy: StrategyKey = "pymoo:nsga2"
+    strategy: StrategyKey = "knapsack"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     settings: StrategySettings = Field(default_factory=dict)
@@ -512,7 +512,7 @@ class CriterionTable(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    name: CriterionName = "l2"
+    name: CriterionName
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -531,8 +531,8 @@ class EvaluatorTable(Table):
     Whatever else the settings of the named evaluator hold may stand here, too.
 
     Attributes:
-        name: key of the registry of evaluators.
-        criterion: name of the criterion that decides which channels stay.
+        name: key of the registry of evaluators; ``reconstructed`` when left out.
+        criterion: name of the criterion that decides which channels stay; when left out what suits the evaluator.
         n_calibration: training items that BatchNorm statistics are recomputed on.
         n_validation: search-validation items to measure on; all when left out.
         batch_size: items per forward pass.
@@ -542,8 +542,8 @@ class EvaluatorTable(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    name: EvaluatorName = "inherited"
-    criterion: Annotated[CriterionTable, BeforeValidator(_named_table("name"))] = CriterionTable()
+    name: EvaluatorName | None = None
+    criterion: Annotated[CriterionTable, BeforeValidator(_named_table("name"))] | None = None
     n_calibration: Annotated[int, Field(ge=0)] = 1000
     n_validation: Count | None = None
     batch_size: Count = 100

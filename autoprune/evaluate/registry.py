@@ -17,6 +17,9 @@ from autoprune.train.job_setup import JobSetup
 
 ENTRY_POINTS = "autoprune.evaluators"
 
+DEFAULT_EVALUATOR = "reconstructed"
+"""Measures candidates unless a problem says otherwise."""
+
 
 @dataclass(frozen=True)
 class EvaluatorInfo(Info):
@@ -28,9 +31,11 @@ class EvaluatorInfo(Info):
         factory: ``module:Class``, called with a setup and settings.
         paper: the paper that describes it; "" if it is common knowledge.
         settings: ``module:Class`` of its frozen settings.
+        criterion: ranks the channels for it, unless a problem says otherwise.
     """
 
     settings: str = "autoprune.evaluate.evaluator:ProxySettings"
+    criterion: str = "l2"
 
     if TYPE_CHECKING:
 
@@ -54,6 +59,7 @@ _BUILT_IN = (
         "autoprune.evaluate.reconstructed:Reconstructed",
         "He, Zhang, Sun, Channel pruning for accelerating very deep networks, ICCV 2017",
         "autoprune.evaluate.reconstructed:ReconstructedSettings",
+        "obs",
     ),
     EvaluatorInfo(
         "generated",

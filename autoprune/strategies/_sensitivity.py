@@ -22,7 +22,8 @@ from autoprune.strategies._population import likely_evaluations
 DISTANCE = "distance"
 """The metric of every evaluator that says how far the outputs are from the dense model's."""
 
-_LEVELS, _PROBE_LEVELS = 2, 4  # measured per variable by default: as candidates, or by probes
+_LEVELS = 2  # measured per variable by default: more hardly predict better (docs/methods.md)
+_MANY_LEVELS = 4  # as probes, where these take no more than a quarter of the evaluations
 
 
 class Sensitivities:
@@ -35,11 +36,12 @@ class Sensitivities:
 
     Args:
         setup: everything that a strategy may know.
-        n_levels: levels measured per variable, the lowest one always; fewer where they would take above half of the
-            evaluations (a third without probes). None for 4 (2 without probes).
+        n_levels: levels measured per variable, the lowest one always, as far as the evaluations suffice. None for 2, or
+            1 where they would take above three fifths of the evaluations (a third without probes); 4 where these
+            probes take no more than a quarter.
         signal: ``"distance"``, or any metric as objectives are written: ``"accuracy"``, ``"min:wer"``; evaluators
             without a distance give the first measured objective instead.
-        spare: evaluations that the probes leave, instead of half of all.
+        spare: evaluations that the probes leave; four levels are then measured as far as the others suffice.
 
     Attributes:
         plan: genomes to measure, the largest network first: one more than there are free variables, or than
@@ -55,7 +57,10 @@ class Sensitivities:
     ) -> None:
         measured = [item.name for item in setup.objectives.items if not item.is_cost]
         if not measured:
-            msg = f"knapsack needs an objective that is measured, such as 'accuracy', got {setup.objectives.names}"
+            msg = (
+                f"knapsack needs an objective that is measured, such as 'accuracy', got {setup.objectives.names}; "
+                "'pymoo:nsga2' does without"
+            )
             raise InvalidArgumentError(msg)
         self._signal = _signal_of(signal, setup)
         self._setup = setup
@@ -63,11 +68,7 @@ class Sensitivities:
         self._largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
         self.top = setup.space.full_genome if setup.probe else self._largest
         n_free = int(np.count_nonzero(self.top))
-        n_levels = n_levels or (_PROBE_LEVELS if setup.probe else _LEVELS)
-        evaluations = likely_evaluations(setup, setup.probe or "proxy")
-        if evaluations is not None:
-            most = evaluations // (2 if setup.probe else 3) if spare is None else evaluations - spare - 1
-            n_levels = max(1, min(n_levels, most // max(1, n_free)))
+        n_levels = _affordable(n_levels, max(1, n_free), setup, spare)
         self._probes = [
             (variable, int(level))
             for variable, top in enumerate(self.top.tolist())
@@ -197,14 +198,27 @@ class Sensitivities:
         setup, n = self._setup, len(self.plan)
         what = f"knapsack measures {n_free} variables and the largest network first ({n} evaluations"
         if setup.evaluations is not None and n > setup.evaluations:
-            msg = f"{what}), got {setup.evaluations} evaluations; raise the budget"
+            msg = f"{what}), got {setup.evaluations} evaluations; raise the budget, or take 'pymoo:nsga2'"
             raise BudgetError(msg)
         if setup.macs is not None and setup.estimate is not None:
             jobs = [self.job(0, genome) for genome in self.plan]
             needed = sum(setup.estimate(job).macs for job in jobs)
             if needed > setup.macs:
-                msg = f"{what}, {needed:,} MACs), the budget leaves {setup.macs:,}; raise the budget"
+                msg = f"{what}, {needed:,} MACs), the budget leaves {setup.macs:,}; raise it"
                 raise BudgetError(msg)
+
+
+def _affordable(n_levels: int | None, n_free: int, setup: SearchSetup, spare: int | None) -> int:
+    """Return how many levels are measured per variable."""
+    evaluations = likely_evaluations(setup, setup.probe or "proxy")
+    if n_levels is not None or spare is not None:
+        wanted = n_levels or _MANY_LEVELS
+        return wanted if evaluations is None else max(1, min(wanted, (evaluations - 1 - (spare or 0)) // n_free))
+    if evaluations is None:
+        return _MANY_LEVELS if setup.probe else _LEVELS
+    if not setup.probe:
+        return max(1, min(_LEVELS, evaluations // (3 * n_free)))
+    return max(1, min(_LEVELS, 3 * evaluations // (5 * n_free)), min(_MANY_LEVELS, evaluations // (4 * n_free)))
 
 
 def _signal_of(text: str, setup: SearchSetup) -> Objective:

@@ -26,8 +26,8 @@ class KnapsackSettings:
     """Settings of `KnapsackStrategy`.
 
     Attributes:
-        probes: levels measured per variable, the lowest one always; fewer where they would take above half of the
-            evaluations. None for 4, or 2 where an evaluator has no cheap probes.
+        probes: levels measured per variable, the lowest one always, as far as the evaluations suffice. None for 1, 2 or
+            4, by what share of the evaluations they would take.
         signal: figure that measures the damage of a lowered variable: ``"distance"`` from the dense model's outputs, or
             any metric as objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes

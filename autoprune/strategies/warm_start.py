@@ -32,7 +32,7 @@ class WarmStartSettings:
     Attributes:
         strategy: key of the strategy that goes on; one that inherits the weights of the setup.
         settings: its own settings; defaults when left out.
-        probes: levels measured per variable, the lowest one always; None for 4, or 2 without cheap probes.
+        probes: levels measured per variable, as for `KnapsackSettings`.
         front: predicted optima to measure, spread over cost.
         genomes: genomes to measure instead, such as the best candidates of an earlier run; they are repaired into the
             limits. None for the knapsack's sensitivities and optima.

@@ -115,7 +115,7 @@ def test_the_settings_of_evaluators_are_checked_by_the_problem(make_problem: Mak
     with pytest.raises(
         InvalidArgumentError, match=r"'inherited' as ProxySettings\(.*got ReconstructedSettings\(.*max_b"
     ):
-        make_problem(evaluation=ap.ReconstructedSettings())
+        make_problem(evaluator="inherited", evaluation=ap.ReconstructedSettings())
     with pytest.raises(InvalidArgumentError, match=r"unknown setting 'stps' .*did you mean 'steps'"):
         make_problem(evaluator="short_training", evaluation={"fit": {"stps": 3}})
     with pytest.raises(InvalidArgumentError, match=r"got \{'n_validation': '12'\}"):
@@ -150,7 +150,7 @@ def test_the_settings_of_strategies_are_checked_before_a_folder_is_made(
         ({"seed": -1}, "expected seed to be an integer"),
         ({"task": "classification"}, "ap.Classification()"),
         ({"task": ap.Classification}, "ap.Classification()"),
-        ({"evaluator": None}, "unknown evaluator None"),
+        ({"evaluator": ""}, "unknown evaluator ''"),
         ({"criterion": 3}, "unknown criterion 3"),
     ],
 )

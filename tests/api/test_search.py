@@ -170,7 +170,8 @@ def test_a_polished_point_has_the_same_widths(make_problem: MakeProblem, tmp_pat
     point.save(tmp_path / "polished.autoprune", polished)
     loaded = ap.load(tmp_path / "polished.autoprune", digits_network())
     assert problem.evaluator.measure(loaded) == problem.evaluator.measure(polished)
-    other = ap.search(make_problem(), "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
+    inherited = make_problem(evaluator="inherited")
+    other = ap.search(inherited, "uniform", ap.Budget(evaluations=3), store=tmp_path / "other")
     with pytest.raises(InvalidArgumentError, match="the evaluator 'reconstructed'"):
         other.front[0].build(polish=True)
 
@@ -285,19 +286,19 @@ def test_a_wrong_search_is_refused_before_any_work(make_problem: MakeProblem, tm
 def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Earlier versions recorded it in the strategy's name; the short form and the argument both resume such a run."""
     problem, folder = make_problem(), tmp_path / "run"
-    first = ap.search(problem, "pymoo:nsga2+knapsack", 20, store=folder)
+    first = ap.search(problem, "pymoo:nsga2+knapsack", 15, store=folder)
     assert (first.meta.strategy, first.meta.settings["warm_start"]) == ("pymoo:nsga2", "knapsack")
     with RunStore(folder, problem=problem.fingerprint) as store:
         settings = {name: value for name, value in first.meta.settings.items() if name != "warm_start"}
         store.ledger.update_meta({"strategy": "pymoo:nsga2+knapsack", "settings": settings})
-    assert ap.search(problem, "pymoo:nsga2", 21, warm_start="knapsack", store=folder).n_evaluations == 21
-    resumed = ap.search(problem, "pymoo:nsga2+knapsack", 22, store=folder)
-    assert resumed.n_evaluations == 22
+    assert ap.search(problem, "pymoo:nsga2", 16, warm_start="knapsack", store=folder).n_evaluations == 16
+    resumed = ap.search(problem, "pymoo:nsga2+knapsack", 17, store=folder)
+    assert resumed.n_evaluations == 17
     assert not [event for event in resumed.record.events if event.kind is EventKind.FORK]
     with pytest.raises(
         InvalidArgumentError, match=r"searched by pymoo:nsga2, warm start from knapsack with seed 0, not pymoo"
     ):
-        ap.search(problem, "pymoo:nsga2", 22, store=folder)
+        ap.search(problem, "pymoo:nsga2", 17, store=folder)
 
 
 def test_a_run_is_read_once(make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,3 +309,21 @@ def test_targets_come_first_and_leave_the_probes_alone():
         costs = setup.costs(np.array([job.candidate.genome]))
         assert all(costs[name][0] <= limit for name, limit in target.items())
         assert costs["macs"][0] > 0.6 * target["macs"] or "params" in target
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "asked", "levels"),
+    [
+        (400, None, 4),  # a quarter of them suffices for four levels of six variables
+        (40, None, 2),
+        (20, None, 2),
+        (12, None, 1),
+        (None, None, 4),
+        (40, 5, 5),  # what was asked for counts as far as it can be paid
+        (20, 5, 3),
+    ],
+)
+def test_how_many_levels_are_probed(evaluations, asked, levels):
+    """Two levels by default, one where the budget is small, four where it is large; what was asked for is honoured."""
+    setup = replace(toy_setup(evaluations=evaluations), probe="probe")
+    assert len(Sensitivities(setup, asked).plan) == 1 + levels * setup.space.n_variables
