@@ -19,7 +19,7 @@ from autoprune.api.compared_points import (
 )
 from autoprune.api.finetuning import TunedPoint
 from autoprune.api.problem import Problem
-from autoprune.api.recorded_problem import check_resumable
+from autoprune.api.recorded_problem import as_recorded_in, check_resumable
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 from autoprune.comparison.page import write_comparison
@@ -198,6 +198,8 @@ def compare(
     for key in taking_part:
         problem.check_strategy(key, settings.get(key))
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
+    for ledger in sorted(folder.glob("*/run.sqlite"))[:1]:  # runs of one table are measured alike
+        problem = as_recorded_in(ledger.parent, problem)
     tell = progress or _ignore
     make_run = ComparedRuns(problem, budget, settings, executor, folder)
     runs, skipped, interrupted = _searched(make_run, plan, tell)

@@ -54,7 +54,7 @@ def test_a_run_goes_on_under_the_defaults_that_it_started_with(make_problem: Mak
     longer = ap.search(make_problem(), "random", 3, store=folder)
     assert longer.n_evaluations == 3
     assert longer.outcomes[:2] == first
-    assert Identity.from_json(longer.record.meta.identity).decided["the evaluator"] == "inherited"
+    assert Identity.from_json(longer.meta.identity).decided["the evaluator"] == "inherited"
 
 
 def test_what_was_chosen_is_not_replaced(make_problem: MakeProblem, tmp_path: Path) -> None:
