@@ -59,6 +59,7 @@ def drive(folder: Path, when: int = 0, number: signal.Signals = signal.SIGKILL) 
         data=load_data("digits"),
         task=Counting(folder / "measured.txt", when, number),
         levels=4,
+        evaluator="inherited",  # its budget in MACs is sized for this one
         evaluation=ap.ProxySettings(n_calibration=32, n_validation=64, batch_size=32),
     )
     return ap.compare(

@@ -15,7 +15,7 @@ from autoprune.config import read_problem_file
 from autoprune.config.building import build_data, build_model
 from autoprune.evaluate.measure import measure
 
-EVALUATIONS = 16
+EVALUATIONS = 40
 
 
 @pytest.mark.slow
