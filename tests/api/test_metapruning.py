@@ -55,7 +55,8 @@ def problem_of(name: str) -> ap.Problem:
     model, data = NETWORKS[name](), load_data("digits")
     ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=8, batch_size=32, learning_rate=0.05))
     evaluation = ap.ProxySettings(n_calibration=200, batch_size=50)
-    return ap.Problem(model.eval(), data=data, levels=5, evaluation=evaluation)
+    # The twin inherits weights as they are: what the preparation is worth, not what re-solved consumers are.
+    return ap.Problem(model.eval(), data=data, levels=5, evaluator="inherited", evaluation=evaluation)
 
 
 def search(problem: ap.Problem, strategy: str, folder: Path, settings: Any = None) -> Run:

@@ -79,6 +79,7 @@ def test_a_polish_that_leads_away_from_the_dense_model_is_not_taken(tmp_path: Pa
         ),
         data=ap.Data((0.02 * images[:800], labels[:800]), val=(images[800:1200], labels[800:1200])),
         evaluator="reconstructed",
+        criterion="l2",
         evaluation=ap.ProxySettings(n_calibration=16, n_validation=64, batch_size=16),
     )
     run = ap.search(problem, "random", ap.Budget(evaluations=4), store=tmp_path / "run")
