@@ -112,8 +112,8 @@ class Problem:
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels.
         criterion: ranks the channels of every group; the best ones stay. A name of ``autoprune list criteria``, with
-            settings as in ``("taylor", {"squared": True})``; ``"obs"`` by default where the evaluator reconstructs, else
-            ``"l2"``.
+            settings as in ``("taylor", {"squared": True})``; by default ``"obs"`` where the evaluator reconstructs,
+            else ``"l2"``.
         evaluator: name of the evaluator that measures candidates; ``autoprune list evaluators`` prints them all;
             ``"reconstructed"`` by default.
         evaluation: settings of the evaluator: which items, how many, device, batch size; an instance of its settings
