@@ -481,7 +481,7 @@ class Problem:
         """Return this problem with the evaluator and the criterion that a run recorded, where nobody chose one here.
 
         Args:
-            settings: what the run recorded (`RunMeta.settings`).
+            settings: settings that the run recorded (`RunMeta.settings`).
         """
         recorded = {name: str(settings[name]) for name in self._by_default if name in settings}
         evaluator = recorded.get("evaluator", self.evaluator.name)
