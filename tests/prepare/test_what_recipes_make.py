@@ -57,7 +57,7 @@ MADE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Every recipe, and variants of those that find a genome."""
 
-PLAIN, LESS = ProxySettings(n_calibration=500), ReconstructedSettings(n_calibration=500)
+LESS = ReconstructedSettings(n_calibration=500)
 """Enough for these few channels."""
 
 PLAIN = ProxySettings(n_calibration=500)
