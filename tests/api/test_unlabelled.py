@@ -215,6 +215,23 @@ def test_one_item_and_no_batchnorm() -> None:
         assert np.isfinite(found.after["distance"])
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.timeout(600)
+def test_workers_elsewhere_measure_the_same(tmp_path: Path) -> None:
+    """Data without targets and its problem travel to a worker, and the figures are those of this process."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
+    found = []
+    for i, executor in enumerate((None, ap.RaySettings(workers=1))):
+        problem = ap.Problem(model, data=ap.Data(digits(100)), evaluation=SETTINGS)
+        run = ap.search(problem, "random", 4, executor=executor, store=tmp_path / str(i))
+        found.append([outcome.metrics for outcome in run.outcomes])
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+
+
 NETWORK = """
 import numpy as np, torch, autoprune as ap
 from torch import nn
