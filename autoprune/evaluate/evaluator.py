@@ -32,6 +32,9 @@ from autoprune.train.split import Loader, Split
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
 
+SETTLED = 100
+"""Training steps after which the running statistics of a BatchNorm may be taken for those of its training items."""
+
 FEWEST_JUDGED = 40
 """Calibration items below which BatchNorm statistics are not compared with those that a model came with."""
 
@@ -298,11 +301,14 @@ class Proxy:
         """The distance of the dense model with BatchNorm statistics of the calibration items instead of its own.
 
         Measured on as few items as a probe is; None for a model without such statistics, or with those that layers are
-        made with, which no training has touched, or without outputs to compare; and where there are so few items that
+        made with or has hardly trained, or without outputs to compare; and where there are so few items that
         theirs would be far from any.
         """
         norms = batch_norms(self._setup.model)
         collected = any(bool(norm.running_mean.any()) for norm in norms if norm.running_mean is not None)
+        steps = max((int(norm.num_batches_tracked or 0) for norm in norms), default=0)  # 0 where weights do not say
+        if 0 < steps < SETTLED:
+            return None
         few = self.fewer()
         if not self.calibrates or not collected or few._calibration.n_items < FEWEST_JUDGED or not few._answers.exist:
             return None
