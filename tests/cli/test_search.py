@@ -216,7 +216,7 @@ def test_an_interrupt_ends_cleanly_and_names_the_command_that_resumes(folder: Pa
     assert process.returncode == 130, errors
     assert shown == ""
     assert "Traceback" not in errors
-    *_, first, resume = errors.splitlines()  # behind what is warned of: the network was never trained
+    *_, first, resume = errors.splitlines()  # behind warnings
     assert first == "interrupted; nothing is lost. Resume with:"
     before = ap.open_run(folder / "run").outcomes
     words = shlex.split(resume)
