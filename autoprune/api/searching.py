@@ -53,6 +53,12 @@ CHECKPOINTS = "checkpoints"
 COMPLETED = "completed weights"
 """Kind of the records ``{"weights", "completed"}``: blobs of weights without and with what evaluations need of them."""
 
+EVALUATIONS = 100
+"""Budget of who gives none."""
+
+PER_VARIABLE = 4
+"""Evaluations for every width variable of who gives no budget: deep networks have more of them than `EVALUATIONS`."""
+
 GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
 
@@ -81,7 +87,8 @@ def search(
     Args:
         problem: the problem to search.
         strategy: name of the search strategy; ``autoprune list strategies`` prints them all.
-        budget: upper bound on what the search may spend; a plain number counts evaluations; 100 evaluations by default.
+        budget: upper bound on what the search may spend; a plain number counts evaluations; by default 100 evaluations,
+            or four for every width variable where these are more.
         settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields.
         prepare: how the weights that candidates inherit are made first: a recipe (``"sparsify"``, ``"supernet"``; see
             ``autoprune list recipes``), with settings as in ``("sparsify", {"regularizer": "bn_l1"})``, or an earlier
@@ -112,7 +119,8 @@ def search(
         BudgetError: the budget is too small for the strategy or the preparation.
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
-    budget = Budget.of(100 if budget is None else budget)  # whatever is wrong fails here, before any work
+    # Whatever is wrong fails here, before any work.
+    budget = Budget.of(max(EVALUATIONS, PER_VARIABLE * problem.space.n_variables) if budget is None else budget)
     beginning = Beginning.of(problem, strategy, settings, prepare, warm_start, budget.evaluations)
     info = beginning.info
     problem.check_strategy(strategy, beginning.settings)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
@@ -31,7 +32,12 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True, help="npz:FOLDER with CIFAR-10")
     parser.add_argument("--limits", nargs="+", default=["50%", "30%", "70%"])
-    parser.add_argument("--ways", nargs="+", default=["distill:0.02:88", "distill:0.02:351", "task:0.005:351"])
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=["distill:0.02:351", "distill:0.2:351:5e-5", "task:0.005:351"],
+        help="OBJECTIVE:LEARNING_RATE:STEPS[:WEIGHT_DECAY]",
+    )
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -50,13 +56,11 @@ def main() -> None:
     for limit, point in zip(options.limits, points, strict=True):
         print(f"<= {limit}: polished {figures(point.model)}", flush=True)
         for way in options.ways:
-            objective, rate, steps = way.split(":")
-            settings = ap.FitSettings(learning_rate=float(rate), steps=int(steps))
+            objective, rate, steps, decay = (*way.split(":"), "5e-4")[:4]
+            settings = ap.FitSettings(learning_rate=float(rate), steps=int(steps), weight_decay=float(decay))
             began = time.process_time()
             if objective == "distill":
-                settings = ap.FitSettings(
-                    learning_rate=float(rate), steps=int(steps), distillation=Distillation(weight=1.0)
-                )
+                settings = replace(settings, distillation=Distillation(weight=1.0))
                 small = ap.recover(point.model, model, data, settings=settings, seed=options.seed)
             else:
                 small = copy_model(point.model)

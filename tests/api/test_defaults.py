@@ -76,3 +76,13 @@ def test_limits_on_three_costs_hold_for_everything_measured(make_problem: MakePr
     assert all(outcome.costs[name] <= problem.limits[name] for outcome in measured for name in limits)
     with pytest.raises(InfeasibleError, match=r"params"):
         make_problem(limits={**limits, "params": "1%"})
+
+
+def test_a_budget_that_is_left_out_suits_the_network(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at least four evaluations a variable, so that the default strategy can probe deep networks, too."""
+    monkeypatch.setattr("autoprune.api.searching.EVALUATIONS", 5)
+    problem = make_problem()
+    run = ap.search(problem)
+    assert run.meta.budget.evaluations == max(5, 4 * problem.space.n_variables)
