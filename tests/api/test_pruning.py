@@ -10,7 +10,8 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.core.jobs import PROBE
-from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.train.distill import Distillation
 
 
 def network() -> nn.Module:
@@ -103,6 +104,17 @@ def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.M
     assert found.after["score"] > 0.8
     assert "which are not held out" in found.summary
     assert calls
+
+
+@pytest.mark.parametrize(("rate", "why"), [(1e4, "became"), (1.0, "from a distance of")])
+def test_a_training_that_ruins_is_not_taken(trained: tuple[nn.Module, ap.Data], rate: float, why: str) -> None:
+    """A learning rate that is too large gives the model as it was, and a warning that says what happened."""
+    model, data = trained
+    small = ap.prune(model, data, {"macs": "60%"}).model
+    wild = ap.FitSettings(steps=5, learning_rate=rate, warmup=0.0, distillation=Distillation(weight=1.0))
+    with pytest.warns(AutopruneWarning, match=f"the training was not taken: .*{why}"):
+        kept = ap.recover(small, model, data, settings=wild)
+    assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), kept.state_dict().values(), strict=True))
 
 
 def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data]) -> None:

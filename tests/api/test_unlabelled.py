@@ -107,7 +107,7 @@ def test_the_whole_model_is_the_dense_model() -> None:
             assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.filterwarnings("ignore:the polish of")
+@pytest.mark.filterwarnings("ignore:the polish of", "ignore:the training was not taken")  # a fraction of a second
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_output_is_searched_without_labels(kind: str) -> None:
     """Maps, tokens, mappings, data classes and lists: searched, polished, recovered; nearer with every step."""
