@@ -58,7 +58,7 @@ demo: dev  ## Train a small network on handwritten digits, search, report, save,
 .PHONY: $(BED)
 $(BED): setup
 	rm -rf $(BED) && mkdir -p $(BED)
-	cp -r tests benchmarks pyproject.toml README.md $(BED)/
+	cp -r tests benchmarks docs pyproject.toml README.md $(BED)/
 	cd $(BED) && PYTHONPATH=$(abspath $(SITE)) ../../$(PY) -c 'import autoprune, sys; sys.exit(0 if "build/site" in autoprune.__file__ else f"expected the wheel, got {autoprune.__file__}")'
 
 browser:

@@ -31,6 +31,9 @@ ANSWER_BYTES = 512 * 2**20
 POLISH_ITEMS, MIN_POLISH_ITEMS = 3, 1000
 """Training items that a point is polished on, per item that a candidate is calibrated on, and at least."""
 
+LEVEL = 1.1
+"""A polish that ends within this factor of the distance before had nothing to gain: no reason for a warning."""
+
 GUARD_ITEMS = 1000
 """Items of either role on which a polish is judged: its figures are paired with those of what it began with."""
 
@@ -122,9 +125,10 @@ class Reconstructed(InheritedWeights):
         """Re-solve the consumers of a built candidate in execution order, in place, and recalibrate its BatchNorm.
 
         What is aimed at is the model that its weights were before the cut. The candidate stays what it was where
-        nothing has been lost, as with weights that were trained at these widths; and, with a warning that says so,
-        where that model does clearly worse than the candidate on items to polish on, or the candidate itself after
-        the polish, or where the polish does not bring the outputs on search-validation items nearer.
+        nothing has been lost, as with weights that were trained at these widths, and where there is nothing to gain:
+        the outputs on search-validation items would come no nearer, and at most a tenth further away. With a warning
+        that says so it stays where they would be further away than that, and where that model does clearly worse than
+        the candidate on items to polish on, or the candidate itself after the polish.
         """
         kept = self.setup.kept(genome, inherited)
         if (kept | ~read_genes(inherited.weights, self.setup.structure)).all():
@@ -155,7 +159,8 @@ class Reconstructed(InheritedWeights):
                 why = "it would do clearly worse on the training items"
             if why:
                 model.load_state_dict(scored.state_dict())
-                self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
+                if found is None or not found[1] <= LEVEL * found[0]:
+                    self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
 
     def _teacher(self, weights: Mapping[str, Tensor]) -> _Teacher:
         """Return what the whole model of these weights teaches; the latest one is kept where it is small."""

@@ -62,6 +62,8 @@ class SparsifySettings:
         chosen = regularizer_settings(self.regularizer, self.regularization)
         object.__setattr__(self, "regularization", asdict(chosen))
         check.not_negative(self, "momentum", "weight_decay")
+        check.share(self, "distillation")
+        check.positive(self, "temperature")
         self.fit()
 
     def fit(self, device: str = "cpu", threads: int = 1) -> FitSettings:

@@ -118,7 +118,7 @@ def test_the_settings_of_evaluators_are_checked_by_the_problem(make_problem: Mak
         make_problem(evaluator="inherited", evaluation=ap.ReconstructedSettings())
     with pytest.raises(InvalidArgumentError, match=r"unknown setting 'stps' .*did you mean 'steps'"):
         make_problem(evaluator="short_training", evaluation={"fit": {"stps": 3}})
-    with pytest.raises(InvalidArgumentError, match=r"got \{'n_validation': '12'\}"):
+    with pytest.raises(InvalidArgumentError, match="n_validation to be at least 1, got '12'"):
         make_problem(evaluation={"n_validation": "12"})
 
 

@@ -28,10 +28,12 @@ def tuned(driver: ModuleType, run: ap.Run) -> ap.TunedFront:
 
 
 def test_five_in_five_out(run: ap.Run, tuned: ap.TunedFront) -> None:
-    """Every point comes out, cheapest first, better than it was."""
+    """Every point comes out, cheapest first; the hardest cut gains, those that had lost nothing lose nothing."""
     assert [point.id for point in tuned] == [point.id for point in run.choose(5)]
     assert len(tuned) == 5
-    assert all(point.metrics["accuracy"] > point.point.metrics["accuracy"] for point in tuned)
+    gains = [point.metrics["accuracy"] - point.point.metrics["accuracy"] for point in tuned]
+    assert gains[0] > 0.1
+    assert min(gains) >= 0
     assert tuned.table().shape[0] == 5
     correlation = tuned.rank_correlation()
     assert correlation is None or -1.0 <= correlation <= 1.0
