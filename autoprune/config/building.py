@@ -24,6 +24,7 @@ from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.latency.library import find_table
+from autoprune.latency.table import LatencyTable
 from autoprune.strategies.warm_start import WARM_STARTS
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
@@ -125,12 +126,24 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
     return space, costs, resolve_limits(file.tables.limits, space, costs, margins)
 
 
-def wanted_latency(file: ProblemFile) -> str | dict[str, Any] | None:
-    """Return what ``[latency]`` says: the path of a table, or settings; None where there is no such table."""
-    table = file.tables.latency
-    if table is None:
-        return None
-    return str(file.path.parent / table.file) if table.file is not None else table.settings
+def wanted_latency(file: ProblemFile) -> LatencyTable | dict[str, Any] | None:
+    """Return what ``[latency]`` says: the table of its file, or settings; None where there is no such table.
+
+    Raises:
+        ConfigError: the file holds no table, or one of other conditions than ``[latency]`` names.
+    """
+    asked = file.tables.latency
+    if asked is None or asked.file is None:
+        return None if asked is None else asked.settings
+    try:
+        found = LatencyTable.load(file.path.parent / asked.file)
+    except InvalidArgumentError as error:
+        raise file.error(("latency", "file"), f"{error}; `autoprune latency PROBLEM -o FILE` writes one") from error
+    for name, value in asked.settings.items():
+        if name in asked.model_fields_set & found.conditions.keys() and found.conditions[name] != value:
+            message = f"the table in {asked.file} was measured with {found.conditions[name]}, and the file says {value}"
+            raise file.error(("latency", name), message)
+    return found
 
 
 def check_reference(file: ProblemFile, dense: Mapping[str, int]) -> None:

@@ -565,7 +565,7 @@ class LatencyTable(Table):
     """``[latency]``: what a forward pass is whose time is a cost; see `autoprune.LatencySettings`.
 
     Attributes:
-        file: a table that was measured before, or where to write the one that is measured; settings stand instead.
+        file: a table that was measured before, here or elsewhere; what stands beside it must be how it was measured.
         batch_size: samples per forward pass.
         threads: CPU threads.
         device: ``cpu``, ``cuda``, ...

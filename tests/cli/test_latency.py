@@ -46,3 +46,11 @@ def test_layers_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     reach = json.loads(planned.stdout)["reach"]["latency"]
     assert reach["dense"] == round(1e6 * found["dense_ms"])
     assert reach["limit"] <= 0.95 * reach["dense"]
+    for wrong, why in (('file = "none.json"', "expected a latency table in"), ("batch_size = 8", "measured with 16")):
+        key = wrong.partition(" ")[0]
+        lines = (tmp_path / "net.toml").read_text().splitlines()
+        changed = [wrong if line.startswith(f"{key} =") else line for line in lines]
+        (tmp_path / "wrong.toml").write_text("\n".join(changed))
+        refused = CliRunner().invoke(app, ["plan", "wrong.toml"])
+        assert refused.exit_code == 1
+        assert why in refused.stderr
