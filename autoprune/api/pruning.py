@@ -81,13 +81,16 @@ class Pruned:
     def summary(self) -> str:
         """One line: the share of the costs that is left, the primary metric before and after, and the speed-up."""
         costs = ", ".join(f"{100 * share:.0f} % of the {title(name)}" for name, share in self.share.items())
-        name, meta = next(iter(self.after)), self.point.run.meta
+        name, run = next(iter(self.after)), self.point.run
+        meta = run.meta
         after, before = (amount(name, metrics[name], meta.rates) for metrics in (self.after, self.before))
         figures = f"{title(name)} {after} (dense {before})"
         middle, low, high = self.speedup
         faster = "no faster" if low <= 1 else f"{middle:.2f}x faster"
-        items = "held-out items" if meta.held_out else "search-validation items, which are not held out"
-        return f"{costs}; {figures} on {items}; {faster} on this machine [{low:.2f}, {high:.2f}]"
+        items = " on held-out items" if meta.held_out else " on search-validation items, which are not held out"
+        if run.problem is not None and isinstance(run.problem.task, FunctionTask):
+            items = ""  # a function of the model brings its own items: what they are is not ours to say
+        return f"{costs}; {figures}{items}; {faster} on this machine [{low:.2f}, {high:.2f}]"
 
     def save(self, path: str | Path) -> None:
         """Write the smaller model to one file that `autoprune.load` reads.
