@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api.beginning import Beginning, StartArgument
 from autoprune.api.compared_points import (
     ShortFinetune,
     distinct_points,
@@ -39,6 +40,7 @@ from autoprune.errors import (
 )
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
+from autoprune.store.meta import weights_in_words
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import split_key
 from autoprune.train.settings import FitSettings
@@ -145,6 +147,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     settings: Mapping[str, Any] | None = None,
+    prepare: StartArgument = None,
     shares: Sequence[float] = SHARES,
     finetune: FitSettings | None = None,
     n_sampled: int = 20,
@@ -169,6 +172,8 @@ def compare(
         seeds: number of seeds, counted from 0, or a list of seeds; a strategy that does not depend on its seed runs
             once.
         settings: settings of the strategies, by name.
+        prepare: how the weights that candidates inherit are made first, see `search`: in every run, from its seed, and
+            charged to it; so every strategy then runs from every seed. An earlier run gives all the same weights.
         shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
@@ -184,16 +189,18 @@ def compare(
 
     Raises:
         UnknownNameError: there is no such strategy or executor; nothing was run.
-        InvalidArgumentError: no seed, a share outside 0..1, or nothing that is measured among the objectives.
+        InvalidArgumentError: no seed, a share outside 0..1, nothing that is measured among the objectives, or a
+            preparation that there is not, or that the problem's candidates cannot inherit.
         BudgetError: the budget is in seconds, which depend on the machine and on what the cache holds.
         StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
     """
     taking_part = roster(strategies)
-    plan = entries(taking_part, seeds)
     if budget is None:
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.evaluation_macs(problem.dense_costs["macs"]))
     budget = Budget.of(budget)
     _check(problem, budget, shares, executor)
+    beginning = Beginning.of(problem, "random", None, prepare, None, budget.evaluations)
+    plan = entries(taking_part, seeds, is_trained=beginning.preparation is not None)
     settings = _checked_settings(settings or {}, taking_part)
     for key in taking_part:
         problem.check_strategy(key, settings.get(key))
@@ -201,7 +208,8 @@ def compare(
     for ledger in sorted(folder.glob("*/run.sqlite"))[:1]:  # runs of one table are measured alike
         problem = as_recorded_in(ledger.parent, problem)
     tell = progress or _ignore
-    make_run = ComparedRuns(problem, budget, settings, executor, folder)
+    made_by = beginning.to_json()["prepare"]
+    make_run = ComparedRuns(problem, budget, settings, prepare, made_by, executor, folder)
     runs, skipped, interrupted = _searched(make_run, plan, tell)
     tuner = None
     if finetune is not None and not interrupted:
@@ -346,6 +354,8 @@ class ComparedRuns:
         problem: the problem to search.
         budget: budget of every run.
         settings: settings of the strategies, by name.
+        prepare: how weights are made first.
+        made_by: the same as a run's folder says it.
         executor: executor that measures the candidates.
         folder: folder of the comparison.
     """
@@ -353,6 +363,8 @@ class ComparedRuns:
     problem: Problem
     budget: Budget
     settings: Mapping[str, Any]
+    prepare: StartArgument
+    made_by: Any
     executor: str | RaySettings | Executor | None
     folder: Path
 
@@ -360,7 +372,8 @@ class ComparedRuns:
         """Return a run, searched to the end of the budget unless the user interrupts it.
 
         Raises:
-            StoreError: its folder is of another problem, in use, or damaged, or it has spent more than the budget.
+            StoreError: its folder is of another problem or other weights, in use, damaged, or has spent more than the
+                budget.
         """
         folder = self.folder / entry.folder
         found = self._finished(folder)
@@ -371,6 +384,7 @@ class ComparedRuns:
             entry.strategy,
             self.budget,
             settings=self.settings.get(entry.strategy),
+            prepare=self.prepare,
             executor=self.executor,
             store=folder,
             cache=self.folder / "evaluations.sqlite",
@@ -388,6 +402,13 @@ class ComparedRuns:
             return None
         run = open_run(folder, self.problem)
         check_resumable(folder, run.record.description, self.problem)  # runs of one table have figures of one machine
+        there, here = map(weights_in_words, (run.meta.settings.get("prepare"), self.made_by))
+        if there != here:
+            msg = (
+                f"the run in {folder} was searched with weights {there}, and the comparison is of weights {here}; "
+                "choose another folder, or the prepare= it had"
+            )
+            raise StoreError(msg)
         spent = replace(run.spent, seconds=0.0)
         if not self.budget.allows(Spending(), spent):
             msg = (

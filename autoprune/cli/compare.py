@@ -19,6 +19,7 @@ from autoprune.cli.options import (
     InsecureOption,
     JsonOption,
     LimitOption,
+    PrepareOption,
     ProblemArgument,
     QuietOption,
     SetOption,
@@ -67,6 +68,7 @@ def compare(
     test: Annotated[
         bool, typer.Option("--test/--no-test", help="Measure the shown points on test images, at the end.")
     ] = True,
+    prepare: PrepareOption = None,
     limit: LimitOption = None,
     evaluator: EvaluatorOption = None,
     criterion: CriterionOption = None,
@@ -88,7 +90,7 @@ def compare(
     import autoprune as ap
     from autoprune.cli.progress import comparison_progress, working
     from autoprune.comparison.plan import entries, roster
-    from autoprune.config.building import build_problem
+    from autoprune.config.building import build_problem, preparation_of
     from autoprune.config.record import make_folder, record_problem
 
     file = read_problem(
@@ -98,6 +100,8 @@ def compare(
         limits=limit,
         evaluator=evaluator,
         criterion=criterion,
+        prepare=prepare,
+        table="compare",
         settings=set_,
     )
     table = file.tables.compare
@@ -106,7 +110,10 @@ def compare(
     n_epochs = table.epochs if epochs is None else epochs
     taking_part = roster(chosen)
     runs_on = chosen_executor(executor, address, insecure, workers)
-    planned = entries(taking_part, n_seeds)  # an unknown name ends the command before anything is made
+    prepared = preparation_of(file, table)
+    planned = entries(
+        taking_part, n_seeds, is_trained=isinstance(prepared, tuple)
+    )  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
     budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
     if macs is not None or evaluations is not None:
@@ -124,6 +131,7 @@ def compare(
                 budget,
                 seeds=n_seeds,
                 settings={key: given for key, given in table.settings.items() if key in taking_part},
+                prepare=prepared,
                 finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
                 test=test,
                 executor=runs_on,

@@ -46,7 +46,7 @@ PrepareOption = Annotated[
     typer.Option(
         "--prepare",
         metavar="RECIPE|RUN",
-        help="Make the weights first: a recipe (`autoprune list recipes`; --set search.prepare.KEY=VALUE), or a run's.",
+        help="Make the weights first: a recipe (`autoprune list recipes`; --set TABLE.prepare.KEY=VALUE), or a run's.",
         show_default="the problem's",
     ),
 ]
@@ -119,7 +119,7 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
     """Return what an option of the form NAME=VALUE was given.
 
     Raises:
-        BadParameter: something has another form.
+        BadParameter: something has another form, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in given or []:
@@ -127,7 +127,10 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
         if not equals or not name.strip() or not value.strip():
             msg = f"expected NAME=VALUE such as macs=60%, got {shown(text)}"
             raise typer.BadParameter(msg, param_hint=option)
-        found[name.strip()] = value.strip()
+        if (name := name.strip()) in found:
+            msg = f"expected each name once, got {name}={found[name]} and {text}"
+            raise typer.BadParameter(msg, param_hint=option)
+        found[name] = value.strip()
     return found
 
 
@@ -143,6 +146,7 @@ def read_problem(
     budget: dict[str, float | None] | None = None,
     seed: int | None = None,
     prepare: str | None = None,
+    table: str = "search",
     warm_start: str | None = None,
     settings: list[str] | None = None,
 ) -> ProblemFile:
@@ -168,7 +172,7 @@ def read_problem(
     if strategy is not None:
         overrides["search", "settings"] = {}  # those of the file are of the file's strategy
     if prepare is not None:  # settings of the file are of the file's recipe
-        overrides["search", "prepare"] = {"run": str(run)} if (run := _run_at(prepare)) else {"recipe": prepare}
+        overrides[table, "prepare"] = {"run": str(run)} if (run := _run_at(prepare)) else {"recipe": prepare}
     if warm_start is not None:
         overrides["search", "warm_start"] = str(_run_at(warm_start) or warm_start)
     options = {

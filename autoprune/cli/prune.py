@@ -11,7 +11,6 @@ from autoprune.cli.console import escape, log, print_json, print_line
 from autoprune.cli.options import (
     DataOption,
     JsonOption,
-    LimitOption,
     ProblemArgument,
     QuietOption,
     SeedOption,
@@ -26,7 +25,14 @@ def prune(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where the pruned-model file goes.")
     ] = Path("pruned.autoprune"),
-    limit: LimitOption = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="COST=VALUE",
+            help="Hard limit such as macs=60%; may be repeated, for one cost, too: a network for each of its values.",
+        ),
+    ] = None,
     recover: Annotated[
         str | None,
         typer.Option(
@@ -41,12 +47,19 @@ def prune(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the network smaller, within limits: probe, solve, polish. For a front of many sizes, see `search`."""
+    """Make the network smaller, within limits: probe, solve, polish. For a front of many sizes, see `search`.
+
+    Several values of one limit make a network for each, from the same probes; the value ends the name of its file.
+    """
     import autoprune as ap
     from autoprune.cli.progress import prune_progress, working
-    from autoprune.config.building import build_problem
+    from autoprune.config.building import build_problem, wanted_latency
 
-    file = read_problem(problem, weights=weights, data=data, limits=limit, seed=seed, settings=set_)
+    files = [
+        read_problem(problem, weights=weights, data=data, limits=size, seed=seed, settings=set_)
+        for size in _sizes(limit or [])
+    ]
+    file = files[0]
     if not file.tables.limits:
         raise file.error(("limits",), "a network is pruned to limits: name some in [limits], or with --limit macs=50%")
     with working(f"preparing {file.name}", quiet=quiet or as_json):
@@ -56,20 +69,42 @@ def prune(
         found = ap.prune(
             built.model,
             built.data,
-            file.tables.limits,
+            [item.tables.limits for item in files],
             example_input=built.example_input,
             task=built.task,
             recover=recover,
             minutes=minutes,
             divisor=space.divisor,
             locks=space.locks,
+            latency=wanted_latency(file) if "latency" in file.tables.limits else None,
             seed=file.tables.search.seed,
             progress=progress,
         )
-    found.save(output)
+    made = []
+    for small, size in zip(found, _sizes(limit or []), strict=True):
+        path = output if len(found) == 1 else output.with_stem(f"{output.stem}-{size[-1].partition('=')[2].strip()}")
+        small.save(path)
+        steps = {name: dict(figures) for name, figures in small.steps.items()}
+        made.append({"summary": small.summary, "dense": dict(small.before), "steps": steps, "file": str(path)})
+        if not as_json:
+            print_line(escape(small.summary))
+        log(f"saved: {escape(str(path))} (autoprune show FILE says what is in it)")
     if as_json:
-        steps = {name: dict(figures) for name, figures in found.steps.items()}
-        print_json({"summary": found.summary, "dense": dict(found.before), "steps": steps, "file": str(output)})
-    else:
-        print_line(escape(found.summary))
-    log(f"saved: {escape(str(output))} (autoprune show FILE says what is in it)")
+        print_json(made[0] if len(made) == 1 else made)
+
+
+def _sizes(limits: list[str]) -> list[list[str]]:
+    """Return the limits of every network that is asked for: each value of the cost that has several comes last.
+
+    Raises:
+        BadParameter: two costs have several values.
+    """
+    by_cost: dict[str, list[str]] = {}
+    for text in limits:
+        by_cost.setdefault(text.partition("=")[0].strip(), []).append(text)
+    common = [texts[0] for texts in by_cost.values() if len(texts) == 1]
+    several = {cost: texts for cost, texts in by_cost.items() if len(texts) > 1}
+    if len(several) > 1:
+        msg = f"expected several values of one cost at most, got several of {' and of '.join(several)}"
+        raise typer.BadParameter(msg, param_hint="--limit")
+    return [[*common, text] for texts in several.values() for text in texts] or [common]

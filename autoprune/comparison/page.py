@@ -17,7 +17,7 @@ from autoprune.report import units
 from autoprune.report.document import MISSING, Cell, document
 from autoprune.report.figures.layout import Figure
 from autoprune.report.write import replace_file
-from autoprune.store.meta import Role
+from autoprune.store.meta import Role, weights_in_words
 
 HEADS = {"searched": "search", "tuned": "tuned", "test": "test", "tuned_test": "tuned, test"}
 """Fields of a point as the start of a column's head."""
@@ -155,6 +155,7 @@ def _settings(summary: ComparisonSummary) -> list[tuple[str, list[tuple[str, str
         ("seeds", ", ".join(map(str, summary.seeds))),
         ("objectives", units.directions(summary.objectives)),
         *((f"limit on {units.title(name)}", f"at most {units.amount(name, at)}") for name, at in meta.limits.items()),
+        ("weights", weights_in_words(meta.settings.get("prepare"))),
         ("short fine-tune", summary.tuned or "none"),
         *units.image_counts(meta.images),
         *((name, str(meta.settings[name])) for name in ("criterion", "evaluator") if name in meta.settings),

@@ -46,14 +46,15 @@ def roster(strategies: Sequence[str]) -> tuple[str, ...]:
     return tuple(taking_part | dict.fromkeys(BASELINES))
 
 
-def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entry, ...]:
+def entries(strategies: Sequence[str], seeds: int | Sequence[int], *, is_trained: bool = False) -> tuple[Entry, ...]:
     """Return the runs of a comparison, all of the first seed first: what there is soon, is of everyone.
 
-    A strategy that does not depend on its seed runs once.
+    A strategy that does not depend on its seed runs once, unless the weights that it starts from do.
 
     Args:
         strategies: the strategies that take part.
         seeds: number of seeds, counted from 0, or a list of seeds.
+        is_trained: whether every run first makes weights by a recipe, from its seed.
 
     Raises:
         InvalidArgumentError: there is no seed, or one is negative or given twice.
@@ -67,5 +68,5 @@ def entries(strategies: Sequence[str], seeds: int | Sequence[int]) -> tuple[Entr
         Entry(key, seed)
         for seed in numbers
         for key in strategies
-        if seed == numbers[0] or find_strategy(split_key(key)[0])[0].is_random
+        if seed == numbers[0] or is_trained or find_strategy(split_key(key)[0])[0].is_random
     )

@@ -57,8 +57,13 @@ def trial(entry: Entry, record: RunRecord, points: Mapping[float, Mapping[str, f
     )
 
 
-def contestants(trials: Mapping[Entry, Trial]) -> tuple[Contestant, ...]:
-    """Gather the runs of every strategy, the largest mean hypervolume first."""
+def contestants(trials: Mapping[Entry, Trial], *, is_trained: bool = False) -> tuple[Contestant, ...]:
+    """Gather the runs of every strategy, the largest mean hypervolume first.
+
+    Args:
+        trials: the runs.
+        is_trained: whether every run first made weights by a recipe, from its seed.
+    """
     by_strategy: dict[str, list[Trial]] = {}
     for entry, found in trials.items():
         by_strategy.setdefault(entry.strategy, []).append(found)
@@ -68,7 +73,7 @@ def contestants(trials: Mapping[Entry, Trial]) -> tuple[Contestant, ...]:
             strategy=key,
             twin_of=family.get(key, ""),
             is_baseline=key in BASELINES,
-            is_random=find_strategy(split_key(key)[0])[0].is_random,
+            is_random=is_trained or find_strategy(split_key(key)[0])[0].is_random,
             trials=tuple(sorted(found, key=lambda item: item.seed)),
         )
         for key, found in by_strategy.items()
@@ -127,7 +132,8 @@ def summarize(
         sample: candidates that were fine-tuned to compare ranks; None without a fine-tune.
         tuned: the short fine-tune in words.
     """
-    everyone = contestants(trials)
+    prepare = meta.settings.get("prepare", "")
+    everyone = contestants(trials, is_trained="recipe" in prepare)
     summary = ComparisonSummary(
         meta=meta,
         folder=folder,

@@ -15,6 +15,7 @@ from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.record import LEDGER
 from autoprune.config.references import resolve_reference
+from autoprune.config.schema import CompareTable, SearchTable
 from autoprune.config.weights import load_weights
 from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
@@ -282,17 +283,21 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
     return problem
 
 
+def preparation_of(file: ProblemFile, table: SearchTable | CompareTable) -> Path | tuple[str, Any] | None:
+    """Return what a table of the file says of prepared weights, as `autoprune.search` takes it."""
+    if table.prepare is None:
+        return None
+    if table.prepare.run is not None:
+        return file.path.parent / table.prepare.run
+    return str(table.prepare.recipe), table.prepare.settings or None
+
+
 def beginning_of(file: ProblemFile) -> dict[str, Any]:
     """Return what ``[search]`` says of prepared weights and of a warm start, as `autoprune.search` takes it."""
-    search, folder = file.tables.search, file.path.parent
-    found: dict[str, Any] = {}
-    if search.prepare is not None and search.prepare.run is not None:
-        found["prepare"] = folder / search.prepare.run
-    elif search.prepare is not None:
-        found["prepare"] = (search.prepare.recipe, search.prepare.settings or None)
-    if search.warm_start:
-        found["warm_start"] = search.warm_start if search.warm_start in WARM_STARTS else folder / search.warm_start
-    return found
+    search = file.tables.search
+    prepared, start = preparation_of(file, search), search.warm_start
+    found: dict[str, Any] = {} if prepared is None else {"prepare": prepared}
+    return found | ({"warm_start": start if start in WARM_STARTS else file.path.parent / start} if start else {})
 
 
 def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task | None, folder: Path | None) -> None:

@@ -359,6 +359,9 @@ class PrepareTable(Table):
         return self
 
 
+Prepare = Annotated[PrepareTable | None, BeforeValidator(_preparation_table)]
+
+
 class SearchTable(Table):
     """``[search]``: who proposes, how long, from which seed.
 
@@ -375,7 +378,7 @@ class SearchTable(Table):
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     settings: StrategySettings = Field(default_factory=dict)
-    prepare: Annotated[PrepareTable | None, BeforeValidator(_preparation_table)] = None
+    prepare: Prepare = None
     warm_start: WarmStart = ""
 
     @model_validator(mode="after")
@@ -394,6 +397,7 @@ class CompareTable(Table):
         seeds: runs of every strategy that depends on its seed.
         epochs: epochs of the short fine-tune that every point gets; 0 leaves it out.
         settings: settings of the strategies, a table for each.
+        prepare: how the weights of every run are made first, as in ``[search]``, whose own is not looked at.
     """
 
     strategies: StrategyKeys = ()
@@ -401,6 +405,7 @@ class CompareTable(Table):
     seeds: Count = 3
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     settings: SettingsByStrategy = Field(default_factory=dict)
+    prepare: Prepare = None
 
 
 class ReferenceTable(Table):

@@ -166,12 +166,17 @@ def method_in_words(strategy: str, prepare: Any, warm_start: Any) -> str:
         prepare: ``{"recipe", "settings"}`` or ``{"run", "weights", "order"}``, "" for the given weights.
         warm_start: a name, or ``{"run", ...}``, "" for none.
     """
-    said = strategy
-    if prepare and "run" in prepare:
-        said += f", weights of an earlier run ({prepare['weights'][:12]})"
-    elif prepare:
-        said += f", weights prepared by {in_words(prepare['recipe'], prepare['settings'])}"
+    said = f"{strategy}, weights {weights_in_words(prepare)}" if prepare else strategy
     if warm_start:
         start = warm_start if isinstance(warm_start, str) else f"the run {warm_start['run']}"
         said += f", warm start from {start}"
     return said
+
+
+def weights_in_words(prepare: Any) -> str:
+    """Say where the weights of a run come from, see `method_in_words`."""
+    if not prepare:
+        return "as they were given"
+    if "run" in prepare:
+        return f"of an earlier run ({prepare['weights'][:12]})"
+    return f"prepared by {in_words(prepare['recipe'], prepare['settings'])}"

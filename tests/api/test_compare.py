@@ -128,6 +128,24 @@ def test_who_cannot_run_is_named_and_the_others_go_on(make_problem: MakeProblem,
     assert "Not runnable" in comparison.report().read_text(encoding="utf-8")
 
 
+def test_every_run_starts_from_prepared_weights(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A recipe makes them in every run, at its charge; a run hands on its own; a folder of other weights is refused."""
+    problem = make_problem()
+    recipe = ("sparsify", {"epochs": 0.1, "batch_size": 130})
+    few = ap.Budget(evaluations=4)
+    made = ap.compare(problem, [], few, seeds=2, prepare=recipe, store=tmp_path / "made")
+    assert dict(made.table()["n"]) == {"uniform": 2, "random": 2, "global_ranking": 2}
+    weights = [item.weight_set.weights for run in made.runs.values() for item in run.outcomes if item.job.id == 0]
+    assert len(set(weights)) == 6  # each from a seed of its own
+    assert all(trial.prepared for item in made.summary.contestants for trial in item.trials)
+    given = ap.compare(problem, [], few, seeds=1, prepare=made.runs["random", 0], store=tmp_path / "given")
+    inherited = {item.job.candidate.weight_set.weights for run in given.runs.values() for item in run.outcomes}
+    assert inherited == {item.weight_set.weights for item in made.runs["random", 0].outcomes if item.job.id == 0}
+    for other in (None, ("sparsify", {"epochs": 0.2}), made.runs["random", 1]):
+        with pytest.raises(StoreError, match=r"with weights prepared by sparsify \(batch_size=130, epochs=0.1\), and"):
+            ap.compare(problem, [], few, seeds=2, prepare=other, store=tmp_path / "made")
+
+
 def test_data_without_test_items(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Without test items, and where they are not asked for, there is no test figure, and the page says so."""
     untested = ap.compare(
@@ -181,6 +199,8 @@ WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "a budget in seconds": ({"budget": ap.Budget(seconds=5)}, BudgetError, "seconds depend on the machine"),
     "unknown executor": ({"executor": "spark"}, UnknownNameError, "in-process"),
     "a share of nothing": ({"shares": [0.0]}, InvalidArgumentError, "expected shares"),
+    "an unknown recipe": ({"prepare": "sparsfy"}, InvalidArgumentError, "did you mean 'sparsify'"),
+    "a network for one budget": ({"prepare": "dsa"}, InvalidArgumentError, "one network for one budget"),
     "settings of someone else": ({"settings": {"knapsack": None}}, InvalidArgumentError, "takes no part"),
 }
 

@@ -77,6 +77,38 @@ def test_compare_and_go_on_with_more_strategies(folder: Path) -> None:
     assert (folder / "small.autoprune").exists()
 
 
+def test_weights_are_prepared_for_every_run(folder: Path) -> None:
+    """The option and the table of the file say the same; the page names the recipe; every run's folder opens."""
+    options = ["--prepare", "sparsify", "--set", "compare.prepare.epochs=0.1"]
+    command = [
+        "compare",
+        "tiny.toml",
+        "--no-test",
+        "--json",
+        "--seeds",
+        "2",
+        "--evaluations",
+        "5",
+        "--strategy",
+        "random",
+    ]
+    done = CliRunner().invoke(app, [*command, *options])
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {row["strategy"]: row["n"] for row in figures["strategies"]} == {
+        "uniform": 2,
+        "random": 2,
+        "global_ranking": 2,
+    }
+    assert all(row["macs_prepared"] > 0 for row in figures["seeds"])
+    assert "prepared by sparsify (epochs=0.1)" in Path(figures["report"]).read_text(encoding="utf-8")
+    assert recorded_problem(folder / "runs" / "tiny-compare" / "uniform-1").name == "tiny"
+    (folder / "tiny.toml").write_text(PROBLEM + 'prepare = { recipe = "sparsify", epochs = 0.1 }\n')
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["seeds"] == figures["seeds"]
+
+
 def test_who_cannot_run_is_printed(folder: Path) -> None:
     """A strategy that the budget is too small for is named with its reason on stderr, and the others are compared."""
     done = CliRunner().invoke(app, ["compare", "tiny.toml", "--evaluations", "1", "--seeds", "1", "--no-test"])

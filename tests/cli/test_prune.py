@@ -37,6 +37,15 @@ def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.Mon
     assert "of the MACs" in found["summary"]
     assert list(found["steps"])[:2] == ["cut", "polished"]
     assert ap.describe(tmp_path / "half.autoprune")["costs"]["macs"] <= 0.5 * 1_648_256
+    several = ["prune", "digits.toml", "--limit", "params=90%", "--limit", "macs=70%", "--limit", "macs=50%", "--json"]
+    done = CliRunner().invoke(app, [*several, "-o", "small.autoprune"])
+    assert done.exit_code == 0, done.output
+    assert [item["file"] for item in json.loads(done.stdout)] == ["small-70%.autoprune", "small-50%.autoprune"]
+    costs = [ap.describe(tmp_path / f"small-{size}%.autoprune")["costs"]["macs"] / 1_648_256 for size in (70, 50)]
+    assert costs[1] <= 0.5 < costs[0] <= 0.7
+    twice = CliRunner().invoke(app, [*several, "--limit", "params=80%"])
+    assert twice.exit_code == 2
+    assert "several of params and of macs" in twice.output
     refused = CliRunner().invoke(app, ["prune", "digits.toml"])
     assert refused.exit_code == 1
     assert "--limit macs=50%" in refused.output

@@ -40,6 +40,7 @@ def test_what_does_not_depend_on_the_seed_runs_once() -> None:
     found = entries(["uniform", "random"], [4, 2])
     assert found == (Entry("uniform", 4), Entry("random", 4), Entry("random", 2))
     assert entries(["random"], 2) == (Entry("random", 0), Entry("random", 1))
+    assert len(entries(["uniform", "random"], 2, is_trained=True)) == 4  # weights that every run makes from its seed
 
 
 def test_every_run_has_a_folder_of_its_own() -> None:

@@ -159,7 +159,9 @@ def finetuned(run: ap.Run) -> None:
 
 
 def compared(problem: ap.Problem) -> None:
-    comparison = ap.compare(problem, ["metapruning", "pymoo:nsga2"], ap.Budget(macs=1e11), seeds=[0, 1, 2])
+    comparison = ap.compare(
+        problem, ["metapruning", "pymoo:nsga2"], ap.Budget(macs=1e11), seeds=[0, 1, 2], prepare="sparsify"
+    )
     assert_type(comparison, ap.Comparison)
     assert_type(comparison.table(), pd.DataFrame)
     assert_type(comparison.report(), Path)
