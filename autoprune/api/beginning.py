@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run, open_run
+from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import Evaluation, Preparation, Status, WeightSet
 from autoprune.core.limits import within_limits
 from autoprune.core.protocols import Ranking, SearchSetup
@@ -24,7 +25,14 @@ from autoprune.strategies._base import BaseStrategy, Genome
 from autoprune.strategies._evolution import select
 from autoprune.strategies.prepared import PreparedSettings, make_search
 from autoprune.strategies.registry import StrategyInfo, find_strategy, strategy_settings
-from autoprune.strategies.warm_start import WARM_STARTS, WarmStartSettings, check_warm_start, split_key
+from autoprune.strategies.warm_start import (
+    NO_START,
+    USUAL,
+    WARM_STARTS,
+    WarmStartSettings,
+    check_warm_start,
+    split_key,
+)
 from autoprune.weight_sets import WeightReader
 
 MOST_SEEDS, SEEDED_SHARE = 64, 3
@@ -51,6 +59,7 @@ class Beginning:
         warm_start: candidates that are measured first; None for none.
         earlier: the run that the measured candidates come from; None where they come from no run.
         keeps_order: whether the order that comes with prepared weights stands.
+        is_open: whether nobody chose a warm start, nor to have none.
     """
 
     strategy: str
@@ -62,6 +71,7 @@ class Beginning:
     warm_start: WarmStartSettings | None = None
     earlier: Run | None = field(default=None)
     keeps_order: bool = False
+    is_open: bool = False
 
     @classmethod
     def of(
@@ -94,14 +104,34 @@ class Beginning:
         parts: dict[str, Any] = {}
         if prepare is not None and not (isinstance(prepare, str) and not prepare):
             parts |= _prepared(problem, info, prepare)
-        warm = warm_start or start or None
-        if warm_start and start:
+        is_usual = isinstance(warm_start, str) and warm_start == USUAL
+        if start and not is_usual:
             msg = f"expected one warm start, got {start!r} in the strategy's name and warm_start={shown(warm_start)}"
             raise InvalidArgumentError(msg)
-        if warm is not None:
+        warm = start if is_usual else warm_start
+        if warm not in ("", None, NO_START):
             check_warm_start(strategy)
             parts |= _warm(problem, warm, evaluations)
-        return cls(strategy, info, given, **parts)
+        return cls(strategy, info, given, is_open=is_usual and not start, **parts)
+
+    def settled(self, problem: Problem, budget: Budget, recorded: RunMeta | None = None) -> Beginning:
+        """Return it with the warm start that suits the strategy, where nobody chose one.
+
+        A run goes on from the start that it had. A new one has the usual start of the strategy where that was measured
+        to help: the evaluator reconstructs, the given weights are searched in, and the probes, one a variable at least,
+        take no more than half of the budget.
+
+        Args:
+            problem: the problem, with the evaluator that the run has.
+            budget: upper bound on what may be spent.
+            recorded: description of the run; None for a new one.
+        """
+        if not self.is_open:
+            return self
+        is_given = self.preparation is None and self.source is None
+        suits = is_given and problem.evaluator.name == "reconstructed" and _suffices(problem, budget)
+        start = recorded.warm_start if recorded is not None else self.info.usual_start if suits else ""
+        return replace(self, warm_start=WarmStartSettings()) if start == WARM_STARTS[0] else self
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -308,6 +338,18 @@ def best_genomes(problem: Problem, run: Run, n: int) -> list[Genome]:
         fits = within_limits(problem.costs(genomes), problem.limits)
     repaired = space.repair(np.concatenate([genomes[fits], genomes[~fits]]), problem.costs, problem.limits)
     return list(dict.fromkeys(tuple(genome) for genome in repaired.tolist()))[:n]
+
+
+def _suffices(problem: Problem, budget: Budget) -> bool:
+    """Say whether probes of every variable, if there is anything to probe for, are at most half of a budget.
+
+    In multiply-adds, of which second moments and rankings take some as well, a quarter.
+    """
+    if all(item.is_cost for item in problem.objectives.items):
+        return False
+    n = problem.space.n_variables + 1
+    dense = problem.evaluator.evaluation_macs(problem.dense_costs["macs"])
+    return budget.allows(Spending(), Spending(macs=4 * n * dense, evaluations=2 * n))
 
 
 def _run(given: Any, argument: str, otherwise: str, names: tuple[str, ...]) -> Run:

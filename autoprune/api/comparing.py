@@ -42,7 +42,7 @@ from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.store.meta import weights_in_words
 from autoprune.strategies.registry import strategy_settings
-from autoprune.strategies.warm_start import split_key
+from autoprune.strategies.warm_start import NO_START, USUAL, split_key
 from autoprune.train.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def compare(
     Args:
         problem: the problem to search.
         strategies: names of ``autoprune list strategies``, with a warm start behind a plus sign
-            (``"pymoo:nsga2+knapsack"``).
+            (``"pymoo:nsga2+knapsack"``); those without have none, whatever `search` would choose.
         budget: budget of every single run, in MACs (``Budget(macs=...)``) or in evaluations (a plain number); by
             default the MACs of a hundred evaluations of the dense model.
         seeds: number of seeds, counted from 0, or a list of seeds; a strategy that does not depend on its seed runs
@@ -385,6 +385,7 @@ class ComparedRuns:
             self.budget,
             settings=self.settings.get(entry.strategy),
             prepare=self.prepare,
+            warm_start=USUAL if split_key(entry.strategy)[1] else NO_START,  # names say all of what is compared
             executor=self.executor,
             store=folder,
             cache=self.folder / "evaluations.sqlite",

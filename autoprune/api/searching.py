@@ -42,6 +42,7 @@ from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
 from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
+from autoprune.strategies.warm_start import USUAL
 from autoprune.train.checkpoint import Checkpoint
 
 WINDOW = 16
@@ -71,7 +72,7 @@ def search(
     *,
     settings: Any = None,
     prepare: StartArgument = None,
-    warm_start: StartArgument = None,
+    warm_start: StartArgument = USUAL,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
     cache: str | Path | None = None,
@@ -99,7 +100,8 @@ def search(
             the sensitivity of every layer and the optima that they predict (the strategy may be written
             ``"pymoo:nsga2+knapsack"``, too), or an earlier run or its folder for its best candidates, repaired into the
             limits: at most 64, and a third of the evaluations. Where that run measured what this one would, they come
-            from the cache.
+            from the cache. None, or ``"none"``, for none. Left out: ``"knapsack"`` for `pymoo:*` and `optuna:*` on
+            given weights with the evaluator ``reconstructed``, where the probes take no more than half of the budget.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The result is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -131,7 +133,7 @@ def search(
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     is_new = not (folder / "run.sqlite").exists()
     problem = as_recorded_in(folder, problem)
-    meta = _describe(problem, beginning, budget, seed) if is_new else None
+    meta = _describe(problem, beginning.settled(problem, budget), budget, seed) if is_new else None
     with (
         RunStore(
             folder,
@@ -143,6 +145,7 @@ def search(
     ):
         problem.warn_of_calibration()
         recorded = RunMeta.from_json(run.ledger.meta)
+        beginning = beginning.settled(problem, budget, recorded)
         beginning.check_recorded(recorded, seed, folder)
         check_same_objectives(folder, recorded, problem)
         checkpoints = partial(_checkpoint, folder.resolve() / CHECKPOINTS)  # read by processes elsewhere, too

@@ -55,7 +55,7 @@ WarmStartOption = Annotated[
     typer.Option(
         "--warm-start",
         metavar="NAME|RUN",
-        help="What is measured first: knapsack, or the best candidates of an earlier run.",
+        help="What is measured first: knapsack, the best candidates of an earlier run, or none.",
         show_default="the problem's",
     ),
 ]

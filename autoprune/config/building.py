@@ -26,7 +26,7 @@ from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.latency.library import find_table
 from autoprune.latency.table import LatencyTable
-from autoprune.strategies.warm_start import WARM_STARTS
+from autoprune.strategies.warm_start import NO_START, WARM_STARTS
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.loop import fit
@@ -297,7 +297,9 @@ def beginning_of(file: ProblemFile) -> dict[str, Any]:
     search = file.tables.search
     prepared, start = preparation_of(file, search), search.warm_start
     found: dict[str, Any] = {} if prepared is None else {"prepare": prepared}
-    return found | ({"warm_start": start if start in WARM_STARTS else file.path.parent / start} if start else {})
+    if start:
+        found["warm_start"] = start if start in (NO_START, *WARM_STARTS) else file.path.parent / start
+    return found
 
 
 def _train(file: ProblemFile, model: nn.Module, data: Data, task: Task | None, folder: Path | None) -> None:

@@ -150,9 +150,9 @@ def _preparation_table(value: Any, info: ValidationInfo) -> Any:
 
 
 def _warm_start(name: str, info: ValidationInfo) -> str:
-    from autoprune.strategies.warm_start import WARM_STARTS
+    from autoprune.strategies.warm_start import NO_START, WARM_STARTS
 
-    if name and name not in WARM_STARTS and not _may_be_run(name, info):
+    if name not in ("", NO_START, *WARM_STARTS) and not _may_be_run(name, info):
         msg = f"{unknown_name('warm start', name, WARM_STARTS)}; nor is there a run's folder at {_folder(info) / name}"
         raise ValueError(msg)
     return name
@@ -164,9 +164,9 @@ def _check_warm_start_of(strategy: str, warm_start: str) -> None:
     Raises:
         InvalidArgumentError: it takes none.
     """
-    from autoprune.strategies.warm_start import check_warm_start, split_key
+    from autoprune.strategies.warm_start import NO_START, check_warm_start, split_key
 
-    if warm_start:
+    if warm_start not in ("", NO_START):
         check_warm_start(split_key(strategy)[0])
 
 
@@ -371,7 +371,8 @@ class SearchTable(Table):
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
         prepare: how the weights that candidates inherit are made first; left out, they are those of the network.
-        warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run.
+        warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run, ``"none"`` for
+            none; left out, what `autoprune.search` finds usual.
     """
 
     strategy: StrategyKey = "knapsack"

@@ -103,9 +103,13 @@ class RunMeta:
     @property
     def method(self) -> str:
         """Who searched, and from what, in words."""
-        strategy, _, start = self.strategy.partition("+")  # of runs that have no setting of their own for it
-        warm_start = start or self.settings.get("warm_start", "")
-        return method_in_words(strategy, self.settings.get("prepare", ""), warm_start)
+        return method_in_words(self.strategy.partition("+")[0], self.settings.get("prepare", ""), self.warm_start)
+
+    @property
+    def warm_start(self) -> Any:
+        """What was measured first: a name, or ``{"run", ...}``, "" for nothing."""
+        start = self.strategy.partition("+")[2]  # of runs that have no setting of their own for it
+        return start or self.settings.get("warm_start", "")
 
     @property
     def parsed_objectives(self) -> Objectives:

@@ -38,6 +38,8 @@ class StrategyInfo(Info):
             else the name of an evaluator that its weights need.
         twin_of: the strategy that it is the control of, the same search without its learning; "" for all others.
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
+        usual_start: the warm start that a search has with it unless told otherwise, where nothing is trained; "" for
+            none.
         inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
             nothing from prepared weights.
     """
@@ -50,6 +52,7 @@ class StrategyInfo(Info):
     fidelity: str = "proxy"
     twin_of: str = ""
     takes_warm_start: bool = False
+    usual_start: str = ""
     inherits: bool = True
 
     @property
@@ -169,6 +172,7 @@ _BUILT_IN = (
         "Ozaki et al., Multiobjective tree-structured Parzen estimator, JAIR 2022",
         ("optuna",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "optuna:nsgaii",
@@ -177,6 +181,7 @@ _BUILT_IN = (
         _DEB_2002,
         ("optuna",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "optuna:nsgaiii",
@@ -185,6 +190,7 @@ _BUILT_IN = (
         _DEB_2014,
         ("optuna",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "optuna:gp",
@@ -193,6 +199,7 @@ _BUILT_IN = (
         "Daulton et al., Differentiable expected hypervolume improvement, NeurIPS 2020",
         ("optuna", "torch"),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "pymoo:nsga2",
@@ -201,6 +208,7 @@ _BUILT_IN = (
         _DEB_2002,
         ("pymoo",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "pymoo:smsemoa",
@@ -209,6 +217,7 @@ _BUILT_IN = (
         "Beume et al., SMS-EMOA: multiobjective selection based on dominated hypervolume, EJOR 2007",
         ("pymoo",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "pymoo:nsga3",
@@ -217,6 +226,7 @@ _BUILT_IN = (
         _DEB_2014,
         ("pymoo",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
 )
 

@@ -24,6 +24,9 @@ from autoprune.strategies.registry import STRATEGIES, find_strategy, make_strate
 WARM_STARTS = ("knapsack",)
 """Strategies that can be a warm start."""
 
+USUAL, NO_START = "auto", "none"
+"""In the place of a warm start: what suits the strategy and the evaluator, and none."""
+
 
 @dataclass(frozen=True)
 class WarmStartSettings:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import autoprune as ap
-from autoprune.errors import InfeasibleError, StoreError
+from autoprune.errors import InfeasibleError, InvalidArgumentError, StoreError
 from autoprune.store.identity import Identity
+from autoprune.store.ledger import EventKind
+from autoprune.store.run import RunStore
+from autoprune.strategies.registry import STRATEGIES
 
 MakeProblem = Callable[..., ap.Problem]
 
@@ -64,6 +68,66 @@ def test_what_was_chosen_is_not_replaced(make_problem: MakeProblem, tmp_path: Pa
         ap.open_run(tmp_path / "run", make_problem(evaluator="reconstructed"))
     with pytest.raises(StoreError, match="the evaluator"):
         ap.search(make_problem(evaluator="reconstructed"), "random", 3, store=tmp_path / "run")
+
+
+@pytest.mark.parametrize("strategy", [name for name, info in STRATEGIES.items() if info.usual_start])
+def test_a_search_by_samples_begins_with_the_knapsack(strategy: str, make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Of reconstructed weights; its probes come first, and are no more than half of what may be spent."""
+    problem = make_problem()
+    n_probes = problem.space.n_variables + 1
+    run = ap.search(problem, strategy, 2 * n_probes, store=tmp_path / "run")
+    assert run.meta.method == f"{strategy}, warm start from knapsack"
+    assert [outcome.job.fidelity == "probe" for outcome in run.outcomes] == [True] * n_probes + [False] * n_probes
+
+
+@pytest.mark.parametrize(
+    ("problem", "strategy", "given"),
+    [
+        ({}, "pymoo:nsga2", {"warm_start": None}),
+        ({}, "pymoo:nsga2", {"warm_start": "none"}),
+        ({}, "pymoo:nsga2", {"budget": 5}),
+        ({}, "pymoo:nsga2", {"budget": ap.Budget(macs=3 * 10**7)}),
+        ({}, "random", {}),
+        ({}, "acp:unclustered", {}),
+        ({"evaluator": "inherited"}, "pymoo:nsga2", {}),
+        ({"objectives": ("params", "macs")}, "pymoo:nsga2", {}),
+    ],
+)
+def test_a_search_without_a_start(
+    problem: dict[str, Any], strategy: str, given: dict[str, Any], make_problem: MakeProblem, tmp_path: Path
+) -> None:
+    """None is chosen, or nothing suits: controls, other evaluators, nothing measured, too small a budget."""
+    run = ap.search(make_problem(**problem), strategy, **{"budget": 8, "store": tmp_path / "run", **given})
+    assert run.meta.method == strategy
+    assert all(outcome.job.fidelity == "proxy" for outcome in run.outcomes)
+
+
+def test_comparisons_say_in_the_name_how_a_search_begins(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A strategy without a plus sign starts from nothing there, as its rivals and controls do."""
+    found = ap.compare(make_problem(), ["pymoo:nsga2", "pymoo:nsga2+knapsack"], 8, seeds=1, test=False, store=tmp_path)
+    assert found.runs["pymoo:nsga2", 0].meta.warm_start == ""
+    assert found.runs["pymoo:nsga2+knapsack", 0].meta.warm_start == "knapsack"
+
+
+@pytest.mark.parametrize("recorded", [{"warm_start": ""}, {}])
+def test_a_run_without_a_start_goes_on_without(
+    recorded: dict[str, str], make_problem: MakeProblem, tmp_path: Path
+) -> None:
+    """Runs of versions in which no start was usual resume as they were, and so do those that have one."""
+    problem, old, new = make_problem(), tmp_path / "old", tmp_path / "new"
+    first = ap.search(problem, "pymoo:nsga2", 8, warm_start=None, store=old)
+    with RunStore(old, problem=problem.fingerprint) as store:
+        settings = {name: value for name, value in first.meta.settings.items() if name != "warm_start"}
+        store.ledger.update_meta({"settings": {**settings, **recorded}})
+    ap.search(problem, "pymoo:nsga2", 8, store=new)
+    for folder, method in ((old, "pymoo:nsga2"), (new, "pymoo:nsga2, warm start from knapsack")):
+        before = ap.open_run(folder, problem).outcomes
+        longer = ap.search(problem, "pymoo:nsga2", 12, store=folder)
+        assert (longer.meta.method, longer.n_evaluations) == (method, 12)
+        assert longer.outcomes[: len(before)] == before
+        assert not [event for event in longer.record.events if event.kind is EventKind.FORK]
+    with pytest.raises(InvalidArgumentError, match="searched by pymoo:nsga2, warm start from knapsack"):
+        ap.search(problem, "pymoo:nsga2", 13, warm_start="none", store=new)
 
 
 def test_limits_on_three_costs_hold_for_everything_measured(make_problem: MakeProblem, tmp_path: Path) -> None:

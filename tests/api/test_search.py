@@ -88,11 +88,12 @@ print(round(64 * problem.evaluator.measure(model)["accuracy"]))
 
 def test_the_same_call_resumes_and_a_larger_budget_continues(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Ten evaluations in one go and in two have the same jobs and figures."""
-    whole = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "whole" / "run")
-    first = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=6), store=tmp_path / "parts" / "run")
+    problem = make_problem(evaluator="inherited")
+    whole = ap.search(problem, "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "whole" / "run")
+    first = ap.search(problem, "pymoo:nsga2", ap.Budget(evaluations=6), store=tmp_path / "parts" / "run")
     assert first.n_evaluations == 6
     asked = [outcome.job for outcome in first.outcomes]
-    both = ap.search(make_problem(), "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "parts" / "run")
+    both = ap.search(problem, "pymoo:nsga2", ap.Budget(evaluations=10), store=tmp_path / "parts" / "run")
     assert both.n_evaluations == 10
     assert [outcome.job for outcome in both.outcomes[:6]] == asked
     # a strategy that sizes its population by the budget it was first promised differs later, never before
@@ -134,9 +135,7 @@ def test_random_substitutes_are_counted_across_a_resume(make_problem: MakeProble
     """Towards the end of a small space the model chooses little that is new; the run's report says how often."""
     problem = make_problem()
     for n in (12, 16):
-        run = ap.search(
-            problem, "optuna:tpe", ap.Budget(evaluations=n), settings=TpeSettings(4), store=tmp_path / "run"
-        )
+        run = ap.search(problem, "optuna:tpe", n, settings=TpeSettings(4), warm_start=None, store=tmp_path / "run")
     drawn = [job for record in run.record.records("substitutes") for job in record["jobs"]]
     assert 0 < len(drawn) == len(set(drawn)) <= 12
     assert f"{len(drawn)} of 16 candidates were drawn at random after the start" in " ".join(
@@ -298,7 +297,7 @@ def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem:
     with pytest.raises(
         InvalidArgumentError, match=r"searched by pymoo:nsga2, warm start from knapsack with seed 0, not pymoo"
     ):
-        ap.search(problem, "pymoo:nsga2", 17, store=folder)
+        ap.search(problem, "pymoo:nsga2", 17, warm_start="none", store=folder)
 
 
 def test_a_run_is_read_once(make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def written(tmp_path: Path, search: str = "", criterion: str = '"l2"') -> str:
             {"prepare": ("sparsify", {"regularizer": "bn_l1", "regularization": {"strength": 0.1}})},
         ),
         ('warm_start = "knapsack"', {"warm_start": "knapsack"}),
+        ('warm_start = "none"', {"warm_start": "none"}),
     ],
 )
 def test_what_a_file_says(tmp_path: Path, search: str, expected: dict[str, Any]) -> None:
