@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.groups import Axis, FloatArray, IntArray, Structure
+from autoprune.core.groups import FloatArray, Structure
 from autoprune.errors import DataError
 from autoprune.surgery.forward import forward
+from autoprune.surgery.taps import Tap, by_channel, input_blocks, producers, readers
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,28 +49,6 @@ class Observed:
     contributions: FloatArray | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Tap:
-    """One side of one layer, as far as it carries one group.
-
-    Attributes:
-        name: name of the tensors that are summed up for it.
-        group: index.
-        width: number of channels of the group.
-        positions: channels of the layer that carry the group, sorted by gene; several where a channel has copies.
-    """
-
-    name: str
-    group: int
-    width: int
-    positions: IntArray
-
-    def rows(self, maps: Tensor) -> Tensor:
-        """Return (n, w, copies, positions) values of an (n, channels, positions) activation."""
-        chosen = maps.index_select(1, torch.from_numpy(self.positions).to(maps.device)).float()
-        return chosen.reshape(len(chosen), self.width, -1, maps.shape[2])
-
-
 class Observer:
     """Sums over images what `Observed` is made of, in float64.
 
@@ -83,18 +61,8 @@ class Observer:
         self._model = model.eval()
         self._structure = structure
         self._sums: dict[str, Tensor] = {}
-        modules = dict(model.named_modules())
-        self._producers: dict[nn.Module, list[_Tap]] = {}
-        self._consumers: dict[nn.Module, list[_Tap]] = {}
-        for axis in structure.axes:
-            owner, _, leaf = axis.tensor.rpartition(".")
-            module = modules.get(owner)
-            if module is None or leaf != "weight":
-                continue
-            if _puts_out(module, axis):
-                self._producers.setdefault(module, []).extend(_taps(structure, axis, f"{owner}.output"))
-            elif _reads(module, axis):
-                self._consumers.setdefault(module, []).extend(_taps(structure, axis, f"{owner}.input"))
+        self._producers = producers(model, structure)
+        self._consumers = readers(model, structure)
 
     @torch.no_grad()
     def observe(self, images: Any) -> None:
@@ -138,7 +106,7 @@ class Observer:
                 contributions[group] = products if before is None else before + products
         return tuple(Observed(tuple(m), c) for m, c in zip(maps, contributions, strict=True))
 
-    def _maps(self, tap: _Tap) -> FeatureMaps | None:
+    def _maps(self, tap: Tap) -> FeatureMaps | None:
         if f"{tap.name}.maps" not in self._sums:
             return None  # the layer never ran
         total, gram, n_maps, n_rows = (self._sums[f"{tap.name}.{key}"] for key in ("maps", "gram", "n_maps", "n_rows"))
@@ -147,7 +115,7 @@ class Observer:
         return FeatureMaps((total / n_maps).cpu().numpy(), covariance.cpu().numpy())
 
     @torch.no_grad()
-    def _contributions(self, module: nn.Module, taps: list[_Tap]) -> Iterator[tuple[int, FloatArray]]:
+    def _contributions(self, module: nn.Module, taps: list[Tap]) -> Iterator[tuple[int, FloatArray]]:
         """Yield per group the (w, w) inner products of contributions to one layer, all groups' energies summing to 1.
 
         Products between different kernel taps, positions of a channel and groups are left out.
@@ -171,9 +139,9 @@ class Observer:
                 stack.callback(module.register_forward_pre_hook(self._on_input(taps)).remove)
             yield
 
-    def _on_output(self, taps: list[_Tap]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def _on_output(self, taps: list[Tap]) -> Callable[[nn.Module, Any, Tensor], None]:
         def add(module: nn.Module, _: Any, output: Tensor) -> None:
-            maps = _by_channel(module, output)
+            maps = by_channel(module, output)
             for tap in taps:
                 rows = tap.rows(maps).flatten(2)
                 flat = rows.transpose(0, 1).flatten(1)
@@ -184,11 +152,9 @@ class Observer:
 
         return add
 
-    def _on_input(self, taps: list[_Tap]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _on_input(self, taps: list[Tap]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def add(module: nn.Module, args: tuple[Any, ...]) -> None:
-            maps = _by_channel(module, args[0])
-            blocks = module.groups if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed else 1
-            for block in maps.chunk(blocks, dim=1):  # blocks of a grouped convolution read equal genes
+            for block in input_blocks(module, args[0]):
                 for tap in taps:
                     flat = tap.rows(block).permute(2, 1, 0, 3).flatten(2)  # (copies, w, rows)
                     self._add(f"{tap.name}.gram", (flat @ flat.transpose(1, 2)).double())
@@ -208,44 +174,7 @@ class Observer:
             raise DataError(msg)
 
 
-def _puts_out(module: nn.Module, axis: Axis) -> bool:
-    """Say whether ``axis`` of the weight of ``module`` numbers its output channels."""
-    if isinstance(module, nn.Linear):
-        return axis.dim == 0
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return axis.dim == int(module.transposed) and axis.genes.size == module.out_channels
-    return False
-
-
-def _reads(module: nn.Module, axis: Axis) -> bool:
-    """Say whether ``axis`` of the weight of ``module`` numbers the input channels that it mixes."""
-    if isinstance(module, nn.Linear):
-        return axis.dim == 1
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return axis.dim == int(not module.transposed) and not (module.transposed and module.groups > 1)
-    return False
-
-
-def _taps(structure: Structure, axis: Axis, name: str) -> Iterator[_Tap]:
-    for g, group in enumerate(structure.groups):
-        inside = np.flatnonzero((axis.genes >= group.start) & (axis.genes < group.start + group.width))
-        if len(inside):
-            yield _Tap(f"{name}.{g}", g, group.width, inside[np.argsort(axis.genes[inside], kind="stable")])
-
-
-def _by_channel(module: nn.Module, activation: Tensor) -> Tensor:
-    """Return an activation as (n, channels, positions).
-
-    Channels are last for linear layers, else in front of the spatial dimensions; what is before them is a batch.
-    """
-    spatial = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)  # type: ignore[arg-type]
-    channels = activation.dim() - 1 - spatial
-    batched = activation.unsqueeze(0) if channels == 0 else activation
-    maps = batched.movedim(max(channels, 1), 1)
-    return maps.unsqueeze(2) if maps.dim() == 2 else maps.flatten(2)
-
-
-def _input_weights(module: nn.Module, tap: _Tap) -> Tensor:
+def _input_weights(module: nn.Module, tap: Tap) -> Tensor:
     """Return the (w, copies, e) float64 weights that read each position of the group's channels."""
     weight: Tensor = module.weight.detach().double()  # type: ignore[operator]
     dim = 0 if isinstance(module, nn.modules.conv._ConvNd) and module.transposed else 1
