@@ -619,8 +619,15 @@ def _checked_task(task: Any) -> Task:
 
 
 def _check_criterion(name: str, task: Task, data: Data) -> None:
-    """Refuse a criterion that takes gradients of a loss where there is none."""
-    if "loss" in find_criterion(name).needs:
+    """Refuse a criterion that takes gradients of a loss, or looks at targets, where there is none."""
+    needs = find_criterion(name).needs
+    if "targets" in needs and not data.train.labelled:
+        msg = (
+            f"the criterion {name!r} needs the targets of training items, and there are none; give them "
+            "(ap.Data((inputs, targets))), or a criterion that takes none ('obs', 'ccm', 'l2', 'batchnorm', 'fpgm')"
+        )
+        raise InvalidArgumentError(msg)
+    if "loss" in needs:
         check_loss(
             task, data, f"the criterion {name!r}", "a criterion that takes none ('obs', 'l2', 'batchnorm', 'fpgm')"
         )

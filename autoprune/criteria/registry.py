@@ -35,7 +35,7 @@ class CriterionInfo(Info):
         summary: one line.
         factory: ``module:function`` of the `Criterion`.
         paper: the paper that describes it; "" if it is common knowledge.
-        needs: needs besides the weights: ``"batches"``, ``"loss"``.
+        needs: needs besides the weights: ``"batches"``, ``"loss"``, and ``"targets"`` in the batches.
         settings: ``module:Class`` of its frozen settings, which it finds as `Evidence.settings`.
     """
 
@@ -58,8 +58,22 @@ _BUILT_IN = (
     ),
     CriterionInfo("l2", "Euclidean norm of the weights", "autoprune.criteria.weights:l2", settings=_NORM),
     CriterionInfo(
+        "oicsr",
+        "energy of all that a channel couples, compared between layers as it is",
+        "autoprune.criteria.weights:oicsr",
+        "Li et al., CVPR 2019; faithful",
+        settings="autoprune.criteria.weights:EnergySettings",
+    ),
+    CriterionInfo(
+        "cpmc",
+        "norm of the weights against the cost that goes with a channel",
+        "autoprune.criteria.costs:cpmc",
+        "Yan et al., 2020, arXiv 2011.03240; CPMC-style",
+        settings="autoprune.criteria.costs:CpmcSettings",
+    ),
+    CriterionInfo(
         "batchnorm",
-        "absolute scale of the batch norms",
+        "absolute scale of the batch norms (network slimming)",
         "autoprune.criteria.weights:batchnorm",
         "Liu et al., ICCV 2017",
         settings="autoprune.criteria.weights:BatchNormSettings",
@@ -84,6 +98,22 @@ _BUILT_IN = (
         "autoprune.criteria.obs:score",
         "Frantar and Alistarh, Optimal brain compression, NeurIPS 2022",
         ("batches",),
+    ),
+    CriterionInfo(
+        "ccm",
+        "channel independence: what the nuclear norm of the feature maps loses",
+        "autoprune.criteria.independence:score",
+        "Wang et al., 2023, arXiv 2310.06344; faithful to the released code",
+        ("batches",),
+        "autoprune.criteria.independence:CcmSettings",
+    ),
+    CriterionInfo(
+        "relevance_lasso",
+        "channels that a sparse regression of the classes uses",
+        "autoprune.criteria.relevance:score",
+        "inspired by Oramas et al., ICLR 2019",
+        ("batches", "targets"),
+        "autoprune.criteria.relevance:RelevanceSettings",
     ),
     CriterionInfo("random", "no information, for comparison", "autoprune.criteria.weights:random"),
 )

@@ -54,7 +54,7 @@ def scores(
         SurgeryError: the model does not match the structure.
     """
     info = find_criterion(name)
-    given = {"batches": batches, "loss": loss}
+    given = {"batches": batches, "loss": loss, "targets": batches}
     missing = [need for need in info.needs if given[need] is None]
     if missing:
         msg = f"the criterion {name!r} needs {' and '.join(missing)}; give {'them' if missing[1:] else 'it'}"

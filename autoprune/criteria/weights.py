@@ -6,6 +6,10 @@ et al., "Pruning filters for efficient ConvNets", ICLR 2017, who look at produce
 grows with the number of weights and with the scale of a layer, which a batch norm behind it makes arbitrary. So the
 scores of every group are divided by their mean: 1 is the average channel of its group, which makes groups comparable.
 
+*Energy* (`oicsr`): Li et al., "OICSR: Out-in-channel sparsity regularization" (CVPR 2019). The squared L2 norm of the
+same vector, compared between layers as it is, after training it towards zero (the regularizer `group_lasso`). Within a
+group it is the order of `l2`. A channel of no energy can go whatever its biases are: nothing reads it.
+
 *Geometric median* (`fpgm`): He et al., "Filter pruning via geometric median" (CVPR 2019): filters that others can stand
 in for go first. The score of a channel is the sum of the distances between its filter and all others of its group
 (equation 5 and its relaxation by the filter itself): the filter nearest to the geometric median is the most
@@ -44,6 +48,18 @@ class NormSettings:
 
 
 @dataclass(frozen=True)
+class EnergySettings:
+    """Settings of ``oicsr``.
+
+    Attributes:
+        across_layers: compare energies between layers as they are, as after a training with ``group_lasso``; else every
+            group's are divided by their mean.
+    """
+
+    across_layers: bool = True
+
+
+@dataclass(frozen=True)
 class BatchNormSettings:
     """Settings of ``batchnorm``.
 
@@ -55,8 +71,8 @@ class BatchNormSettings:
     across_layers: bool = False
 
 
-def norm_scores(evidence: Evidence, p: float, *, readers: bool = True) -> Scores:
-    """Return the relative p-norm of every channel's weights, per group.
+def norm_scores(evidence: Evidence, p: float, *, readers: bool = True, as_they_are: bool = False) -> Scores:
+    """Return the p-norm of every channel's weights, per group, relative to the group's mean or as they are.
 
     A group without a whole kernel gets ones: no channel is preferred.
     """
@@ -68,7 +84,8 @@ def norm_scores(evidence: Evidence, p: float, *, readers: bool = True) -> Scores
             for axis in member_axes(evidence.structure, group, roles)
         ]
         vectors = torch.cat(rows, dim=1) if rows else torch.ones(group.width, 1, dtype=torch.float64)
-        found.append(relative(vectors.norm(p=p, dim=1).numpy()))
+        norms = vectors.norm(p=p, dim=1).numpy()
+        found.append(norms if as_they_are else relative(norms))
     return tuple(found)
 
 
@@ -80,6 +97,12 @@ def l1(evidence: Evidence) -> Scores:
 def l2(evidence: Evidence) -> Scores:
     """Return the relative L2 norm of every channel's weights, per group."""
     return norm_scores(evidence, 2, readers=evidence.settings.readers)
+
+
+def oicsr(evidence: Evidence) -> Scores:
+    """Return the energy of every channel's weights, its squared L2 norm, per group."""
+    energies = (norms**2 for norms in norm_scores(evidence, 2, as_they_are=True))
+    return tuple(energies) if evidence.settings.across_layers else tuple(relative(energy) for energy in energies)
 
 
 def fpgm(evidence: Evidence) -> Scores:

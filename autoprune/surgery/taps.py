@@ -33,6 +33,11 @@ class Tap:
     width: int
     positions: IntArray
 
+    @property
+    def layer(self) -> str:
+        """Dotted name of the layer."""
+        return self.name.rsplit(".", 2)[0]
+
     def rows(self, maps: Tensor) -> Tensor:
         """Return (n, w, copies, positions) values of an (n, channels, positions) activation."""
         chosen = maps.index_select(1, torch.from_numpy(self.positions).to(maps.device))

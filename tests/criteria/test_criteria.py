@@ -117,7 +117,7 @@ def test_permuting_channels_permutes_scores(name):
         np.testing.assert_allclose(new, old[permutation] if i == stream else old, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "taylor"])
+@pytest.mark.parametrize("name", ["l1", "l2", "oicsr", "batchnorm", "taylor", "ccm", "relevance_lasso"])
 def test_a_dead_channel_scores_zero(name):
     """A channel whose weights are all zero has the least score there is."""
     model, structure = network()
@@ -133,21 +133,21 @@ def test_a_dead_channel_scores_zero(name):
     assert np.delete(found, 1).min() > 0
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "fpgm", "taylor"])
+@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "fpgm", "taylor", "ccm", "relevance_lasso"])
 def test_every_group_has_mean_one(name):
     """Scores of every group have mean 1, "as important as the average channel here": groups can be compared."""
     for values in score(name, *network()):
         np.testing.assert_allclose(values.mean(), 1)
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "fpgm"])
+@pytest.mark.parametrize("name", ["l1", "l2", "batchnorm", "fpgm", "cpmc"])
 def test_weight_criteria_ignore_the_scale_of_layers(name):
     """Multiplying all weights by a number changes no score."""
     model, structure = network()
     before = scores(name, model, structure)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(7)
+            parameter.mul_(8)  # exactly
     after = scores(name, model, structure)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_allclose(new, old)
