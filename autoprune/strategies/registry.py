@@ -103,7 +103,7 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "global_ranking",
-        "one threshold over a criterion's channel scores (global_ranking:<criterion>)",
+        "one threshold or share over a criterion's channel scores (global_ranking:<criterion>)",
         "autoprune.strategies.global_ranking:GlobalRankingStrategy",
         argument="criterion",
         is_random=False,

@@ -13,7 +13,14 @@ from autoprune.core.jobs import WeightSet
 from autoprune.core.protocols import Ranking
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.strategies._curve import CurveStrategy, widest_gap_first
-from autoprune.strategies.global_ranking import GlobalRankingSettings, GlobalRankingStrategy, threshold_widths
+from autoprune.strategies.global_ranking import (
+    SCALES,
+    GlobalRankingSettings,
+    GlobalRankingStrategy,
+    scaled,
+    share_widths,
+    threshold_widths,
+)
 from autoprune.strategies.registry import make_strategy
 from autoprune.strategies.uniform import UniformStrategy, uniform_curve
 from autoprune.testing.strategy_laws import drive, genomes_of
@@ -77,6 +84,41 @@ def test_global_ranking_is_the_front_of_its_ranking():
         if setup.costs(genome)["macs"][0] <= setup.limits["macs"]:
             expected.add(tuple(genome[0].tolist()))
     assert set(genomes_of(drive(GlobalRankingStrategy(setup), setup, 10_000))) == expected
+
+
+def test_share_widths_by_hand():
+    """The fewest channels that hold more than the share; a group without scores gives each channel the same."""
+    widths = share_widths([np.array([1.0, 6.0, 3.0]), np.zeros(2)])
+    assert widths.tolist() == [[1, 1], [1, 2], [2, 2], [3, 2], [3, 2]]  # above 0, 0.5, 0.6, 0.9 and 1
+    with pytest.raises(InvalidArgumentError, match="'share' needs scores that are not negative"):
+        share_widths([np.array([1.0, -1.0])])
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.sampled_from(SCALES), st.floats(0.01, 100))
+def test_a_scale_keeps_the_order_and_undoes_a_factor(values, scale, factor):
+    """Whatever the sign of the scores; nothing is divided by zero."""
+    scores = np.round(values, 3)
+    found = scaled(scores, scale)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(np.argsort(found, kind="stable"), np.argsort(scores, kind="stable"))
+    if scale != "none" and scores.std() > 1e-3:
+        np.testing.assert_allclose(scaled(factor * scores, scale), found, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "share"])
+def test_rule_and_scale_decide_the_curve(rule):
+    """A group of scores a thousand times larger outlives the others, unless scores are scaled or shares are kept."""
+    setup = toy_setup(toy_space((8, 8, 8, 8), levels=8))
+    ranking = setup.rankings["toy"]
+    larger = Ranking((1000 * ranking.scores[0], *ranking.scores[1:]), ranking.weight_set)
+    lifted = dataclasses.replace(setup, rankings={"toy": larger})
+
+    def curve(setup, **settings):
+        strategy = make_strategy("global_ranking", setup, {"rule": rule, **settings})
+        return set(genomes_of(drive(strategy, setup, 10_000)))
+
+    assert curve(setup, scale="mean") == curve(lifted, scale="mean")
+    assert (curve(setup) == curve(lifted)) == (rule == "share")
 
 
 def test_global_ranking_inherits_the_order_it_ranked_by():
