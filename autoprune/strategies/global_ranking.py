@@ -25,10 +25,10 @@ class GlobalRankingSettings:
     Attributes:
         criterion: name of a ranking of the setup; the first one when empty.
         scale: scale on which groups are compared: scores over the group's ``"mean"``, ``"max"`` or ``"l2"`` norm, of
-            absolute values; ``"standard"`` subtracts the mean and divides by the
-            standard deviation; ``"none"``, for most criteria are relative to their group already.
-        rule: rule of who stays. ``"threshold"``: a channel stays when its score reaches one number; ``"share"``: each group keeps as few
-            channels as hold more than one share of its summed scores (CCM-LRR, arXiv 2310.06344; not negative).
+            absolute values; ``"standard"``: less their mean, over their standard deviation; ``"none"``: as they are,
+            relative to their group under most criteria.
+        rule: rule by which channels stay. ``"threshold"``: those whose score reaches one number; ``"share"``: of each
+            group as few as hold more than one share of its summed scores (CCM-LRR, arXiv 2310.06344; none negative).
 
     Raises:
         UnknownNameError: there is no such scale or rule.
