@@ -142,6 +142,25 @@ class Pin:
     source: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """A statistic over channels that the forward computes itself, as in a norm written by hand.
+
+    Attributes:
+        module: dotted name of the module that computes it.
+        place: function and line, counted from its first, of the call.
+        call: number of the call among the module's calls at that place, from 0; ``-1`` for every one.
+        dim: the dimension over which it is taken.
+        genes: (size,) integer array, the gene of every position of that dimension.
+    """
+
+    module: str
+    place: str
+    call: int
+    dim: int
+    genes: IntArray
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Name, dense shape and kind (``"parameter"`` or ``"buffer"``) of one tensor of the model.
@@ -171,6 +190,7 @@ class Structure:
         layers: every layer that produces channels, in execution order: ``(module, channels)``.
         example: shapes of the traced input, for messages only.
         notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.
+        statistics: statistics over channels that are taken over the kept ones in a cut model.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -183,6 +203,7 @@ class Structure:
     layers: tuple[tuple[str, int], ...] = ()
     example: str = ""
     notes: tuple[str, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -258,7 +279,7 @@ class Structure:
         """
         return {name: [self.kept_positions(axis, kept) for axis in self.axes_of.get(name, ())] for name in tensors}
 
-    def kept_positions(self, axis: Axis, kept: BoolArray) -> IntArray:
+    def kept_positions(self, axis: Axis | Statistic, kept: BoolArray) -> IntArray:
         """Return the sorted positions of ``axis`` that stay, given the (n_genes,) boolean ``kept``."""
         return np.flatnonzero((axis.genes < 0) | kept[axis.genes])
 
@@ -266,7 +287,7 @@ class Structure:
     def fingerprint(self) -> str:
         """SHA-256 over what may be cut and how: equal for equal models, in any process, on any machine."""
         data = self.to_json()
-        for described in ("pins", "example", "notes"):  # sentences and source lines, not structure
+        for described in ("pins", "example", "notes", "statistics"):  # sentences and source lines, not structure
             del data[described]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -284,6 +305,7 @@ class Structure:
             "layers": [list(layer) for layer in self.layers],
             "example": self.example,
             "notes": list(self.notes),
+            "statistics": [[s.module, s.place, s.call, s.dim, _runs(s.genes)] for s in self.statistics],
         }
 
     @classmethod
@@ -321,6 +343,7 @@ class Structure:
                 layers=tuple((m, c) for m, c in data["layers"]),
                 example=data["example"],
                 notes=tuple(data.get("notes", ())),
+                statistics=tuple(Statistic(m, p, c, d, _unruns(r)) for m, p, c, d, r in data.get("statistics", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

@@ -106,6 +106,16 @@ class Contraction:
 
 
 @dataclass(frozen=True, eq=False)
+class StatisticCall:
+    """One call of a function that takes a statistic over the channels in ``extent``; see `StatisticCalls`."""
+
+    module: str
+    place: str
+    call: int
+    extent: Extent
+
+
+@dataclass(frozen=True, eq=False)
 class Producer:
     """A layer that produces channels; ``reason`` says why where none of them was issued an id."""
 
@@ -131,6 +141,7 @@ class IdBook:
     contractions: list[Contraction] = field(default_factory=list)
     producers: dict[tuple[str, int], Producer] = field(default_factory=dict)
     sizes: list[Extent] = field(default_factory=list)
+    statistics: list[StatisticCall] = field(default_factory=list)
 
     def axis(self, tensor: str, dim: int, size: int) -> Tensor:
         """Return the (size,) ids of one dimension of a named tensor, issuing them at the first call."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -18,11 +19,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.cost.multiply_adds import MacCounter
-from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule
+from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule, StatisticCall
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, overlay, shrink, varying
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
+from autoprune.trace._statistics import STATISTICS, Call, StatisticCalls, watch_modules
 from autoprune.trace.given_model import NOT_USER_CODE
-from autoprune.trace.handlers import HANDLERS, TracedCall, plain_name
+from autoprune.trace.handlers import ELEMENTWISE, HANDLERS, MOVING, TracedCall, plain_name
 
 # Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
 _LEAVING = {"numpy", "tolist", "__array__"}
@@ -49,6 +51,9 @@ class IdRecorder(TorchFunctionMode):
         self._stack: list[str] = [""]
         self._owed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._sums: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._statistics: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._calls = StatisticCalls()
+        self._call: Call | None = None
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -60,11 +65,9 @@ class IdRecorder(TorchFunctionMode):
     @contextmanager
     def watching(self, model: nn.Module, inputs: list[Tensor]) -> Iterator[None]:
         """Follow everything that happens inside: torch functions, modules, operators that no torch function called."""
-        handles = []
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
-            handles.append(module.register_forward_hook(self._leave(), always_call=True))
+        handles = watch_modules(model, self._stack)
         self._layers.clear()
+        self._calls = StatisticCalls()
         for tensor in inputs:
             self._layers[tensor] = (constant(tensor.shape),)
         self._counter = _Unseen(self)
@@ -75,18 +78,6 @@ class IdRecorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
             self._stack[1:] = []
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def enter(module: nn.Module, args: Any) -> None:  # noqa: ARG001
-            self._stack.append(name)
-
-        return enter
-
-    def _leave(self) -> Callable[..., None]:
-        def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-            self._stack.pop()
-
-        return leave
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -99,6 +90,7 @@ class IdRecorder(TorchFunctionMode):
             if self._depth > 1:
                 return func(*plain_args, **plain_kwargs)
             name, in_place = plain_name(func)
+            self._call = self._calls.name(self.module) if name in STATISTICS else None
             original = self._original(plain_args) if in_place else None
             counted, written = self._counter.macs, len(self.book.contractions)
             result = func(*plain_args, **plain_kwargs)
@@ -144,6 +136,7 @@ class IdRecorder(TorchFunctionMode):
         of_weights = all(t in self._weights for t in call.inputs if self.follows([t]))
         n_pins = len(self.book.pins)
         self._carry_debts(call.inputs, outputs)
+        self._carry_statistics(call, outputs)
         if not carrying:
             self._follow_nothing(call, outputs, of_weights=of_weights)
             return
@@ -230,8 +223,40 @@ class IdRecorder(TorchFunctionMode):
     def settle(self, tensors: list[Tensor]) -> None:
         """Pin what is owed for ``tensors``: they are used."""
         for tensor in tensors:
-            for event in self._owed.pop(tensor, []):
+            for event in [*self._owed.pop(tensor, []), *self._statistics.pop(tensor, [])]:
                 self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
+
+    def statistic(self, layer: Tensor, dim: int, outputs: list[Tensor], reason: str) -> None:
+        """Note that the running call takes a statistic over the channels of ``layer`` along ``dim``.
+
+        A norm scales and shifts the channels with it that it was taken over: they can vanish, and it is taken over
+        those that are left, as with torch's own norms. Where ``outputs`` are used for anything else, the channels stay.
+        """
+        if self._call is not None:
+            self.book.statistics.append(StatisticCall(*self._call, Extent(layer, dim)))
+        for output in outputs:
+            self._statistics[output] = [PinEvent(torch.unique(compact(layer)).numpy(), reason, self.site())]
+
+    def _carry_statistics(self, call: TracedCall, outputs: list[Tensor]) -> None:
+        """Follow statistics through element-wise functions until they meet the channels that they were taken over."""
+        used = [t for t in call.inputs if t in self._statistics]
+        if not used:
+            return
+        if call.name not in ELEMENTWISE and call.name not in MOVING:
+            self.settle(used)
+            return
+        others = call.inputs if call.name in ELEMENTWISE else []
+        met = [t for t in others if self.carries(t) and not self.is_weight(t) and t not in self._statistics]
+        channels = [set(np.unique(compact(layer).numpy()).tolist()) for t in met for layer in self.layers(t)]
+        for event in [event for t in used for event in self._statistics[t]]:
+            if any(set(event.ids.tolist()) == ids for ids in channels):
+                continue
+            if met:
+                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
+            for output in outputs:
+                known = self._statistics.get(output, [])
+                if not met and all(event is not other for other in known):
+                    self._statistics[output] = [*known, event]
 
     def _carry_debts(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         owing = [t for t in inputs if t in self._owed]
@@ -264,6 +289,7 @@ class IdRecorder(TorchFunctionMode):
         self.give_up(carrying, outputs, f"goes through `{name}` inside a jit-scripted or compiled function")
 
     def _leaving(self, call: TracedCall) -> None:
+        self.settle([tensor for tensor in call.inputs if tensor.numel() > 1])
         for tensor in call.inputs:
             for layer in self.layers(tensor) if self.follows([tensor]) else ():
                 self.book.pin(layer, f"leaves torch through `{call.name}`", self.site())

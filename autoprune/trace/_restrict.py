@@ -31,6 +31,7 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
         return Count(constant, tuple((index[g], c) for g, c in value.terms if g not in reasons))
 
     axes = (Axis(a.tensor, a.dim, gene[a.genes]) for a in structure.axes)
+    statistics = (replace(s, genes=gene[s.genes]) for s in structure.statistics)
     attributes = (Attribute(a.module, a.name, tuple(map(count, a.value)), a.container) for a in structure.attributes)
     ties = (tuple(index[g] for g in tie if g in index) for tie in structure.ties)
     return Structure(
@@ -44,6 +45,7 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
         layers=structure.layers,
         example=structure.example,
         notes=structure.notes,
+        statistics=tuple(s for s in statistics if (s.genes >= 0).any()),
     )
 
 

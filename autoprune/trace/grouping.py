@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -18,6 +18,7 @@ from autoprune.core.groups import (
     IntArray,
     Operator,
     Pin,
+    Statistic,
     Structure,
     TensorInfo,
 )
@@ -213,6 +214,7 @@ def _write(
         pins=_pins(book, component, genes),
         layers=_layers(book),
         example=example,
+        statistics=_statistics(book, component, genes),
     )
 
 
@@ -263,6 +265,23 @@ def _operators(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Operat
 
 def _layers(book: IdBook) -> tuple[tuple[str, int], ...]:
     return tuple((producer.module, len(producer.ids)) for producer in book.producers.values())
+
+
+def _statistics(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Statistic, ...]:
+    """Return statistics over channels that can vanish: one for all calls at a place where they are of the same ones."""
+    places: dict[tuple[str, str], dict[int, Statistic]] = {}
+    for call in book.statistics:
+        of_positions = labels(call.extent, component)
+        if of_positions is not None:
+            found = Statistic(call.module, call.place, call.call, call.extent.dim, genes.gene[of_positions])
+            places.setdefault((call.module, call.place), {}).setdefault(call.call, found)
+    kept: list[Statistic] = []
+    for calls in places.values():
+        first, *others = calls.values()
+        if all(other.dim == first.dim and np.array_equal(other.genes, first.genes) for other in others):
+            calls = {-1: replace(first, call=-1)}
+        kept += [statistic for statistic in calls.values() if (statistic.genes >= 0).any()]
+    return tuple(kept)
 
 
 def _pins(book: IdBook, component: IntArray, genes: _Genes) -> tuple[Pin, ...]:

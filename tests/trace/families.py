@@ -515,7 +515,7 @@ FAMILIES: dict[str, Family] = {
     "split sizes on a module": Family(Splits, image, ("a", "a:2", "a:3")),
     "one size for several splits": Family(SameWidth, image, ("a", "a:2", "a:3", "f", "g", "h"), tied=1),
     "auxiliary head": Family(Auxiliary, image, ("a",)),
-    "channel statistics": Family(ChannelStatistics, image, ("b",), {"a": "reduced over channels by `mean`"}),
+    "channel statistics": Family(ChannelStatistics, image, ("b",), {"a": "reduced over channels by `amax`"}),
     "local response norm": Family(lambda: Through(lrn), image, ("b",), {"a": "local_response_norm"}),
     "numpy": Family(lambda: Through(through_numpy), image, ("b",), {"a": "leaves torch through `numpy`"}),
     "sorted": Family(lambda: Through(sorted_channels), image, ("b",), {"a": "sort"}),

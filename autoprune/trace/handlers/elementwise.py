@@ -32,6 +32,10 @@ logaddexp hypot heaviside clamp float_power xlogy fmax fmin
 """
 
 
+ELEMENTWISE = frozenset((_UNARY + _BINARY).split())
+"""Plain names of functions that compute every element from the elements at its place."""
+
+
 @handles(_UNARY)
 def unary(recorder: IdRecorder, call: TracedCall) -> None:
     """Pass the ids of the first tensor on."""

@@ -40,10 +40,17 @@ def put_moved(recorder: IdRecorder, call: TracedCall, function: Callable[[Tensor
         recorder.put(output, tuple(parts[i] for parts in moved))
 
 
-@handles(
-    """permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
-    tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint"""
-)
+_MOVES = """
+permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
+tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint
+"""
+_VIEWS = "view reshape unflatten view_as reshape_as expand expand_as"
+
+MOVING = frozenset((_MOVES + _VIEWS).split()) | {"__getitem__"}
+"""Plain names of functions that move elements and compute nothing."""
+
+
+@handles(_MOVES)
 def move(recorder: IdRecorder, call: TracedCall) -> None:
     """Run the same function on the ids."""
     if call.name.startswith("get:"):
@@ -104,7 +111,7 @@ def _tie_rows(recorder: IdRecorder, call: TracedCall) -> None:
                 recorder.grid(layer, {})
 
 
-@handles("view reshape unflatten view_as reshape_as expand expand_as")
+@handles(_VIEWS)
 def view(recorder: IdRecorder, call: TracedCall) -> None:
     """Reshape the ids; every size argument must follow the widths."""
     source, output = call.inputs[0], call.outputs[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoprune.trace._book import Attach, Extent
 from autoprune.trace._ids import constant, has_ids, varying
+from autoprune.trace._statistics import STATISTICS
 from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
@@ -152,7 +153,10 @@ def reduction(recorder: IdRecorder, call: TracedCall) -> None:
                 recorder.stays(layer, dim, f"`{call.name}`")
             results.append(layer)
         elif mixed:
-            _reduced(recorder, call, layer, weight=recorder.is_weight(x))
+            if call.name in STATISTICS and len(mixed) == 1 and not recorder.is_weight(x):
+                recorder.statistic(layer, next(iter(mixed)), call.outputs, f"is reduced over channels by `{call.name}`")
+            else:
+                _reduced(recorder, call, layer, weight=recorder.is_weight(x))
             results.append(constant(x.shape))
         else:
             results.append(layer)
@@ -195,6 +199,8 @@ def along_dimension(recorder: IdRecorder, call: TracedCall) -> None:
         if dim in varying(layer) and has_ids(layer):
             if len(varying(layer)) > 1:
                 recorder.stays(layer, dim, f"`{call.name}`")
+            elif call.name == "normalize" and not recorder.is_weight(x):
+                recorder.statistic(layer, dim, [], "")
             else:
                 recorder.book.pin(layer, f"is mixed with other channels by `{call.name}`", recorder.site())
     for output in call.outputs:

@@ -1,13 +1,15 @@
 """Statistics over channels legitimately change when channels vanish; here they are replaced by what does not.
 
 A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
-their affine part, and attention gets a fixed scale. Dropout drops nothing, and casts to another precision cast nothing:
-what is compared is compared in the model's own one.
+their affine part, and attention gets a fixed scale; norms written by hand take their statistics over the channels that
+a cut model has. Dropout drops nothing, and casts to another precision cast nothing: what is compared is compared in the
+model's own one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from autoprune.core.groups import BoolArray, Structure
+from autoprune.trace._statistics import STATISTICS, StatisticCalls, watch_modules
+from autoprune.trace.handlers import plain_name
 
 _SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
 
@@ -47,6 +53,55 @@ class NeutralStatistics(TorchFunctionMode):
             own = args[0]
             return own if own in self._weights else own.clone() if own.is_floating_point() else own.to(self._dtype)
         return func(*args, **kwargs)
+
+
+class KeptStatistics(TorchFunctionMode):
+    """Lets a dense model take its own statistics over the channels that are kept, as a cut model does.
+
+    Args:
+        structure: the traced structure of the model.
+        kept: (n_genes,) boolean array.
+    """
+
+    def __init__(self, structure: Structure, kept: BoolArray) -> None:
+        super().__init__()
+        self._kept = {
+            (s.module, s.place, s.call): (s.dim, torch.from_numpy(structure.kept_positions(s, kept)), len(s.genes))
+            for s in structure.statistics
+        }
+        self._stack = [""]
+        self._calls = StatisticCalls()
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Replace the statistics of ``model`` inside."""
+        handles = watch_modules(model, self._stack)
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Execute ``func``, over the kept channels where it takes a statistic of them."""
+        kwargs = kwargs or {}
+        name, _ = plain_name(func)
+        if name not in STATISTICS:
+            return func(*args, **kwargs)
+        module, place, call = self._calls.name(self._stack[-1])
+        dim, positions, size = self._kept.get((module, place, -1)) or self._kept.get((module, place, call)) or _ALL
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(x, Tensor) or x.dim() <= dim or x.shape[dim] != size:
+            return func(*args, **kwargs)
+        own = x.index_select(dim, positions.to(x.device))
+        result = func(own, *args[1:], **kwargs) if args else func(**{**kwargs, "input": own})
+        return torch.zeros_like(x).index_copy(dim, positions.to(x.device), result) if name == "normalize" else result
+
+
+_ALL: tuple[int, Tensor, int] = (0, torch.zeros(0), -1)  # of no tensor
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

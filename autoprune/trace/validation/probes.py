@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autoprune.surgery.forward import forward, tensors_in
-from autoprune.trace.validation.neutral import NeutralStatistics
+from autoprune.trace.validation.neutral import KeptStatistics, NeutralStatistics
 
 _SAMPLES = 64  # positions of a layer's output that are looked at
 _CALM = 4.0  # a signal between 1 / _CALM and _CALM keeps its scale
@@ -87,6 +88,7 @@ def observe(
     training: bool = False,
     gradients: bool = False,
     seed: int = 0,
+    statistics: KeptStatistics | None = None,
 ) -> ProbedRun:
     """Run a model with neutral statistics and look at every layer.
 
@@ -97,10 +99,12 @@ def observe(
         training: the mode of the model.
         gradients: whether what is seen stays part of the autograd graph.
         seed: seed for whatever the forward pass draws.
+        statistics: channels that the forward's own statistics are taken over; None for all that are there.
     """
     model.train(training)
     torch.manual_seed(seed)  # what a forward draws, it draws again at the next run
-    with torch.set_grad_enabled(gradients), NeutralStatistics(model), _Watch(model, factors) as watch:
+    kept = statistics.watching(model) if statistics is not None else nullcontext()
+    with torch.set_grad_enabled(gradients), NeutralStatistics(model), kept, _Watch(model, factors) as watch:
         result = tensors_in(forward(model, example))
     return ProbedRun(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
+from autoprune.trace.validation.neutral import KeptStatistics
 from autoprune.trace.validation.probes import ProbedRun, observe
 
 _FLOOR = 1e-3  # below it a layer's output, whose scale is about one, is the rounding of a zero
@@ -106,10 +107,11 @@ class Reference:
             elif training and name not in changed and not isinstance(tensor, nn.Parameter):
                 changed[name] = tensor.data.clone()  # a norm in training mode writes into its statistics
         dense = {name: self._tensors[name].data for name in changed}
+        statistics = KeptStatistics(structure, kept) if structure.statistics else None
         try:
             for name, values in changed.items():
                 self._tensors[name].data = values
-            return observe(self.model, example, factors, training=training, seed=seed)
+            return observe(self.model, example, factors, training=training, seed=seed, statistics=statistics)
         finally:
             for name, values in dense.items():
                 self._tensors[name].data = values
