@@ -16,6 +16,8 @@ from autoprune.core.jobs import Candidate, Evaluate, Status, WeightSet
 from autoprune.core.protocols import Costs, JobRunner
 from autoprune.core.space import SearchSpace
 from autoprune.execute.in_process import attempt
+from autoprune.latency.outlook import Outlook, outlook
+from autoprune.latency.table import LatencyTable
 from autoprune.reconstruct import MAX_BYTES, survey
 
 
@@ -83,6 +85,7 @@ class Plan:
         reach: range that each cost can reach, by cost name.
         consumers: how closed-form reconstruction would treat each weight; empty when it was not asked for.
         notes: remarks on what the counted costs mean or leave out; usually empty.
+        latency: what fewer channels can gain in time; None where no latency table is known.
     """
 
     layers: tuple[LayerExplanation, ...]
@@ -92,6 +95,7 @@ class Plan:
     reach: Mapping[str, Reach]
     consumers: tuple[ConsumerPlan, ...] = ()
     notes: tuple[str, ...] = ()
+    latency: Outlook | None = None
 
     @property
     def pinned(self) -> tuple[LayerExplanation, ...]:
@@ -99,13 +103,14 @@ class Plan:
         return tuple(layer for layer in self.layers if layer.reason)
 
 
-def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Plan:
+def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int], table: LatencyTable | None = None) -> Plan:
     """Work out what a search in ``space`` could do.
 
     Args:
         space: the search space.
         costs: counts genomes of ``space``.
         limits: hard upper limits, absolute, by cost name.
+        table: predicts latency in ``space``.
     """
     counted = costs(np.stack([space.min_genome, space.full_genome]))
     return Plan(
@@ -115,6 +120,7 @@ def make_plan(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> Pl
         shares=_prunable_shares(space.structure, space.variable_of >= 0),
         reach={name: Reach(int(low), int(dense), limits.get(name)) for name, (low, dense) in counted.items()},
         notes=space.structure.notes,
+        latency=None if table is None else outlook(table, space),
     )
 
 

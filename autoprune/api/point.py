@@ -13,10 +13,15 @@ from torch import nn
 from autoprune import artifact
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluation
+from autoprune.core.limits import cost_in_words
 from autoprune.core.orders import decode_orders
+from autoprune.errors import InvalidArgumentError
+from autoprune.report.layers import layers_of
 from autoprune.report.tables import point_row
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from autoprune.api.run import Run
 
 
@@ -114,6 +119,26 @@ class RunPoint:
         )
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
 
+    def layers(self) -> pd.DataFrame:
+        """Return a row per layer in execution order: multiply-adds and predicted milliseconds, dense and of this point.
+
+        Columns: ``macs_dense``, ``macs``, ``latency_ms_dense``, ``latency_ms``; the milliseconds, with the norm, the
+        activation and the additions behind a layer, sum up to the predicted latency.
+
+        Raises:
+            InvalidArgumentError: the run did not predict latency.
+        """
+        import pandas as pd
+
+        record = self.run.record
+        found = layers_of(record, [record.points[self.id]])
+        if found is None:
+            msg = "this run did not predict latency: make it an objective or a limit, or give the problem latency="
+            raise InvalidArgumentError(msg)
+        rows = [(row.name, *row.macs, *row.milliseconds) for row in found.rows]
+        columns = ["layer", "macs_dense", "macs", "latency_ms_dense", "latency_ms"]
+        return pd.DataFrame(rows, columns=columns).set_index("layer")
+
     def row(self) -> dict[str, Any]:
         """Return the point as a row of a table: its id, metrics of all items that were looked at, costs, widths."""
         record = self.run.record
@@ -122,5 +147,10 @@ class RunPoint:
 
     def __repr__(self) -> str:
         """Name the point and its figures."""
-        figures = ", ".join(f"{name}={value:g}" for name, value in {**self.metrics, **self.costs}.items())
-        return f"RunPoint({self.id}: {figures})"
+        costs = {name: value for name, value in self.costs.items() if name != "latency"}
+        figures = [f"{name}={value:g}" for name, value in {**self.metrics, **costs}.items()]
+        if "latency" in self.costs:
+            figures.append(f"latency={cost_in_words('latency', self.costs['latency'])} predicted")
+        if (measured := self.run.record.timed.get(self.id)) is not None:
+            figures.append(f"{measured:.3g} ms measured")
+        return f"RunPoint({self.id}: {', '.join(figures)})"

@@ -51,7 +51,8 @@ from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, evaluator_settings, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
-from autoprune.latency.library import Wanted, find_table
+from autoprune.latency.library import Wanted, find_table, made_elsewhere
+from autoprune.latency.outlook import Outlook, outlook
 from autoprune.latency.table import LatencyTable
 from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
@@ -208,7 +209,10 @@ class Problem:
         if "latency" in self._given_limits:
             parse_limit("latency", self._given_limits["latency"], 1)  # refused before half a minute of measuring
         needs_latency = "latency" in wanted or latency is not None
-        self._count(find_table(self.model, self.space, self.example_input, latency) if needs_latency else None)
+        table = find_table(self.model, self.space, self.example_input, latency) if needs_latency else None
+        if table is not None and (elsewhere := made_elsewhere(table)):
+            warn(elsewhere, stacklevel=3)
+        self._count(table)
         self._evaluate_with(evaluator)
 
     def _count(self, table: LatencyTable | None) -> None:
@@ -226,8 +230,8 @@ class Problem:
             InvalidArgumentError: a limit cannot be read.
             InfeasibleError: not even the smallest network is within the limits.
         """
-        margins = {} if self.latency is None else {"latency": self.latency.margin}
-        return resolve_limits(limits, self.space, self.costs, margins)
+        predicted = {} if self.latency is None else {"latency": self.latency}
+        return resolve_limits(limits, self.space, self.costs, predicted)
 
     def _evaluate_with(self, name: str) -> None:
         self.evaluator: Evaluator = make_evaluator(name, self._setup, self.evaluation)
@@ -239,6 +243,14 @@ class Problem:
     def structure(self) -> Structure:
         """The traced structure of the model: groups, axes, operators, pins."""
         return self.space.structure
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """What fewer channels can gain in time, and which widths pay, by the latency table; prints as sentences.
+
+        None where latency is not predicted.
+        """
+        return None if self.latency is None else outlook(self.latency, self.space)
 
     @cached_property
     def dense_costs(self) -> dict[str, int]:

@@ -16,10 +16,10 @@ from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run
 from autoprune.api.searching import search
+from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
-from autoprune.cost.latency import measure_latency
 from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, shown, unknown_name, warn
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
 from autoprune.evaluate.measure import MeasureSettings
@@ -330,14 +330,7 @@ def _recovered(
 
 
 def _speedup(problem: Problem, small: nn.Module, seed: int) -> tuple[float, float, float]:
-    batch_size, threads = (1, 1) if problem.latency is None else (problem.latency.batch_size, problem.latency.threads)
-    timings = measure_latency(
-        {"dense": problem.model, "small": small},
-        problem.example_input,
-        batch_size=batch_size,
-        threads=threads,
-        seed=seed,
-    )
+    timings, _ = time_in_turns(problem, {"dense": problem.model, "small": small}, seed=seed)
     found = timings.speedup("dense", "small")
     return found.value, found.low, found.high
 

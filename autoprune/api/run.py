@@ -15,9 +15,9 @@ from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import as_recorded, check_readable, check_writable
+from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Outcome
-from autoprune.cost.latency import measure_latency
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
@@ -198,14 +198,19 @@ class Run:
         return found
 
     def measure_latency(
-        self, points: Sequence[RunPoint] | None = None, *, batch_size: int = 1, threads: int = 1, rounds: int = 30
+        self,
+        points: Sequence[RunPoint] | None = None,
+        *,
+        batch_size: int | None = None,
+        threads: int | None = None,
+        rounds: int = 30,
     ) -> None:
         """Time the dense model and points in turns on this machine; the figures go into the run and its reports.
 
         Args:
             points: points to measure; by default up to five of the front, spread over cost.
-            batch_size: samples per forward pass.
-            threads: CPU threads.
+            batch_size: samples per forward pass; by default those that latency is predicted for, else one.
+            threads: CPU threads, likewise.
             rounds: timed passes per model.
 
         Raises:
@@ -215,8 +220,8 @@ class Run:
         chosen = self.choose() if points is None else list(points)
         models: dict[str, nn.Module] = {"dense": problem.model}
         models.update({str(point.id): point.build() for point in chosen})
-        timings = measure_latency(
-            models, problem.example_input, batch_size=batch_size, threads=threads, rounds=rounds, seed=problem.seed
+        timings, how = time_in_turns(
+            problem, models, batch_size=batch_size, threads=threads, rounds=rounds, seed=problem.seed
         )
         rows = []
         for name in models:
@@ -234,9 +239,10 @@ class Run:
                 row["speedup"] = [speedup.value, speedup.low, speedup.high]
                 row["verdict"] = timings.verdict("dense", name)
             rows.append(row)
-        setting = f"batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
+        threads = timings.threads
+        setting = f"batch {timings.batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
         with self._writing() as store:
-            store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows})
+            store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows, **how})
 
     def report(
         self,

@@ -182,7 +182,7 @@ def search(
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     found = Run(RunRecord.read(folder), problem)
     if problem.latency is not None and len(found.front) and not found.interrupted:
-        found.measure_latency(batch_size=problem.latency.batch_size, threads=problem.latency.threads)
+        found.measure_latency()
     if not found.interrupted and (reason := _why_empty(found, budget)):
         warnings.warn(reason, AutopruneWarning, stacklevel=3)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,6 @@ import typer
 
 from autoprune.cli.console import escape, print_json, print_line, print_table
 from autoprune.cli.options import JsonOption, ProblemArgument, QuietOption, SetOption, WeightsOption, read_problem
-
-DISPATCH_BOUND = 0.8
-"""Share of the dense time that the smallest network takes, from which on little is to be had."""
 
 
 def latency(
@@ -32,8 +30,12 @@ def latency(
     as_json: JsonOption = False,
 ) -> None:
     """Measure where the network spends its time, and say how much faster it can become at all."""
+    import numpy as np
+
     from autoprune.config.building import build_example, build_model, lay_out
     from autoprune.latency.library import find_table
+    from autoprune.latency.outlook import outlook
+    from autoprune.report.units import amount
 
     file = read_problem(problem, weights=weights, settings=set_)
     asked = {"batch_size": batch_size, "threads": threads, "device": device, "seconds": seconds}
@@ -46,59 +48,35 @@ def latency(
         table = find_table(model, space, example, settings, progress=show)
     if output is not None:
         table.save(output)
-    ends = space.widths(_ends(space))
-    dense, smallest = (float(seconds) for seconds in table.seconds(ends))
-    layers = [
+    found = outlook(table, space)
+    layers: list[dict[str, Any]] = [
         {
-            "layer": segment.module or "(before the first layer)",
-            "milliseconds": 1e3 * float(segment.seconds(ends[:1])[0]),
-            "smallest_milliseconds": 1e3 * float(segment.seconds(ends[1:])[0]),
-            "step": segment.step,
+            "layer": layer.name,
+            "macs": int(layer.macs[0]),
+            "milliseconds": 1e3 * float(layer.seconds[0]),
+            "smallest_milliseconds": 1e3 * float(layer.seconds[1]),
         }
-        for segment in table.segments
+        for layer in table.layers(space.widths(np.stack([space.full_genome, space.min_genome])))
     ]
     if as_json:
-        found = {"dense_ms": 1e3 * dense, "smallest_ms": 1e3 * smallest, "error": table.error, "margin": table.margin}
-        print_json({**found, "layers": layers, "conditions": dict(table.conditions), "made_on": dict(table.made_on)})
+        about = {"conditions": dict(table.conditions), "made_on": dict(table.made_on), "layers": layers}
+        print_json({"problem": file.name, **asdict(found), "sentences": found.sentences, **about})
         return
-    _print(file.name, table, layers, dense, smallest)
-    if output is not None:
-        print_line(f"written: {escape(output)}")
-
-
-def _ends(space: Any) -> Any:
-    import numpy as np
-
-    return np.stack([space.full_genome, space.min_genome])
-
-
-def _print(name: str, table: Any, layers: list[dict[str, Any]], dense: float, smallest: float) -> None:
-    total = sum(layer["milliseconds"] for layer in layers)
     rows = [
         (
-            layer["layer"],
+            layer["layer"] or "(before the first layer)",
+            amount("macs", layer["macs"]),
             f"{layer['milliseconds']:.3f}",
-            f"{100 * layer['milliseconds'] / total:.0f} %",
+            f"{100 * layer['milliseconds'] / found.dense:.0f} %",
             f"{layer['smallest_milliseconds']:.3f}",
-            "" if layer["step"] == 1 else f"in steps of {layer['step']}",
         )
         for layer in layers
     ]
-    print_table(("layer", ">dense ms", ">share", ">smallest ms", "channels"), rows)
-    where = f"batch {table.batch_size}, {table.threads} thread{'s' if table.threads > 1 else ''}"
-    print_line(
-        f"[bold]{escape(name)}[/bold]: {1e3 * dense:.3g} ms dense, {1e3 * smallest:.3g} ms with the fewest channels "
-        f"({dense / smallest:.1f}x faster at most), {where}, {escape(table.made_on['machine'])}"
-    )
-    print_line(
-        f"predictions of networks that were not fitted: off by {100 * table.error:.1f} % on average, 9 in 10 take at "
-        f"most {100 * table.margin:.0f} % longer"
-    )
-    if smallest > DISPATCH_BOUND * dense:
-        print_line("the time hardly depends on the widths: little is to be gained here; try a larger --batch-size")
-    stairs = sorted({layer["step"] for layer in layers} - {1})
-    if stairs:
-        print_line(f"layers with steps gain nothing between them: divisor={stairs[0]} wastes no accuracy there")
+    print_table(("layer", ">MACs", ">predicted ms", ">share", ">ms, fewest channels"), rows)
+    for sentence in found.sentences:
+        print_line(escape(sentence))
+    if output is not None:
+        print_line(f"written: {escape(output)}")
 
 
 @contextmanager

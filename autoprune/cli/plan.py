@@ -41,6 +41,9 @@ def plan(
     seed: SeedOption = None,
     set_: SetOption = None,
     pilot: Annotated[bool, typer.Option(help="Time two evaluations to estimate the search.")] = True,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure how much faster the network can become, half a minute.")
+    ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the pinned ones.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,8 +63,8 @@ def plan(
     )
     with working(f"tracing {file.name}"):
         model = build_model(file, with_weights=False)
-        space, costs, limits = build_space(file, model)
-    found = make_plan(space, costs, limits)
+        space, costs, limits, table = build_space(file, model, with_latency=latency)
+    found = make_plan(space, costs, limits, table)
     if file.tables.evaluator.name in (None, "reconstructed"):
         found = replace(found, consumers=plan_reconstruction(model, space.structure))
     with working("timing a pilot"):
@@ -115,6 +118,8 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
         for name, reach in found.reach.items()
     ]
     print_table(("cost", ">dense", ">smallest", ">of dense", ">limit"), rows)
+    for sentence in found.latency.sentences if found.latency is not None else ():
+        print_line(f"latency: {escape(sentence)}")
     for note in found.notes:
         print_line(f"[yellow]note[/yellow]: {escape(note)}")
     shown = found.layers if layers else found.pinned

@@ -9,7 +9,7 @@ import typer
 
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
 from autoprune.cli.options import JsonOption
-from autoprune.errors import StoreError
+from autoprune.errors import InvalidArgumentError, StoreError
 
 if TYPE_CHECKING:
     from autoprune.report.summary import Measured, RunSummary
@@ -22,6 +22,9 @@ def show(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|MODEL", help="A run's folder, a folder of runs, or a pruned-model file.")
     ],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show milliseconds and multiply-adds of every layer.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the front of a run, finished or still going; the runs in a folder; or what a pruned-model file says."""
@@ -48,8 +51,10 @@ def show(
     summary = read_summary(source)
     if as_json:
         print_json(front_json(summary))
-    else:
-        print_front(summary)
+        return
+    print_front(summary)
+    if layers:
+        print_layers(summary)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -107,10 +112,37 @@ def print_front(summary: RunSummary) -> None:
     columns = [f">{title(name)}, {role.label}" for role, name in metrics] + [f">{title(name)}" for name in costs]
     rows: list[list[object]] = [["dense", *cells(dense)]]
     rows += [[point.id, *cells(point)] for point in summary.front]
+    if summary.timings:
+        times = {row.point: f"{row.median:.3g} ms {row.verdict}".strip() for row in summary.timings[0].rows}
+        columns.append(f"measured, {summary.timings[0].setting}")
+        ids = (None, *(point.id for point in summary.front))
+        rows = [[*row, times.get(id_, "")] for row, id_ in zip(rows, ids, strict=True)]
     print_table((">point", *columns), rows)
     print_line(escape(summary.headline))
     for warning in summary.warnings:
         log(f"[yellow]{escape(warning)}[/yellow]")
+
+
+def print_layers(summary: RunSummary) -> None:
+    """Print what every layer takes, in the dense model and in points of the front.
+
+    Raises:
+        InvalidArgumentError: the run did not predict latency.
+    """
+    from autoprune.report.units import amount
+
+    found = summary.layers
+    if found is None:
+        msg = (
+            "this run did not predict latency, so no layer has a time; search with --limit latency=... or as objective"
+        )
+        raise InvalidArgumentError(msg)
+    rows = [
+        ("whole network, predicted", "", *(f"{ms:.3g}" for ms in found.predicted)),
+        ("whole network, measured", "", *("" if ms is None else f"{ms:.3g}" for ms in found.measured)),
+        *((row.name, amount("macs", row.macs[0]), *(f"{ms:.3f}" for ms in row.milliseconds)) for row in found.rows),
+    ]
+    print_table(("layer", ">MACs, dense", ">ms, dense", *(f">ms, point {id_}" for id_ in found.points)), rows)
 
 
 def _names(summary: RunSummary, role: str) -> list[str]:

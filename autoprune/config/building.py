@@ -24,7 +24,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
-from autoprune.latency.library import find_table
+from autoprune.latency.library import find_table, known_table
+from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
 from autoprune.strategies.warm_start import NO_START, WARM_STARTS
 from autoprune.trace import trace_space
@@ -100,12 +101,16 @@ def lay_out(file: ProblemFile, model: nn.Module, example: Any) -> SearchSpace:
     return trace_space(model, example, layout, seed=file.tables.search.seed)
 
 
-def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostModel, dict[str, int]]:
-    """Trace the network and lay out what may be searched: the space, exact costs, absolute limits.
+def build_space(
+    file: ProblemFile, model: nn.Module, *, with_latency: bool = False
+) -> tuple[SearchSpace, CostModel, dict[str, int], LatencyTable | None]:
+    """Trace the network and lay out what may be searched: the space, costs, absolute limits, and what predicts latency.
 
     Args:
         file: a problem file.
         model: result of `build_model`; its weights do not matter.
+        with_latency: measure latency even where the file does not ask for it. Otherwise a table is returned that was
+            measured before, if there is one, and latency is no cost.
 
     Raises:
         TraceError: the network cannot be traced, or nothing in it can be pruned.
@@ -114,8 +119,8 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
     """
     example = build_example(file)
     space = lay_out(file, model, example)
-    has_latency = "latency" in _figures(file) or file.tables.latency is not None
-    table = find_table(model, space, example, wanted_latency(file)) if has_latency else None
+    is_cost = with_latency or "latency" in _figures(file) or file.tables.latency is not None
+    table = find_table(model, space, example, wanted_latency(file)) if is_cost else None
     costs = CostModel(
         space.structure,
         space,
@@ -123,8 +128,8 @@ def build_space(file: ProblemFile, model: nn.Module) -> tuple[SearchSpace, CostM
         None if table is None else table.seconds,
     )
     check_reference(file, {name: int(value[0]) for name, value in costs(space.full_genome[None, :]).items()})
-    margins = {} if table is None else {"latency": table.margin}
-    return space, costs, resolve_limits(file.tables.limits, space, costs, margins)
+    limits = resolve_limits(file.tables.limits, space, costs, {} if table is None else {"latency": table})
+    return space, costs, limits, table or known_table(space, LatencySettings())
 
 
 def wanted_latency(file: ProblemFile) -> LatencyTable | dict[str, Any] | None:

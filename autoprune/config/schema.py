@@ -47,8 +47,15 @@ def _weights(text: str, info: ValidationInfo) -> str:
 
 
 def _limit(value: Any) -> Any:
-    parse_limit("a cost", value, dense=10**18)
+    is_time = isinstance(value, str) and value.strip().endswith("s")
+    parse_limit("latency" if is_time else "a cost", value, dense=10**18)
     return value
+
+
+def _limits(found: dict[str, Any]) -> dict[str, Any]:
+    for name, value in found.items():  # times are of latency, and nothing else is
+        parse_limit(name, value, dense=10**18)
+    return found
 
 
 def _cost(name: str) -> str:
@@ -254,7 +261,9 @@ CriterionName = Annotated[str, AfterValidator(_criterion)]
 WarmStart = Annotated[str, AfterValidator(_warm_start)]
 EvaluatorName = Annotated[str, AfterValidator(_evaluator)]
 ObjectiveNames = Annotated[Names, AfterValidator(_objectives)]
-Limits = dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]]
+Limits = Annotated[
+    dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]], AfterValidator(_limits)
+]
 Ties = Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)]
 
 InsteadOfInput = Annotated[Reference | None, AfterValidator(_one_input)]
@@ -567,7 +576,7 @@ class EvaluatorTable(Table):
         return self
 
 
-class LatencyTable(Table):
+class LatencySection(Table):
     """``[latency]``: what a forward pass is whose time is a cost; see `autoprune.LatencySettings`.
 
     Attributes:
@@ -623,7 +632,7 @@ class ProblemTables(Table):
     task: TaskTable | None = None
     space: SpaceTable = SpaceTable()
     limits: Limits = Field(default_factory=dict)
-    latency: LatencyTable | None = None
+    latency: LatencySection | None = None
     evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()
     compare: CompareTable = CompareTable()

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -35,8 +35,29 @@ _N_BLOCKERS = 4
 """How many blocking layers an error names."""
 
 
+class Prediction(Protocol):
+    """Of a cost that is predicted, not counted: how far it may be off, and what holds it."""
+
+    @property
+    def margin(self) -> float:
+        """Relative excess over the prediction that is allowed for, such as 0.04."""
+        ...
+
+    @property
+    def fixed(self) -> int:
+        """Part of the cost that no width changes."""
+        ...
+
+    def held(self, widths: IntArray) -> dict[str, int]:
+        """Return what each layer costs of one network of (1, g) widths; "" for what is in none."""
+        ...
+
+
 def resolve_limits(
-    limits: Mapping[str, str | float], space: SearchSpace, costs: Costs, margins: Mapping[str, float] | None = None
+    limits: Mapping[str, str | float],
+    space: SearchSpace,
+    costs: Costs,
+    predicted: Mapping[str, Prediction] | None = None,
 ) -> dict[str, int]:
     """Turn limits as a user writes them into absolute ones, and check that they can be met.
 
@@ -45,8 +66,8 @@ def resolve_limits(
             (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
         space: the search space.
         costs: counts genomes of ``space``.
-        margins: relative excess of a cost over its prediction that is allowed for, such as ``{"latency": 0.04}``: the
-            limit is tightened so that it still holds then.
+        predicted: by name, the costs that are predicted: the limit is tightened by their margin, so that it still holds
+            where the prediction is off.
 
     Returns:
         The largest allowed integer by cost name.
@@ -65,11 +86,24 @@ def resolve_limits(
             raise unknown_name("cost limit", name, dict.fromkeys((*costs.names, *COSTS)))
     dense = costs(space.full_genome[None, :])
     resolved = {
-        name: math.floor(parse_limit(name, limit, int(dense[name][0])) / (1 + (margins or {}).get(name, 0)))
+        name: math.floor(parse_limit(name, limit, int(dense[name][0])) / (1 + _margin(predicted, name)))
         for name, limit in limits.items()
     }
-    check_feasible(space, costs, resolved)
+    check_feasible(space, costs, resolved, predicted)
     return resolved
+
+
+def _margin(predicted: Mapping[str, Prediction] | None, name: str) -> float:
+    return predicted[name].margin if predicted and name in predicted else 0.0
+
+
+def cost_in_words(name: str, value: float) -> str:
+    """Return a cost with its unit.
+
+    >>> cost_in_words("macs", 40_560_000), cost_in_words("latency", 2_340_000)
+    ('40,560,000', '2.34 ms')
+    """
+    return f"{value / 1e6:.3g} ms" if name == "latency" else f"{value:,}"
 
 
 def parse_limit(name: str, limit: str | float, dense: int) -> int:
@@ -144,8 +178,16 @@ def within_limits(costs: Mapping[str, IntArray], limits: Mapping[str, int]) -> B
     return np.logical_and.reduce([costs[name] <= limit for name, limit in limits.items()])
 
 
-def check_feasible(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) -> None:
+def check_feasible(
+    space: SearchSpace, costs: Costs, limits: Mapping[str, int], predicted: Mapping[str, Prediction] | None = None
+) -> None:
     """Check that the smallest network of ``space`` is within ``limits``; then, and only then, some network is.
+
+    Args:
+        space: the search space.
+        costs: counts genomes of ``space``.
+        limits: absolute limits by cost name, tightened where a cost is predicted.
+        predicted: see `resolve_limits`; for the message.
 
     Raises:
         InfeasibleError: it is not; the message gives what it costs and which layers hold most of it.
@@ -155,9 +197,14 @@ def check_feasible(space: SearchSpace, costs: Costs, limits: Mapping[str, int]) 
         reachable = int(smallest[name][0])
         if reachable > limit:
             dense = int(costs(space.full_genome[None, :])[name][0])
+            sure = 1 + _margin(predicted, name)
+            bound = (
+                f", and at most {cost_in_words(name, reachable * sure)} 9 times in 10, which is what limits hold for"
+            )
             msg = (
-                f"no network of this space has {name} <= {limit:,}: the smallest has {reachable:,} "
-                f"({100 * reachable / dense:.1f}% of the dense model's {dense:,}){_blockers(space, name)}. "
+                f"no network of this space has {name} <= {cost_in_words(name, math.ceil(limit * sure))}: the smallest "
+                f"has {cost_in_words(name, reachable)} ({100 * reachable / dense:.1f}% of the dense model's "
+                f"{cost_in_words(name, dense)}){bound if sure > 1 else ''}{_blockers(space, name, predicted)}. "
                 f"{_as_share(name, limit)}Raise the limit, unlock layers, or lower min_width or min_keep_ratio"
             )
             raise InfeasibleError(msg)
@@ -168,18 +215,24 @@ def _as_share(name: str, limit: int) -> str:
     return f"Did you mean '{limit}%' of the dense model's {name}? " if limit <= 100 else ""
 
 
-def _blockers(space: SearchSpace, name: str) -> str:
+def _blockers(space: SearchSpace, name: str, predicted: Mapping[str, Prediction] | None) -> str:
     """Name the layers that hold most of what the smallest network costs, and why they hold it."""
-    terms = cost_terms(space.structure).get(name, ())
     widths = space.widths(space.min_genome[None, :])
     held: dict[str, int] = {}
-    for term in terms:
+    if predicted and name in predicted:
+        held = predicted[name].held(widths)
+    for term in cost_terms(space.structure).get(name, ()):
         held[term.module] = held.get(term.module, 0) + int(term.at(widths)[0])
     if not held:
         return ""
     why = {layer.module: _hold(layer.reason, layer.widths) for layer in space.explain().layers}
     largest = sorted(held, key=lambda module: -held[module])[:_N_BLOCKERS]
-    parts = [f"{module or 'the model itself'} holds {held[module]:,}{why.get(module, '')}" for module in largest]
+    parts = [
+        f"{module or 'the model itself'} holds {cost_in_words(name, held[module])}{why.get(module, '')}"
+        for module in largest
+    ]
+    if predicted and name in predicted:
+        parts.insert(0, f"no width changes {cost_in_words(name, predicted[name].fixed)} of it")
     return "; " + ", ".join(parts)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.cost.samples import find_samples
 from autoprune.cost.timings import MIN_ROUNDS, Timings
@@ -24,6 +24,7 @@ def measure_latency(
     *,
     batch_size: int = 1,
     threads: int = 1,
+    channels_last: bool = False,
     rounds: int = 30,
     warmup: int = 3,
     seed: int = 0,
@@ -31,13 +32,14 @@ def measure_latency(
     """Time the forward passes of ``models``, each once per round in a new random order.
 
     Taking turns makes a slow minute of the machine hit all models alike; `Timings.speedup` then compares within
-    rounds. Models run in evaluation and inference mode.
+    rounds. Models run in evaluation and inference mode, timed by `clock_of`.
 
     Args:
         models: the models by name, all on the device of the input, where they are measured.
         example_input: its first sample is repeated to the batch.
         batch_size: samples per forward pass.
         threads: CPU threads within operators; restored afterwards.
+        channels_last: whether images are laid out with the channels last; the models are as they are given.
         rounds: timed passes per model, at least six.
         warmup: passes per model before.
         seed: seed for the order of the models in each round.
@@ -54,7 +56,7 @@ def measure_latency(
     if samples.form == "whole" and batch_size > 1:
         msg = f"the example input is one sample as a whole: expected batch_size=1, got {batch_size}"
         raise InvalidArgumentError(msg)
-    batch = samples.take(batch_size)
+    batch = placed_batch(samples.take(batch_size), device, channels_last=channels_last)
     names = list(models)
     seconds = {name: np.empty(rounds) for name in names}
     rng = np.random.default_rng(seed)
@@ -63,21 +65,40 @@ def measure_latency(
         stack.enter_context(torch.inference_mode())
         for model in models.values():
             stack.enter_context(evaluating(model))
+        clock = clock_of(device)
         for i in range(-warmup, rounds):
             for turn in rng.permutation(len(names)):
                 name = names[turn]
-                elapsed = _time(models[name], batch, device)
+                elapsed = _time(models[name], batch, device, clock)
                 if i >= 0:
                     seconds[name][i] = elapsed
     return Timings(seconds, str(device), threads, batch_size)
 
 
-def _time(model: nn.Module, batch: Any, device: torch.device) -> float:
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return what tells seconds: where one CPU thread does all the work its own clock, which others do not advance."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
+def placed_batch(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+    """Return a batch on a device, if asked with the channels of images, tensors of four dimensions, last in memory."""
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        moved = leaf.to(device)
+        return moved.contiguous(memory_format=torch.channels_last) if channels_last and moved.dim() == 4 else moved
+
+    return tree_map(place, batch)
+
+
+def _time(model: nn.Module, batch: Any, device: torch.device, clock: Callable[[], float]) -> float:
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     forward(model, batch)
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: torch.device) -> None:

@@ -16,9 +16,10 @@ from torch import nn
 from autoprune.core.settings import settings_of
 from autoprune.core.space import SearchSpace
 from autoprune.errors import InvalidArgumentError, shown
-from autoprune.latency.measuring import Progress, made_on, measure_table
+from autoprune.latency.measuring import Progress, device_of, made_on, measure_table
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
+from autoprune.train.devices import resolve_device
 
 Wanted = LatencyTable | LatencySettings | Mapping[str, Any] | str | Path | None
 """A table; the path of one; or settings, for which one is measured or found among those measured before."""
@@ -41,7 +42,7 @@ def find_table(
         progress: see `measure_table`.
 
     Raises:
-        InvalidArgumentError: the table is of another network, or the file holds none.
+        InvalidArgumentError: the table is of another network, the file holds none, or the device is not here.
     """
     if isinstance(wanted, LatencyTable):
         return _of_this_network(wanted, space, "the latency table")
@@ -52,11 +53,10 @@ def find_table(
         settings = LatencySettings()
     elif wanted is None or isinstance(wanted, LatencySettings | Mapping):
         settings = settings_of(LatencySettings, wanted, "latency") if wanted is not None else LatencySettings()
-        path = _folder() / f"{_key(space, settings)}.json"
-        try:
-            return _of_this_network(LatencyTable.load(path), space, str(path))
-        except InvalidArgumentError:
-            pass  # not measured yet, or damaged
+        known = known_table(space, settings)
+        if known is not None:
+            return known
+        path = _path(space, settings)
     else:
         msg = (
             "expected latency as ap.LatencySettings(...), a mapping of its fields, an ap.LatencyTable or the path of "
@@ -68,6 +68,35 @@ def find_table(
     return table
 
 
+def known_table(space: SearchSpace, settings: LatencySettings) -> LatencyTable | None:
+    """Return the table that was measured before with these settings; None where there is none, or a damaged one.
+
+    Raises:
+        InvalidArgumentError: the device is not here.
+    """
+    path = _path(space, settings)
+    try:
+        return _of_this_network(LatencyTable.load(path), space, str(path))
+    except InvalidArgumentError:
+        return None
+
+
+def made_elsewhere(table: LatencyTable) -> str:
+    """Return a sentence about a table of another machine or version of torch; "" for one that was made here."""
+    try:
+        here = made_on(resolve_device(str(table.conditions["device"])))
+    except InvalidArgumentError:
+        here = made_on(torch.device("cpu"))
+    there = [table.made_on.get(name) for name in here]
+    if there == list(here.values()):
+        return ""
+    return (
+        f"the latency table was made on {table.made_on['machine']} with torch {table.made_on['torch']}, and this is "
+        f"{here['machine']} with torch {here['torch']}: predictions and limits are of there, times that are measured "
+        "are of here"
+    )
+
+
 def _of_this_network(table: LatencyTable, space: SearchSpace, where: str) -> LatencyTable:
     if table.structure != space.structure.fingerprint:
         msg = f"{where} is of another network or input size; measure one of this: autoprune latency PROBLEM"
@@ -75,13 +104,14 @@ def _of_this_network(table: LatencyTable, space: SearchSpace, where: str) -> Lat
     return table
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoprune" / "latency"
+def _path(space: SearchSpace, settings: LatencySettings) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "autoprune" / "latency" / f"{_key(space, settings)}.json"
 
 
 def _key(space: SearchSpace, settings: LatencySettings) -> str:
     """Return the name of what a table depends on; how much is measured is part of it: a change measures anew."""
-    parts = [space.fingerprint, vars(settings), made_on(torch.device(settings.device))]
+    parts = [space.fingerprint, vars(settings), made_on(device_of(settings))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

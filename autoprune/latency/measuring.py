@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from autoprune.core.groups import FloatArray, IntArray, Operator
 from autoprune.core.space import SearchSpace
+from autoprune.cost.latency import clock_of, placed_batch
 from autoprune.cost.samples import find_samples
 from autoprune.errors import InvalidArgumentError
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable, fit_segment, fit_table
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import evaluating, forward
+from autoprune.train.devices import resolve_device
 
 QUANTILE = 0.3
 """Which of the times over rounds is kept: low, because whatever else the machine does only adds."""
@@ -64,15 +65,15 @@ def measure_table(
         progress: called after every network that was made and every round.
 
     Raises:
-        InvalidArgumentError: the input is one sample as a whole and the batch size is not 1.
+        InvalidArgumentError: the input is one sample as a whole and the batch size is not 1, or the device is not here.
     """
     settings = settings or LatencySettings()
-    device = torch.device(settings.device)
+    device = device_of(settings)
     samples = find_samples(model, example_input)
     if samples.form == "whole" and settings.batch_size > 1:
         msg = f"the example input is one sample as a whole: expected batch_size=1, got {settings.batch_size}"
         raise InvalidArgumentError(msg)
-    batch = _placed(samples.take(settings.batch_size), settings)
+    batch = placed_batch(samples.take(settings.batch_size), device, channels_last=settings.channels_last)
     rng = np.random.default_rng(settings.seed)
     genomes = spread_genomes(space, settings.candidates + settings.checks, rng)
     networks = []
@@ -115,8 +116,9 @@ def time_networks(
         settings: see `measure_table`; the numbers of candidates and checks do not matter.
     """
     settings = settings or LatencySettings()
-    device = torch.device(settings.device)
-    batch = _placed(find_samples(model, example_input).take(settings.batch_size), settings)
+    device = device_of(settings)
+    batch = find_samples(model, example_input).take(settings.batch_size)
+    batch = placed_batch(batch, device, channels_last=settings.channels_last)
     networks = [_network(model, space, genome, settings) for genome in genomes]
     with _running(networks, settings.threads):
         rounds = _rounds(settings.seconds, _seconds_of_one_round(networks, batch, device))
@@ -132,6 +134,19 @@ def spread_genomes(space: SearchSpace, n: int, rng: np.random.Generator) -> IntA
     genomes[0] = space.full_genome
     genomes[min(1, n - 1)] = space.min_genome
     return genomes
+
+
+def device_of(settings: LatencySettings) -> torch.device:
+    """Return the device that is measured on.
+
+    Raises:
+        InvalidArgumentError: it is not here, or its clock is not known.
+    """
+    device = resolve_device(settings.device)
+    if device.type not in ("cpu", "cuda") or settings.device == "auto":
+        msg = f"latency is measured on a device such as 'cpu' or 'cuda:0', got {settings.device!r}"
+        raise InvalidArgumentError(msg)
+    return device
 
 
 def made_on(device: torch.device) -> dict[str, str]:
@@ -156,17 +171,6 @@ def _network(model: nn.Module, space: SearchSpace, genome: IntArray, settings: L
     kept = structure.kept_genes(orders, space.widths(genome[None, :])[0])
     network = cut(model, structure, kept).to(settings.device)
     return network.to(memory_format=torch.channels_last) if settings.channels_last else network
-
-
-def _placed(batch: Any, settings: LatencySettings) -> Any:
-    def place(tensor: Any) -> Any:
-        if not isinstance(tensor, torch.Tensor):
-            return tensor
-        moved = tensor.to(settings.device)
-        is_image = settings.channels_last and moved.dim() == 4
-        return moved.contiguous(memory_format=torch.channels_last) if is_image else moved
-
-    return tree_map(place, batch)
 
 
 @contextmanager
@@ -198,12 +202,6 @@ def _seconds_of_one_round(networks: Sequence[nn.Module], batch: Any, device: tor
     return time.perf_counter() - start
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
-    """Return what tells seconds: the thread's own where it does all the work."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    return time.thread_time if alone else time.perf_counter
-
-
 def _whole_times(
     networks: Sequence[nn.Module],
     batch: Any,
@@ -213,7 +211,7 @@ def _whole_times(
     progress: Progress | None,
 ) -> FloatArray:
     """Return the (n,) seconds of whole passes."""
-    clock = _clock(device)
+    clock = clock_of(device)
     seconds = np.empty((rounds, len(networks)))
     for turn in range(rounds):
         for i in rng.permutation(len(networks)):
@@ -268,7 +266,7 @@ class _Marks:
 
     def _pass(self, network: nn.Module, batch: Any) -> tuple[tuple[str, ...], FloatArray]:
         self._noted.clear()
-        clock = self._event if self._device.type == "cuda" else _clock(self._device)
+        clock = self._event if self._device.type == "cuda" else clock_of(self._device)
         with ExitStack() as stack:
             for name in self._modules:
                 module = network.get_submodule(name)

@@ -61,10 +61,37 @@ class Segment:
     step: int
     coefficients: tuple[float, ...]
 
+    @property
+    def call(self) -> float:
+        """Seconds that it takes without any work."""
+        return self.coefficients[0]
+
     def seconds(self, widths: IntArray) -> FloatArray:
         """Return (n,) seconds at (n, g) ``widths``."""
         found: FloatArray = features(self.operators, widths, self.step) @ np.array(self.coefficients)
         return found
+
+    def macs(self, widths: IntArray) -> IntArray:
+        """Return (n,) multiply-adds of one sample at (n, g) ``widths``."""
+        total = np.zeros(len(widths), dtype=np.int64)
+        for operator in self.operators:
+            total += operator.weight * math.prod(factor.at(widths) for factor in operator.factors)
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTime:
+    """What one layer takes in n networks.
+
+    Attributes:
+        name: dotted name of the layer; "" for what is in none.
+        macs: (n,) multiply-adds of one sample.
+        seconds: (n,) predicted seconds per batch.
+    """
+
+    name: str
+    macs: IntArray
+    seconds: FloatArray
 
 
 def features(operators: Sequence[Operator], widths: IntArray, step: int) -> FloatArray:
@@ -125,6 +152,34 @@ class LatencyTable:
         for segment in self.segments:
             total += segment.seconds(widths)
         return np.maximum(self.slope * total + self.offset, 1e-9)
+
+    def layers(self, widths: IntArray) -> tuple[LayerTime, ...]:
+        """Return what each layer takes at (n, g) ``widths``, in execution order; the times sum up to `seconds`.
+
+        The norm, the activation and the additions behind a layer count as its own. Last comes what is in no layer,
+        under the name "": what runs before the first. The constant of the correction is shared by the calls.
+        """
+        names = [*dict.fromkeys(segment.module for segment in self.segments if segment.module), ""]
+        macs = {name: np.zeros(len(widths), dtype=np.int64) for name in names}
+        seconds = {name: np.zeros(len(widths)) for name in names}
+        calls = self.slope * sum(segment.call for segment in self.segments)
+        per_call = self.offset / calls if calls > 0 else 0.0
+        for segment in self.segments:
+            macs[segment.module] += segment.macs(widths)
+            seconds[segment.module] += self.slope * (segment.seconds(widths) + per_call * segment.call)
+        if not per_call:
+            seconds[""] += self.offset
+        return tuple(LayerTime(name, macs[name], seconds[name]) for name in names)
+
+    def held(self, widths: IntArray) -> dict[str, int]:
+        """Return the nanoseconds of each layer of one network of (1, g) ``widths``, as `layers` does."""
+        return {layer.name: round(1e9 * float(layer.seconds[0])) for layer in self.layers(widths)}
+
+    @property
+    def fixed(self) -> int:
+        """Nanoseconds that no width changes, since they are of calls, not of work: the prediction without any work."""
+        seconds = self.slope * sum(segment.call for segment in self.segments) + self.offset
+        return round(1e9 * max(0.0, seconds))
 
     @property
     def fingerprint(self) -> str:

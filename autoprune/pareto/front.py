@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Evaluation, Outcome, Status, evaluations
+from autoprune.core.limits import cost_in_words
 from autoprune.core.objectives import Objectives
 from autoprune.errors import InfeasibleError, InvalidArgumentError, unknown_name
 from autoprune.pareto.dominance import as_values, unique_front
@@ -139,7 +140,8 @@ class Front(Generic[P]):
         """Return a data frame: one row per point, cheapest first, indexed by id.
 
         Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``; predicted latency as
-        ``latency_ms``) and their shares of the dense model's (``macs_share``), channels kept (``width:<variable>``).
+        ``latency_ms``) and their shares of the dense model's (``macs_share``), measured latency
+        (``latency_ms_measured``), channels kept (``width:<variable>``).
         """
         import pandas as pd
 
@@ -210,8 +212,9 @@ class Front(Generic[P]):
 
     def _out_of_reach(self, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> str:
         lowest = [
-            f"smallest {name} {min(_figure(point, name) for point in self.points):g} (limit {at_most[name]:g})"
-            for name in at_most
+            f"smallest {name} {_words(name, min(_figure(point, name) for point in self.points))} "
+            f"(limit {_words(name, limit)})"
+            for name, limit in at_most.items()
         ]
         highest = [
             f"largest {name} {max(_figure(point, name) for point in self.points):g} (limit {at_least[name]:g})"
@@ -278,6 +281,10 @@ def successful_evaluations(outcomes: Iterable[Outcome], *, fidelity: str | None 
 def _within(point: Figures, at_most: Mapping[str, float], at_least: Mapping[str, float]) -> bool:
     below = [_figure(point, name) <= limit for name, limit in at_most.items()]  # every name is looked up
     return all(below + [_figure(point, name) >= limit for name, limit in at_least.items()])
+
+
+def _words(name: str, figure: float) -> str:
+    return cost_in_words(name, figure) if name == "latency" else f"{figure:g}"
 
 
 def _figure(point: Figures, name: str) -> float:

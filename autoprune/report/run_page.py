@@ -14,6 +14,7 @@ from autoprune.report.figures.front import convergence_figure, front_figure, pla
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
+from autoprune.report.layers import Layers
 from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, kind_of, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role
@@ -45,10 +46,12 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         other_planes=[x for x, _ in planes(summary)[1:]],
         point_heads=[
             *(units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns),
-            *["latency"] * bool(times),
+            *["measured latency"] * bool(times),
         ],
         dense_cells=_cells(summary, summary.meta.dense, columns, times, None),
         points=[(point, _cells(summary, point, columns, times, point.id)) for point in summary.front],
+        layers=_layers(summary.layers),
+        layer_heads=[] if summary.layers is None else [f"#{id_}" for id_ in summary.layers.points],
         tunings=[_tuning(summary, tuning) for tuning in summary.finetunings],
         settings=_settings(summary),
         preparations=[
@@ -156,6 +159,26 @@ def _time(row: Latency | None) -> Cell:
     if row.speedup is None:
         return median, ""
     return median, f"{row.speedup[0]:.2f}{units.TIMES}" if row.is_faster else row.verdict
+
+
+def _layers(layers: Layers | None) -> list[tuple[str, list[Cell]]]:
+    """A row for the whole network, predicted, one for what was measured of it, and one for each layer."""
+    if layers is None:
+        return []
+    whole = [(f"{ms:.3g}", _share(ms, layers.predicted[0]) if i else "") for i, ms in enumerate(layers.predicted)]
+    rows = [("whole network, predicted", whole)]
+    if any(ms is not None for ms in layers.measured):
+        timed = [MISSING if ms is None else (f"{ms:.3g}", "") for ms in layers.measured]
+        rows.append(("whole network, measured", timed))
+    for row in layers.rows:
+        cells = [(f"{row.milliseconds[0]:.3f}", units.amount("macs", row.macs[0]))]
+        cells += [(f"{ms:.3f}", _share(ms, row.milliseconds[0])) for ms in row.milliseconds[1:]]
+        rows.append((row.name, cells))
+    return rows
+
+
+def _share(part: float, whole: float) -> str:
+    return units.percent(part / whole).replace(" ", "\N{NO-BREAK SPACE}") if whole > 0 else ""
 
 
 def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:

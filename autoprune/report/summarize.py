@@ -10,6 +10,7 @@ from typing import Any
 from autoprune.core.jobs import Status, evaluations, preparations
 from autoprune.report import units
 from autoprune.report.headline import headline, warnings
+from autoprune.report.layers import layers_of
 from autoprune.report.summary import (
     FineTuning,
     Incident,
@@ -21,6 +22,9 @@ from autoprune.report.summary import (
 from autoprune.store.ledger import Event, EventKind
 from autoprune.store.meta import PROBLEM_FILE, SUBSTITUTES
 from autoprune.store.record import FINETUNE, LATENCY, Point, RunRecord
+
+SIDE_BY_SIDE = 5
+"""Points that stand beside the dense model where layers are listed."""
 
 INTERRUPTED = "interrupted"
 """The reason of a stop that the user asked for."""
@@ -48,7 +52,8 @@ def summarize(record: RunRecord) -> RunSummary:
         preparations=tuple(made for made in preparations(record.outcomes) if made.status is Status.OK),
         incidents=tuple(_incidents(record.starts, events)),
         convergence=record.convergence,
-        timings=_timings(record.records(LATENCY), front),
+        timings=_timings(record, front),
+        layers=layers_of(record, _side_by_side(front)),
         finetunings=_finetunings(record.records(FINETUNE), points),
         spending=replace(record.spent, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in evaluations(record.outcomes)),
@@ -73,11 +78,17 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
             yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
 
 
-def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tuple[Timing, ...]:
+def _side_by_side(front: Sequence[Point]) -> list[Point]:
+    """Return the points of the front that were timed; the ends and the middle of it where none was."""
+    timed = [point for point in front if point.measured_ms is not None]
+    return timed[:SIDE_BY_SIDE] or [front[i] for i in sorted({0, len(front) // 2, len(front) - 1}) if front]
+
+
+def _timings(record: RunRecord, front: Sequence[Point]) -> tuple[Timing, ...]:
     rank = {point.id: i for i, point in enumerate(front)}
-    latest = {record["setting"]: record["rows"] for record in records}
+    latest = {timed["setting"]: timed for timed in record.records(LATENCY)}
     timings = []
-    for setting, rows in latest.items():
+    for setting, timed in latest.items():
         found = [
             Latency(
                 point=row["point"],
@@ -87,11 +98,11 @@ def _timings(records: Sequence[Mapping[str, Any]], front: Sequence[Point]) -> tu
                 speedup=None if row["speedup"] is None else tuple(row["speedup"]),
                 verdict=row["verdict"],
             )
-            for row in rows
+            for row in timed["rows"]
         ]
         found.sort(key=lambda row: -1 if row.point is None else rank.get(row.point, len(rank)))
-        timings.append(Timing(setting, tuple(found)))
-    return tuple(timings)
+        timings.append(Timing(setting, tuple(found), record.is_as_predicted(timed)))
+    return tuple(sorted(timings, key=lambda timing: not timing.is_as_predicted))
 
 
 def _finetunings(records: Sequence[Mapping[str, Any]], points: Mapping[int, Point]) -> tuple[FineTuning, ...]:

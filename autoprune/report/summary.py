@@ -19,6 +19,7 @@ from autoprune.core.jobs import Outcome, Preparation
 from autoprune.core.objectives import Objective, Objectives
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.rank_correlation import kendall
+from autoprune.report.layers import Layers
 from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import Point
 
@@ -105,10 +106,12 @@ class Timing:
     Attributes:
         setting: backend, device, threads and batch in words.
         rows: the dense model first, then points in the order of the front.
+        is_as_predicted: whether the run predicted latency under the same conditions and on the same machine.
     """
 
     setting: str
     rows: tuple[Latency, ...]
+    is_as_predicted: bool = False
 
 
 AFTER = (Role.VALIDATION, Role.TEST)
@@ -162,6 +165,8 @@ class RunSummary:
         incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
+        layers: multiply-adds and predicted milliseconds of each layer, dense and in some points of the front; None
+            where latency was not predicted.
         finetunings: final trainings of points, oldest first.
         spending: all that was charged, with the seconds of search.
         cached: number of evaluations that came from the cache.
@@ -184,6 +189,7 @@ class RunSummary:
     incidents: tuple[Incident, ...]
     convergence: Convergence
     timings: tuple[Timing, ...]
+    layers: Layers | None
     finetunings: tuple[FineTuning, ...]
     spending: Spending
     cached: int

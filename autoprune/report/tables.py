@@ -2,7 +2,8 @@
 
 Columns have one name everywhere: a metric as the search measured it is ``accuracy``, of other items ``accuracy_test``
 or ``accuracy_polished``, after a fine-tuning ``accuracy_tuned`` and ``accuracy_tuned_test``; a cost is ``macs`` and, as
-a share of the dense model's, ``macs_share``; the channels that are kept are ``width:<variable>``.
+a share of the dense model's, ``macs_share``; predicted latency is ``latency_ms``, beside it ``latency_ms_measured``
+where a point was timed; the channels that are kept are ``width:<variable>``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SCHEMA_VERSION = 1
 
 
 def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of a point by the names of their columns: metrics, costs, shares, widths.
+    """Return the figures of a point by the names of their columns: metrics, costs, shares, measured time, widths.
 
     Args:
         point: the point.
@@ -35,7 +36,8 @@ def point_row(point: Point, meta: RunMeta, variables: Sequence[str]) -> dict[str
         for name, value in figures.items()
     }
     widths = {f"width:{name}": width for name, width in zip(variables, point.widths, strict=True)}
-    return {**found, **cost_columns(point.costs, meta), **widths}
+    timed = {} if point.measured_ms is None else {"latency_ms_measured": point.measured_ms}
+    return {**found, **cost_columns(point.costs, meta), **timed, **widths}
 
 
 def cost_columns(costs: Mapping[str, int], meta: RunMeta) -> dict[str, float]:

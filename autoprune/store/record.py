@@ -25,7 +25,8 @@ from autoprune.store.run import LEDGER, LOCK, WEIGHTS, is_locked
 
 LATENCY = "latency"
 """Kind of the records of models that were timed together: ``{"setting": text, "rows": [{"point": id or None for the
-dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict": text}, ...]}``."""
+dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict": text}, ...]}``, and
+``"conditions"`` and ``"machine"`` as a latency table has them."""
 
 METRICS = "metrics"
 """Kind of the records ``{"point": id, "role": "test", "metrics": {name: value}}``: a point measured on other items."""
@@ -49,6 +50,7 @@ class Point:
         fidelity: fidelity of its evaluation.
         role: role of the items that it was measured on.
         cached: whether the figures came from the evaluation cache.
+        measured_ms: measured milliseconds, see `RunRecord.timed`; None where it was not timed.
     """
 
     id: int
@@ -60,6 +62,7 @@ class Point:
     fidelity: str
     role: Role
     cached: bool
+    measured_ms: float | None = None
 
     @property
     def searched(self) -> Mapping[str, float]:
@@ -124,6 +127,27 @@ class RunRecord:
     def records(self, kind: str) -> Sequence[Mapping[str, Any]]:
         """Return the measurements of a kind, oldest first."""
         return self.kept.get(kind, ())
+
+    def is_as_predicted(self, timed: Mapping[str, Any]) -> bool:
+        """Say whether times were measured under the conditions and on the machine that latency is predicted for."""
+        table = self.meta.latency
+        return bool(table) and (timed.get("conditions"), timed.get("machine")) == (
+            table["conditions"],
+            table["made_on"]["machine"],
+        )
+
+    @cached_property
+    def timed(self) -> Mapping[int | None, float]:
+        """Measured milliseconds by point, None for the dense model, the newest of each.
+
+        Where latency is predicted, of records that compare with that; else of the setting that was timed first.
+        """
+        records = self.records(LATENCY)
+        if self.meta.latency:
+            chosen = [record for record in records if self.is_as_predicted(record)]
+        else:
+            chosen = [record for record in records if record["setting"] == records[0]["setting"]]
+        return {row["point"]: row["median"] for record in chosen for row in record["rows"]}
 
     @cached_property
     def weights(self) -> BlobStore:
@@ -192,6 +216,7 @@ class RunRecord:
                 fidelity=outcome.job.fidelity,
                 role=meta.role_of(outcome.job.fidelity),
                 cached=outcome.cached,
+                measured_ms=self.timed.get(i),
             )
             for (i, outcome), kept in zip(measured.items(), ratios, strict=True)
         }

@@ -27,6 +27,9 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         msg = f"expected a device of this machine, got {name!r}, but torch sees no GPU; use 'cpu' or 'auto'"
         raise InvalidArgumentError(msg)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        msg = f"expected a device of this machine, got {name!r}, but torch sees {torch.cuda.device_count()} GPUs"
+        raise InvalidArgumentError(msg)
     return device
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import autoprune as ap
-from autoprune.errors import InfeasibleError, InvalidArgumentError, StoreError
+from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, StoreError
 
 QUICK = {"seconds": 0.2, "candidates": 16, "checks": 10, "batch_size": 32}
 
@@ -48,6 +48,63 @@ def test_an_objective_and_a_limit() -> None:
     table = run.front.table()
     assert table["latency_ms"].tolist() == [point.costs["latency"] / 1e6 for point in run.front]
     assert (table["latency_share"] <= 0.7).all()
+    medians = {row["point"]: row["median"] for row in record["rows"]}
+    assert table["latency_ms_measured"].dropna().to_dict() == {i: ms for i, ms in medians.items() if i is not None}
+    timed = next(point for point in run.front if point.id in medians)
+    predicted = timed.costs["latency"] / 1e6
+    assert f"latency={predicted:.3g} ms predicted, {medians[timed.id]:.3g} ms measured" in repr(timed)
+
+
+def test_layers_of_a_point(tmp_path: Path) -> None:
+    """Milliseconds of the layers, dense and pruned, sum up to what is predicted; the page has them beside the whole."""
+    problem = make_problem()
+    run = ap.search(problem, "random", 4)
+    point = run.front[0]
+    layers = point.layers()
+    assert layers["latency_ms"].sum() == pytest.approx(point.costs["latency"] / 1e6, rel=1e-4)
+    assert layers["latency_ms_dense"].sum() == pytest.approx(problem.dense_costs["latency"] / 1e6, rel=1e-4)
+    assert layers["macs"].sum() == point.costs["macs"]
+    assert list(layers.index[:3]) == ["0", "3", "8"]
+    page = run.report(tmp_path / "report.html").html.read_text(encoding="utf-8")
+    assert "Milliseconds, layer by layer" in page
+    whole = page[page.index("whole network, predicted") :]
+    assert f"{problem.dense_costs['latency'] / 1e6:.3g}" in whole[: whole.index("</tr>")]
+    assert "whole network, measured" in page
+    assert "A diamond is what was predicted" in page
+    plain = ap.search(make_problem(None, objectives=("accuracy", "macs")), "random", 2)
+    with pytest.raises(InvalidArgumentError, match="did not predict latency"):
+        plain.front[0].layers()
+    plain.measure_latency()
+    assert plain.front.table()["latency_ms_measured"].notna().all()
+
+
+def test_a_table_of_another_machine(tmp_path: Path) -> None:
+    """It is used, since one may search for a machine elsewhere, and said; times of here do not stand beside it."""
+    here = make_problem()
+    assert here.latency is not None
+    there = ap.LatencyTable.from_json({**here.latency.to_json(), "made_on": {"machine": "a phone", "torch": "2.0"}})
+    with pytest.warns(AutopruneWarning, match=r"made on a phone with torch 2\.0, and this is"):
+        problem = make_problem(there)
+    run = ap.search(problem, "random", 4, store=tmp_path / "run")
+    assert "a phone" in str(problem.outlook)
+    assert "latency_ms_measured" not in run.front.table()
+    page = run.report().html.read_text(encoding="utf-8")
+    assert "another machine" in page
+    assert "A diamond" not in page
+
+
+def test_a_limit_below_the_floor_says_why() -> None:
+    """The message has the smallest network's time, what no width changes of it, and the layers that hold the rest."""
+    problem = make_problem()
+    assert problem.latency is not None
+    smallest = problem.costs(problem.space.min_genome[None, :])["latency"][0]
+    with pytest.raises(InfeasibleError) as caught:
+        make_problem(limits={"latency": "1us"})
+    text = str(caught.value)
+    assert "latency <= 0.001 ms" in text
+    assert f"the smallest has {smallest / 1e6:.3g} ms" in text
+    assert f"no width changes {problem.latency.fixed / 1e6:.3g} ms of it" in text
+    assert "of 32 channels" in text
 
 
 def test_times_are_written_with_units() -> None:

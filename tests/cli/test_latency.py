@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import autoprune as ap
 from autoprune.cli.app import app
+from autoprune.latency import measuring
 
 PROBLEM = """
 [model]
@@ -34,18 +35,23 @@ def test_layers_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = json.loads(done.stdout)
     table = ap.LatencyTable.load(tmp_path / "table.json")
     assert found["conditions"]["batch_size"] == table.batch_size == 16
-    assert 0 < found["smallest_ms"] < found["dense_ms"]
-    assert len(found["layers"]) == len(table.segments)
+    assert 0 < found["smallest"] < found["dense"]
+    assert sum(layer["milliseconds"] for layer in found["layers"]) == pytest.approx(found["dense"])
+    assert sum(layer["smallest_milliseconds"] for layer in found["layers"]) == pytest.approx(found["smallest"])
     shown = CliRunner().invoke(app, ["latency", "net.toml"])
     assert shown.exit_code == 0, shown.output
     assert "batch 16, 1 thread" in shown.stdout
-    assert "9 in 10 take at most" in shown.stdout
+    assert "9 networks in 10 take at most" in " ".join(shown.stdout.split())
     (tmp_path / "net.toml").write_text(text + '\nfile = "table.json"\n\n[limits]\nlatency = "95%"\n')
     planned = CliRunner().invoke(app, ["plan", "net.toml", "--json"])
     assert planned.exit_code == 0, planned.output
     reach = json.loads(planned.stdout)["reach"]["latency"]
-    assert reach["dense"] == round(1e6 * found["dense_ms"])
+    assert reach["dense"] == round(1e6 * found["dense"])
     assert reach["limit"] <= 0.95 * reach["dense"]
+    timed = CliRunner().invoke(app, ["plan", "net.toml", "--limit", "latency=3ms", "--json"])
+    assert json.loads(timed.stdout)["reach"]["latency"]["limit"] == int(3e6 / (1 + table.margin))
+    for limit in ("latency=3", "macs=3ms"):
+        assert "expected the limit on" in CliRunner().invoke(app, ["plan", "net.toml", "--limit", limit]).stderr
     for wrong, why in (('file = "none.json"', "expected a latency table in"), ("batch_size = 8", "measured with 16")):
         key = wrong.partition(" ")[0]
         lines = (tmp_path / "net.toml").read_text().splitlines()
@@ -54,3 +60,22 @@ def test_layers_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         refused = CliRunner().invoke(app, ["plan", "wrong.toml"])
         assert refused.exit_code == 1
         assert why in refused.stderr
+
+
+def test_plan_says_what_can_be_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan measures latency where that is asked, and later plans know the table; without one they say nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(measuring, "ROUNDS", (2, 2))
+    spaces = Path(ap.__file__).parent / "searchspaces"
+    (tmp_path / "net.toml").write_text(PROBLEM.partition("[latency]")[0].replace("models/", f"{spaces}/models/"))
+    runner = CliRunner()
+    before, asked = (
+        json.loads(runner.invoke(app, ["plan", "net.toml", *options, "--json"]).stdout)
+        for options in ([], ["--latency"])
+    )
+    assert before["latency"] is None
+    assert "latency" in asked["reach"]
+    after = " ".join(runner.invoke(app, ["plan", "net.toml"]).stdout.split())
+    assert f"latency: {asked['latency']['dense']:.3g} ms dense" in after
+    assert "predicted latency" not in after  # it is no cost here

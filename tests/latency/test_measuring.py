@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.core.space import SearchSpace
 from autoprune.errors import InvalidArgumentError
+from autoprune.latency.library import find_table
 from autoprune.latency.measuring import measure_table, spread_genomes
 from autoprune.latency.settings import LatencySettings
 from autoprune.trace.tracer import trace_space
@@ -93,6 +94,19 @@ def test_genomes_spread_from_dense_to_smallest() -> None:
     assert (genomes[0] == space.full_genome).all()
     assert (genomes[1] == space.min_genome).all()
     assert (np.ptp(genomes[2:], axis=0) >= space.n_levels // 2).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "match"),
+    [("cuda:63", "of this machine"), ("meta", "such as 'cpu'"), ("auto", "such as 'cpu'"), ("x", "x")],
+)
+def test_a_device_that_is_not_there(device: str, match: str) -> None:
+    """What is not here, or has no clock that is known, is refused before anything is cut."""
+    model = conv_net()
+    space = trace_space(model, torch.randn(1, 3, 8, 8), partial(SearchSpace.build))
+    for measure in (measure_table, find_table):
+        with pytest.raises(InvalidArgumentError, match=match):
+            measure(model, space, torch.randn(1, 3, 8, 8), LatencySettings(device=device))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from autoprune.core.groups import Count, IntArray, Operator
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
-from autoprune.latency.table import LatencyTable, features, fit_segment, fit_table
+from autoprune.latency.table import LatencyTable, Segment, features, fit_segment, fit_table
 from autoprune.testing.toys import toy_space
 
 CONV = Operator("conv", "conv", 9 * 64, (Count(0, ((0, 1),)), Count(0, ((1, 1),))))
@@ -118,6 +119,25 @@ def test_can_be_kept(tmp_path: Path) -> None:
     assert again.seconds(widths) == table.seconds(widths)
     changed = LatencyTable.from_json({**table.to_json(), "offset": 1.0})
     assert changed.fingerprint != table.fingerprint
+
+
+@pytest.mark.parametrize(("call", "offset"), [(1e-6, 2e-6), (1e-6, -2e-6), (0.0, 2e-6), (1e-6, 0.0)])
+def test_layers_sum_up(call: float, offset: float) -> None:
+    """The times of the layers sum up to the prediction and their multiply-adds to the counted ones."""
+    space = toy_space()
+    operators = space.structure.operators
+    segments = [Segment("", (), 1, (1e-7,))]
+    segments += [Segment(o.module, (o,), 1, (call, 1e-9, *(0.0 for _ in o.factors))) for o in operators]
+    table = replace(small_table(space), segments=tuple(segments), slope=1.2, offset=offset)
+    widths = space.widths(np.stack([space.full_genome, space.min_genome]))
+    layers = table.layers(widths)
+    assert [layer.name for layer in layers] == [*dict.fromkeys(o.module for o in operators), ""]
+    assert sum(layer.seconds for layer in layers) == pytest.approx(table.seconds(widths))
+    counted = CostModel(space.structure, space).at_widths(widths)["macs"]
+    assert sum(layer.macs for layer in layers).tolist() == counted.tolist()
+    assert table.fixed == pytest.approx(1e9 * table.seconds(np.zeros_like(widths))[0], abs=1)
+    held = table.held(widths[1:])
+    assert held == {layer.name: round(1e9 * layer.seconds[1]) for layer in layers}
 
 
 @pytest.mark.parametrize(

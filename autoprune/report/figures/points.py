@@ -98,9 +98,8 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
         "hovertemplate": "%{text}<extra></extra>",
         "showlegend": False,
     }
-    page = layout(height=90 + 30 * max(len(rows), 2))
-    page["margin"]["r"] = 280
-    page["xaxis"] |= {"title": axis_title("milliseconds per forward pass: median and interval"), "rangemode": "tozero"}
+    page = layout(height=90 + 46 * max(len(rows), 2))
+    page["xaxis"] |= {"title": axis_title("ms per forward pass: median, interval"), "rangemode": "tozero"}
     page["yaxis"] |= {
         "tickvals": list(range(len(rows))),
         "ticktext": labels,
@@ -110,10 +109,11 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
     page["annotations"] = [
         {
             "xref": "paper",
-            "x": 1,
+            "x": 0,
             "xanchor": "left",
-            "xshift": 10,
+            "xshift": 4,
             "y": i,
+            "yshift": 17,  # above the marker and its interval, so that narrow screens have room for them
             "showarrow": False,
             "text": plain(row.verdict),
             "font": {"color": palette.INK if row.is_faster else palette.MUTED},
@@ -137,7 +137,30 @@ def latency_figure(summary: RunSummary, timing: Timing) -> Figure:
         for row in rows
         if row.point is None
     ]
-    return {"data": [trace], "layout": page}
+    return {"data": [trace, *_predicted(summary, timing)], "layout": page}
+
+
+def _predicted(summary: RunSummary, timing: Timing) -> list[Figure]:
+    """A diamond per model where times were predicted under the conditions of the measurement."""
+    costs = {point.id: point.costs for point in summary.front} | {None: summary.meta.dense.costs}
+    at = [
+        (costs[row.point]["latency"] / 1e6, i)
+        for i, row in enumerate(timing.rows)
+        if timing.is_as_predicted and "latency" in costs.get(row.point, {})
+    ]
+    if not at:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": rounded([ms for ms, _ in at]),
+            "y": [i for _, i in at],
+            "marker": {"size": 9, "symbol": "diamond-open", "color": palette.VERMILLION, "line": {"width": 1.5}},
+            "hovertemplate": "predicted: %{x:.3g} ms<extra></extra>",
+            "showlegend": False,
+        }
+    ]
 
 
 def _label(summary: RunSummary, row: Latency) -> str:

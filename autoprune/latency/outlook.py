@@ -1,0 +1,160 @@
+"""What a latency table says before anyone searches: how much can be gained at all, and which widths pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.core.groups import FloatArray
+from autoprune.core.space import SearchSpace
+from autoprune.latency.table import STEPS, LatencyTable
+
+FLAT = 0.2
+"""Share of what the channels of a layer save that may fall between the steps; a line without steps of 4 has 0.75."""
+
+WINDOW = 160
+"""Widths below the full one at which steps are looked for."""
+
+DISPATCH_BOUND = 0.5
+"""Share of the dense time that no width changes, from which on a network is called dispatch-bound."""
+
+LITTLE = 1.25
+"""Speed-up of the smallest network below which that is said."""
+
+NAMED = 4
+"""Layers that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Stair:
+    """A width variable whose channels save time in whole steps only.
+
+    Attributes:
+        variable: name of the width variable.
+        channels: channels of the dense model.
+        step: channels that must go together.
+        flat_from: fewest channels that take as long as all.
+    """
+
+    variable: str
+    channels: int
+    step: int
+    flat_from: int
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What can be gained by fewer channels, as a latency table predicts it; prints as sentences.
+
+    Attributes:
+        dense: milliseconds per batch of the dense model.
+        smallest: the same of the smallest network of the space.
+        fixed: the same of calls without any work, which no width changes.
+        margin: see `LatencyTable`.
+        error: see `LatencyTable`.
+        setting: batch size, threads and machine in words.
+        batch_size: samples per forward pass.
+        n_variables: number of width variables.
+        stairs: variables whose channels save time in steps, in execution order.
+    """
+
+    dense: float
+    smallest: float
+    fixed: float
+    margin: float
+    error: float
+    setting: str
+    batch_size: int
+    n_variables: int
+    stairs: tuple[Stair, ...]
+
+    @property
+    def best_speedup(self) -> float:
+        """How many times faster the smallest network of the space is."""
+        return self.dense / self.smallest
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What follows from the figures, most important first."""
+        best = f"at most {self.best_speedup:.1f}x faster"
+        found = [
+            f"{self.dense:.3g} ms dense, {self.smallest:.3g} ms with the fewest channels of this space, {best}: "
+            f"predicted for {self.setting}; off by {100 * self.error:.1f} % on average, 9 networks in 10 take at most "
+            f"{100 * self.margin:.0f} % longer"
+        ]
+        if self.fixed > DISPATCH_BOUND * self.dense:
+            found.append(
+                f"dispatch-bound at batch {self.batch_size}: {100 * self.fixed / self.dense:.0f} % of the time is "
+                f"calls, whatever the widths, so {best} is possible; a larger batch has more to gain"
+            )
+        elif self.best_speedup < LITTLE:
+            found.append(f"the widths decide little of the time: {best} is possible, whatever is searched")
+        for step in sorted({stair.step for stair in self.stairs}, reverse=True):
+            own = [stair for stair in self.stairs if stair.step == step]
+            flat = ", ".join(f"between {s.flat_from} and {s.channels} channels of {s.variable}" for s in own[:NAMED])
+            more = f" and so on in {len(own) - NAMED} more" if len(own) > NAMED else ""
+            found.append(f"this machine gains nothing {flat}{more}: multiples of {step} lose nothing there")
+        if self.stairs and len(self.stairs) == self.n_variables:
+            found.append(f"divisor={min(stair.step for stair in self.stairs)} suits every layer")
+        return tuple(found)
+
+    def __str__(self) -> str:
+        """Return a sentence per line."""
+        return "\n".join(self.sentences)
+
+
+def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
+    """Say what fewer channels can gain.
+
+    Args:
+        table: a latency table of the network of ``space``.
+        space: the search space.
+    """
+    dense, smallest = 1e3 * table.seconds(space.widths(np.stack([space.full_genome, space.min_genome])))
+    machine = table.made_on["machine"]
+    return Outlook(
+        dense=float(dense),
+        smallest=float(smallest),
+        fixed=table.fixed / 1e6,
+        margin=table.margin,
+        error=table.error,
+        setting=f"batch {table.batch_size}, {table.threads} thread{'s' if table.threads > 1 else ''}, {machine}",
+        batch_size=table.batch_size,
+        n_variables=space.n_variables,
+        stairs=tuple(_stairs(table, space)),
+    )
+
+
+def _stairs(table: LatencyTable, space: SearchSpace) -> list[Stair]:
+    full = space.widths(space.full_genome[None, :])
+    found = []
+    for i, variable in enumerate(space.variables):
+        groups = np.flatnonzero(space.variable_of == i)
+        channels = int(full[0, groups].min())
+        tried = np.arange(max(1, channels - WINDOW), channels + 1)
+        widths = np.repeat(full, len(tried), axis=0)
+        widths[:, groups] -= (channels - tried)[:, None]
+        step = step_of(tried, table.seconds(widths))
+        if step > 1:
+            flat_from = (channels - 1) // step * step + 1
+            found.append(Stair(variable.name, channels, step, flat_from))
+    return found
+
+
+def step_of(widths: Sequence[int] | np.ndarray, seconds: FloatArray) -> int:
+    """Return the largest of `STEPS` within which times hardly rise; 1 where they rise everywhere.
+
+    Args:
+        widths: (n,) consecutive widths, increasing.
+        seconds: (n,) time at each.
+    """
+    rises = np.diff(seconds)
+    total = rises.sum()
+    for step in reversed(STEPS[1:]):
+        blocks = -(-np.asarray(widths) // step)
+        within = rises[blocks[1:] == blocks[:-1]]
+        if total > 0 and np.ptp(blocks) > 0 and within.sum() <= FLAT * total:
+            return step
+    return 1
