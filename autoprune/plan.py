@@ -85,7 +85,7 @@ class Plan:
         reach: range that each cost can reach, by cost name.
         consumers: how closed-form reconstruction would treat each weight; empty when it was not asked for.
         notes: remarks on what the counted costs mean or leave out; usually empty.
-        latency: what fewer channels can gain in time; None where no latency table is known.
+        latency: prospect of gaining time by fewer channels; None where no latency table is known.
     """
 
     layers: tuple[LayerExplanation, ...]

@@ -66,7 +66,7 @@ def resolve_limits(
             (``2.1e9``, ``"2.1e9"``, ``"2.1G"``, ``"500M"``, ``"40k"``, ``"64MiB"``).
         space: the search space.
         costs: counts genomes of ``space``.
-        predicted: by name, the costs that are predicted: the limit is tightened by their margin, so that it still holds
+        predicted: costs that are predicted, by name: the limit is tightened by their margin, so that it still holds
             where the prediction is off.
 
     Returns:
