@@ -112,6 +112,20 @@ def warnings_kept(keep: Callable[[str], None]) -> Iterator[None]:
         _keep.reset(token)
 
 
+_ELSEWHERE = {
+    "acc": "accuracy",
+    "top1": "accuracy",
+    "flops": "macs",
+    "mac": "macs",
+    "madds": "macs",
+    "parameters": "params",
+    "memory": "peak_bytes",
+    "time": "latency",
+    "speed": "latency",
+}
+"""What other libraries call it, and what it is called here."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` when a known name is close to ``name``, else an empty string.
 
@@ -119,11 +133,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     " (did you mean 'pymoo:nsga2'?)"
     >>> did_you_mean("gp", ["random", "optuna:gp"])
     " (did you mean 'optuna:gp'?)"
+    >>> did_you_mean("flops", ["accuracy", "macs"])
+    " (did you mean 'macs'?)"
     """
     names = list(known)
     if len(name) > _LONGEST_NAME:
         return ""
-    close = [other for other in names if name and other.endswith(f":{name}")]
+    close = [other for other in names if name and (other.endswith(f":{name}") or other == _ELSEWHERE.get(name.lower()))]
     close += difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

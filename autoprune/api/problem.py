@@ -659,8 +659,8 @@ def _check_objectives(names: Sequence[str], task: Task) -> None:
         known = (*task.metrics, DISTANCE, *COSTS)
         if name not in known and not task.metrics:
             msg = (
-                f"objective {name!r} needs a task that measures it, and without targets there is none: give "
-                f"ap.Data((inputs, targets)) or task=, or one of {', '.join(known)}"
+                f"objective {name!r} needs a task that measures it, and without targets there is none"
+                f"{did_you_mean(name, known)}: give ap.Data((inputs, targets)) or task=, or one of {', '.join(known)}"
             )
             raise InvalidArgumentError(msg)
         if name not in known:
