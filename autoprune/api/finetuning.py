@@ -14,6 +14,7 @@ from torch import nn
 from autoprune import artifact
 from autoprune.api.picking import bounds
 from autoprune.api.point import RunPoint
+from autoprune.api.problem import Problem
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.settings import as_integer, settings_of
@@ -32,7 +33,8 @@ from autoprune.store.record import FINETUNE
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
-from autoprune.train.settings import FitSettings
+from autoprune.train.settings import FitSettings, imitation
+from autoprune.train.stepping import steps_per_epoch
 from autoprune.train.tasks import check_loss, distillation_identity, has_loss
 
 if TYPE_CHECKING:
@@ -186,10 +188,9 @@ def finetune(
         points: number of points of the front, spread over cost, or a list of points.
         epochs: passes over the training items.
         settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
-            from the dense model, all of it where there are no labels to learn from, on the evaluator's device; a dense
-            model that does clearly worse than a point on training items does not teach it, with a warning. Of several
-            settings each point keeps what suits it best,
-            judged on search-validation items.
+            from the dense model, without labels all of it, as in `recover`; on the evaluator's device. A dense model
+            that does clearly worse than a point on training items does not teach it, with a warning. Of several
+            settings each point keeps what suits it best, judged on search-validation items.
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
         seed: seed for batch order, augmentation and dropout.
@@ -213,8 +214,8 @@ def finetune(
         msg = f"expected points to train, got none: {run!r}"
         raise InvalidArgumentError(msg)
     if settings is None:
-        settings = FitSettings(
-            distillation=Distillation() if has_loss(problem.task, problem.data) else Distillation(weight=1.0),
+        settings = replace(
+            _usual_settings(problem, epochs),
             device=str(problem.evaluator.device),
             threads=problem.evaluation.threads,
         )
@@ -275,6 +276,15 @@ def finetune(
                 for point in chosen
             ],
         )
+
+
+def _usual_settings(problem: Problem, epochs: float) -> FitSettings:
+    """Return how points are trained who says nothing about it: half on labels, or without any."""
+    usual = FitSettings(epochs=epochs, distillation=Distillation())
+    if has_loss(problem.task, problem.data):
+        return usual
+    n_steps = usual.n_steps(steps_per_epoch(len(problem.data.train), usual.batch_size))
+    return replace(imitation(n_steps), steps=None)
 
 
 def _check_call(run: object, epochs: object) -> None:

@@ -29,16 +29,12 @@ from autoprune.latency.settings import LatencySettings
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
-from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress, fit
-from autoprune.train.settings import FitSettings
+from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
 PROBES, CANDIDATES = 4, 2
 """Levels probed per variable; candidates measured for every limit: the predicted optimum, and a step around them."""
-
-LEARNING_RATE, LONG = 0.2, 350
-"""Learning rate of a recovery of so many steps or more; a shorter one has no time to come back from large steps."""
 
 N_COMPARED = 1000
 """Search-validation items at most that say whether a recovery helped."""
@@ -354,8 +350,7 @@ def recover(
         minutes: approximate duration; the number of steps is found by timing a few. Not looked at where ``settings``
             name a number of steps.
         settings: settings of the training; by default SGD with a weight decay of 5e-5 and a learning rate of 0.2, in
-            proportion less below 350 steps, chosen on search-validation items of ResNet-20 (the error is relative to
-            the variance of the outputs, so its gradients are small).
+            proportion less below 350 steps.
         seed: seed for the order and the transforms.
         progress: called now and then with how far the training is.
 
@@ -384,10 +379,9 @@ def _recovery(
     model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings | None
 ) -> FitSettings:
     """Return the settings of a recovery, with a number of steps."""
-    chosen = settings or FitSettings(weight_decay=5e-5, distillation=Distillation(weight=1.0))
-    steps = chosen.steps or _affordable_steps(model, dense, data, minutes, chosen)
-    rate = LEARNING_RATE * min(1.0, steps / LONG) if settings is None else chosen.learning_rate
-    return replace(chosen, steps=steps, learning_rate=rate)
+    if settings is None:
+        return imitation(_affordable_steps(model, dense, data, minutes, imitation(1)))
+    return replace(settings, steps=settings.steps or _affordable_steps(model, dense, data, minutes, settings))
 
 
 def _trained(

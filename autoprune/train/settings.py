@@ -75,3 +75,14 @@ class FitSettings:
         progress = (step - warm) / max(1, n_steps - warm)
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+
+
+def imitation(n_steps: int) -> FitSettings:
+    """Return settings to learn a dense model's outputs alone, without labels, in so many steps.
+
+    SGD with a weight decay of 5e-5 and a learning rate of 0.2, in proportion less below 350 steps, which have no time
+    to come back from large ones: chosen on search-validation items of ResNet-20 (docs/reconstruction.md). The error is
+    relative to the variance of the outputs, so its gradients are small.
+    """
+    rate = 0.2 * min(1.0, n_steps / 350)
+    return FitSettings(steps=n_steps, learning_rate=rate, weight_decay=5e-5, distillation=Distillation(weight=1.0))

@@ -5,8 +5,8 @@ r"""A newcomer's first front: equal small budgets for settings and strategies, o
     python benchmarks/methods/first_front.py lite0 --data FOLDER --out runs/first  # ImageNet weights, see real/
 
 One line per pair of evaluator and criterion, and strategy: evaluations, counted MACs, processor seconds, hypervolume
-(accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained. ``lite0`` has
-no labels: its accuracy is the agreement with the dense network.
+(accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained; with ``--polish``
+that of polished points, too. ``lite0`` has no labels: its accuracy is the agreement with the dense network.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import gzip
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from autoprune.errors import InfeasibleError
 from autoprune.evaluators import measure
 from autoprune.searchspaces.models import resnet_cifar
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
+from autoprune.train.split import Split
 
 SHARES = ("70%", "50%", "30%")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -110,7 +112,8 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=5.0, help="of the training of mobilenet")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--polish", action="store_true", help="measure the points polished, too")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model, data = NETWORKS[arguments.network](arguments)
@@ -128,29 +131,40 @@ def main() -> None:
         test = data.test.subset(arguments.test_images, 0)
         dense = measure(problem.model, test, problem.task)["accuracy"]
         print(f"{arguments.network} {pair}: {problem.space.n_variables} variables, dense {dense:.4f}", flush=True)
-        for strategy in arguments.strategies:
-            name = f"{arguments.network}-{evaluator}-{criterion}-{strategy}-{arguments.seed}".replace(":", "-")
-            settings = {"signal": arguments.signal} if arguments.signal else None
+        for strategy, seed in product(arguments.strategies, arguments.seeds):
+            name = f"{arguments.network}-{evaluator}-{criterion}-{strategy}-{seed}".replace(":", "-")
             began = time.process_time()
-            store = arguments.out / f"{name}-{arguments.signal or 'distance'}"
             run = ap.search(
-                problem, strategy, arguments.evaluations, settings=settings, store=store, seed=arguments.seed
+                problem,
+                strategy,
+                arguments.evaluations,
+                settings={"signal": arguments.signal} if arguments.signal else None,
+                warm_start="auto" if "+" in strategy else None,  # the name says it, as in comparisons
+                store=arguments.out / f"{name}-{arguments.signal or 'distance'}",
+                seed=seed,
             )
             seconds = time.process_time() - began
-            shown = []
-            for share in SHARES:
-                try:
-                    point = run.pick(max_macs=share)
-                except InfeasibleError:
-                    shown.append("-")
-                    continue
-                accuracy = measure(point.build(), test, problem.task)["accuracy"]
-                shown.append(f"{accuracy:.4f}")
             print(
-                f"  {strategy:22s} {run.n_evaluations:4d} evaluations, {run.spent.macs:.2e} MACs, {seconds:5.0f} CPU s"
-                f", hypervolume {run.front.hypervolume:.4f}, test {' / '.join(shown)}",
+                f"  {strategy:22s} seed {seed}: {run.n_evaluations:4d} evaluations, {run.spent.macs:.2e} MACs"
+                f", {seconds:5.0f} CPU s, hypervolume {run.front.hypervolume:.4f}, test {accuracies(run, test)}",
                 flush=True,
             )
+            if arguments.polish and evaluator == "reconstructed":
+                print(f"    polished {accuracies(run, test, polish=True)}", flush=True)
+
+
+def accuracies(run: ap.Run, test: Split, *, polish: bool = False) -> str:
+    """Return the test accuracy of the best points within the shares of the MACs, nothing trained."""
+    found = []
+    for share in SHARES:
+        try:
+            point = run.pick(max_macs=share)
+        except InfeasibleError:
+            found.append("-")
+            continue
+        accuracy = measure(point.build(polish=polish), test, ap.Classification())["accuracy"]
+        found.append(f"{accuracy:.4f}")
+    return " / ".join(found)
 
 
 if __name__ == "__main__":

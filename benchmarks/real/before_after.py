@@ -1,4 +1,4 @@
-"""One row per limit: what `ap.prune` leaves of a network that others trained, cut, polished, and after some minutes."""
+"""What `ap.prune` leaves of a network that others trained, by limit: cut, polished, after minutes of recovery."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def arguments_of(description: str | None, limits: tuple[str, ...] = ("70%", "50%
 
 
 def print_rows(model: nn.Module, data: ap.Data, figures: Figures, options: argparse.Namespace, **settings: Any) -> None:
-    """Prune to every limit and print the figures on test items: as cut, polished, recovered, and processor seconds.
+    """Prune to all limits and print the figures on test items: as cut, polished, recovered, and processor seconds.
 
     Args:
         model: the trained network, in evaluation mode.
@@ -39,21 +39,24 @@ def print_rows(model: nn.Module, data: ap.Data, figures: Figures, options: argpa
     """
     torch.set_num_threads(1)
     print(f"dense: {_text(figures(model))}", flush=True)
-    for limit in options.limits:
-        began = time.process_time()
-        share = limit.strip("%")
-        limits = {"macs": limit}
-        found = ap.prune(model, data, limits, store=options.out / share, seed=options.seed, **settings)
-        seconds = time.process_time() - began
-        cut, polished = figures(found.point.build()), figures(found.model)
+    began = time.process_time()
+    limits = [{"macs": limit} for limit in options.limits]
+    results = ap.prune(model, data, limits, store=options.out / "run", seed=options.seed, **settings)
+    print(f"pruned in {time.process_time() - began:.0f} CPU s", flush=True)
+    for limit, found in zip(options.limits, results, strict=True):
         print(f"<= {limit}: {found.summary}", flush=True)
-        print(f"  cut       {_text(cut)}", flush=True)
-        print(f"  polished  {_text(polished)}  ({seconds:.0f} CPU s)", flush=True)
+        print(f"  cut       {_text(figures(found.point.build()))}, {_distances(found)}", flush=True)
+        print(f"  polished  {_text(figures(found.model))}", flush=True)
         if options.minutes > 0:
             began = time.process_time()
             trained = ap.recover(found.model, model, data, minutes=options.minutes, seed=options.seed)
             seconds = time.process_time() - began
-            print(f"  recovered {_text(figures(trained))}  ({seconds:.0f} CPU s more)", flush=True)
+            print(f"  recovered {_text(figures(trained))}  ({seconds:.0f} CPU s)", flush=True)
+
+
+def _distances(found: ap.Pruned) -> str:
+    """Return the distance from the dense model, as cut and polished, on the items that steered."""
+    return " -> ".join(f"{metrics['distance']:.3f}" for metrics in found.steps.values())
 
 
 def _text(figures: Mapping[str, float]) -> str:

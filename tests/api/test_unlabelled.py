@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from typer.testing import CliRunner
 
 import autoprune as ap
 from autoprune.cli.app import app
+from autoprune.core.settings import as_json
 from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError
+from autoprune.store.record import FINETUNE
 from autoprune.testing.output_kinds import output_kinds
+from autoprune.train.settings import imitation
 
 KINDS = sorted(output_kinds())
 SETTINGS = {"n_calibration": 64, "batch_size": 32}
@@ -149,6 +153,10 @@ def test_one_call_and_a_fine_tuning_need_no_labels(tmp_path: Path) -> None:
     tuned = ap.finetune(run, 1, epochs=1, settings=None)
     (point,) = tuned.points
     assert point.metrics.keys() == point.test_metrics.keys() == {"distance"}
+    run.refresh()
+    used = run.record.records(FINETUNE)[0]["settings"]
+    wanted = as_json(replace(imitation(1), epochs=1, steps=None))
+    assert {name: used[name] for name in wanted} == wanted, "trained as `recover` would in as many steps"
     with pytest.raises(InvalidArgumentError, match="fine-tuning on labels needs a loss"):
         ap.finetune(run, 1, epochs=1, settings=ap.FitSettings())
 
