@@ -42,7 +42,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from autoprune.core.lazy import lazy_names
+from autoprune.core.registry import lazy_names
 
 if TYPE_CHECKING:
     __version__: str
@@ -86,42 +86,40 @@ _PAGES = ("criteria", "data", "evaluators", "recipes", "regularizers", "strategi
 """Modules of public names for those who extend autoprune."""
 
 _WHERE = {
-    "Budget": "autoprune.core.budget",
-    "Classification": "autoprune.train.tasks",
-    "Comparison": "autoprune.api",
-    "Data": "autoprune.train.data",
-    "Distillation": "autoprune.train.distill",
-    "FitSettings": "autoprune.train.settings",
-    "FunctionTask": "autoprune.train.tasks",
-    "ImageTransform": "autoprune.train.transforms",
-    "LatencySettings": "autoprune.latency.settings",
-    "LatencyTable": "autoprune.latency.table",
-    "Problem": "autoprune.api",
-    "Pruned": "autoprune.api",
-    "ProxySettings": "autoprune.evaluate.evaluator",
-    "RaySettings": "autoprune.execute.settings",
-    "ReconstructedSettings": "autoprune.evaluate.reconstructed",
-    "Run": "autoprune.api",
-    "Front": "autoprune.pareto.front",
-    "RunPoint": "autoprune.api",
-    "SearchSpace": "autoprune.core.space",
-    "TorchMetrics": "autoprune.train.tasks",
-    "TunedFront": "autoprune.api",
-    "TunedPoint": "autoprune.api",
-    "Unlabelled": "autoprune.train.tasks",
-    "compare": "autoprune.api",
-    "cut": "autoprune.surgery.cut",
-    "describe": "autoprune.artifact",
-    "finetune": "autoprune.api",
-    "fit": "autoprune.train.loop",
-    "load": "autoprune.artifact",
-    "load_data": "autoprune.train.named_data",
-    "open_run": "autoprune.api",
-    "prune": "autoprune.api",
-    "recover": "autoprune.api",
-    "search": "autoprune.api",
-    "trace_model": "autoprune.trace:trace",
-    "validate": "autoprune.trace.validation",
+    "autoprune.api": (
+        "Comparison",
+        "Problem",
+        "Pruned",
+        "Run",
+        "RunPoint",
+        "TunedFront",
+        "TunedPoint",
+        "compare",
+        "finetune",
+        "open_run",
+        "prune",
+        "recover",
+        "search",
+    ),
+    "autoprune.artifact": ("describe", "load"),
+    "autoprune.core.budget": ("Budget",),
+    "autoprune.core.space": ("SearchSpace",),
+    "autoprune.evaluate.evaluator": ("ProxySettings",),
+    "autoprune.evaluate.reconstructed": ("ReconstructedSettings",),
+    "autoprune.execute.settings": ("RaySettings",),
+    "autoprune.latency.settings": ("LatencySettings",),
+    "autoprune.latency.table": ("LatencyTable",),
+    "autoprune.pareto.front": ("Front",),
+    "autoprune.surgery.cut": ("cut",),
+    "autoprune.trace": ("trace_model:trace",),
+    "autoprune.trace.validation": ("validate",),
+    "autoprune.train.data": ("Data",),
+    "autoprune.train.distill": ("Distillation",),
+    "autoprune.train.loop": ("fit",),
+    "autoprune.train.named_data": ("load_data",),
+    "autoprune.train.settings": ("FitSettings",),
+    "autoprune.train.tasks": ("Classification", "FunctionTask", "TorchMetrics", "Unlabelled"),
+    "autoprune.train.transforms": ("ImageTransform",),
 }
 
 __all__ = [

@@ -23,8 +23,7 @@ from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
-from autoprune.finetuning.plain import train_here
-from autoprune.finetuning.training import PointTraining, with_fit_teacher
+from autoprune.finetuning.training import PointTraining, train_here, with_fit_teacher
 from autoprune.pareto.front import Front
 from autoprune.pareto.rank_correlation import kendall
 from autoprune.report.tables import tuned_columns

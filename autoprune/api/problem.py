@@ -26,7 +26,7 @@ from autoprune.core.settings import as_integer, changed, in_words, name_and_sett
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
-from autoprune.criteria.registry import CRITERIA, criterion_settings, find_criterion
+from autoprune.criteria.registry import CRITERIA
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import (
     AutopruneWarning,
@@ -48,7 +48,7 @@ from autoprune.evaluate.evidence import (
     propagate,
 )
 from autoprune.evaluate.measure import measure
-from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, evaluator_settings, make_evaluator
+from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
 from autoprune.latency.library import Wanted, find_table, made_elsewhere
@@ -179,13 +179,13 @@ class Problem:
         evaluator = DEFAULT_EVALUATOR if evaluator is None else evaluator
         criterion = EVALUATORS.find(evaluator).criterion if criterion is None else criterion
         name_of_criterion, given = name_and_settings(criterion, "criterion", "('taylor', {'squared': True})")
-        self.criterion = find_criterion(name_of_criterion).name
-        self.criterion_settings = criterion_settings(self.criterion, given)
+        self.criterion = CRITERIA.find(name_of_criterion).name
+        self.criterion_settings = CRITERIA.settings(self.criterion, given)
         self.seed = _checked_seed(seed)
         self.name = name or type(self.model).__name__
         self.example_input = self.data.example_batch(1)[0] if example_input is None else example_input
         _check_criterion(self.criterion, self.task, self.data)
-        self.evaluation = evaluator_settings(evaluator, evaluation)
+        self.evaluation = EVALUATORS.settings(evaluator, evaluation)
         layout = partial(
             SearchSpace.build,
             levels=levels,
@@ -411,7 +411,7 @@ class Problem:
             UnknownNameError: there is no such criterion.
         """
         batches = None
-        if "batches" in find_criterion(criterion).needs:
+        if "batches" in CRITERIA.find(criterion).needs:
             batches = self._scoring_items.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
         model, own = self.model, self.weights
         if weights is not None:
@@ -439,7 +439,7 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        needs = find_criterion(criterion).needs
+        needs = CRITERIA.find(criterion).needs
         if "batches" not in needs:
             return Spending()
         passes = 3 if "loss" in needs else 1  # forward once, backward twice
@@ -464,7 +464,7 @@ class Problem:
         """Return the settings of who measures jobs of this fidelity: what it shares with those of the problem."""
         if fidelity == FIDELITY:
             return self.evaluation
-        return shared_settings(type(evaluator_settings(fidelity)), self.evaluation)
+        return shared_settings(type(EVALUATORS.settings(fidelity)), self.evaluation)
 
     def with_batchnorm(self, batchnorm: str) -> Problem:
         """Return this problem with another treatment of BatchNorm statistics, see `ProxySettings`."""
@@ -502,9 +502,9 @@ class Problem:
         if same or evaluator not in EVALUATORS or criterion not in CRITERIA:
             return self
         found = self._fresh_copy()
-        found.evaluation = shared_settings(type(evaluator_settings(evaluator)), self.evaluation)
+        found.evaluation = shared_settings(type(EVALUATORS.settings(evaluator)), self.evaluation)
         found._evaluate_with(evaluator)
-        found.criterion, found.criterion_settings = criterion, criterion_settings(criterion, {})
+        found.criterion, found.criterion_settings = criterion, CRITERIA.settings(criterion, {})
         return found
 
     def _fresh_copy(self) -> Problem:
@@ -544,7 +544,7 @@ class Problem:
             for_workers: whether it is for other processes, which must measure what this one does.
         """
         name = self.evaluator_of(fidelity).name
-        settings = evaluator_settings(name, self._evaluation_of(fidelity))
+        settings = EVALUATORS.settings(name, self._evaluation_of(fidelity))
         spec = RunnerSpec(self._setup, name, settings, fidelity, tuple(recipes), self.limits)
         return spec.for_workers(self.behaviour.observed[OUTPUTS].exact) if for_workers else spec
 
@@ -632,7 +632,7 @@ def _checked_task(task: Any) -> Task:
 
 def _check_criterion(name: str, task: Task, data: Data) -> None:
     """Refuse a criterion that takes gradients of a loss, or looks at targets, where there is none."""
-    needs = find_criterion(name).needs
+    needs = CRITERIA.find(name).needs
     if "targets" in needs and not data.train.labelled:
         msg = (
             f"the criterion {name!r} needs the targets of training items, and there are none; give them "

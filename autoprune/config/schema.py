@@ -106,9 +106,9 @@ def check_evaluator_settings(name: str | None, settings: dict[str, Any]) -> None
     Raises:
         InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
     """
-    from autoprune.evaluate.registry import DEFAULT_EVALUATOR, evaluator_settings
+    from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS
 
-    evaluator_settings(name or DEFAULT_EVALUATOR, settings)
+    EVALUATORS.settings(name or DEFAULT_EVALUATOR, settings)
 
 
 def _check_criterion_settings(name: str, settings: dict[str, Any]) -> None:
@@ -117,9 +117,9 @@ def _check_criterion_settings(name: str, settings: dict[str, Any]) -> None:
     Raises:
         InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
     """
-    from autoprune.criteria.registry import criterion_settings
+    from autoprune.criteria.registry import CRITERIA
 
-    criterion_settings(name, settings)
+    CRITERIA.settings(name, settings)
 
 
 def _check_preparation(name: str, settings: dict[str, Any]) -> None:
@@ -129,11 +129,10 @@ def _check_preparation(name: str, settings: dict[str, Any]) -> None:
         InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
         ValueError: there is no such recipe, or no such regularizer.
     """
-    from autoprune.core.settings import settings_of
     from autoprune.prepare.registry import RECIPES
 
     try:
-        settings_of(RECIPES.find(name).load().Settings, settings, f"the recipe {name!r}")
+        RECIPES.settings(name, settings)
     except UnknownNameError as error:  # a LookupError, which pydantic would not collect
         raise ValueError(str(error)) from error
 

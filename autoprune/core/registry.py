@@ -1,4 +1,4 @@
-"""Things by name: strategies, criteria, evaluators, recipes, regularizers, search spaces, data.
+"""Things by name: strategies, criteria, evaluators, recipes, regularizers, search spaces, data; public names of a page.
 
 Nothing is imported before it is used.
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from autoprune.core.settings import settings_of
 from autoprune.errors import InvalidArgumentError, MissingDependencyError, unknown_name
 
 
@@ -53,6 +55,11 @@ class Info:
                 raise
             msg = f"{self.name!r} needs the package {package!r}: pip install {package}"
             raise MissingDependencyError(msg) from error
+
+    def load_settings(self) -> type[Any]:
+        """Import the frozen dataclass of its settings: what the factory names has it as ``Settings``."""
+        found: type[Any] = self.load().Settings
+        return found
 
 
 def imported(path: str) -> Any:
@@ -97,6 +104,20 @@ class Registry(Mapping[str, InfoT], Generic[InfoT]):
         except KeyError:
             raise unknown_name(self.kind, name, self) from None
 
+    def settings(self, name: str, given: object = None) -> Any:
+        """Return the settings of the entry called ``name``.
+
+        Args:
+            name: one of the names.
+            given: an instance of the entry's settings, or of a class that they extend; a mapping of the fields; None
+                for the defaults.
+
+        Raises:
+            UnknownNameError: there is no such entry.
+            InvalidArgumentError: the settings are of another entry, or cannot be used.
+        """
+        return settings_of(self.find(name).load_settings(), given, f"the {self.kind} {name!r}")
+
     def __getitem__(self, name: str) -> InfoT:
         """Return the entry called ``name``; KeyError when there is none."""
         if name in self.built_in:
@@ -123,3 +144,31 @@ class Registry(Mapping[str, InfoT], Generic[InfoT]):
             msg = f"entry point {entry.name!r} of group {self.group!r} must be {article} {wanted}, got {found!r}"
             raise InvalidArgumentError(msg)
         return found
+
+
+def lazy_names(
+    package: str, where: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package that resolves its public names on first use.
+
+    Args:
+        package: the package's ``__name__``.
+        where: the public names of every module; ``"name:attribute"`` where it is called something else there.
+    """
+    paths = {}
+    for module, public in where.items():
+        for name, _, attribute in (item.partition(":") for item in public):
+            paths[name] = f"{module}:{attribute or name}"
+
+    def get(name: str) -> Any:
+        if name not in paths:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = imported(paths[name])
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted(sys.modules[package].__all__)
+
+    return get, names

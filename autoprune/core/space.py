@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core import repair, sampling
+from autoprune.core import feasible
 from autoprune.core.explanation import Explanation, explain
 from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.core.protocols import Costs
@@ -241,20 +241,20 @@ class SearchSpace:
     def sample(
         self, n: int, rng: np.random.Generator, costs: Costs | None = None, limits: Mapping[str, int] | None = None
     ) -> IntArray:
-        """Draw (n, d) genomes within ``limits``, spread evenly over cost; see `sampling.sample`.
+        """Draw (n, d) genomes within ``limits``, spread evenly over cost; see `feasible.sample`.
 
         Raises:
             InfeasibleError: no genome is within the limits.
         """
-        return sampling.sample(self, n, rng, costs, limits or {})
+        return feasible.sample(self, n, rng, costs, limits or {})
 
     def repair(self, genomes: IntArray, costs: Costs, limits: Mapping[str, int]) -> IntArray:
-        """Return ``genomes`` with those beyond ``limits`` shrunk into them; see `repair.repair`.
+        """Return ``genomes`` with those beyond ``limits`` shrunk into them; see `feasible.repair`.
 
         Raises:
             InfeasibleError: no genome is within the limits.
         """
-        return repair.repair(self, genomes, costs, limits)
+        return feasible.repair(self, genomes, costs, limits)
 
     def explain(self) -> Explanation:
         """Say per layer whether it can be pruned, to which widths, or why not."""

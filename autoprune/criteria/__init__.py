@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprune.core.lazy import lazy_names
-from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo, criterion_settings, find_criterion
+from autoprune.core.registry import lazy_names
+from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo
 
 if TYPE_CHECKING:
     from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
@@ -34,8 +34,6 @@ __all__ = [
     "Evidence",
     "Scores",
     "channel_rows",
-    "criterion_settings",
-    "find_criterion",
     "member_axes",
     "order",
     "relative",
@@ -45,12 +43,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "Evidence": "autoprune.criteria.evidence",
-        "Scores": "autoprune.criteria.evidence",
-        "channel_rows": "autoprune.criteria.evidence",
-        "member_axes": "autoprune.criteria.evidence",
-        "order": "autoprune.criteria.scoring",
-        "relative": "autoprune.criteria.evidence",
-        "scores": "autoprune.criteria.scoring",
+        "autoprune.criteria.evidence": ("Evidence", "Scores", "channel_rows", "member_axes", "relative"),
+        "autoprune.criteria.scoring": ("order", "scores"),
     },
 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from autoprune.core.registry import Info, Registry, imported
-from autoprune.core.settings import settings_of
 
 if TYPE_CHECKING:
     from autoprune.criteria.evidence import Evidence, Scores
@@ -120,27 +119,3 @@ _BUILT_IN = (
 
 CRITERIA = Registry("criterion", ENTRY_POINTS, CriterionInfo, _BUILT_IN)
 """Every criterion by name."""
-
-
-def find_criterion(name: str) -> CriterionInfo:
-    """Return the criterion called ``name``. Built-in names win over entry points.
-
-    Raises:
-        UnknownNameError: there is no such criterion.
-        InvalidArgumentError: an entry point of this name is not a `CriterionInfo`.
-    """
-    return CRITERIA.find(name)
-
-
-def criterion_settings(name: str, settings: object = None) -> Any:
-    """Return the settings of the criterion called ``name``.
-
-    Args:
-        name: a name of `CRITERIA`.
-        settings: an instance of its settings, a mapping of the fields, or None for the defaults.
-
-    Raises:
-        UnknownNameError: there is no such criterion.
-        InvalidArgumentError: the settings are of another criterion, or cannot be used.
-    """
-    return settings_of(find_criterion(name).load_settings(), settings, f"the criterion {name!r}")

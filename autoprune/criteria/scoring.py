@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.core.groups import FloatArray, IntArray, Structure
 from autoprune.criteria.evidence import Evidence, Loss, Scores
-from autoprune.criteria.registry import criterion_settings, find_criterion
+from autoprune.criteria.registry import CRITERIA
 from autoprune.criteria.weights import norm_scores
 from autoprune.errors import InvalidArgumentError, warn
 from autoprune.surgery.matching import model_tensors
@@ -53,13 +53,13 @@ def scores(
         InvalidArgumentError: the criterion needs batches or a loss that were not given, or its scores are not finite.
         SurgeryError: the model does not match the structure.
     """
-    info = find_criterion(name)
+    info = CRITERIA.find(name)
     given = {"batches": batches, "loss": loss, "targets": batches}
     missing = [need for need in info.needs if given[need] is None]
     if missing:
         msg = f"the criterion {name!r} needs {' and '.join(missing)}; give {'them' if missing[1:] else 'it'}"
         raise InvalidArgumentError(msg)
-    chosen = criterion_settings(name, settings)
+    chosen = CRITERIA.settings(name, settings)
     evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed, chosen)
     found = _informed(name, info.load()(evidence), evidence)
     for group, values in zip(structure.groups, found, strict=True):

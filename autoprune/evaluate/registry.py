@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from autoprune.core.registry import Info, Registry, imported
-from autoprune.core.settings import settings_of
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.train.job_setup import JobSetup
 
@@ -85,26 +84,11 @@ def make_evaluator(name: str, setup: JobSetup, settings: object = None) -> Evalu
     Args:
         name: a name of `EVALUATORS`.
         setup: model, space, costs, data and task.
-        settings: see `evaluator_settings`.
+        settings: see `Registry.settings`.
 
     Raises:
         UnknownNameError: there is no such evaluator.
         InvalidArgumentError: the settings are of another evaluator, or cannot be used.
     """
-    given = evaluator_settings(name, settings)
+    given = EVALUATORS.settings(name, settings)
     return EVALUATORS[name].load()(setup, given)
-
-
-def evaluator_settings(name: str, settings: object = None) -> ProxySettings:
-    """Return the settings of the evaluator called ``name``.
-
-    Args:
-        name: a name of `EVALUATORS`.
-        settings: an instance of the class that the registry names, or of one that it extends; a mapping of its fields;
-            None for the defaults.
-
-    Raises:
-        UnknownNameError: there is no such evaluator.
-        InvalidArgumentError: they are of another class, or cannot be used.
-    """
-    return settings_of(EVALUATORS.find(name).load_settings(), settings, f"the evaluator {name!r}")

@@ -1,8 +1,8 @@
-"""Training one point of a front to its final weights, with the dense model as its teacher."""
+"""Training points of a front to their final weights, with the dense model as their teacher; here, one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,3 +151,25 @@ def best_of(job: PointTraining, results: Sequence[Trained]) -> Trained:
     best = max(results, key=lambda result: sign * result.metrics[job.metric])
     spent = sum((result.spent for result in results), Spending())
     return Trained(best.point, best.variant, best.state, best.metrics, spent)
+
+
+def train_here(
+    jobs: Sequence[PointTraining], folder: Path, progress: Callable[[int, Progress], None] | None = None
+) -> Iterator[Trained]:
+    """Yield every point as soon as it is trained.
+
+    Args:
+        jobs: the points.
+        folder: folder of the checkpoints; a training that was killed goes on where its checkpoint ends.
+        progress: called with the id of a point and how far its training is.
+    """
+    for job in jobs:
+
+        def tell(where: Progress, _: nn.Module, point: int = job.point) -> None:
+            if progress is not None:
+                progress(point, where)
+
+        checkpoints = [job.checkpoint(folder, variant) for variant in range(len(job.settings))]
+        yield best_of(job, [train_point(job, i, checkpoint, tell) for i, checkpoint in enumerate(checkpoints)])
+        for checkpoint in checkpoints:  # whoever asked has kept the result by now
+            checkpoint.path.unlink(missing_ok=True)

@@ -58,14 +58,14 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
     RecipeInfo(
         "pruningnet",
         "generators that make every layer's weights from the widths, trained at random structures",
-        "autoprune.prepare.pruningnet:PruningNetRecipe",
+        "autoprune.prepare.width_training:PruningNetRecipe",
         "Liu et al., MetaPruning, ICCV 2019",
         ("loss",),
     ),
     RecipeInfo(
         "supernet",
         "shared weights for all widths: sandwich rule and in-place distillation",
-        "autoprune.prepare.supernet:SupernetRecipe",
+        "autoprune.prepare.width_training:SupernetRecipe",
         "Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
         ("loss",),
     ),

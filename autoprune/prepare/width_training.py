@@ -1,4 +1,4 @@
-"""Common training of PruningNet and the slimmable supernet: one set of tensors learns to serve many widths.
+"""PruningNet and the slimmable supernet: one set of tensors learns to serve many widths.
 
 Every step trains the model at one or more sampled structures, cut out of the shared tensors, so that a step costs the
 multiply-adds of the small models. Batch norms see the batch they are given; `Recipe` recomputes the statistics of the
@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from autoprune.core import check
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
+from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.recipe import Prepared, Recipe, Workbench
 from autoprune.prepare.width_learner import WidthLearner, WidthTrainingSettings
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.matching import dense_tensors, model_weights
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.devices import prefers_channels_last
+from autoprune.train.generators import KINDS, generator_macs, make_generators
 from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
 from autoprune.train.stepping import StepPlan, train_steps
 from autoprune.weight_sets import Inherited
@@ -125,3 +130,118 @@ def reset_parameters(model: nn.Module) -> None:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
+
+
+@dataclass(frozen=True)
+class SupernetSettings(WidthTrainingSettings):
+    """Settings of the recipe ``supernet``.
+
+    Attributes:
+        n_random: random structures per step.
+        sandwich: also train the largest and the smallest structure in every step; the largest is the teacher then (the
+            paper has ``n_random=2``, ``distillation=1.0`` and ``temperature=1.0``), and the dense model otherwise.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    n_random: int = 1
+    sandwich: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check.at_least(self, 0, "n_random")
+        if self.n_random == 0 and not self.sandwich:
+            msg = f"expected n_random to be positive, or 0 with sandwich, got {self.n_random}"
+            raise InvalidArgumentError(msg)
+
+
+class SupernetRecipe(WidthTraining):
+    """Trains a slimmable supernet, dense weights that serve all widths; any evaluator scores candidates with slices.
+
+    Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV 2019: the sandwich rule (in
+    every step the largest, the smallest and some random structures, gradients added up) and in-place distillation (the
+    largest learns from the labels, all others from its answers alone). A step of the sandwich costs as much as several
+    of a single structure; where the multiply-adds are few and the weights are trained already, one random structure per
+    step that learns from the dense model goes further, which is our default.
+    """
+
+    Settings = SupernetSettings
+
+    def structures(self, settings: SupernetSettings, n_steps: int) -> IntArray:
+        """Return random structures for every step, in a sandwich after the largest and smallest within the limits."""
+        space = self.setup.space
+        random = self.sampled(settings, n_steps * settings.n_random).reshape(n_steps, -1, space.n_variables)
+        if not settings.sandwich:
+            return random
+        largest = space.repair(space.full_genome[None, :], self.setup.costs, self.bench.limits)
+        ends = np.concatenate([largest, space.min_genome[None, :]])
+        return np.concatenate([np.broadcast_to(ends, (n_steps, *ends.shape)), random], axis=1)
+
+    def teaches_in_place(self, settings: SupernetSettings) -> bool:
+        """Return whether the largest structure is there to teach."""
+        return settings.sandwich
+
+
+SCRATCH_SPREAD = 0.5
+"""From scratch: how much new generators vary a tensor with the widths, in standard deviations of its elements."""
+
+
+@dataclass(frozen=True)
+class PruningNetSettings(WidthTrainingSettings):
+    """Settings of the recipe ``pruningnet``.
+
+    Attributes:
+        generator: ``"fc"`` as in the paper, about ``hidden + 1`` times the model's weights, or ``"low_rank"``.
+        hidden: outputs of the generators' first layers (32 or 64 in the paper).
+        rank: rank of the low-rank generators.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such generator.
+    """
+
+    generator: str = "low_rank"
+    hidden: int = 32
+    rank: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check.one_of(self, "generator", KINDS)
+        check.at_least(self, 1, "hidden", "rank")
+
+
+class PruningNetRecipe(WidthTraining):
+    """Trains a PruningNet, generators that make every layer's weights from the widths, at random structures.
+
+    The evaluator ``generated`` scores candidates with the weights it makes. Liu et al., "MetaPruning: Meta Learning for
+    Automatic Neural Network Channel Pruning", ICCV 2019, section 3.1, after the released code: one structure per
+    iteration, one gradient step, all generators trained from scratch with SGD. What is ours: structures spread evenly
+    over cost instead of uniform genes, the start from trained weights, learning from the dense model's answers, and the
+    low-rank generators; see `autoprune.train.generators`.
+    """
+
+    Settings = PruningNetSettings
+    evaluator = "generated"
+
+    def structures(self, settings: PruningNetSettings, n_steps: int) -> IntArray:
+        """Return one random structure per step."""
+        return self.sampled(settings, n_steps)[:, None]
+
+    def generation_macs(self, settings: PruningNetSettings) -> int:
+        """Return the multiply-adds of all generators, once."""
+        structure = self.setup.structure
+        return generator_macs(structure, settings.generator, hidden=settings.hidden, rank=settings.rank)
+
+    def generators(self, settings: PruningNetSettings, weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+        """Return new generators around ``weights``."""
+        return make_generators(
+            self.setup.structure,
+            weights,
+            settings.generator,
+            hidden=settings.hidden,
+            rank=settings.rank,
+            spread=0.0 if settings.start == "trained" else SCRATCH_SPREAD,
+            generator=torch.Generator().manual_seed(seed),
+        )

@@ -45,8 +45,8 @@ from autoprune.core.jobs import (
     Status,
     WeightSet,
 )
-from autoprune.core.lazy import lazy_names
 from autoprune.core.protocols import Costs, Ranking, SearchSetup, Strategy
+from autoprune.core.registry import lazy_names
 from autoprune.core.settings import NoSettings
 from autoprune.strategies._base import BaseStrategy, child_seed, child_seeds, feasible, spread_cost
 from autoprune.strategies._unseen import UnseenGenomes
@@ -103,15 +103,14 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "AcpSettings": "autoprune.strategies.acp",
-        "GlobalRankingSettings": "autoprune.strategies.global_ranking",
-        "GpSettings": "autoprune.strategies._optuna",
-        "KnapsackSettings": "autoprune.strategies.knapsack",
-        "MetaPruningSettings": "autoprune.strategies.metapruning",
-        "PreparedSettings": "autoprune.strategies.prepared",
-        "PymooSettings": "autoprune.strategies._pymoo",
-        "SweepSettings": "autoprune.strategies._sweep",
-        "TpeSettings": "autoprune.strategies._optuna",
-        "WarmStartSettings": "autoprune.strategies.warm_start",
+        "autoprune.strategies.global_ranking": ("GlobalRankingSettings",),
+        "autoprune.strategies._optuna": ("GpSettings", "TpeSettings"),
+        "autoprune.strategies._pymoo": ("PymooSettings",),
+        "autoprune.strategies._sweep": ("SweepSettings",),
+        "autoprune.strategies.acp": ("AcpSettings",),
+        "autoprune.strategies.knapsack": ("KnapsackSettings",),
+        "autoprune.strategies.metapruning": ("MetaPruningSettings",),
+        "autoprune.strategies.prepared": ("PreparedSettings",),
+        "autoprune.strategies.warm_start": ("WarmStartSettings",),
     },
 )

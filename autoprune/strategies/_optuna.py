@@ -20,9 +20,9 @@ from autoprune.core.jobs import Evaluate, Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 from autoprune.strategies._base import BaseStrategy, Genome, child_seed, child_seeds
-from autoprune.strategies._design import initial_design
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.random import initial_design
 
 _ATTEMPTS = 4  # samples in a row that were proposed before, until an unseen genome is drawn at random
 

@@ -31,9 +31,9 @@ from autoprune.core.groups import BoolArray, FloatArray, IntArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._design import initial_design
 from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.random import initial_design
 
 
 class LimitRepair(Repair):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ class SweepStrategy(BaseStrategy):
     prepared for: no weight reads what that lacks. A preparation that fails is left out. The search is
     finished when no step leads to an unknown candidate, or when no preparation succeeded.
 
-    Subclasses say which recipe prepares and with what settings.
+    Subclasses say which recipe prepares, and whether it learns.
 
     Raises:
         BudgetError: the multiply-adds are not enough for three preparations, or for all of fewer targets.
@@ -92,7 +91,10 @@ class SweepStrategy(BaseStrategy):
     Settings = SweepSettings
 
     recipe: ClassVar[str]
-    """Name of the recipe; its settings have ``target``, ``cost``, ``epochs`` and ``start``."""
+    """Name of the recipe; its settings have ``target``, ``cost``, ``epochs``, ``start`` and ``learns``."""
+
+    learns: ClassVar[bool] = True
+    """Whether the recipe follows the loss; not so in a twin."""
 
     def __init__(self, setup: SearchSetup, settings: SweepSettings | None = None) -> None:
         super().__init__(setup, settings)
@@ -107,10 +109,6 @@ class SweepStrategy(BaseStrategy):
         self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
         self._targets, self._macs = self._affordable(targets)
         self._preparations = Preparations(self._targets)
-
-    @abstractmethod
-    def _recipe_settings(self) -> dict[str, Any]:
-        """Return the settings of the recipe beyond target, cost, epochs and start."""
 
     def _propose(self, ids: range) -> Sequence[Job]:
         jobs: list[Job] = []
@@ -171,7 +169,8 @@ class SweepStrategy(BaseStrategy):
 
     def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
         settings = {
-            **self._recipe_settings(),
+            **self.settings.preparation,
+            "learns": self.learns,
             "target": target,
             "cost": self._cost,
             "epochs": epochs,
@@ -246,6 +245,33 @@ class SweepStrategy(BaseStrategy):
             if candidate not in self._known:
                 return candidate
         return None
+
+
+class DaisStrategy(SweepStrategy):
+    """Channel indicators that follow the loss (Guan et al., IEEE TNNLS 2023), see `autoprune.prepare.dais`."""
+
+    recipe = "dais"
+
+
+class DaisFrozenStrategy(DaisStrategy):
+    """The twin: the same training of weights, with indicators that stay where they start.
+
+    The channels come from the given order, all levels shrink by one factor into each budget.
+    """
+
+    learns = False
+
+
+class DsaStrategy(SweepStrategy):
+    """Keep ratios that follow the loss (Ning et al., ECCV 2020), see `autoprune.prepare.dsa`."""
+
+    recipe = "dsa"
+
+
+class UniformDsaStrategy(DsaStrategy):
+    """One keep ratio for all variables; the weights are trained under the same masks and the same budgets."""
+
+    learns = False
 
 
 def _soft_cost(setup: SearchSetup) -> str:

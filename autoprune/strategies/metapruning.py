@@ -27,12 +27,12 @@ from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Prepare, W
 from autoprune.core.protocols import SearchSetup
 from autoprune.core.settings import shared_settings
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._design import initial_design
 from autoprune.strategies._evolution import Evolution
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.prepared import PreparedStrategy
+from autoprune.strategies.random import initial_design
 
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from."""

@@ -90,7 +90,7 @@ _BUILT_IN = (
     StrategyInfo(
         "uniform",
         "one keep ratio for all layers, ever finer over the cost range",
-        "autoprune.strategies.uniform:UniformStrategy",
+        "autoprune.strategies._curve:UniformStrategy",
         is_random=False,
         is_learning=False,
     ),
@@ -118,7 +118,7 @@ _BUILT_IN = (
     StrategyInfo(
         "dais",
         "channel indicators learned by gradient, with the weights, under one budget after the other",
-        "autoprune.strategies.dais:DaisStrategy",
+        "autoprune.strategies._sweep:DaisStrategy",
         _GUAN_2023,
         is_learning=False,
         recipes=("dais",),
@@ -126,7 +126,7 @@ _BUILT_IN = (
     StrategyInfo(
         "dais:frozen",
         "dais with indicators that are not learned: the same training, one keep ratio, the given order",
-        "autoprune.strategies.dais:DaisFrozenStrategy",
+        "autoprune.strategies._sweep:DaisFrozenStrategy",
         _GUAN_2023,
         is_learning=False,
         recipes=("dais",),
@@ -135,7 +135,7 @@ _BUILT_IN = (
     StrategyInfo(
         "dsa",
         "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
-        "autoprune.strategies.dsa:DsaStrategy",
+        "autoprune.strategies._sweep:DsaStrategy",
         _NING_2020,
         is_learning=False,
         recipes=("dsa",),
@@ -143,7 +143,7 @@ _BUILT_IN = (
     StrategyInfo(
         "dsa:uniform",
         "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
-        "autoprune.strategies.dsa:UniformDsaStrategy",
+        "autoprune.strategies._sweep:UniformDsaStrategy",
         _NING_2020,
         is_learning=False,
         recipes=("dsa",),

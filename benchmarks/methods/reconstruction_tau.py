@@ -15,8 +15,8 @@ from scipy.stats import kendalltau
 from torch import nn
 
 import autoprune as ap
+from autoprune.core.feasible import sample
 from autoprune.core.groups import IntArray
-from autoprune.core.sampling import sample
 from autoprune.criteria.scoring import order, scores
 from autoprune.evaluate.evaluator import Evaluator
 from autoprune.evaluate.measure import measure

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from autoprune.core.sampling import sample
+from autoprune.core.feasible import sample
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.criteria.scoring import order, scores

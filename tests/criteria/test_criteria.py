@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoprune.criteria.registry import CRITERIA, CriterionInfo, find_criterion
+from autoprune.criteria.registry import CRITERIA, CriterionInfo
 from autoprune.criteria.scoring import order, scores
 from autoprune.criteria.weights import NormSettings
 from autoprune.errors import DataError, InvalidArgumentError, SurgeryError, UnknownNameError
@@ -270,12 +270,12 @@ def test_third_parties_register_through_entry_points(monkeypatch):
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: entries if group == "autoprune.criteria" else []
     )
-    assert find_criterion("mine") is info
-    assert find_criterion("l1") is CRITERIA["l1"]
+    assert CRITERIA.find("mine") is info
+    assert CRITERIA.find("l1") is CRITERIA["l1"]
     with pytest.raises(InvalidArgumentError, match="must be a CriterionInfo, got 3"):
-        find_criterion("odd")
+        CRITERIA.find("odd")
     with pytest.raises(UnknownNameError, match="did you mean 'mine'"):
-        find_criterion("mime")
+        CRITERIA.find("mime")
 
 
 def test_norms_without_readers_are_those_of_the_filters():

@@ -14,7 +14,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.dais import DaisRecipe
-from autoprune.prepare.dais.settings import DaisSettings
+from autoprune.prepare.dais.search import DaisSettings
 from autoprune.prepare.recipe import Workbench
 from autoprune.surgery.cut import cut
 from autoprune.testing.digits_network import digits_setup

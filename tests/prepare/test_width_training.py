@@ -16,10 +16,9 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.evaluate.generated import Generated
-from autoprune.prepare.pruningnet import PruningNetRecipe, PruningNetSettings
 from autoprune.prepare.recipe import Recipe, Workbench
-from autoprune.prepare.supernet import SupernetRecipe, SupernetSettings
 from autoprune.prepare.width_learner import WidthLearner
+from autoprune.prepare.width_training import PruningNetRecipe, PruningNetSettings, SupernetRecipe, SupernetSettings
 from autoprune.surgery.matching import model_weights
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, digits_bench

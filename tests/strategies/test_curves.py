@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autoprune.core.jobs import WeightSet
 from autoprune.core.protocols import Ranking
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
-from autoprune.strategies._curve import CurveStrategy, widest_gap_first
+from autoprune.strategies._curve import CurveStrategy, UniformStrategy, uniform_curve, widest_gap_first
 from autoprune.strategies.global_ranking import (
     SCALES,
     GlobalRankingSettings,
@@ -22,7 +22,6 @@ from autoprune.strategies.global_ranking import (
     threshold_widths,
 )
 from autoprune.strategies.registry import make_strategy
-from autoprune.strategies.uniform import UniformStrategy, uniform_curve
 from autoprune.testing.strategy_laws import drive, genomes_of
 from autoprune.testing.toys import toy_setup, toy_space
 

@@ -10,7 +10,7 @@ import pytest
 from autoprune.core.jobs import Evaluate
 from autoprune.core.streams import seed_sequence
 from autoprune.strategies._base import feasible
-from autoprune.strategies._design import initial_design
+from autoprune.strategies.random import initial_design
 from autoprune.strategies.registry import make_strategy
 from autoprune.testing.strategy_laws import drive, genomes_of
 from autoprune.testing.toys import toy_outcome, toy_setup, toy_space

@@ -11,8 +11,7 @@ import pytest
 
 from autoprune.core.jobs import Evaluate, Prepare
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
-from autoprune.strategies._sweep import SweepSettings
-from autoprune.strategies.dsa import DsaStrategy, UniformDsaStrategy
+from autoprune.strategies._sweep import DsaStrategy, SweepSettings, UniformDsaStrategy
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 

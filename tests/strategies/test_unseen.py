@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from autoprune.strategies._base import feasible
+from autoprune.strategies._curve import uniform_start
 from autoprune.strategies._unseen import UnseenGenomes
-from autoprune.strategies.uniform import uniform_start
 from autoprune.testing.toys import toy_setup, toy_space
 
 

@@ -21,7 +21,7 @@ from autoprune.core.jobs import Prepare
 from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettings
 from autoprune.prepare.recipe import Workbench
-from autoprune.prepare.supernet import SupernetRecipe
+from autoprune.prepare.width_training import SupernetRecipe
 from autoprune.testing.output_kinds import OutputKind, output_kinds
 from autoprune.testing.recipe_laws import MemoryBlobs
 from autoprune.train.distill import Distillation, Recorder, answers_of

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import autoprune as ap
-from autoprune.criteria import CriterionInfo, Evidence, find_criterion
+from autoprune.criteria import CRITERIA, CriterionInfo, Evidence
 from autoprune.data import DataInfo, DataRequest, DataRoles
 from autoprune.evaluators import (
     Evaluator,
@@ -269,7 +269,7 @@ def read(request: DataRequest) -> DataRoles:
 
 
 def registered() -> Iterable[Any]:
-    assert_type(find_criterion("l2"), CriterionInfo)
+    assert_type(CRITERIA.find("l2"), CriterionInfo)
     return [
         StrategyInfo("mine", "a coin per variable", "mine:Coins"),
         EvaluatorInfo("damped", "scaled weights", "mine:Damped", settings="mine:DampedSettings"),

@@ -39,8 +39,7 @@ from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedRecipe, Found, rounded
 from autoprune.prepare.dais.indicators import initial_indicators, ranked
-from autoprune.prepare.dais.search import Budgets, DaisSearch
-from autoprune.prepare.dais.settings import DaisSettings
+from autoprune.prepare.dais.search import Budgets, DaisSearch, DaisSettings
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
