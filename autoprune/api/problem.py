@@ -51,6 +51,7 @@ from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.evaluate.task_content import content_of, hash_settings
+from autoprune.execute.tables import table_of
 from autoprune.latency.library import Wanted, find_table, made_elsewhere
 from autoprune.latency.outlook import Outlook, outlook
 from autoprune.latency.table import LatencyTable
@@ -209,7 +210,7 @@ class Problem:
         if "latency" in self._given_limits:
             parse_limit("latency", self._given_limits["latency"], 1)  # refused before half a minute of measuring
         needs_latency = "latency" in wanted or latency is not None
-        table = find_table(self.model, self.space, self.example_input, latency) if needs_latency else None
+        table = table_of(self.model, self.space, self.example_input, latency) if needs_latency else None
         if table is not None and (elsewhere := made_elsewhere(table)):
             warn(elsewhere, stacklevel=3)
         self._count(table)

@@ -240,7 +240,9 @@ class Run:
                 row["verdict"] = timings.verdict("dense", name)
             rows.append(row)
         threads = timings.threads
+        where = how["conditions"].get("target", "")
         setting = f"batch {timings.batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
+        setting += f" of {where}" if where else ""
         with self._writing() as store:
             store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows, **how})
 

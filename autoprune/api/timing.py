@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 from autoprune.api.problem import Problem
 from autoprune.cost.latency import measure_latency, placed_batch
 from autoprune.cost.timings import Timings
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import ExecutorError, InvalidArgumentError, MissingDependencyError, warn
 from autoprune.latency.measuring import made_on
+from autoprune.latency.settings import DRIVER
 from autoprune.surgery.copying import copy_model
 from autoprune.train.devices import resolve_device
 
@@ -37,27 +39,46 @@ def time_in_turns(
         seed: seed for the order of the models in each round.
 
     Returns:
-        The times, and how they were made: ``"conditions"`` as a `LatencyTable` has them, and ``"machine"``.
+        The times, measured where the table was made if that is a target that can be reached, and how they were made:
+        ``"conditions"`` as a `LatencyTable` has them, and ``"machine"``.
     """
-    table = problem.latency
-    asked = {} if table is None else table.conditions
-    device, channels_last = _here(asked.get("device")), bool(asked.get("channels_last", False))
-    example = problem.example_input
+    asked = {} if problem.latency is None else dict(problem.latency.conditions)
+    asked |= {"batch_size": batch_size or asked.get("batch_size", 1), "threads": threads or asked.get("threads", 1)}
+    target = asked.pop("target", DRIVER)
+    timed = partial(_timed, models, problem.example_input, asked, rounds, seed)
+    if target == DRIVER:
+        return timed()
+    from autoprune.execute.ray.target import run_on
+
+    try:
+        timings, how = run_on(target, timed, cpus=asked["threads"], gpus=float(asked["device"].startswith("cuda")))
+    except (ExecutorError, MissingDependencyError) as error:
+        warn(f"models are timed on this machine, not on {target!r}: {error}", stacklevel=3)
+        return timed()
+    return timings, {**how, "conditions": {**how["conditions"], "target": target}}
+
+
+def _timed(
+    models: Mapping[str, nn.Module], example_input: Any, asked: Mapping[str, Any], rounds: int, seed: int
+) -> tuple[Timings, dict[str, Any]]:
+    """Time models in this process, on the device that is asked for if it is here, else where they are."""
+    device = _here(asked.get("device"))
+    channels_last = bool(asked.get("channels_last", False))
     if device is not None:
         models = {name: copy_model(model).to(device) for name, model in models.items()}
-        example = placed_batch(example, device)
+        example_input = placed_batch(example_input, device)
     if channels_last:
         models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
     timings = measure_latency(
         models,
-        example,
-        batch_size=batch_size or asked.get("batch_size", 1),
-        threads=threads or asked.get("threads", 1),
+        example_input,
+        batch_size=asked["batch_size"],
+        threads=asked["threads"],
         channels_last=channels_last,
         rounds=rounds,
         seed=seed,
     )
-    ran_on = str(device) if device is not None else timings.device
+    ran_on = timings.device if device is None else str(device)
     conditions = {
         "batch_size": timings.batch_size,
         "threads": timings.threads,

@@ -22,6 +22,9 @@ def latency(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per forward pass.", show_default="1")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.", show_default="cpu")] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Resource or label of a Ray node.", show_default="this machine")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="About how long to measure.", show_default="30")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table here, to be carried along.")
@@ -33,19 +36,19 @@ def latency(
     import numpy as np
 
     from autoprune.config.building import build_example, build_model, lay_out
-    from autoprune.latency.library import find_table
+    from autoprune.execute.tables import table_of
     from autoprune.latency.outlook import outlook
     from autoprune.report.units import amount
 
     file = read_problem(problem, weights=weights, settings=set_)
-    asked = {"batch_size": batch_size, "threads": threads, "device": device, "seconds": seconds}
+    asked = {"batch_size": batch_size, "threads": threads, "device": device, "target": target, "seconds": seconds}
     written = file.tables.latency.settings if file.tables.latency is not None else {}
     settings = {**written, **{name: value for name, value in asked.items() if value is not None}}
     model = build_model(file, with_weights=False)
     example = build_example(file)
     space = lay_out(file, model, example)
     with _bar(quiet=quiet or as_json) as show:
-        table = find_table(model, space, example, settings, progress=show)
+        table = table_of(model, space, example, settings, progress=show)
     if output is not None:
         table.save(output)
     found = outlook(table, space)

@@ -24,7 +24,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
-from autoprune.latency.library import find_table, known_table
+from autoprune.execute.tables import table_of
+from autoprune.latency.library import known_table
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
 from autoprune.strategies.warm_start import NO_START, WARM_STARTS
@@ -120,7 +121,7 @@ def build_space(
     example = build_example(file)
     space = lay_out(file, model, example)
     is_cost = with_latency or "latency" in _figures(file) or file.tables.latency is not None
-    table = find_table(model, space, example, wanted_latency(file)) if is_cost else None
+    table = table_of(model, space, example, wanted_latency(file)) if is_cost else None
     costs = CostModel(
         space.structure,
         space,

@@ -584,6 +584,7 @@ class LatencySection(Table):
         threads: CPU threads.
         device: ``cpu``, ``cuda``, ...
         channels_last: whether images are laid out with the channels last.
+        target: resource or label of the Ray node that is measured; ``driver`` for this machine.
         seconds: about how long measuring may take.
     """
 
@@ -592,6 +593,7 @@ class LatencySection(Table):
     threads: Count = 1
     device: str = "cpu"
     channels_last: bool = False
+    target: str = "driver"
     seconds: Amount = 30.0
 
     @property

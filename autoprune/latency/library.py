@@ -82,7 +82,9 @@ def known_table(space: SearchSpace, settings: LatencySettings) -> LatencyTable |
 
 
 def made_elsewhere(table: LatencyTable) -> str:
-    """Return a sentence about a table of another machine or version of torch; "" for one that was made here."""
+    """Return a sentence about a table of another machine or version of torch; "" for one of here, or of a target."""
+    if "target" in table.conditions:
+        return ""
     try:
         here = made_on(resolve_device(str(table.conditions["device"])))
     except InvalidArgumentError:
@@ -111,7 +113,8 @@ def _path(space: SearchSpace, settings: LatencySettings) -> Path:
 
 def _key(space: SearchSpace, settings: LatencySettings) -> str:
     """Return the name of what a table depends on; how much is measured is part of it: a change measures anew."""
-    parts = [space.fingerprint, vars(settings), made_on(device_of(settings))]
+    chosen = {name: value for name, value in vars(settings).items() if name != "target"}
+    parts = [space.fingerprint, chosen, made_on(device_of(settings))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

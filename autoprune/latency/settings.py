@@ -8,6 +8,9 @@ from typing import Any
 from autoprune.core.settings import as_integer
 from autoprune.errors import InvalidArgumentError, shown
 
+DRIVER = "driver"
+"""The target that is the machine of this process."""
+
 
 @dataclass(frozen=True)
 class LatencySettings:
@@ -20,6 +23,8 @@ class LatencySettings:
         channels_last: whether tensors of images are laid out with the channels last.
         candidates: networks of random widths that the table is fitted to, at least 16.
         checks: further ones, timed as a whole, that correct it and give its error, at least 10.
+        target: machine that is measured: ``"driver"``, this one, or the node of a Ray cluster that has this resource
+            (``"edge"``, ``"node:10.0.0.7"``) or label (``"kind=edge"``); candidates anywhere are costed by it.
         seconds: about how long measuring may take; decides how often each network runs.
         seed: seed of the random widths and of the order of the turns.
 
@@ -31,6 +36,7 @@ class LatencySettings:
     threads: int = 1
     device: str = "cpu"
     channels_last: bool = False
+    target: str = DRIVER
     candidates: int = 48
     checks: int = 24
     seconds: float = 30.0
@@ -44,6 +50,9 @@ class LatencySettings:
             if whole is None or whole < smallest:
                 msg = f"expected {name} to be an integer of at least {smallest}, got {shown(getattr(self, name))}"
                 raise InvalidArgumentError(msg)
+        if not isinstance(self.target, str) or not self.target.strip("= "):
+            msg = f"expected target='driver', or a resource or label of a Ray node, got {shown(self.target)}"
+            raise InvalidArgumentError(msg)
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or not 0 < self.seconds < 1e6:
             msg = f"expected seconds to be a positive number, got {shown(self.seconds)}"
             raise InvalidArgumentError(msg)

@@ -1,17 +1,19 @@
-r"""A front by latency against a front by MACs: equal evaluations, all points of both timed in turns.
+r"""A front by latency against a front by MACs: equal evaluations, points of both timed in turns.
 
     python benchmarks/methods/latency_fronts.py resnet20 --data npz:FOLDER --weights FILE --out runs/fronts
     python benchmarks/methods/latency_fronts.py mobilenet --out runs/fronts --batch 1 16
 
 Networks and data are those of first_front.py. For every batch size: the same strategy, seed and number of evaluations
-minimises the distance from the dense network and, in one run latency, in the other MACs. Then, along the distances
-that both fronts reach: the fastest measured network of either that is at most so far from the dense one, and how many
-times faster the one of the front by latency is; its test accuracy beside the other's. Interrupted runs resume.
+minimises the distance from the dense network and, in one run predicted latency, in the other MACs. Then, along the
+distances that both fronts reach, the cheapest point of each that is at most so far from the dense network, by the cost
+that the front was made for: measured times of both, the ratio with its range over three measurements, and their test
+accuracy. Interrupted runs resume.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,10 @@ import autoprune as ap
 from autoprune.evaluators import measure
 from autoprune.latency.measuring import time_networks
 
-ROWS = 6
+ROWS, REPEATS = 6, 3
+USEFUL = 0.6
+"""Distance beyond which nobody wants a network before it is trained again."""
+
 FREE = 1e-4
 """Distance of networks that lost nothing but channels without effect."""
 
@@ -43,41 +48,54 @@ def searched(arguments: argparse.Namespace, cost: str, settings: ap.LatencySetti
 
 
 def compare(arguments: argparse.Namespace, batch: int) -> None:
-    """Search twice, time both fronts and print the rows."""
+    """Search twice, choose from both fronts, time what was chosen and print the rows."""
     settings = ap.LatencySettings(batch_size=batch, seconds=arguments.seconds)
     runs = {cost: searched(arguments, cost, settings) for cost in ("latency", "macs")}
     problem = runs["latency"].problem
-    points = {cost: list(run.front) for cost, run in runs.items()}
-    every = [problem.space.full_genome, *(np.array(point.genome) for found in points.values() for point in found)]
-    seconds = time_networks(problem.model, problem.space, problem.example_input, np.stack(every), settings)
-    dense, *rest = 1e3 * seconds
-    times = dict(zip(points, np.split(np.array(rest), [len(points["latency"])]), strict=True))
-    distances = {cost: np.array([point.metrics["distance"] for point in found]) for cost, found in points.items()}
+    distances = [[point.metrics["distance"] for point in run.front] for run in runs.values()]
+    nearest = max(min(at for at in found if at > FREE) for found in distances)
+    farthest = min(max(found) for found in distances)
+    wishes = np.geomspace(nearest, min(farthest, USEFUL), ROWS)
+    chosen = {
+        cost: [
+            min((p for p in run.front if p.metrics["distance"] <= wish * (1 + 1e-9)), key=lambda p: p.costs[cost])
+            for wish in wishes
+        ]
+        for cost, run in runs.items()
+    }
+    genomes = [problem.space.full_genome, *(np.array(point.genome) for found in chosen.values() for point in found)]
+    seconds = np.stack(
+        [
+            time_networks(
+                problem.model, problem.space, problem.example_input, np.stack(genomes), replace(settings, seed=seed)
+            )
+            for seed in range(REPEATS)
+        ]
+    )
+    dense, by_latency, by_macs = np.split(1e3 * seconds, [1, 1 + ROWS], axis=1)
     print(
-        f"{arguments.network}, batch {batch}: dense {dense:.3g} ms, table off by {100 * problem.latency.error:.1f} %, "
-        f"{len(points['latency'])} and {len(points['macs'])} points",
+        f"{arguments.network}, batch {batch}: dense {np.median(dense):.3g} ms, table off by "
+        f"{100 * problem.latency.error:.1f} %, {len(runs['latency'].front)} and {len(runs['macs'].front)} points",
         flush=True,
     )
-    nearest = max(found[(times[cost] < 0.95 * dense) & (found > FREE)].min() for cost, found in distances.items())
-    farthest = min(found.max() for found in distances.values())
     test = problem.data.test.subset(arguments.test_images, 0)
-    ratios = []
-    for at in np.geomspace(nearest, farthest, ROWS):
+    for i, wish in enumerate(wishes):
         shown = []
-        for cost, found in distances.items():
-            within = np.flatnonzero(found <= at * (1 + 1e-9))
-            fastest = within[np.argmin(times[cost][within])]
-            point = points[cost][fastest]
-            accuracy = measure(point.build(), test, problem.task)["accuracy"]
-            shown.append((times[cost][fastest], point.costs["macs"] / problem.dense_costs["macs"], accuracy))
-        (fast, fast_macs, fast_accuracy), (slow, slow_macs, slow_accuracy) = shown
-        ratios.append(slow / fast)
+        for found, times in zip(chosen.values(), (by_latency, by_macs), strict=True):
+            accuracy = 100 * measure(found[i].build(), test, problem.task)["accuracy"]
+            share = 100 * found[i].costs["macs"] / problem.dense_costs["macs"]
+            predicted = found[i].costs["latency"] / 1e6
+            shown.append(
+                f"{np.median(times[:, i]):.3g} ms (predicted {predicted:.3g}; {share:.0f} % of the MACs, {accuracy:.1f} %)"
+            )
+        ratios = by_macs[:, i] / by_latency[:, i]
         print(
-            f"  distance {at:.4f}: {fast:.3g} ms ({100 * fast_macs:.0f} % MACs, {100 * fast_accuracy:.1f} %) against "
-            f"{slow:.3g} ms ({100 * slow_macs:.0f} %, {100 * slow_accuracy:.1f} %): {ratios[-1]:.2f}x",
+            f"  distance {wish:.3f}: {' against '.join(shown)}: {np.median(ratios):.2f}x "
+            f"[{ratios.min():.2f}, {ratios.max():.2f}]",
             flush=True,
         )
-    print(f"  geometric mean {np.exp(np.mean(np.log(ratios))):.2f}x", flush=True)
+    means = np.exp(np.log(by_macs / by_latency).mean(axis=1))
+    print(f"  geometric mean {np.median(means):.3f}x [{means.min():.3f}, {means.max():.3f}]", flush=True)
 
 
 def main() -> None:

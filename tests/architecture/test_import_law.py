@@ -55,6 +55,7 @@ DOORS = {
         "execute/ray/backend.py",
         "execute/ray/checkpoints.py",
         "execute/ray/cluster.py",
+        "execute/ray/target.py",
         "execute/ray/transport.py",
         "execute/ray/worker.py",
         "finetuning/_tune.py",
