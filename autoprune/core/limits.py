@@ -85,12 +85,9 @@ def resolve_limits(
         if name not in costs.names:
             raise unknown_name("cost limit", name, dict.fromkeys((*costs.names, *COSTS)))
     dense = costs(space.full_genome[None, :])
-    resolved = {
-        name: math.floor(parse_limit(name, limit, int(dense[name][0])) / (1 + _margin(predicted, name)))
-        for name, limit in limits.items()
-    }
-    check_feasible(space, costs, resolved, predicted)
-    return resolved
+    asked = {name: parse_limit(name, limit, int(dense[name][0])) for name, limit in limits.items()}
+    check_feasible(space, costs, asked, predicted)
+    return {name: math.floor(limit / (1 + _margin(predicted, name))) for name, limit in asked.items()}
 
 
 def _margin(predicted: Mapping[str, Prediction] | None, name: str) -> float:
@@ -186,8 +183,8 @@ def check_feasible(
     Args:
         space: the search space.
         costs: counts genomes of ``space``.
-        limits: absolute limits by cost name, tightened where a cost is predicted.
-        predicted: see `resolve_limits`; for the message.
+        limits: absolute limits by cost name.
+        predicted: see `resolve_limits`.
 
     Raises:
         InfeasibleError: it is not; the message gives what it costs and which layers hold most of it.
@@ -195,14 +192,14 @@ def check_feasible(
     smallest = costs(space.min_genome[None, :])
     for name, limit in limits.items():
         reachable = int(smallest[name][0])
-        if reachable > limit:
+        sure = 1 + _margin(predicted, name)
+        if reachable > math.floor(limit / sure):
             dense = int(costs(space.full_genome[None, :])[name][0])
-            sure = 1 + _margin(predicted, name)
             bound = (
                 f", and at most {cost_in_words(name, reachable * sure)} 9 times in 10, which is what limits hold for"
             )
             msg = (
-                f"no network of this space has {name} <= {cost_in_words(name, math.ceil(limit * sure))}: the smallest "
+                f"no network of this space has {name} <= {cost_in_words(name, limit)}: the smallest "
                 f"has {cost_in_words(name, reachable)} ({100 * reachable / dense:.1f}% of the dense model's "
                 f"{cost_in_words(name, dense)}){bound if sure > 1 else ''}{_blockers(space, name, predicted)}. "
                 f"{_as_share(name, limit)}Raise the limit, unlock layers, or lower min_width or min_keep_ratio"

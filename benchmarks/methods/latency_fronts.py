@@ -86,7 +86,7 @@ def compare(arguments: argparse.Namespace, batch: int) -> None:
             share = 100 * found[i].costs["macs"] / problem.dense_costs["macs"]
             predicted = found[i].costs["latency"] / 1e6
             shown.append(
-                f"{np.median(times[:, i]):.3g} ms (predicted {predicted:.3g}; {share:.0f} % of the MACs, {accuracy:.1f} %)"
+                f"{np.median(times[:, i]):.3g} ms (predicted {predicted:.3g}; {share:.0f} % MACs, {accuracy:.1f} %)"
             )
         ratios = by_macs[:, i] / by_latency[:, i]
         print(
