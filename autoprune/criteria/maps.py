@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 
 from autoprune.criteria.evidence import Evidence
 from autoprune.errors import DataError
-from autoprune.surgery.forward import evaluating, forward, tensors_in
-from autoprune.surgery.taps import Tap, readers
+from autoprune.surgery.forward import evaluating, forward
+from autoprune.surgery.taps import Tap, watch_readers
 
 
 @torch.no_grad()
@@ -32,22 +31,15 @@ def read_maps(evidence: Evidence, add: Callable[[Tap, Tensor], None], criterion:
     """
     targets: list[Any] = []
 
-    def looking(taps: list[Tap]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = tensors_in((args, kwargs))[0]
-            for tap in taps:
-                maps = tap.read(module, given).double()
-                if not torch.isfinite(maps).all():
-                    msg = f"the inputs of {tap.layer!r} are not finite on the calibration data"
-                    raise DataError(msg)
-                add(tap, maps)
+    def look(taps: list[Tap], module: nn.Module, given: Tensor) -> None:
+        for tap in taps:
+            maps = tap.read(module, given).double()
+            if not torch.isfinite(maps).all():
+                msg = f"the inputs of {tap.layer!r} are not finite on the calibration data"
+                raise DataError(msg)
+            add(tap, maps)
 
-        return look
-
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(evidence.model))
-        for module, taps in readers(evidence.model, evidence.structure).items():
-            stack.callback(module.register_forward_pre_hook(looking(taps), with_kwargs=True).remove)
+    with evaluating(evidence.model), watch_readers(evidence.model, evidence.structure, look):
         for batch in evidence.batches or ():
             forward(evidence.model, batch[0])
             targets.append(batch[1] if len(batch) > 1 else None)

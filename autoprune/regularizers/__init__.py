@@ -2,8 +2,8 @@
 
 A regularizer is built from the `Channels` of a network (its live weights, what was traced, the given order) and its
 settings. It adds a `penalty` to the task's loss in every step, may change weights in place behind the optimizer
-(`after_step`), and saves what it remembers (`state`, `restore`). The recipe ``sparsify`` trains with it:
-``ap.search(problem, "pymoo:nsga2", prepare=("sparsify", {"regularizer": "bn_l1"}))``.
+(`after_step`) and once at the end (`finish`), and saves what it remembers (`state`, `restore`). The recipe ``sparsify``
+trains with it: ``ap.search(problem, "pymoo:nsga2", prepare=("sparsify", {"regularizer": "bn_l1"}))``.
 
 >>> from dataclasses import dataclass
 >>> @dataclass(frozen=True)
@@ -24,19 +24,25 @@ regularizer known by name, put a `RegularizerInfo` under the entry point group `
 
 from autoprune.core.settings import NoSettings
 from autoprune.regularizers.base import Channels, Regularizer
+from autoprune.regularizers.correlation import CorrelationSettings
+from autoprune.regularizers.feature_flow import FeatureFlowSettings
 from autoprune.regularizers.growing import GrowingSettings
 from autoprune.regularizers.lasso import BatchNormL1Settings, GroupLassoSettings
 from autoprune.regularizers.registry import REGULARIZERS, RegularizerInfo, make_regularizer, regularizer_settings
+from autoprune.regularizers.sparse_group import SparseGroupSettings
 
 __all__ = [
     "REGULARIZERS",
     "BatchNormL1Settings",
     "Channels",
+    "CorrelationSettings",
+    "FeatureFlowSettings",
     "GroupLassoSettings",
     "GrowingSettings",
     "NoSettings",
     "Regularizer",
     "RegularizerInfo",
+    "SparseGroupSettings",
     "make_regularizer",
     "regularizer_settings",
 ]

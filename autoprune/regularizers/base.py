@@ -16,6 +16,9 @@ from autoprune.core.settings import NoSettings, settings_of
 from autoprune.criteria.evidence import batchnorm_scales, member_axes
 from autoprune.surgery.matching import model_tensors
 
+_Rows = tuple[str, int, Tensor, Tensor]
+"""An axis, tensor and dim, with the positions on it whose channels can be cut, and these channels."""
+
 
 class Channels:
     """The channels of a network that can be cut, over the parameters that are being trained.
@@ -31,41 +34,60 @@ class Channels:
         self.structure = structure
         self.orders = tuple(orders)
         self.tensors: Mapping[str, Tensor] = model_tensors(model, structure)
-        keys = (axis.key for g in structure.groups for axis in member_axes(structure, g, ("out", "in", "thru")))
-        axes = {axis.key: axis for axis in structure.axes}
-        self._kernels = [self._cuttable(*key, axes[key].genes) for key in dict.fromkeys(keys)]
+        self._kernels = self._kernels_of("out", "in", "thru")
+        self._producing = self._kernels_of("out", "thru")
         scales = batchnorm_scales(model)
         self._scales = [self._cuttable(a.tensor, a.dim, a.genes) for a in structure.axes if a.tensor in scales]
 
+    def _kernels_of(self, *roles: str) -> list[_Rows]:
+        axes = (axis for group in self.structure.groups for axis in member_axes(self.structure, group, roles))
+        return [self._cuttable(*axis.key, axis.genes) for axis in {axis.key: axis for axis in axes}.values()]
+
     @staticmethod
-    def _cuttable(tensor: str, dim: int, genes: IntArray) -> tuple[str, int, Tensor, Tensor]:
+    def _cuttable(tensor: str, dim: int, genes: IntArray) -> _Rows:
         """Return an axis with the positions on it whose channels can be cut, and these channels."""
         positions = np.flatnonzero(genes >= 0)
         return tensor, dim, torch.from_numpy(positions), torch.from_numpy(genes[positions])
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, *, readers: bool = True) -> Tensor:
         """Return the (n_genes,) squared Euclidean norm of all that each channel couples, differentiable.
 
         That is its row in every layer that produces it, its slice in every layer that reads it and its depthwise
         kernels, laid end to end; no bias, and no affine part of a norm. Channels of a group have the numbers
         ``group.start`` to ``group.start + group.width - 1``.
+
+        Args:
+            readers: whether the slices count; else the rows and kernels that produce the channel, alone.
         """
-        return self._summed(lambda rows: rows.square().sum(dim=1))
+        return self._summed(lambda rows: rows.square().sum(dim=1), readers=readers)
 
-    def n_weights(self) -> Tensor:
-        """Return the (n_genes,) number of weights that each channel couples."""
+    def n_weights(self, *, readers: bool = True) -> Tensor:
+        """Return the (n_genes,) number of weights whose squares are in `squared_norms`."""
         with torch.no_grad():
-            return self._summed(lambda rows: torch.full_like(rows[:, 0], rows.shape[1]))
+            return self._summed(lambda rows: torch.full_like(rows[:, 0], rows.shape[1]), readers=readers)
 
-    def _summed(self, of_rows: Any) -> Tensor:
+    def producing(self) -> dict[str, Tensor]:
+        """Return the (k, e) weights that produce channels that can be cut, by their axis, differentiable."""
+        return {f"{name}:{dim}": self._rows(name, dim, positions) for name, dim, positions, _ in self._producing}
+
+    @torch.no_grad()
+    def erase(self, masks: Mapping[str, Tensor]) -> None:
+        """Set to zero, in place, where (k, e) masks over what `producing` returns are true."""
+        for name, dim, positions, _ in self._producing:
+            rows, mask = self.tensors[name].movedim(dim, 0), masks[f"{name}:{dim}"]
+            at = positions.to(rows.device)
+            rows[at] = rows[at].masked_fill(mask.reshape(len(at), *rows.shape[1:]), 0)
+
+    def _rows(self, name: str, dim: int, positions: Tensor) -> Tensor:
+        rows = self.tensors[name].movedim(dim, 0).flatten(1)
+        return rows if len(positions) == len(rows) else rows.index_select(0, positions.to(rows.device))
+
+    def _summed(self, of_rows: Any, *, readers: bool) -> Tensor:
         """Return the (n_genes,) sum of a function of each channel's (k, e) rows, over all axes that carry it."""
         device = next(self.model.parameters()).device
         total = torch.zeros(self.structure.n_genes, device=device)  # float64 where a network is
-        for name, dim, positions, genes in self._kernels:
-            tensor = self.tensors[name]
-            rows = tensor.movedim(dim, 0).flatten(1)
-            if len(positions) < len(rows):
-                rows = rows.index_select(0, positions.to(device))
+        for name, dim, positions, genes in self._kernels if readers else self._producing:
+            rows = self._rows(name, dim, positions)
             rows = rows.abs() if rows.is_complex() else rows
             found = of_rows(rows if rows.dtype == torch.float64 else rows.float())
             total = total.to(found.dtype).index_add(0, genes.to(device), found)
@@ -81,8 +103,9 @@ class Channels:
 class Regularizer(ABC):
     """Base class of regularizers: adds a penalty, which subclasses define, to the loss of every training step.
 
-    A step is: forward, task loss plus `penalty`, backward, clipping, optimizer, `after_step`. What a regularizer
-    remembers between steps belongs into `state`: an interrupted training ends as an undisturbed one.
+    A step is: forward, task loss plus `penalty`, backward, clipping, optimizer, `after_step`; `finish` comes once after
+    the last. What a regularizer remembers between steps belongs into `state`: an interrupted training ends as an
+    undisturbed one.
 
     Args:
         channels: the channels of the network that trains.
@@ -115,6 +138,9 @@ class Regularizer(ABC):
 
     def after_step(self, step: int, n_steps: int) -> None:  # noqa: B027  most change weights by their gradient alone
         """Change weights in place, behind the optimizer's step."""
+
+    def finish(self) -> None:  # noqa: B027
+        """Change weights in place, once, after the last step."""
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that later steps depend on, beside the weights, by name."""

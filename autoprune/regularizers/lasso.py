@@ -28,6 +28,12 @@ from autoprune.regularizers.base import Channels, Regularizer
 SIZE_NORMS = ("none", "sqrt")
 
 
+def safe_norms(squared: Tensor) -> Tensor:
+    """Return the roots of squared norms, with a gradient of zero where these are zero."""
+    alive = squared > 0
+    return torch.where(alive, squared, 1.0).sqrt() * alive
+
+
 @dataclass(frozen=True)
 class GroupLassoSettings:
     """Settings of ``group_lasso``.
@@ -59,9 +65,7 @@ class GroupLasso(Regularizer):
 
     def penalty(self, step: int, n_steps: int) -> Tensor:  # noqa: ARG002
         """Return the penalty; its gradient is ``strength * u / ||u||``, and zero where ``u`` is."""
-        squared = self.channels.squared_norms()
-        alive = squared > 0
-        norms = torch.where(alive, squared, 1.0).sqrt() * alive  # the root of zero has no gradient
+        norms = safe_norms(self.channels.squared_norms())
         if self.settings.size_norm == "sqrt":
             norms = norms * self.channels.n_weights().sqrt()
         return self.settings.strength * norms.sum()

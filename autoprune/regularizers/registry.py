@@ -51,6 +51,24 @@ _BUILT_IN = (
         "autoprune.regularizers.growing:Growing",
         "Wang et al., Neural pruning via growing regularization, ICLR 2021",
     ),
+    RegularizerInfo(
+        "sparse_group_lasso",
+        "norms of channels, and single weights by variable splitting (l0, l1, transformed l1, l1 - l2)",
+        "autoprune.regularizers.sparse_group:SparseGroupLasso",
+        "Bui et al., 2021, Frontiers in Applied Mathematics and Statistics 6; faithful to the released code",
+    ),
+    RegularizerInfo(
+        "ccm",
+        "rewards feature maps of a layer for being alike, so that some can go",
+        "autoprune.regularizers.correlation:Correlation",
+        "Wang et al., 2023, arXiv 2310.06344; faithful to the released code",
+    ),
+    RegularizerInfo(
+        "ffr",
+        "length and bending of the path that features take through the layers",
+        "autoprune.regularizers.feature_flow:FeatureFlow",
+        "Wu et al., Feature flow regularization, 2021, arXiv 2106.02914; FFR-style",
+    ),
     RegularizerInfo("none", "plain training, the control of all others", "autoprune.regularizers.base:NoPenalty"),
 )
 

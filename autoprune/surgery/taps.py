@@ -6,8 +6,10 @@ activations and additions. Looked at are convolutions and linear layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.groups import Axis, IntArray, Structure
+from autoprune.surgery.forward import tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class Tap:
     def rows(self, maps: Tensor) -> Tensor:
         """Return (n, w, copies, positions) values of an (n, channels, positions) activation."""
         chosen = maps.index_select(1, torch.from_numpy(self.positions).to(maps.device))
-        chosen = torch.view_as_real(chosen).flatten(2) if chosen.is_complex() else chosen.float()
+        chosen = torch.view_as_real(chosen).flatten(2) if chosen.is_complex() else chosen
+        chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
         return chosen.reshape(len(chosen), self.width, -1, chosen.shape[2])
 
     def read(self, module: nn.Module, activation: Tensor) -> Tensor:
@@ -57,6 +61,20 @@ def producers(model: nn.Module, structure: Structure) -> dict[nn.Module, list[Ta
 def readers(model: nn.Module, structure: Structure) -> dict[nn.Module, list[Tap]]:
     """Return the layers that read and mix channels that can be cut, with what of their inputs carries which group."""
     return _tapped(model, structure, "input")
+
+
+def watch_readers(
+    model: nn.Module, structure: Structure, look: Callable[[list[Tap], nn.Module, Tensor], None]
+) -> ExitStack:
+    """Call ``look(taps, layer, input)`` before every layer of `readers` runs, until what is returned closes."""
+    hooks = ExitStack()
+    for module, taps in readers(model, structure).items():
+
+        def before(module: nn.Module, args: Any, kwargs: Any, *, taps: list[Tap] = taps) -> None:
+            look(taps, module, tensors_in((args, kwargs))[0])
+
+        hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+    return hooks
 
 
 def by_channel(module: nn.Module, activation: Tensor) -> Tensor:

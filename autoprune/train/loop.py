@@ -85,6 +85,10 @@ class Penalty(Protocol):
         """Change weights in place, behind the optimizer's step."""
         ...
 
+    def finish(self) -> None:
+        """Change weights in place, once, after the last step."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return everything that later steps depend on, by name."""
         ...
@@ -162,6 +166,9 @@ def fit(
             report=report,
             seed=seed,
         )
+        if regularizer is not None:
+            with torch.no_grad():
+                regularizer.finish()
     return FitResult(n_steps, history, Spending(macs=macs, seconds=time.monotonic() - started))
 
 

@@ -13,17 +13,31 @@ from autoprune.prepare.sparsify import SparsifySettings
 from autoprune.regularizers import REGULARIZERS, Regularizer, RegularizerInfo, regularizer_settings
 from autoprune.testing.regularizer_laws import RegularizerLaws
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"group_lasso": {"strength": 0.1, "size_norm": "sqrt"}}
+VARIANTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("group_lasso", {"strength": 0.1, "size_norm": "sqrt"}),
+    ("sparse_group_lasso", {"strength": 0.01, "coupling": 30.0}),
+    ("sparse_group_lasso", {"penalty": "l1_l2", "finish": "project"}),
+    ("ffr", {"length": 0.1, "bend": 0.1}),
+    ("ffr", {"length": 0.1, "bend": 0.1, "variant": "arc"}),
+)
+"""Settings under which the laws are tested, where it is not the defaults."""
+
+CASES = (*VARIANTS, *((name, {}) for name in REGULARIZERS if name not in dict(VARIANTS)))
 
 
 class TestRegularizers(RegularizerLaws):
-    @pytest.fixture(params=REGULARIZERS)
-    def info(self, request: pytest.FixtureRequest) -> RegularizerInfo:
-        return REGULARIZERS[request.param]
+    @pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, (case[0], *case[1].values()))))
+    def case(self, request: pytest.FixtureRequest) -> tuple[str, Mapping[str, Any]]:
+        case: tuple[str, Mapping[str, Any]] = request.param
+        return case
 
     @pytest.fixture
-    def settings(self, info: RegularizerInfo) -> Mapping[str, Any]:
-        return SETTINGS.get(info.name, {})
+    def info(self, case: tuple[str, Mapping[str, Any]]) -> RegularizerInfo:
+        return REGULARIZERS[case[0]]
+
+    @pytest.fixture
+    def settings(self, case: tuple[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        return case[1]
 
 
 @pytest.mark.parametrize("info", REGULARIZERS.values(), ids=REGULARIZERS)
