@@ -1,4 +1,4 @@
-"""Flip bits of ledgers and caches: ``python benchmarks/fuzz/stores.py [CASES] [SEED]``.
+"""Flip bits of ledgers and caches: ``python -m benchmarks.fuzz.stores [CASES] [SEED]``.
 
 Of every four damaged files one is a cache, which a new search then uses, and three are ledgers, which are read and
 resumed. Wanted: no other figures in silence, no raw traceback, no message of 2,000 characters.
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autoprune.testing.damaged_stores import damage_and_use
+from tests.store.damaged_stores import damage_and_use
 
 
 def main(cases: int = 2000, seed: int = 0) -> int:

@@ -19,8 +19,8 @@ from autoprune.cli.app import app
 from autoprune.core.settings import as_json
 from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError
 from autoprune.store.record import FINETUNE
-from autoprune.testing.output_kinds import output_kinds
 from autoprune.train.settings import imitation
+from tests.train.output_kinds import output_kinds
 
 KINDS = sorted(output_kinds())
 SETTINGS = {"n_calibration": 64, "batch_size": 32}

@@ -10,8 +10,8 @@ from autoprune.criteria.scoring import scores
 from autoprune.prepare.dsa.training import scale_importance
 from autoprune.surgery.matching import model_tensors
 from autoprune.testing.digits_network import digits_network, digits_structure
-from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace
+from tests.trace.random_networks import NetworkSpec, build_network, example_input
 
 
 class TwoScales(nn.Module):

@@ -16,9 +16,9 @@ from autoprune.prepare.dsa.keep_ratios import DENSE_THETA, LearnedRatios, RatioC
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
-from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.testing.structures import chain
 from autoprune.trace import trace
+from tests.trace.random_networks import NetworkSpec, build_network, example_input
 
 
 def ratio_cost(space, name="macs"):

@@ -24,8 +24,8 @@ from autoprune.store.cache import EvaluationCache
 from autoprune.store.ledger import EventKind
 from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
-from autoprune.testing.damaged_stores import CACHE, RUN, N, comparable, damage_and_use, figures, searched
 from autoprune.testing.search_toys import TRAINED
+from tests.store.damaged_stores import CACHE, RUN, N, comparable, damage_and_use, figures, searched
 
 RECORDED = Path(__file__).parent / "recorded"
 

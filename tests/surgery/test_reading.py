@@ -13,9 +13,9 @@ from autoprune.core.groups import Axis, ChannelGroup, Structure, TensorInfo
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.surgery.reading import closed, read_genes
-from autoprune.testing.networks import BLOCKS, NetworkSpec, build_network, example_input
-from autoprune.testing.surgery_laws import random_kept
 from autoprune.trace.tracer import trace
+from tests.surgery.surgery_laws import random_kept
+from tests.trace.random_networks import BLOCKS, NetworkSpec, build_network, example_input
 
 
 def check(model: torch.nn.Module, structure: Any, kept: np.ndarray, x: torch.Tensor) -> None:

@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.cost.counter import count_macs
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
-from autoprune.testing.surgery_laws import (
+from autoprune.trace import trace
+from tests.surgery.surgery_laws import (
     check_full_genome_is_identical,
     check_masked_equals_sliced,
     check_trains,
     random_kept,
 )
-from autoprune.trace import trace
 from tests.trace.families import FAMILIES, Family
 
 UNCOUNTED = {"recurrent", "multi-head attention"}  # torch's counter does not see into their fused kernels

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from autoprune.core.groups import Structure
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
-from autoprune.testing.surgery_laws import check_full_genome_is_identical, check_trains, random_kept
 from autoprune.trace import trace
 from autoprune.trace.validation import validate
+from tests.surgery.surgery_laws import check_full_genome_is_identical, check_trains, random_kept
 
 Mean = Callable[[Tensor], Tensor]  # over channels, which stay as a dimension of size 1
 Rule = Callable[[Tensor, Mean, Tensor, Tensor], Tensor]

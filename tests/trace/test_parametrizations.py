@@ -18,8 +18,8 @@ from torch.nn.utils import weight_norm as old_weight_norm
 from autoprune.artifact import load, save
 from autoprune.core.groups import Structure
 from autoprune.surgery.cut import copy_with, cut
-from autoprune.testing.surgery_laws import check_full_genome_is_identical, random_kept
 from autoprune.trace import trace
+from tests.surgery.surgery_laws import check_full_genome_is_identical, random_kept
 
 
 class Rule(nn.Module):

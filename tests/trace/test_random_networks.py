@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoprune.testing.networks import BLOCKS, NetworkSpec, build_network, example_input
-from autoprune.testing.surgery_laws import check_full_genome_is_identical, check_masked_equals_sliced, random_kept
 from autoprune.trace import trace
 from autoprune.trace.validation import validate
+from tests.surgery.surgery_laws import check_full_genome_is_identical, check_masked_equals_sliced, random_kept
+from tests.trace.random_networks import BLOCKS, NetworkSpec, build_network, example_input
 
 recipes = st.builds(
     NetworkSpec,

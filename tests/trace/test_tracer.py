@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Structure
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
-from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace, unwrap
+from tests.trace.random_networks import NetworkSpec, build_network, example_input
 
 
 def small() -> nn.Module:

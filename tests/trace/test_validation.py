@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, ChannelGroup, Structure
 from autoprune.core.space import SearchSpace
-from autoprune.testing.networks import NetworkSpec, build_network, example_input
 from autoprune.trace import trace, trace_space
 from autoprune.trace.validation import validate
+from tests.trace.random_networks import NetworkSpec, build_network, example_input
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.surgery.cut import cut
-from autoprune.testing.surgery_laws import check_full_genome_is_identical
 from autoprune.trace import trace
+from tests.surgery.surgery_laws import check_full_genome_is_identical
 from tests.trace.zoo import ZOO, build
 
 FUSED = {"tv.vit_b_16"}  # torch's counter does not see into the fused encoder layer

@@ -22,13 +22,13 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettings
 from autoprune.prepare.recipe import Workbench
 from autoprune.prepare.width_training import SupernetRecipe
-from autoprune.testing.output_kinds import OutputKind, output_kinds
 from autoprune.testing.recipe_laws import MemoryBlobs
 from autoprune.train.distill import Distillation, Recorder, answers_of
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.loop import fit
 from autoprune.train.tasks import Classification, FunctionTask, class_axis_of, distilled_loss
 from autoprune.weight_sets import WeightReader, put_weight_set
+from tests.train.output_kinds import OutputKind, output_kinds
 
 KINDS = output_kinds()
 

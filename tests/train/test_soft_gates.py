@@ -12,11 +12,11 @@ from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.searchspaces.models.resnet_digits import DigitsResNet
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut
-from autoprune.testing.surgery_laws import random_kept
 from autoprune.trace.tracer import trace
 from autoprune.train.distill import Recorder
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.tasks import Classification
+from tests.surgery.surgery_laws import random_kept
 
 
 class PreActivation(nn.Module):
