@@ -112,7 +112,7 @@ class Problem:
         min_width: fewest channels per group.
         min_keep_ratio: smallest fraction of a group to keep.
         locks: layers, by name or pattern, that keep all their channels.
-        ties: layers that keep equally many channels.
+        ties: layers that keep equally many channels, beside those that the model itself ties.
         criterion: ranks the channels of every group; the best ones stay. A name of ``autoprune list criteria``, with
             settings as in ``("taylor", {"squared": True})``; by default ``"obs"`` where the evaluator reconstructs,
             else ``"l2"``.

@@ -185,7 +185,9 @@ class Structure:
         tensors: every parameter and buffer of the model.
         attributes: module attributes that follow the widths.
         operators: contractions, in execution order.
-        ties: sets of group indices that must keep equal counts (``chunk`` halves with different consumers).
+        ties: sets of group indices that must keep equal fractions of their channels: as many where they are equally
+            wide (``chunk`` halves with different consumers), else in proportion (a stream as wide as the heads of an
+            attention together).
         pins: layers that cannot be pruned, with the reasons.
         layers: every layer that produces channels, in execution order: ``(module, channels)``.
         example: shapes of the traced input, for messages only.

@@ -63,11 +63,18 @@ class SearchSpace:
                 if not 0 <= i < len(self.structure.groups) or i in driven:
                     msg = f"variable {variable.name!r}: group index {i} does not exist or has two variables"
                     raise InvalidArgumentError(msg)
-                if self.structure.groups[i].width != widths[-1]:
-                    group = self.structure.groups[i]
+                group = self.structure.groups[i]
+                if i == variable.groups[0] and group.width != widths[-1]:
                     msg = (
                         f"variable {variable.name!r}: its largest width must be the {group.width} channels of group "
                         f"{group.name!r}, got {widths[-1]}"
+                    )
+                    raise InvalidArgumentError(msg)
+                uneven = next((width for width in widths if width * group.width % widths[-1]), None)
+                if uneven is not None:
+                    msg = (
+                        f"variable {variable.name!r}: the fraction {uneven} / {widths[-1]} of the {group.width} "
+                        f"channels of group {group.name!r} is no whole number"
                     )
                     raise InvalidArgumentError(msg)
                 driven.add(i)
@@ -162,6 +169,13 @@ class SearchSpace:
         return flat, np.cumsum(self.n_levels) - self.n_levels
 
     @cached_property
+    def parts(self) -> IntArray:
+        """(d,) largest number of equal parts that can vanish one by one, of every group of a variable."""
+        return np.array(
+            [math.gcd(*(self.structure.groups[i].width for i in v.groups)) for v in self.variables], dtype=np.int64
+        )
+
+    @cached_property
     def variable_of(self) -> IntArray:
         """(g,) index of the variable that drives each group, -1 where none does."""
         found = np.full(len(self.structure.groups), -1, dtype=np.int64)
@@ -201,7 +215,8 @@ class SearchSpace:
         flat, offsets = self.width_table
         found = np.repeat(self.structure.full_widths[None, :], len(genomes), axis=0)
         driven = self.variable_of >= 0
-        found[:, driven] = flat[genomes + offsets][:, self.variable_of[driven]]
+        kept = flat[genomes + offsets][:, self.variable_of[driven]]
+        found[:, driven] = kept * found[:, driven] // self._full_widths[self.variable_of[driven]]
         return found
 
     def keep_ratios(self, genomes: IntArray) -> FloatArray:
@@ -236,7 +251,9 @@ class SearchSpace:
         if widths.ndim != 2 or widths.shape[1] != len(self.structure.groups):
             msg = f"expected widths as an (n, {len(self.structure.groups)}) array, got shape {widths.shape}"
             raise InvalidArgumentError(msg)
-        return self._nearest(np.stack([widths[:, list(v.groups)].mean(axis=1) for v in self.variables], axis=1))
+        ratios = widths / self.structure.full_widths
+        means = np.stack([ratios[:, list(v.groups)].mean(axis=1) for v in self.variables], axis=1)
+        return self._nearest(means * self._full_widths)
 
     def sample(
         self, n: int, rng: np.random.Generator, costs: Costs | None = None, limits: Mapping[str, int] | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprune.core.groups import Structure
+from autoprune.core.groups import ChannelGroup, Structure
 from autoprune.core.patterns import matching_groups
 from autoprune.errors import InvalidArgumentError
 
@@ -17,8 +17,8 @@ class WidthVariable:
 
     Attributes:
         name: the first group's name; unique among the variables.
-        groups: indices of the groups that it drives, increasing; all of the same dense width.
-        widths: the allowed widths, strictly increasing; the last is the dense width.
+        groups: indices of the groups that it drives, increasing; they keep equal fractions of their channels.
+        widths: the allowed widths of the first group, strictly increasing; the last is the dense width.
     """
 
     name: str
@@ -56,20 +56,26 @@ class WidthRules:
             msg = f"expected min_keep_ratio between 0 and 1, got {self.min_keep_ratio!r}"
             raise InvalidArgumentError(msg)
 
-    def widths(self, full: int) -> tuple[int, ...]:
+    def widths(self, full: int, others: Sequence[int] = ()) -> tuple[int, ...]:
         """Return the allowed widths of a group of ``full`` channels, increasing.
+
+        Args:
+            full: the dense width.
+            others: dense widths of groups that keep the same fraction of their channels.
 
         >>> WidthRules(levels=4).widths(64), WidthRules(levels=4, divisor=24).widths(64)
         ((16, 32, 48, 64), (24, 48, 64))
         """
+        divisor = math.lcm(self.divisor, full // math.gcd(full, *others))
+        fewest = math.ceil(self.min_width * full / min(full, *others, full))
         # A ratio such as 0.1 is not exact in binary: 0.1 * 30 must not demand a fourth channel.
-        lowest = max(self.min_width, math.ceil(self.min_keep_ratio * full - 1e-9), 1)
-        lowest = math.ceil(lowest / self.divisor) * self.divisor
+        lowest = max(fewest, math.ceil(self.min_keep_ratio * full - 1e-9), 1)
+        lowest = math.ceil(lowest / divisor) * divisor
         if self.levels is None:
-            allowed = set(range(lowest, full, self.divisor))
+            allowed = set(range(lowest, full, divisor))
         else:
-            steps = (full * k / (self.levels * self.divisor) for k in range(1, self.levels))
-            allowed = {max(lowest, math.floor(step + 0.5) * self.divisor) for step in steps}
+            steps = (full * k / (self.levels * divisor) for k in range(1, self.levels))
+            allowed = {max(lowest, math.floor(step + 0.5) * divisor) for step in steps}
         return (*sorted(width for width in allowed if width < full), full)
 
 
@@ -103,23 +109,26 @@ def make_variables(
     variables: list[WidthVariable] = []
     fixed: list[tuple[int, str]] = []
     for members in _tied_sets(structure, ties):
-        full = structure.groups[members[0]].width
         locking = [locked[i] for i in members if i in locked]
-        choosing = [explicit[i] for i in members if i in explicit]
+        choosing = [i for i in members if i in explicit]
         if locking:
             fixed += [(i, f"locked by {locking[0]!r}") for i in members]
             continue
         name = structure.groups[members[0]].name
-        allowed = _explicit_widths(name, full, widths[choosing[0]]) if choosing else rules.widths(full)
+        full, *others = (structure.groups[i].width for i in members)
+        if choosing:
+            allowed = _explicit_widths(structure.groups[choosing[0]], widths[explicit[choosing[0]]], full, others)
+        else:
+            allowed = rules.widths(full, others)
         if len(allowed) > 1:
             variables.append(WidthVariable(name, members, allowed))
         else:
-            fixed += [(i, f"the width rules allow no width below {full}") for i in members]
+            fixed += [(i, f"the width rules allow no width below {structure.groups[i].width}") for i in members]
     return tuple(variables), tuple(sorted(fixed))
 
 
 def _tied_sets(structure: Structure, ties: Sequence[str | Sequence[str]]) -> list[tuple[int, ...]]:
-    """Return the partition of the groups into sets of equal width, ordered by first member."""
+    """Return the partition of the groups into sets that keep equal fractions, ordered by first member."""
     root = list(range(len(structure.groups)))
 
     def find(i: int) -> int:
@@ -152,16 +161,22 @@ def _user_tie(structure: Structure, tie: str | Sequence[str]) -> tuple[int, ...]
     return tuple(members)
 
 
-def _explicit_widths(name: str, full: int, choices: Sequence[int | float]) -> tuple[int, ...]:
+def _explicit_widths(
+    group: ChannelGroup, choices: Sequence[int | float], full: int, others: Sequence[int]
+) -> tuple[int, ...]:
+    """Return chosen widths of ``group`` as widths of the first group of its variable, which has ``full`` channels."""
+    parts = math.gcd(full, *others)  # the largest number of equal parts that can vanish one by one
+    step = group.width // parts
     allowed = {full}
     for choice in choices:
         is_ratio = isinstance(choice, float)
-        width = max(1, math.floor(choice * full + 0.5)) if is_ratio else int(choice)
-        if (is_ratio and not 0 < choice <= 1) or not 1 <= width <= full:
+        kept = max(1, math.floor(choice * parts + 0.5)) if is_ratio else int(choice) // step
+        if (is_ratio and not 0 < choice <= 1) or not 1 <= kept <= parts or not (is_ratio or choice == kept * step):
+            steps = f" in steps of {step}" if step > 1 else ""
             msg = (
-                f"group {name!r} keeps 1 to {full} channels; expected integers in that range or ratios in (0, 1], "
-                f"got {choice!r}"
+                f"group {group.name!r} keeps 1 to {group.width} channels{steps}; expected integers in that range or "
+                f"ratios in (0, 1], got {choice!r}"
             )
             raise InvalidArgumentError(msg)
-        allowed.add(width)
+        allowed.add(kept * (full // parts))
     return tuple(sorted(allowed))

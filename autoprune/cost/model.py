@@ -76,7 +76,7 @@ class CostModel:
         self._space = space
         self._peak = peak
         self._latency = latency
-        self._of_variables = _Compiled.make(structure, peak, space.variable_of)
+        self._of_variables = _Compiled.make(structure, peak, space.variable_of, space.parts)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,7 +92,9 @@ class CostModel:
         """
         self._space.check(genomes)
         flat, offsets = self._space.width_table
-        table = flat.astype(self._of_variables.dtype)
+        parts = np.repeat(self._space.parts, self._space.n_levels)
+        full = np.repeat(flat[offsets + self._space.full_genome], self._space.n_levels)
+        table = (flat * parts // full).astype(self._of_variables.dtype)
         costs = self._of_variables.at(len(genomes), lambda rows: table[genomes[rows] + offsets])
         return self._named(costs, self._space.widths(genomes) if self._latency is not None else None)
 
@@ -125,7 +127,7 @@ class CostModel:
     @cached_property
     def _of_groups(self) -> _Compiled:
         structure = self._space.structure
-        return _Compiled.make(structure, self._peak, np.arange(len(structure.groups)))
+        return _Compiled.make(structure, self._peak, np.arange(len(structure.groups)), structure.full_widths)
 
     def _named(self, costs: IntArray, widths: IntArray | None) -> dict[str, IntArray]:
         counted = list(costs)
@@ -142,10 +144,10 @@ class _Compiled:
     has_peak: bool
 
     @classmethod
-    def make(cls, structure: Structure, peak: PeakProfile | None, variable_of: IntArray) -> _Compiled:
+    def make(cls, structure: Structure, peak: PeakProfile | None, variable_of: IntArray, parts: IntArray) -> _Compiled:
         terms = cost_terms(structure)
         points = [] if peak is None else peak.points()
-        variables = Variables(variable_of, structure.full_widths)
+        variables = Variables(variable_of, structure.full_widths, parts)
         compiled = compile_polynomials([terms["macs"], terms["params"], *points], variables)
         return cls(_without_dominated(compiled), peak is not None)
 

@@ -131,7 +131,8 @@ def _direction(values: IntArray) -> tuple[int, ...]:
 def _fit(runs: Sequence[StorageRecorder], counts: Iterable[Count], widths: IntArray) -> tuple[Term, ...]:
     """Return the size of every storage as a product of counts."""
     known: dict[tuple[int, ...], Count] = {}
-    for known_count in counts:
+    # of counts that change in proportion (a stream and its heads), the finest: the others are multiples of it
+    for known_count in sorted(counts, key=lambda count: int(np.ptp(count.at(widths)))):
         known.setdefault(_direction(known_count.at(widths)), known_count)
     sizes = []
     for same in zip(*(run.storages for run in runs), strict=True):

@@ -39,22 +39,17 @@ class Variables:
     Attributes:
         index: (g,) variable that drives each group, -1 where the group keeps its dense width.
         full: (g,) dense width of each group.
+        parts: (v,) largest value of each variable: in how many parts its groups can vanish.
     """
 
     index: IntArray
     full: IntArray
+    parts: IntArray
 
     @property
     def n(self) -> int:
         """Number of variables."""
-        return int(self.index.max(initial=-1)) + 1
-
-    @property
-    def largest(self) -> IntArray:
-        """(v,) largest value of each variable."""
-        values = np.zeros(self.n, dtype=np.int64)
-        values[self.index[self.index >= 0]] = self.full[self.index >= 0]
-        return values
+        return len(self.parts)
 
     def affine(self, count: Count) -> tuple[int, tuple[tuple[int, int], ...]]:
         """Rewrite ``count`` over the variables: a constant, and ``(variable, coefficient)`` pairs."""
@@ -65,7 +60,8 @@ class Variables:
             if variable < 0:
                 constant += coefficient * int(self.full[group])
             else:
-                pairs[variable] = pairs.get(variable, 0) + coefficient
+                times = int(self.full[group] // self.parts[variable])
+                pairs[variable] = pairs.get(variable, 0) + coefficient * times
         return constant, tuple(sorted(pairs.items()))
 
 
@@ -192,7 +188,7 @@ def _dtype(
     expanded: Sequence[dict[Monomial, int]], forms: Iterable[tuple[tuple[int, int], ...]], variables: Variables
 ) -> type[np.float64] | type[np.int64]:
     """Choose the cheapest type in which the largest possible value is exact, computed in Python integers."""
-    largest = variables.largest.tolist()
+    largest = variables.parts.tolist()
     largest += [sum(coefficient * largest[variable] for variable, coefficient in form) for form in forms]
     bound = 0
     for polynomial in expanded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,10 +85,19 @@ class Attach:
 
 @dataclass(frozen=True, eq=False)
 class EqualCounts:
-    """Id vectors that must keep equally many positions."""
+    """Id vectors whose kept positions, times their factors, must be equally many.
+
+    ``factors`` has one entry per part; empty, they are all 1.
+    """
 
     parts: tuple[Extent, ...]
     site: Site
+    factors: tuple[int, ...] = ()
+
+    @property
+    def weighted(self) -> Iterator[tuple[Extent, int]]:
+        """The parts with their factors."""
+        return zip(self.parts, self.factors or (1,) * len(self.parts), strict=True)
 
 
 @dataclass(frozen=True, eq=False)

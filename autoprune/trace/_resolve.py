@@ -7,7 +7,7 @@ keep equally many channels; the rest is hard-coded and pins its channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -164,11 +164,9 @@ class Resolver:
 
     def _settle(self, index: int, rule: SizeRule) -> None:
         """Find an equal-count demand that makes a rule hold, else pin everything in it."""
-        parts = self._equal_parts(rule)
-        if parts is not None:
-            self._equal[index] = EqualCounts(parts, rule.site)
-            return
-        if self._couple(rule):
+        demand = self._equal_counts(rule) or self._in_proportion(rule)
+        if demand is not None:
+            self._equal[index] = demand
             return
         reason = f"has a size hard-coded in {rule.what}" if not any(leaves(rule.expression)) else (
             f"has a size in {rule.what} that does not follow its channels"
@@ -186,41 +184,57 @@ class Resolver:
                 found.append(self._result.bindings[leaf].extent)
         return found
 
-    def _equal_parts(self, rule: SizeRule) -> tuple[Extent, ...] | None:
+    def _equal_counts(self, rule: SizeRule) -> EqualCounts | None:
         """Two parts that one expression measures, or the equal blocks of an axis that is divided."""
         found = list(dict.fromkeys(leaves(rule.expression)))
         if len(found) != 1:
             return None
         (leaf,) = found
-        if isinstance(leaf, ModuleInt) and leaf in self._result.bindings:
-            other = self._result.bindings[leaf].extent
-            return (other, rule.extent) if other.size == rule.extent.size else None
-        if isinstance(leaf, AxisSize):
-            whole = self._book.sizes[leaf.token]
-            match rule.expression:
-                case Arithmetic("//", AxisSize(), int(n)) if n > 1 and whole.size == n * rule.extent.size:
-                    size = rule.extent.size
-                    blocks = tuple(Extent(whole.ids, whole.dim, i * size, (i + 1) * size) for i in range(n))
-                    return (*blocks, rule.extent)
+        size = rule.extent.size
+        if isinstance(leaf, ModuleInt):
+            binding = self._result.bindings.get(leaf)
+            if binding is None or binding.extent.size != size:
+                return None
+            return EqualCounts((binding.extent, rule.extent), rule.site)
+        whole = self._book.sizes[leaf.token]
+        match rule.expression:
+            case Arithmetic("//", AxisSize(), int(n)) if n > 1 and whole.size == n * size:
+                blocks = tuple(Extent(whole.ids, whole.dim, i * size, (i + 1) * size) for i in range(n))
+                return EqualCounts((*blocks, rule.extent), rule.site)
         return None
 
-    def _couple(self, rule: SizeRule) -> bool:
-        """Tie a long axis in blocks to a short one when their sizes must stay in proportion.
+    def _in_proportion(self, rule: SizeRule) -> EqualCounts | None:
+        """Two axes whose sizes must stay in the proportion they have in the dense model.
 
-        ``channels // heads`` must stay what it is when heads vanish: then every head takes its block of channels.
+        A size that is a multiple or a fraction of another axis' follows it; ``channels // heads`` stays what it is when
+        as large a part of the channels vanishes as of the heads.
         """
         match rule.expression:
             case Arithmetic("//", AxisSize(token), ModuleInt() as divisor) if divisor in self._result.bindings:
-                long, short = self._book.sizes[token], self._result.bindings[divisor].extent
+                one, other = self._book.sizes[token], self._result.bindings[divisor].extent
             case _:
-                return False
-        ours, theirs = _vector(long), _vector(short)
-        if ours is None or theirs is None or len(ours) % len(theirs) or len(ours) == len(theirs):
+                found = set(leaves(rule.expression))
+                axes = [leaf for leaf in found if isinstance(leaf, AxisSize)]
+                if len(axes) != 1 or any(leaf in self._result.bindings for leaf in found):
+                    return None
+                one, other = self._book.sizes[axes[0].token], rule.extent
+                if not self._is_proportional(rule.expression, one.size, other.size):
+                    return None
+        shared = math.gcd(one.size, other.size)
+        return EqualCounts((one, other), rule.site, (other.size // shared, one.size // shared))
+
+    def _is_proportional(self, expression: Expression, size: int, value: int) -> bool:
+        """Say whether an expression is ``value / size`` times the size of its only axis."""
+
+        def at(times: int) -> int:
+            return evaluate(
+                expression, lambda leaf: times * size if isinstance(leaf, AxisSize) else self._integers[leaf]
+            )
+
+        try:
+            return all(at(times) == times * value for times in (1, 2, 3))
+        except ZeroDivisionError:
             return False
-        blocks = ours.reshape(len(theirs), -1)
-        before = len(self._book.edges) + len(self._book.pins)
-        self._book.unite(blocks, theirs[:, None], rule.site)
-        return len(self._book.edges) + len(self._book.pins) > before
 
 
 def _positions(extent: Extent) -> Tensor:
@@ -273,7 +287,10 @@ class _Sizes:
 
 def position_ties(book: IdBook, demand: EqualCounts) -> None:
     """Tie the parts of an equal-count demand position by position: the strict way to keep them equal."""
-    found: Sequence[Tensor | None] = [_vector(part) for part in demand.parts]
+    found: list[Tensor | None] = []
+    for part, factor in demand.weighted:
+        vector = _vector(part)
+        found.append(vector if vector is None else vector.repeat_interleave(factor))
     first = found[0]
     for part, vector in zip(demand.parts, found, strict=True):
         if first is None or vector is None or len(vector) != len(first):

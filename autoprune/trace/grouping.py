@@ -125,7 +125,7 @@ def _production_order(book: IdBook, component: IntArray) -> dict[int, int]:
 
 
 def _ties(book: IdBook, resolution: Resolution, genes: _Genes) -> tuple[tuple[int, ...], ...] | None:
-    """Return sets of groups that must keep equal counts, or None after tightening a demand that groups cannot meet."""
+    """Return sets of groups that keep equal fractions, or None after tightening a demand that groups cannot meet."""
     parent = list(range(len(genes.members)))
 
     def find(g: int) -> int:
@@ -151,8 +151,8 @@ def _ties(book: IdBook, resolution: Resolution, genes: _Genes) -> tuple[tuple[in
 
 
 def _pairs(demand: EqualCounts, resolution: Resolution, genes: _Genes) -> list[tuple[int, int]] | None:
-    """Match the groups of the parts so that equal widths give equal counts; None when that is impossible."""
-    counts = [genes.count(part, resolution.component) for part in demand.parts]
+    """Match the groups of the parts so that equal fractions give equal counts; None when that is impossible."""
+    counts = [scaled(genes.count(part, resolution.component), factor, 1) for part, factor in demand.weighted]
     first = counts[0]
     pairs = []
     for other in counts[1:]:
@@ -163,7 +163,7 @@ def _pairs(demand: EqualCounts, resolution: Resolution, genes: _Genes) -> list[t
         if len(ours) != len(theirs):
             return None
         for (a, copies_a), (b, copies_b) in zip(ours, theirs, strict=True):
-            if copies_a != copies_b or len(genes.members[a]) != len(genes.members[b]):
+            if copies_a * len(genes.members[a]) != copies_b * len(genes.members[b]):
                 return None
             pairs.append((a, b))
     return pairs

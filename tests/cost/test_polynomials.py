@@ -32,12 +32,14 @@ terms = st.builds(
 def test_expansion_changes_no_value(sums, index, seed):
     """Any sums of products, any sharing of variables and any fixed groups: equal to summing the terms one by one."""
     full = np.array([3, 5, 7, 4])
-    for variable in range(3):  # groups of one variable have one width
-        full[np.array(index) == variable] = 6
-    variables = Variables(np.array(index), full)
+    for variable in range(3):  # groups of one variable have one width, or multiples of it
+        members = np.flatnonzero(np.array(index) == variable)
+        full[members] = 6 * np.arange(1, len(members) + 1)
+    variables = Variables(np.array(index), full, np.full(max(index) + 1, 6))
     compiled = compile_polynomials(sums, variables)
     values = np.random.default_rng(seed).integers(1, 5, size=(variables.n, 10))
-    widths = np.where(variables.index < 0, full, np.vstack([values, np.zeros((1, 10), int)])[variables.index].T)
+    driven = np.vstack([values, np.zeros((1, 10), int)])[variables.index].T * (full // 6)
+    widths = np.where(variables.index < 0, full, driven)
     expected = [sum((term.at(widths) for term in terms), np.zeros(10, int)) for terms in sums]
     found = compiled.at(values.astype(compiled.dtype))
     assert np.array_equal(found, np.array(expected).reshape(len(sums), 10))
@@ -46,7 +48,7 @@ def test_expansion_changes_no_value(sums, index, seed):
 def one_product(weight, widths):
     """Return ``weight * k0 * k1 ..`` and its variables."""
     factors = tuple(Count(0, ((i, 1),)) for i in range(len(widths)))
-    return [[Term("", weight, factors)]], Variables(np.arange(len(widths)), np.array(widths))
+    return [[Term("", weight, factors)]], Variables(np.arange(len(widths)), np.array(widths), np.array(widths))
 
 
 @pytest.mark.parametrize(

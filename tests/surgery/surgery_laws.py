@@ -20,10 +20,12 @@ from autoprune.surgery.forward import forward
 
 
 def random_kept(structure: Structure, rng: np.random.Generator) -> BoolArray:
-    """Return (n_genes,) kept channels of a random genome: unequal widths, equal ones where groups are tied."""
+    """Return (n_genes,) kept channels of a random genome: unequal widths, equal fractions where groups are tied."""
     widths = np.array([rng.integers(1, group.width + 1) for group in structure.groups], dtype=np.int64)
     for tie in structure.ties:
-        widths[list(tie)] = widths[tie[0]]
+        full = structure.full_widths[list(tie)]
+        parts = np.gcd.reduce(full)
+        widths[list(tie)] = full // parts * rng.integers(1, parts + 1)
     return structure.kept_genes([rng.permutation(group.width) for group in structure.groups], widths)
 
 

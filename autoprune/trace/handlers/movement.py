@@ -123,9 +123,11 @@ def view(recorder: IdRecorder, call: TracedCall) -> None:
         put_moved(recorder, call, lambda ids: ids.expand(output.shape))
     else:
         put_moved(recorder, call, lambda ids: ids.reshape(output.shape))
-    for before, layer in zip(recorder.layers(source), recorder.layers(output), strict=True):
+    moved = recorder.layers(output)
+    for before, layer in zip(recorder.layers(source), moved, strict=True):
         for dim, size in sizes.items():
-            if size != -1 and (dim in varying(layer) or isinstance(size, TracedInt)):
+            other = any(dim in varying(known) for known in moved)  # the size is that of the layer that varies there
+            if size != -1 and (dim in varying(layer) or (isinstance(size, TracedInt) and not other)):
                 recorder.rule(size, Extent(layer, dim), f"`{call.name}`")
         if len(varying(layer)) > len(varying(before)):
             recorder.grid(layer, sizes)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.space import SearchSpace
+from autoprune.core.variables import WidthRules
 from autoprune.cost.samples import Samples
 from autoprune.errors import SurgeryError, TraceError
 from autoprune.surgery.cut import cut
@@ -370,7 +371,13 @@ def _units(structure: Structure, space: SearchSpace | None) -> list[_Unit]:
         return [_Unit(variable.groups, variable.widths[:-1]) for variable in space.variables]
     tied = {g for tie in structure.ties for g in tie}
     sets = sorted([*structure.ties, *((g,) for g in range(len(structure.groups)) if g not in tied)])
-    return [_Unit(groups, tuple(range(1, structure.groups[groups[0]].width))) for groups in sets]
+    return [_Unit(groups, WidthRules(None, min_keep_ratio=0).widths(*_full(structure, groups))[:-1]) for groups in sets]
+
+
+def _full(structure: Structure, groups: Sequence[int]) -> tuple[int, list[int]]:
+    """Return the dense width of the first of several groups and those of the others."""
+    first, *others = (structure.groups[g].width for g in groups)
+    return first, others
 
 
 def _genome(structure: Structure, units: Sequence[_Unit], seed: int, number: int) -> BoolArray:
@@ -402,7 +409,8 @@ def _kept_genes(
     widths = structure.full_widths.copy()
     for unit in units:
         if unit.widths:
-            widths[list(unit.groups)] = choose(unit.widths, int(widths[unit.groups[0]]))
+            groups, full = list(unit.groups), int(widths[unit.groups[0]])
+            widths[groups] = widths[groups] * choose(unit.widths, full) // full
     return structure.kept_genes([rng.permutation(group.width) for group in structure.groups], widths)
 
 
