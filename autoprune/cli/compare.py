@@ -9,32 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
-from autoprune.cli.options import (
-    AddressOption,
-    CriterionOption,
-    DataOption,
-    EvaluatorOption,
-    ExecutorOption,
-    InsecureOption,
-    JsonOption,
-    LimitOption,
-    PrepareOption,
-    ProblemArgument,
-    QuietOption,
-    SetOption,
-    WeightsOption,
-    WorkersOption,
-    chosen_executor,
-    read_problem,
-)
 
 if TYPE_CHECKING:
     from autoprune.api import Comparison
 
 
 def compare(
-    problem: ProblemArgument,
+    problem: options.Problem,
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,23 +51,23 @@ def compare(
     test: Annotated[
         bool, typer.Option("--test/--no-test", help="Measure the shown points on test images, at the end.")
     ] = True,
-    prepare: PrepareOption = None,
-    limit: LimitOption = None,
-    evaluator: EvaluatorOption = None,
-    criterion: CriterionOption = None,
-    weights: WeightsOption = None,
-    data: DataOption = None,
-    set_: SetOption = None,
+    prepare: options.Prepare = None,
+    limit: options.Limit = None,
+    evaluator: options.Evaluator = None,
+    criterion: options.Criterion = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    set_: options.Set = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the runs are kept.", show_default="runs/NAME-compare"),
     ] = None,
-    executor: ExecutorOption = "in-process",
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    insecure: InsecureOption = False,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    executor: options.Executor = "in-process",
+    address: options.Address = None,
+    workers: options.Workers = None,
+    insecure: options.Insecure = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare strategies with the same compute. The same command goes on with a comparison that was interrupted."""
     import autoprune as ap
@@ -93,7 +76,7 @@ def compare(
     from autoprune.config.building import build_problem, preparation_of
     from autoprune.config.record import make_folder, record_problem
 
-    file = read_problem(
+    file = options.read_problem(
         problem,
         weights=weights,
         data=data,
@@ -109,7 +92,7 @@ def compare(
     n_seeds = table.seeds if seeds is None else seeds
     n_epochs = table.epochs if epochs is None else epochs
     taking_part = roster(chosen)
-    runs_on = chosen_executor(executor, address, insecure, workers)
+    runs_on = options.chosen_executor(executor, address, insecure, workers)
     prepared = preparation_of(file, table)
     planned = entries(
         taking_part, n_seeds, is_trained=isinstance(prepared, tuple)

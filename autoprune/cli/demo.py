@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_line, print_table
-from autoprune.cli.options import QuietOption
 from autoprune.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def demo(
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is written.")] = Path("runs/demo"),
     evaluations: Annotated[int, typer.Option(min=2, help="Candidates that each strategy measures.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
-    quiet: QuietOption = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
     import autoprune as ap

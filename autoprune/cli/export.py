@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, print_line
-from autoprune.cli.options import RunProblemOption, pairs, problem_of_run
 from autoprune.cli.progress import working
 from autoprune.errors import ConfigError
 
@@ -47,7 +47,7 @@ def export(
         bool, typer.Option("--polish", help="Re-solve its layers first (points of the evaluator `reconstructed`).")
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
-    problem: RunProblemOption = None,
+    problem: options.RunProblem = None,
 ) -> None:
     """Write one pruned model: a point of a run (the knee of its front when none is named), or a pruned-model file."""
     import autoprune as ap
@@ -58,8 +58,8 @@ def export(
     wishes: dict[str, Any] = {
         "max_macs": max_macs,
         "max_params": max_params,
-        "limits": pairs(limit, "--limit"),
-        "at_least": pairs(at_least, "--at-least"),
+        "limits": options.pairs(limit, "--limit"),
+        "at_least": options.pairs(at_least, "--at-least"),
     }
     if point is not None and any(wishes.values()):
         msg = "a point is named by its number or by limits, not both"
@@ -78,7 +78,7 @@ def export(
         target = output or source.with_suffix(SUFFIXES[form])
         model = ap.load(source, build_model(file, with_weights=False))
     else:
-        file = problem_of_run(source, problem)
+        file = options.problem_of_run(source, problem)
         with working("preparing the problem"):
             run = ap.open_run(source, build_problem(file, source))
         chosen = run.pick(**wishes) if point is None else run.point(point)

@@ -6,41 +6,32 @@ from typing import Annotated
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, print_json, print_line
-from autoprune.cli.options import (
-    AddressOption,
-    ExecutorOption,
-    InsecureOption,
-    JsonOption,
-    RunArgument,
-    RunProblemOption,
-    chosen_executor,
-    problem_of_run,
-)
 from autoprune.cli.progress import finetuning_progress, working
 
 
 def finetune(
-    run: RunArgument,
+    run: options.RunFolder,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front, spread over cost.")] = 5,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the training images.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed for batch order, augmentation and dropout.")] = 0,
-    executor: ExecutorOption = "in-process",
-    address: AddressOption = None,
-    insecure: InsecureOption = False,
+    executor: options.Executor = "in-process",
+    address: options.Address = None,
+    insecure: options.Insecure = False,
     log: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Record trainings on Ray: tensorboard, mlflow. Repeatable.")
     ] = None,
-    problem: RunProblemOption = None,
-    as_json: JsonOption = False,
+    problem: options.RunProblem = None,
+    as_json: options.Json = False,
 ) -> None:
     """Train points of a run, distilled from the dense model. The same command goes on with an interrupted one."""
     import autoprune as ap
     from autoprune.config.building import build_problem
 
-    runs_on = chosen_executor(executor, address, insecure)
+    runs_on = options.chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):
-        opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+        opened = ap.open_run(run, build_problem(options.problem_of_run(run, problem), run))
     if runs_on == "in-process":
         with finetuning_progress(points, quiet=as_json) as progress:
             tuned = ap.finetune(opened, points, epochs, seed=seed, loggers=log or [], progress=progress)

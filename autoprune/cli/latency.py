@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, print_json, print_line, print_table
-from autoprune.cli.options import JsonOption, ProblemArgument, QuietOption, SetOption, WeightsOption, read_problem
 
 
 def latency(
-    problem: ProblemArgument,
-    weights: WeightsOption = None,
-    set_: SetOption = None,
+    problem: options.Problem,
+    weights: options.Weights = None,
+    set_: options.Set = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per forward pass.", show_default="1")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.", show_default="cpu")] = None,
@@ -29,8 +29,8 @@ def latency(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table here, to be carried along.")
     ] = None,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure where the network spends its time, and say how much faster it can become at all."""
     import numpy as np
@@ -40,7 +40,7 @@ def latency(
     from autoprune.latency.outlook import outlook
     from autoprune.report.units import amount
 
-    file = read_problem(problem, weights=weights, settings=set_)
+    file = options.read_problem(problem, weights=weights, settings=set_)
     asked = {"batch_size": batch_size, "threads": threads, "device": device, "target": target, "seconds": seconds}
     written = file.tables.latency.settings if file.tables.latency is not None else {}
     settings = {**written, **{name: value for name, value in asked.items() if value is not None}}

@@ -14,20 +14,18 @@ if TYPE_CHECKING:
     from autoprune import RaySettings
     from autoprune.config import ProblemFile
 
-ProblemArgument = Annotated[
-    str, typer.Argument(metavar="PROBLEM", help="A TOML file, or a name from `autoprune list spaces`.")
-]
-WeightsOption = Annotated[
+Problem = Annotated[str, typer.Argument(metavar="PROBLEM", help="A TOML file, or a name from `autoprune list spaces`.")]
+Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Weights of the network: safetensors, .pt or .pth.")
 ]
-DataOption = Annotated[
+Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME", help="digits, npz:PATH, cifar10, imagefolder:PATH, ...")
 ]
-LimitOption = Annotated[
+Limit = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="COST=VALUE", help="Hard limit such as macs=60% or params=500k; may be repeated."),
 ]
-EvaluatorOption = Annotated[
+Evaluator = Annotated[
     str | None,
     typer.Option(
         "--evaluator",
@@ -35,13 +33,13 @@ EvaluatorOption = Annotated[
         show_default="the problem's",
     ),
 ]
-CriterionOption = Annotated[
+Criterion = Annotated[
     str | None,
     typer.Option(
         "--criterion", help="Which channels stay; see `autoprune list criteria`.", show_default="the problem's"
     ),
 ]
-PrepareOption = Annotated[
+Prepare = Annotated[
     str | None,
     typer.Option(
         "--prepare",
@@ -50,7 +48,7 @@ PrepareOption = Annotated[
         show_default="the problem's",
     ),
 ]
-WarmStartOption = Annotated[
+WarmStart = Annotated[
     str | None,
     typer.Option(
         "--warm-start",
@@ -59,7 +57,7 @@ WarmStartOption = Annotated[
         show_default="the problem's",
     ),
 ]
-SetOption = Annotated[
+Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -67,11 +65,11 @@ SetOption = Annotated[
         help="Any key of the problem file, such as search.settings.population=20; may be repeated.",
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-ExecutorOption = Annotated[str, typer.Option("--executor", help="Where candidates run: in-process or ray.")]
-AddressOption = Annotated[
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Executor = Annotated[str, typer.Option("--executor", help="Where candidates run: in-process or ray.")]
+Address = Annotated[
     str | None,
     typer.Option(
         "--address",
@@ -80,13 +78,13 @@ AddressOption = Annotated[
         show_default="a cluster of this machine alone",
     ),
 ]
-WorkersOption = Annotated[
+Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Ray workers at most.", show_default="as many as there is room for"),
 ]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-RunProblemOption = Annotated[
+Insecure = Annotated[bool, typer.Option("--insecure", help="Join a Ray cluster that asks for no token.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+RunProblem = Annotated[
     str | None, typer.Option("--problem", metavar="PROBLEM", help="The problem file.", show_default="the run's own")
 ]
 

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, print_json, print_line, print_table
-from autoprune.cli.options import (
-    CriterionOption,
-    DataOption,
-    EvaluatorOption,
-    JsonOption,
-    LimitOption,
-    ProblemArgument,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    read_problem,
-)
 from autoprune.cli.progress import working
 
 if TYPE_CHECKING:
@@ -32,26 +21,26 @@ if TYPE_CHECKING:
 
 
 def plan(
-    problem: ProblemArgument,
-    weights: WeightsOption = None,
-    data: DataOption = None,
-    limit: LimitOption = None,
-    evaluator: EvaluatorOption = None,
-    criterion: CriterionOption = None,
-    seed: SeedOption = None,
-    set_: SetOption = None,
+    problem: options.Problem,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    limit: options.Limit = None,
+    evaluator: options.Evaluator = None,
+    criterion: options.Criterion = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
     pilot: Annotated[bool, typer.Option(help="Time two evaluations to estimate the search.")] = True,
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure how much faster the network can become, half a minute.")
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the pinned ones.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show what could be pruned, how far, what is pinned and why, and how long a search would take."""
     from autoprune.config.building import build_model, build_space
     from autoprune.plan import make_plan, plan_reconstruction
 
-    file = read_problem(
+    file = options.read_problem(
         problem,
         weights=weights,
         data=data,

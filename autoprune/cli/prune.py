@@ -7,21 +7,12 @@ from typing import Annotated
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_json, print_line
-from autoprune.cli.options import (
-    DataOption,
-    JsonOption,
-    ProblemArgument,
-    QuietOption,
-    SeedOption,
-    SetOption,
-    WeightsOption,
-    read_problem,
-)
 
 
 def prune(
-    problem: ProblemArgument,
+    problem: options.Problem,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where the pruned-model file goes.")
     ] = Path("pruned.autoprune"),
@@ -40,12 +31,12 @@ def prune(
         ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0, help="About how long to recover.")] = 1.0,
-    weights: WeightsOption = None,
-    data: DataOption = None,
-    seed: SeedOption = None,
-    set_: SetOption = None,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make the network smaller, within limits: probe, solve, polish. For a front of many sizes, see `search`.
 
@@ -56,7 +47,7 @@ def prune(
     from autoprune.config.building import build_problem, wanted_latency
 
     files = [
-        read_problem(problem, weights=weights, data=data, limits=size, seed=seed, settings=set_)
+        options.read_problem(problem, weights=weights, data=data, limits=size, seed=seed, settings=set_)
         for size in _sizes(limit or [])
     ]
     file = files[0]

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_line
-from autoprune.cli.options import RunArgument, RunProblemOption, problem_of_run
 from autoprune.cli.progress import working
 from autoprune.errors import ConfigError
 
 
 def report(
-    run: RunArgument,
+    run: options.RunFolder,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The HTML file.", show_default="RUN/report.html"),
@@ -24,7 +24,7 @@ def report(
         bool, typer.Option(help="Also test these points polished (runs of the evaluator `reconstructed`).")
     ] = False,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
-    problem: RunProblemOption = None,
+    problem: options.RunProblem = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
     import autoprune as ap
@@ -37,7 +37,7 @@ def report(
     if measure and len(opened.front):
         try:
             with working("preparing the problem"):
-                opened = ap.open_run(run, build_problem(problem_of_run(run, problem), run))
+                opened = ap.open_run(run, build_problem(options.problem_of_run(run, problem), run))
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
     with working("writing the report"):

@@ -9,59 +9,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_json
-from autoprune.cli.options import (
-    AddressOption,
-    CriterionOption,
-    DataOption,
-    EvaluatorOption,
-    ExecutorOption,
-    InsecureOption,
-    JsonOption,
-    LimitOption,
-    PrepareOption,
-    ProblemArgument,
-    QuietOption,
-    SeedOption,
-    SetOption,
-    WarmStartOption,
-    WeightsOption,
-    WorkersOption,
-    chosen_executor,
-    read_problem,
-)
 
 if TYPE_CHECKING:
     from autoprune.config import ProblemFile
 
 
 def search(
-    problem: ProblemArgument,
+    problem: options.Problem,
     strategy: Annotated[
         str | None, typer.Option(help="Search strategy; see `autoprune list strategies`.", show_default="the problem's")
     ] = None,
     evaluations: Annotated[int | None, typer.Option(min=1, help="Budget: candidates to measure.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Budget: wall time.")] = None,
     macs: Annotated[float | None, typer.Option(min=1, help="Budget: executed multiply-adds.")] = None,
-    prepare: PrepareOption = None,
-    warm_start: WarmStartOption = None,
-    limit: LimitOption = None,
-    evaluator: EvaluatorOption = None,
-    criterion: CriterionOption = None,
-    weights: WeightsOption = None,
-    data: DataOption = None,
-    seed: SeedOption = None,
-    set_: SetOption = None,
+    prepare: options.Prepare = None,
+    warm_start: options.WarmStart = None,
+    limit: options.Limit = None,
+    evaluator: options.Evaluator = None,
+    criterion: options.Criterion = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the run is kept.", show_default="runs/NAME-STRATEGY-SEED"),
     ] = None,
-    executor: ExecutorOption = "in-process",
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    insecure: InsecureOption = False,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    executor: options.Executor = "in-process",
+    address: options.Address = None,
+    workers: options.Workers = None,
+    insecure: options.Insecure = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Search for smaller models. The same command resumes a run that was interrupted."""
     import autoprune as ap
@@ -71,7 +52,7 @@ def search(
     from autoprune.config.record import record_problem
 
     budget_given = {"evaluations": evaluations, "seconds": seconds, "macs": macs}
-    file = read_problem(
+    file = options.read_problem(
         problem,
         weights=weights,
         data=data,
@@ -87,7 +68,7 @@ def search(
     )
     settings = file.tables.search
     folder = store or Path("runs") / _folder_name(file)
-    runs_on = chosen_executor(executor, address, insecure, workers)
+    runs_on = options.chosen_executor(executor, address, insecure, workers)
     record_problem(folder, file)
     budget = ap.Budget(**settings.budget.model_dump())
     try:

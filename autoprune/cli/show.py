@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
-from autoprune.cli.options import JsonOption
 from autoprune.errors import InvalidArgumentError, StoreError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def show(
     layers: Annotated[
         bool, typer.Option("--layers", help="Show milliseconds and multiply-adds of every layer.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the front of a run, finished or still going; the runs in a folder; or what a pruned-model file says."""
     if source.is_file():
