@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.surgery.cut import cut
-from autoprune.testing.surgery_laws import (
+from autoprune.trace import trace
+from autoprune.trace.validation import validate
+from tests.surgery.surgery_laws import (
     check_full_genome_is_identical,
     check_masked_equals_sliced,
     check_trains,
     random_kept,
 )
-from autoprune.trace import trace
-from autoprune.trace.validation import validate
 
 
 @dataclass(frozen=True)
