@@ -15,6 +15,7 @@ from autoprune.errors import SurgeryError, shown
 SIZES = frozenset(
     {"in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"}
     | {"num_parameters", "embedding_dim", "normalized_shape", "unflattened_size"}
+    | {"input_size", "hidden_size", "proj_size"}
 )
 """What a cut changes on torch's own layers; nothing else there (stride, dim) follows the widths."""
 
@@ -88,6 +89,8 @@ def check_measures(model: nn.Module) -> None:
         SurgeryError: they are not.
     """
     for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            _check_recurrent(name, module)
         weight = module._parameters.get("weight")  # a parametrized one has another name, and no plain shape
         if weight is None:
             continue
@@ -116,6 +119,15 @@ def check_measures(model: nn.Module) -> None:
             if tensor is not None and tuple(tensor.shape) != beside:
                 msg = f"{name}.{other} has shape {tuple(tensor.shape)}, and the layer's weight asks for {beside}"
                 raise SurgeryError(msg)
+
+
+def _check_recurrent(name: str, module: nn.RNNBase | nn.RNNCellBase) -> None:
+    gates = 4 if isinstance(module, nn.LSTM | nn.LSTMCell) else 3 if isinstance(module, nn.GRU | nn.GRUCell) else 1
+    said = (gates * module.hidden_size, module.input_size)
+    weight = module._parameters.get("weight_ih_l0" if isinstance(module, nn.RNNBase) else "weight_ih")
+    if weight is not None and said != tuple(weight.shape):
+        msg = f"{name!r} says that its first weight is {said}, and it is {tuple(weight.shape)}"
+        raise SurgeryError(msg)
 
 
 def _sizes(value: Any) -> list[int] | None:

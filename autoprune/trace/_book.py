@@ -157,9 +157,13 @@ class IdBook:
         """Return the (size,) ids of one dimension of a named tensor, issuing them at the first call."""
         key = (tensor, dim)
         if key not in self.axes:
-            self.axes[key] = torch.arange(self.issued, self.issued + size)
-            self.issued += size
+            self.axes[key] = self.issue(size)
         return self.axes[key]
+
+    def issue(self, size: int) -> Tensor:
+        """Return (size,) new ids. They stay unless they are tied to a named tensor's."""
+        self.issued += size
+        return torch.arange(self.issued - size, self.issued)
 
     def play(self, tensor: str, dim: int, role: str) -> None:
         """Note the role of an axis."""
@@ -214,11 +218,18 @@ class IdBook:
         self.unite(rows, rows[:1], site)
 
     def components(self) -> IntArray:
-        """Return (issued,) component numbers; 0 is the component of the ids that stay."""
+        """Return (issued,) component numbers; 0 is the component of the ids that stay.
+
+        Ids that no named tensor has a part in stay, too: nothing could be cut with them.
+        """
         pairs = [*self.edges]
         pairs += [np.stack([event.ids, np.zeros_like(event.ids)]) for event in self.pins]
         edges = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=np.int64)
-        return _components(edges, self.issued)
+        component = _components(edges, self.issued)
+        held = np.zeros(self.issued, dtype=np.bool_)
+        for vector in self.axes.values():
+            held[component[vector.numpy()]] = True
+        return np.where(held[component], component, 0)
 
     def free_components(self) -> IntArray:
         """Return (issued,) component numbers without the pins: who would vanish together if all could."""

@@ -24,7 +24,7 @@ from autoprune.trace._ids import Layers, along, compact, constant, has_ids, over
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
 from autoprune.trace._statistics import STATISTICS, Call, StatisticCalls, watch_modules
 from autoprune.trace.given_model import NOT_USER_CODE
-from autoprune.trace.handlers import ELEMENTWISE, HANDLERS, MOVING, TracedCall, plain_name
+from autoprune.trace.handlers import ELEMENTWISE, FACTORIES, HANDLERS, MOVING, RECURRENT, TracedCall, make, plain_name
 
 # Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
 _LEAVING = {"numpy", "tolist", "__array__"}
@@ -54,6 +54,8 @@ class IdRecorder(TorchFunctionMode):
         self._statistics: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._calls = StatisticCalls()
         self._call: Call | None = None
+        self._made: set[int] = set()
+        self._undecided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -97,7 +99,9 @@ class IdRecorder(TorchFunctionMode):
             call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
-            if name in _LEAVING:
+            if name in FACTORIES:
+                make(self, call)
+            elif name in _LEAVING:
                 self._leaving(call)
             elif self.follows(call.inputs):
                 self._follow(call, in_place=in_place)
@@ -135,6 +139,8 @@ class IdRecorder(TorchFunctionMode):
         handler = HANDLERS.get(call.name)
         of_weights = all(t in self._weights for t in call.inputs if self.follows([t]))
         n_pins = len(self.book.pins)
+        if call.name not in RECURRENT:
+            self.book.grids += [self._undecided.pop(t) for t in call.inputs if t in self._undecided]
         self._carry_debts(call.inputs, outputs)
         self._carry_statistics(call, outputs)
         if not carrying:
@@ -165,7 +171,7 @@ class IdRecorder(TorchFunctionMode):
     def _follow_nothing(self, call: TracedCall, outputs: list[Tensor], *, of_weights: bool) -> None:
         """Note results in which no channel can vanish."""
         for output in outputs:
-            if call.name.startswith("new_") or call.name.endswith("_like"):
+            if call.name.endswith("_like"):
                 self._constants[output] = True
                 continue
             self._layers[output] = (constant(output.shape),)
@@ -328,10 +334,28 @@ class IdRecorder(TorchFunctionMode):
         """Set the id layers of a tensor."""
         self._layers[tensor] = tuple(shrink(layer.expand(tensor.shape)) for layer in layers)
 
-    def forget(self, tensor: Tensor) -> None:
+    def constant(self, tensor: Tensor) -> None:
         """Note that a tensor is a constant, whatever it was made next to."""
         self._layers.pop(tensor, None)
         self._constants[tensor] = True
+
+    def made(self, tensor: Tensor, layers: Layers) -> None:
+        """Set the id layers of a constant that was made in a size that was computed."""
+        self.put(tensor, layers)
+        self._made.update(int(i) for layer in layers for i in torch.unique(compact(layer)))
+
+    def is_made(self, layer: Tensor) -> bool:
+        """Say whether all ids of a layer are those that a constant was made with."""
+        return set(torch.unique(compact(layer)).tolist()) <= self._made
+
+    def adopt(self, target: Tensor, incoming: Tensor) -> None:
+        """Tie the ids that a constant was made with to the ids that are written into it."""
+        if set(varying(target)) == set(varying(incoming)) and self.is_made(target):
+            self.book.unite(target, incoming, self.site())
+
+    def when_used(self, tensor: Tensor, grid: Grid) -> None:
+        """Note what must be decided about a tensor's ids where anything but a recurrent layer reads it."""
+        self._undecided[tensor] = grid
 
     def carries(self, tensor: Tensor) -> bool:
         """Say whether an activation has elements that can vanish."""

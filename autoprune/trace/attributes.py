@@ -20,6 +20,9 @@ def standard_attributes(model: nn.Module, structure: Structure) -> list[Attribut
     """
     found = []
     for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            found += _recurrent(name, module, structure)
+            continue
         shape, table = _measures(module)
         prefix = f"{name}." if name else ""
         # a parametrized weight lives under another name; its shape tells which tensor it is
@@ -32,6 +35,25 @@ def standard_attributes(model: nn.Module, structure: Structure) -> list[Attribut
         for attribute, (dim, numerator, denominator) in table.items():
             if dim in counts:
                 found.append(Attribute(name, attribute, (scaled(counts[dim], numerator, denominator),)))
+    return found
+
+
+def _recurrent(name: str, module: nn.RNNBase | nn.RNNCellBase, structure: Structure) -> list[Attribute]:
+    """Return the sizes of a recurrent layer or cell, which are those of its first weights."""
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    gates = getattr(module, f"weight_ih{suffix}").shape[0] // module.hidden_size
+    measures = {
+        "input_size": ("weight_ih", 1, 1),
+        "hidden_size": ("weight_ih", 0, gates),
+        "proj_size": ("weight_hr", 0, 1),
+    }
+    found = []
+    for attribute, (weight, dim, denominator) in measures.items():
+        path = f"{name}.{weight}{suffix}" if name else f"{weight}{suffix}"
+        own = next((info.name for info in structure.tensors if path in info.aliases), "")
+        count = next((structure.count(axis) for axis in structure.axes_of.get(own, ()) if axis.dim == dim), None)
+        if count is not None:
+            found.append(Attribute(name, attribute, (scaled(count, 1, denominator),)))
     return found
 
 

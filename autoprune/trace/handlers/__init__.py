@@ -1,21 +1,27 @@
 """Handlers that follow ids through torch functions: one module per family, each of which registers its handlers."""
 
-from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, reduction
+from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, recurrent, reduction
 from autoprune.trace.handlers.elementwise import ELEMENTWISE
+from autoprune.trace.handlers.factories import FACTORIES, make
 from autoprune.trace.handlers.movement import MOVING
+from autoprune.trace.handlers.recurrent import RECURRENT
 from autoprune.trace.handlers.registry import HANDLERS, Handler, TracedCall, plain_name
 
 __all__ = [
     "ELEMENTWISE",
+    "FACTORIES",
     "HANDLERS",
     "MOVING",
+    "RECURRENT",
     "Handler",
     "TracedCall",
     "contraction",
     "elementwise",
     "indexing",
     "joining",
+    "make",
     "movement",
     "plain_name",
+    "recurrent",
     "reduction",
 ]

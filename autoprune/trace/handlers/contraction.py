@@ -195,18 +195,6 @@ def embedding(recorder: IdRecorder, call: TracedCall) -> None:
     recorder.put(output, (along(ids, output.dim() - 1, output.shape),))
 
 
-@handles("lstm gru rnn_tanh rnn_relu")
-def recurrent(recorder: IdRecorder, call: TracedCall) -> None:
-    """Recurrent layers keep their channels; their matrix products are counted."""
-    x = call.args[0]
-    weights = [t for t in call.inputs if recorder.name(t) is not None and t.dim() == 2]
-    reason = f"recurrent layers (`{call.name}`) keep their widths"
-    recorder.give_up(call.inputs, call.outputs, reason)
-    steps = x.numel() // x.shape[-1]
-    recorder.contraction("linear", steps * sum(w.numel() for w in weights), [])
-    recorder.kept_layer(call.outputs[0].shape[-1], reason)
-
-
 # ---------------------------------------------------------------------------- the engine
 
 

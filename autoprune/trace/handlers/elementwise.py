@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,9 +51,11 @@ def binary(recorder: IdRecorder, call: TracedCall) -> None:
         reduction(recorder, call)
         return
     if call.name == "copy":
-        recorder.put(
-            call.outputs[0], tuple(align(layer, call.outputs[0].shape) for layer in recorder.layers(call.inputs[1]))
-        )
+        target = call.outputs[0]
+        layers = tuple(align(layer, target.shape) for layer in recorder.layers(call.inputs[1]))
+        for before, after in itertools.product(recorder.layers(target), layers):
+            recorder.adopt(before, after.expand(target.shape))
+        recorder.put(target, layers)
         return
     combine(recorder, call.inputs, call.outputs[0], call.original)
 
@@ -65,12 +68,6 @@ def weight_norm(recorder: IdRecorder, call: TracedCall) -> None:
         if set(varying(layer)) - {dim}:
             recorder.book.pin(layer, f"is normalized over by `{call.name}`", recorder.site())
     combine(recorder, [v, g], call.outputs[0])
-
-
-@handles("new_zeros new_ones new_empty new_full new_tensor")
-def fresh_constant(recorder: IdRecorder, call: TracedCall) -> None:
-    """A constant of another tensor's kind."""
-    recorder.forget(call.outputs[0])
 
 
 @handles("prelu")

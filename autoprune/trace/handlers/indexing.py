@@ -176,7 +176,9 @@ def getitem(recorder: IdRecorder, call: TracedCall) -> None:
 def setitem(recorder: IdRecorder, call: TracedCall) -> None:
     """Follow ``x[index] = value``: the written elements take the ids of the value."""
     target, index, value = call.args[0], call.args[1], call.args[2]
-    ids = recorder.single(target)
+    width = recorder.layers(value)[0] if isinstance(value, Tensor) and recorder.follows([value]) else None
+    last = varying(width)[-1] - width.dim() if width is not None and varying(width) else 0
+    ids = recorder.single(target, target.dim() + last)
     for entry in ids, shrink(_written(recorder, ids, index, value)):
         index_rules(recorder, entry, call.traced_args[1])
     recorder.put(target, (_written(recorder, ids, index, value),))
@@ -191,5 +193,7 @@ def _written(recorder: IdRecorder, ids: Tensor, index: Any, value: Any) -> Tenso
         if isinstance(value, Tensor) and value.numel() > 1:
             recorder.book.pin(region, "is overwritten with a constant", recorder.site())
         return written
-    written[index] = align(incoming, region.shape)
+    incoming = shrink(align(incoming, region.shape).expand(region.shape))
+    recorder.adopt(shrink(region), incoming)
+    written[index] = incoming
     return written

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 def cat(recorder: IdRecorder, call: TracedCall) -> None:
     """Join the ids; along the other dimensions equal positions vanish together."""
     output = call.outputs[0]
-    tensors = (
-        [t for t in call.args[0] if not (t.dim() == 1 and t.numel() == 0)] if call.args else call.kwargs["tensors"]
-    )
+    tensors = [t for t in call.arg(0, "tensors") if t.numel()]
     dim = call.arg(1, "dim", call.kwargs.get("axis", 0)) % output.dim()
-    _join(recorder, list(tensors), dim, output, torch.cat)
+    if tensors:  # what is empty adds nothing, whatever its shape
+        _join(recorder, tensors, dim, output, torch.cat)
+    else:
+        recorder.put(output, (constant(output.shape),))
 
 
 @handles("stack")
