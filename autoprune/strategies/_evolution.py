@@ -1,22 +1,77 @@
-"""Evolution over an archive of everything measured, with several objectives at once."""
+"""Generations in flight one at a time, and evolution over an archive of everything measured, by several objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from autoprune.core.groups import FloatArray, IntArray
+from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.pareto.dominance import non_dominated
-from autoprune.strategies._base import Genome
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
+from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._unseen import UnseenGenomes
+from autoprune.strategies.random import initial_design
 
 MUTATION_ROUNDS = 10
 """How often a population's worth of mutants is drawn until enough are new (the released search.py)."""
 
 CROSSOVER_ROUNDS = 10
 """As many for crossovers (the release tries up to 250 pairs for 25 children: ten rounds)."""
+
+
+class GenerationStrategy(BaseStrategy):
+    """One generation is in flight at a time: the next one is made when all of the one before were told.
+
+    The first generation is the start that all searches share. The strategy ends when no new genome is found.
+    """
+
+    def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
+        super().__init__(setup, settings)
+        for_unseen, self._for_method = child_seeds(setup.seed, 2)
+        self._size: int = self.settings.size(self._n_evaluations())
+        start = initial_design(setup, self._size)
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
+        self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
+        self._pending: set[Genome] = set()  # members of the generation that were not told yet
+        self._known: dict[Genome, FloatArray] = {}  # everything that was measured
+
+    @abstractmethod
+    def _generation(self) -> Sequence[Genome]:
+        """Return the next generation, genomes that `UnseenGenomes` has seen from now on; none where nothing is new."""
+
+    def _n_evaluations(self) -> int | None:
+        """Return how many candidates the budget is likely to allow."""
+        return likely_evaluations(self.setup)
+
+    @property
+    def window(self) -> int:
+        """The population: a generation is proposed when all of the one before were told."""
+        return self._size
+
+    def _propose(self, ids: range) -> Sequence[Job]:
+        if not self._pending:
+            generation = self._generation()
+            self._waiting.extend(generation)
+            self._pending.update(generation)
+        return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
+
+    def _learn(self, told: Sequence[Evaluation]) -> None:
+        for evaluation in told:
+            self._pending.discard(evaluation.genome)
+            values = self._values(evaluation)
+            if values is not None:
+                self._known[evaluation.genome] = values
+
+    def _absorb(self, told: Sequence[Evaluation]) -> None:
+        self._learn(told)
+        for evaluation in told:
+            self._unseen.add(evaluation.genome)
 
 
 class Evolution:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +27,11 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 from autoprune.core import check
 from autoprune.core.groups import BoolArray, FloatArray, IntArray
-from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
-from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._population import PopulationSettings, likely_evaluations, reference_partitions
+from autoprune.strategies._base import Genome
+from autoprune.strategies._evolution import GenerationStrategy
+from autoprune.strategies._population import PopulationSettings, reference_partitions
 from autoprune.strategies._unseen import UnseenGenomes
-from autoprune.strategies.random import initial_design
 
 
 class LimitRepair(Repair):
@@ -81,23 +79,19 @@ class PymooSettings(PopulationSettings):
         check.positive(self, "crossover_eta", "mutation_eta")
 
 
-class PymooStrategy(BaseStrategy):
+class PymooStrategy(GenerationStrategy):
     """A genetic algorithm of pymoo, one generation in flight at a time.
 
-    The first generation is the start that all searches share; after that limits are kept by repair. A failed candidate
-    breaks the only constraint that the algorithm knows. When it finds no offspring that is new, the genomes that are
-    left follow at random; the strategy ends when every feasible genome was proposed.
+    After the first generation limits are kept by repair. A failed candidate breaks the only constraint that the
+    algorithm knows. When it finds no offspring that is new, the genomes that are left follow at random; the strategy
+    ends when every feasible genome was proposed.
     """
 
     Settings = PymooSettings
 
     def __init__(self, setup: SearchSetup, settings: PymooSettings | None = None) -> None:
         super().__init__(setup, settings)
-        for_unseen, for_algorithm = child_seeds(setup.seed, 2)
-        self._seed = int(for_algorithm.generate_state(1)[0])
-        self._size: int = self.settings.size(likely_evaluations(setup))
-        start = initial_design(setup, self._size)
-        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
+        self._seed = int(self._for_method.generate_state(1)[0])
         self._problem = Problem(
             n_var=setup.space.n_variables,
             n_obj=len(setup.objectives),
@@ -108,51 +102,27 @@ class PymooStrategy(BaseStrategy):
         )
         self._algorithm: Algorithm | None = None
         self._offspring: Population | None = None  # what the algorithm waits to be told about
-        self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
-        self._pending: set[Genome] = set()  # members of the generation that were not told yet
-        self._known: dict[Genome, FloatArray] = {}  # everything that was measured
-
-    @property
-    def window(self) -> int:
-        """The population: a generation is proposed when all of the one before were told."""
-        return self._size
 
     @abstractmethod
     def _make_algorithm(self, **operators: Any) -> Algorithm:
         """Return a fresh algorithm with ``self._size`` candidates per generation and these operators."""
 
-    def _propose(self, ids: range) -> Sequence[Job]:
-        while not self._pending and not self._unseen.exhausted:
-            self._next_generation()
-        return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
-
-    def _learn(self, told: Sequence[Evaluation]) -> None:
-        for evaluation in told:
-            self._pending.discard(evaluation.genome)
-            values = self._values(evaluation)
-            if values is not None:
-                self._known[evaluation.genome] = values
-
-    def _absorb(self, told: Sequence[Evaluation]) -> None:
-        self._learn(told)
-        for evaluation in told:
-            self._unseen.add(evaluation.genome)
-
-    def _next_generation(self) -> None:
-        """Tell the algorithm about the last generation and queue the next one."""
-        if self._algorithm is None:
-            self._algorithm = self._start()
-        if self._offspring is not None:
-            self._algorithm.tell(infills=self._measured(self._offspring))
-        self._offspring = self._algorithm.ask()
-        if self._offspring is None:  # nothing new by crossover and mutation
-            generation = self._unseen.substitute(self._size)
-        else:
-            generation = [genome for genome in _genomes(self._offspring) if genome not in self._known]
-        for genome in generation:
-            self._unseen.add(genome)
-        self._waiting.extend(generation)
-        self._pending.update(generation)
+    def _generation(self) -> Sequence[Genome]:
+        """Tell the algorithm about the last generation, as often as what it makes of it is all known."""
+        generation: list[Genome] = []
+        while not generation and not self._unseen.exhausted:
+            if self._algorithm is None:
+                self._algorithm = self._start()
+            if self._offspring is not None:
+                self._algorithm.tell(infills=self._measured(self._offspring))
+            self._offspring = self._algorithm.ask()
+            if self._offspring is None:  # nothing new by crossover and mutation
+                generation = self._unseen.substitute(self._size)
+            else:
+                generation = [genome for genome in _genomes(self._offspring) if genome not in self._known]
+            for genome in generation:
+                self._unseen.add(genome)
+        return generation
 
     def _start(self) -> Algorithm:
         """Return the algorithm; its first generation is the best of what was absorbed, filled up over cost."""

@@ -14,7 +14,6 @@ never measured. Ours:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,17 +21,14 @@ from typing import Any
 import numpy as np
 
 from autoprune.core import check
-from autoprune.core.groups import FloatArray
-from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Prepare, WeightSet
+from autoprune.core.jobs import Candidate, Evaluate, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.core.settings import shared_settings
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._evolution import Evolution
+from autoprune.strategies._evolution import Evolution, GenerationStrategy
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
-from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.prepared import PreparedStrategy
-from autoprune.strategies.random import initial_design
 
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from."""
@@ -68,58 +64,23 @@ class EvolutionSettings(PopulationSettings):
         check.at_least(self, 2, "n_parents")
 
 
-class MetaPruningInheritedStrategy(BaseStrategy):
-    """The evolution alone, on the weights that every other strategy inherits: the twin without the learned weights.
-
-    One generation is in flight at a time. It ends when every feasible genome was proposed.
-    """
+class MetaPruningInheritedStrategy(GenerationStrategy):
+    """The evolution alone, on the weights that every other strategy inherits: the twin without the learned weights."""
 
     Settings = EvolutionSettings
 
     def __init__(self, setup: SearchSetup, settings: EvolutionSettings | None = None) -> None:
         super().__init__(setup, settings)
-        for_unseen, for_evolution = child_seeds(setup.seed, 2)
-        self._size: int = self.settings.size(self._n_evaluations())
-        start = initial_design(setup, self._size)
-        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), start)
         self._evolution = Evolution(
             setup,
             self._unseen,
-            np.random.default_rng(for_evolution),
+            np.random.default_rng(self._for_method),
             n_parents=self.settings.n_parents or max(_FEWEST_PARENTS, self._size // 3),
             mutation=self.settings.mutation,
         )
-        self._archive: dict[Genome, FloatArray] = {}
-        self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
-        self._pending: set[Genome] = set()  # members of the generation that were not told yet
 
-    def _n_evaluations(self) -> int | None:
-        """Return how many candidates the budget is likely to allow."""
-        return likely_evaluations(self.setup)
-
-    @property
-    def window(self) -> int:
-        """The population: a generation is proposed when all of the one before were told."""
-        return self._size
-
-    def _propose(self, ids: range) -> Sequence[Job]:
-        if not self._pending:
-            generation = self._evolution.generation(self._archive, self._size)
-            self._waiting.extend(generation)
-            self._pending.update(generation)
-        return [self._evaluate(id_, self._waiting.popleft()) for id_ in ids[: len(self._waiting)]]
-
-    def _learn(self, told: Sequence[Evaluation]) -> None:
-        for evaluation in told:
-            self._pending.discard(evaluation.genome)
-            values = self._values(evaluation)
-            if values is not None:
-                self._archive[evaluation.genome] = values
-
-    def _absorb(self, told: Sequence[Evaluation]) -> None:
-        self._learn(told)
-        for evaluation in told:
-            self._unseen.add(evaluation.genome)
+    def _generation(self) -> Sequence[Genome]:
+        return self._evolution.generation(self._known, self._size)
 
 
 @dataclass(frozen=True)
