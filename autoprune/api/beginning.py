@@ -263,10 +263,9 @@ def _prepared(problem: Problem, info: StrategyInfo, given: Any) -> dict[str, Any
 
 def _by_recipe(problem: Problem, name: str, settings: Any) -> dict[str, Any]:
     recipe = RECIPES[name].load()
-    chosen = settings_of(recipe.Settings, settings, f"the recipe {name!r}")
+    chosen = RECIPES.settings(name, settings)
     _check_recipe(problem, name)
     written = as_json(chosen)
-    problem.check_recipe(name, written)
     problem.check_recipe(name, written)
     names = {item.name for item in fields(recipe.Settings)}
     open_length = "epochs" in names and (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autoprune import artifact
-from autoprune.api.picking import bounds
+from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.run import N_REPORTED, Run
@@ -27,7 +27,7 @@ from autoprune.finetuning.training import PointTraining, train_here, with_fit_te
 from autoprune.pareto.front import Front
 from autoprune.pareto.rank_correlation import kendall
 from autoprune.report.tables import tuned_columns
-from autoprune.store.meta import Role
+from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import FINETUNE
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
@@ -84,7 +84,7 @@ class TunedPoint:
         return f"TunedPoint({self.id}: {figures})"
 
 
-class TunedFront:
+class TunedFront(Pickable[TunedPoint]):
     """The result of a fine-tuning: as many points as went in, cheapest first.
 
     Args:
@@ -108,33 +108,12 @@ class TunedFront:
         """Go through the points, cheapest first."""
         return iter(self.points)
 
-    def pick(
-        self,
-        *,
-        limits: Mapping[str, str | float] | None = None,
-        at_least: Mapping[str, str | float] | None = None,
-        max_macs: str | float | None = None,
-        max_params: str | float | None = None,
-        min_accuracy: str | float | None = None,
-    ) -> TunedPoint:
-        """Return the best point within limits by its search-validation metrics; see `Run.pick`.
-
-        Raises:
-            InfeasibleError: no point is within the limits; the message says how near they come.
-        """
-        meta = self.run.meta
-        tuned = {point.id: replace(point.point.outcome, metrics=point.metrics) for point in self.points}
-        at_most, floor = bounds(
-            meta,
-            limits=limits,
-            at_least=at_least,
-            max_macs=max_macs,
-            max_params=max_params,
-            min_accuracy=min_accuracy,
-        )
-        front = Front.of(tuned.values(), meta.parsed_objectives, fidelity=meta.fidelity)
-        outcome = front.pick(at_most=at_most, at_least=floor)
-        return next(point for point in self.points if point.id == outcome.job.id)
+    @property
+    def _choice(self) -> tuple[RunMeta, Front[TunedPoint]]:
+        meta, points = self.run.meta, {point.id: point for point in self.points}
+        tuned = [replace(point.point.outcome, metrics=point.metrics) for point in self.points]
+        front = Front.of(tuned, meta.parsed_objectives, fidelity=meta.fidelity)
+        return meta, front.map(lambda outcome: points[outcome.job.id])
 
     def rank_correlation(self, metric: str = "accuracy") -> float | None:
         """Return Kendall's correlation of a metric before and after training: how far the search could be trusted.

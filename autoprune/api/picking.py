@@ -1,71 +1,94 @@
-"""Wishes for a point as users write them, in any figure, turned into absolute bounds."""
+"""Picking a point by wishes as users write them, in any figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS
 from autoprune.errors import InvalidArgumentError, shown, unknown_name
+from autoprune.pareto.front import Figures, Front
 from autoprune.store.meta import RunMeta
 
+P = TypeVar("P", bound=Figures)
 Wish = str | float
-Bounds = dict[str, float]
 
 
-def bounds(
-    meta: RunMeta,
-    *,
-    limits: Mapping[str, Wish] | None,
-    at_least: Mapping[str, Wish] | None,
-    max_macs: Wish | None,
-    max_params: Wish | None,
-    max_latency: Wish | None = None,
-    min_accuracy: Wish | None,
-) -> tuple[Bounds, Bounds]:
-    """Return the largest and the smallest allowed values by name.
+class Pickable(Generic[P]):
+    """Something of whose points one can be picked within limits."""
 
-    Args:
-        meta: description of the run; percentages of costs refer to its dense model.
-        limits: largest values of any figure.
-        at_least: smallest values of any figure.
-        max_macs: short for ``limits={"macs": ...}``.
-        max_params: short for ``limits={"params": ...}``.
-        max_latency: short for ``limits={"latency": ...}``.
-        min_accuracy: short for ``at_least={"accuracy": ...}``.
+    @property
+    def _choice(self) -> tuple[RunMeta, Front[P]]:
+        """The description of the run, and the points that there are to choose from."""
+        raise NotImplementedError
 
-    Raises:
-        UnknownNameError: the run has no figure of that name.
-        InvalidArgumentError: a value cannot be read, or a name is given twice.
-    """
-    upper, lower = _mapping("limits", limits), _mapping("at_least", at_least)
-    for table, name, wish in (
-        (upper, "macs", max_macs),
-        (upper, "params", max_params),
-        (upper, "latency", max_latency),
-        (lower, "accuracy", min_accuracy),
-    ):
-        if wish is not None and name in table:
-            msg = f"expected one wish for {name}, got {shown(wish)} and {shown(table[name])}"
-            raise InvalidArgumentError(msg)
-        if wish is not None:
-            table[name] = wish
-    found = [{name: _bound(meta, name, wish) for name, wish in table.items()} for table in (upper, lower)]
-    return found[0], found[1]
+    def pick(
+        self,
+        *,
+        limits: Mapping[str, Wish] | None = None,
+        at_least: Mapping[str, Wish] | None = None,
+        max_macs: Wish | None = None,
+        max_params: Wish | None = None,
+        max_latency: Wish | None = None,
+        min_accuracy: Wish | None = None,
+    ) -> P:
+        """Return the best point within limits by its search-validation metrics; without any limit, the knee.
+
+        With a limit on a cost that is the best one by the first measured objective, with limits on metrics alone the
+        cheapest one.
+
+        Args:
+            limits: largest values of any figure by name: of costs a share of the dense model or absolute
+                (``{"peak_bytes": "50%"}``), of metrics their values (``{"loss": 0.5}``).
+            at_least: smallest values, likewise (``{"iou": 0.7}``); of rates in 0..1 also in percent (``"70%"``).
+            max_macs: most multiply-adds, short for ``limits``.
+            max_params: most parameters, likewise.
+            max_latency: longest predicted time (``"3ms"``) or share of the dense model's, likewise.
+            min_accuracy: least accuracy, short for ``at_least``.
+
+        Raises:
+            InfeasibleError: no point is within the limits; the message says how near the points come.
+            UnknownNameError: the run has no figure of that name; the message names those it has.
+            InvalidArgumentError: a value cannot be read, or there is no point.
+        """
+        meta, front = self._choice
+        largest = _wishes("limits", limits, macs=max_macs, params=max_params, latency=max_latency)
+        smallest = _wishes("at_least", at_least, accuracy=min_accuracy)
+        return front.pick(
+            at_most={name: bound(meta, name, wish) for name, wish in largest.items()},
+            at_least={name: bound(meta, name, wish) for name, wish in smallest.items()},
+        )
 
 
-def _mapping(argument: str, given: Any) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
+def _wishes(argument: str, given: Any, **short: Wish | None) -> dict[str, Any]:
+    """Return the wishes by figure, those of the short arguments among them."""
+    if not isinstance(given, Mapping | None):
         example = "{'peak_bytes': '50%'}" if argument == "limits" else "{'iou': 0.7}"
         msg = f"expected {argument} by name of a figure, such as {example}, got {shown(given)}"
         raise InvalidArgumentError(msg)
-    return dict(given)
+    wishes = dict(given or {})
+    for name, wish in short.items():
+        if wish is not None and name in wishes:
+            msg = f"expected one wish for {name}, got {shown(wish)} and {shown(wishes[name])}"
+            raise InvalidArgumentError(msg)
+        if wish is not None:
+            wishes[name] = wish
+    return wishes
 
 
-def _bound(meta: RunMeta, name: str, wish: Wish) -> float:
+def bound(meta: RunMeta, name: str, wish: Wish) -> float:
+    """Return a wish as an absolute value.
+
+    Args:
+        meta: description of the run; percentages of costs refer to its dense model.
+        name: the figure.
+        wish: the wish as the user wrote it.
+
+    Raises:
+        UnknownNameError: the run has no figure of that name.
+        InvalidArgumentError: the wish cannot be read.
+    """
     metrics = meta.dense.metrics.get(meta.role_of(meta.fidelity), {})
     if name in meta.dense.costs:
         return parse_limit(name, wish, meta.dense.costs[name])

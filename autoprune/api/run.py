@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from autoprune.api.picking import bounds
+from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.recorded_problem import as_recorded, check_readable, check_writable
@@ -34,7 +34,7 @@ N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""
 
 
-class Run:
+class Run(Pickable[RunPoint]):
     """A search on disk: finished, interrupted or still going.
 
     It shows what the folder held when it was opened, and what was measured with it since; `refresh` reads it again.
@@ -114,45 +114,9 @@ class Run:
         msg = f"there is no job {id} in {self.folder}; it has {len(self.outcomes)}"
         raise InvalidArgumentError(msg)
 
-    def pick(
-        self,
-        *,
-        limits: Mapping[str, str | float] | None = None,
-        at_least: Mapping[str, str | float] | None = None,
-        max_macs: str | float | None = None,
-        max_params: str | float | None = None,
-        max_latency: str | float | None = None,
-        min_accuracy: str | float | None = None,
-    ) -> RunPoint:
-        """Return the best point of the front within limits; without any, the knee.
-
-        With a limit on a cost that is the best one by the first measured objective, with limits on metrics alone the
-        cheapest one.
-
-        Args:
-            limits: largest values of any figure by name: of costs a share of the dense model or absolute
-                (``{"peak_bytes": "50%"}``), of metrics their values (``{"loss": 0.5}``).
-            at_least: smallest values, likewise (``{"iou": 0.7}``); of rates in 0..1 also in percent (``"70%"``).
-            max_macs: most multiply-adds, short for ``limits``.
-            max_params: most parameters, likewise.
-            max_latency: longest predicted time (``"3ms"``) or share of the dense model's, likewise.
-            min_accuracy: least accuracy, short for ``at_least``.
-
-        Raises:
-            InfeasibleError: no point is within the limits; the message says how near the front comes.
-            UnknownNameError: the run has no figure of that name; the message names those it has.
-            InvalidArgumentError: a value cannot be read, or the front is empty.
-        """
-        at_most, floor = bounds(
-            self.meta,
-            limits=limits,
-            at_least=at_least,
-            max_macs=max_macs,
-            max_params=max_params,
-            max_latency=max_latency,
-            min_accuracy=min_accuracy,
-        )
-        return self.front.pick(at_most=at_most, at_least=floor)
+    @property
+    def _choice(self) -> tuple[RunMeta, Front[RunPoint]]:
+        return self.meta, self.front
 
     def choose(self, n: int = N_REPORTED) -> list[RunPoint]:
         """Return up to ``n`` points of the front, spread evenly over cost."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import autoprune as ap
-from autoprune.api.picking import bounds
+from autoprune.api.picking import bound
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.store.meta import Dense
 from tests.report.made_up import make_meta
@@ -58,15 +58,14 @@ def test_every_figure_can_be_limited_from_both_sides(picks: Any) -> None:
     assert picks.pick(max_macs="80%").id == picks.pick(limits={"macs": "80%"}).id
 
 
-@pytest.mark.parametrize(("dense", "wish", "bound"), [(0.92, "90%", 0.9), (92.0, 90.0, 90.0)])
-def test_an_accuracy_in_percent_is_wished_for_in_percent(dense: float, wish: str | float, bound: float) -> None:
+@pytest.mark.parametrize(("dense", "wish", "value"), [(0.92, "90%", 0.9), (92.0, 90.0, 90.0)])
+def test_an_accuracy_in_percent_is_wished_for_in_percent(dense: float, wish: str | float, value: float) -> None:
     """A share of 1 is at most 1; where the dense model's figure is larger, a wish above 1 is one, too."""
     meta = make_meta(dense=Dense({"macs": 1000}, {"proxy": {"accuracy": dense}}))
-    none = {"limits": None, "at_least": None, "max_macs": None, "max_params": None}
-    assert bounds(meta, **none, min_accuracy=wish) == ({}, {"accuracy": bound})
+    assert bound(meta, "accuracy", wish) == value
     other = 90.0 if dense < 1 else "90%"
     with pytest.raises(InvalidArgumentError, match="accuracy"):
-        bounds(meta, **none, min_accuracy=other)
+        bound(meta, "accuracy", other)
 
 
 @pytest.mark.parametrize(
