@@ -88,7 +88,7 @@ def measure_table(
         rounds = _rounds(settings.seconds, pass_seconds * len(networks))
         marks = _Marks(space.structure.operators, device)
         modules, seconds = marks.times(networks[fitted], batch, rounds, rng, progress)
-        whole = _whole_times(networks[checked], batch, device, max(rounds, 12), rng, progress)
+        whole, busy = _whole_times(networks[checked], batch, device, max(rounds, 12), rng, progress)
     segments = [
         fit_segment(module, operators, widths[fitted], seconds[:, i])
         for i, (module, operators) in enumerate(_segments(space.structure.operators, modules))
@@ -96,7 +96,9 @@ def measure_table(
     return fit_table(
         segments,
         widths[checked],
-        whole,
+        np.quantile(whole, QUANTILE, axis=0),
+        noise=noise_of(whole),
+        busy=busy,
         conditions=settings.conditions,
         made_on=made_on(device),
         structure=space.structure.fingerprint,
@@ -122,7 +124,8 @@ def time_networks(
     networks = [_network(model, space, genome, settings) for genome in genomes]
     with _running(networks, settings.threads):
         rounds = _rounds(settings.seconds, _seconds_of_one_round(networks, batch, device))
-        return _whole_times(networks, batch, device, rounds, np.random.default_rng(settings.seed), None)
+        seconds, _ = _whole_times(networks, batch, device, rounds, np.random.default_rng(settings.seed), None)
+        return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
 
 
 def spread_genomes(space: SearchSpace, n: int, rng: np.random.Generator) -> IntArray:
@@ -209,10 +212,14 @@ def _whole_times(
     rounds: int,
     rng: np.random.Generator,
     progress: Progress | None,
-) -> FloatArray:
-    """Return the (n,) seconds of whole passes."""
+) -> tuple[FloatArray, float]:
+    """Return the (rounds, n) seconds of whole passes, and the share of the time that the processor was not ours.
+
+    The share is known where one CPU thread does all the work; elsewhere it is 0.
+    """
     clock = clock_of(device)
     seconds = np.empty((rounds, len(networks)))
+    began, began_to_wait = clock(), time.perf_counter()
     for turn in range(rounds):
         for i in rng.permutation(len(networks)):
             start = clock()
@@ -222,7 +229,14 @@ def _whole_times(
             seconds[turn, i] = clock() - start
         if progress is not None:
             progress("whole networks", turn + 1, rounds)
-    return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
+    busy = 1 - (clock() - began) / max(time.perf_counter() - began_to_wait, 1e-9)
+    return seconds, max(0.0, busy)
+
+
+def noise_of(seconds: FloatArray) -> float:
+    """Return by how much the times of the first half of the (rounds, n) ``seconds`` differ from those of the second."""
+    first, second = (np.quantile(half, QUANTILE, axis=0) for half in np.array_split(seconds, 2))
+    return float(np.mean(np.abs(first / second - 1)))
 
 
 class _Marks:

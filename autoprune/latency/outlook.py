@@ -56,6 +56,7 @@ class Outlook:
         error: see `LatencyTable`.
         setting: batch size, threads and machine in words.
         batch_size: samples per forward pass.
+        disturbed: sentence of how a busy machine limits the meaning of all this; "" where it was quiet.
         n_variables: number of width variables.
         stairs: variables whose channels save time in steps, in execution order.
     """
@@ -67,6 +68,7 @@ class Outlook:
     error: float
     setting: str
     batch_size: int
+    disturbed: str
     n_variables: int
     stairs: tuple[Stair, ...]
 
@@ -82,7 +84,8 @@ class Outlook:
         found = [
             f"{self.dense:.3g} ms dense, {self.smallest:.3g} ms with the fewest channels of this space, {best}: "
             f"predicted for {self.setting}; off by {100 * self.error:.1f} % on average, 9 networks in 10 take at most "
-            f"{100 * self.margin:.0f} % longer"
+            f"{100 * self.margin:.0f} % longer",
+            *[self.disturbed] * bool(self.disturbed),
         ]
         if self.fixed > DISPATCH_BOUND * self.dense:
             found.append(
@@ -122,6 +125,7 @@ def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
         error=table.error,
         setting=f"batch {table.batch_size}, {table.threads} thread{'s' if table.threads > 1 else ''}, {machine}",
         batch_size=table.batch_size,
+        disturbed=table.disturbed,
         n_variables=space.n_variables,
         stairs=tuple(_stairs(table, space)),
     )

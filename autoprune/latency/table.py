@@ -42,6 +42,9 @@ WORTH = 0.8
 CONFIDENCE = 0.9
 """Share of networks whose time is within the printed bounds."""
 
+NOISY, BUSY = 0.05, 0.2
+"""Noise, and share of other work, from which on a machine is not called quiet."""
+
 SCHEMA = 1
 
 
@@ -125,6 +128,8 @@ class LatencyTable:
         conditions: batch size, threads, device and memory format of the pass.
         made_on: processor or GPU, and versions of what ran.
         structure: fingerprint of the traced model that it belongs to.
+        noise: mean relative difference of two measurements of the same networks, minutes or seconds apart.
+        busy: share of the time of measuring that the processor worked for others, as far as that is known.
     """
 
     segments: tuple[Segment, ...]
@@ -135,6 +140,8 @@ class LatencyTable:
     conditions: Mapping[str, Any]
     made_on: Mapping[str, str]
     structure: str
+    noise: float = 0.0
+    busy: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -145,6 +152,18 @@ class LatencyTable:
     def threads(self) -> int:
         """CPU threads within operators."""
         return int(self.conditions["threads"])
+
+    @property
+    def disturbed(self) -> str:
+        """A sentence of how busy the machine was when the table was measured; "" where it was quiet."""
+        if self.noise <= NOISY and self.busy <= BUSY:
+            return ""
+        others = f"; other work had {100 * self.busy:.0f} % of the processor" if self.busy > BUSY else ""
+        return (
+            "the machine was not quiet while latency was measured: from one half of the measurement to the other the "
+            f"same networks took {100 * self.noise:.0f} % more or less{others}; measure again when it is, or trust the "
+            "times of the finalists alone"
+        )
 
     def seconds(self, widths: IntArray) -> FloatArray:
         """Return (n,) predicted seconds per batch at (n, g) kept channels per group."""
@@ -184,7 +203,8 @@ class LatencyTable:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that predictions depend on."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        decisive = {name: value for name, value in self.to_json().items() if name not in ("noise", "busy")}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON types."""
@@ -201,6 +221,8 @@ class LatencyTable:
             "conditions": dict(self.conditions),
             "made_on": dict(self.made_on),
             "structure": self.structure,
+            "noise": self.noise,
+            "busy": self.busy,
         }
 
     @classmethod
@@ -224,11 +246,12 @@ class LatencyTable:
                 for module, operators, step, coefficients in data["segments"]
             )
             slope, offset, margin, error = (_number(data[name]) for name in ("slope", "offset", "margin", "error"))
+            noise, busy = (_number(data.get(name, 0.0)) for name in ("noise", "busy"))
             conditions, made_on, structure = dict(data["conditions"]), dict(data["made_on"]), str(data["structure"])
         except (KeyError, TypeError, ValueError) as problem:
             msg = f"the latency table is damaged ({problem!r}); measure it again: autoprune latency PROBLEM"
             raise InvalidArgumentError(msg) from problem
-        return cls(segments, slope, offset, margin, error, conditions, made_on, structure)
+        return cls(segments, slope, offset, margin, error, conditions, made_on, structure, noise, busy)
 
     def save(self, path: str | Path) -> None:
         """Write the table to a JSON file."""
@@ -284,11 +307,14 @@ def fit_table(
     conditions: Mapping[str, Any],
     made_on: Mapping[str, str],
     structure: str,
+    noise: float = 0.0,
+    busy: float = 0.0,
 ) -> LatencyTable:
     """Correct the sum of the segments by whole networks, and say how far it is off.
 
     The error of each network is that of a line fitted to the others. With n errors, the one of rank
-    ceil(0.9 (n + 1)) bounds that of the next network with 90 % probability (split conformal prediction).
+    ceil(0.9 (n + 1)) bounds that of the next network with 90 % probability (split conformal prediction). That is of the
+    minute in which they were timed; the margin is widened by what the machine changed meanwhile.
 
     Args:
         segments: fitted.
@@ -297,6 +323,8 @@ def fit_table(
         conditions: see `LatencyTable`.
         made_on: see `LatencyTable`.
         structure: see `LatencyTable`.
+        noise: see `LatencyTable`.
+        busy: see `LatencyTable`.
     """
     sums = np.sum([segment.seconds(widths) for segment in segments], axis=0)
     n = len(sums)
@@ -307,9 +335,9 @@ def fit_table(
         missed[i] = seconds[i] / max(slope * sums[i] + offset, 1e-9) - 1
     slope, offset = _line(sums, seconds)
     rank = min(math.ceil(CONFIDENCE * (n + 1)), n)
-    margin = max(float(np.sort(missed)[rank - 1]), 0.0)
+    margin = (1 + max(float(np.sort(missed)[rank - 1]), 0.0)) * (1 + noise) - 1
     error = float(np.mean(np.abs(missed)))
-    return LatencyTable(tuple(segments), slope, offset, margin, error, conditions, made_on, structure)
+    return LatencyTable(tuple(segments), slope, offset, margin, error, conditions, made_on, structure, noise, busy)
 
 
 def _fit(matrix: FloatArray, seconds: FloatArray) -> FloatArray:

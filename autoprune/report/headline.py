@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.core.jobs import evaluations
+from autoprune.latency.table import LatencyTable
 from autoprune.report import units
 from autoprune.report.summary import RunSummary, State, value_of
 from autoprune.store.meta import Role
@@ -79,6 +80,8 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
         found.append(text)
     if summary.front and not any(Role.TEST in point.metrics for point in summary.front):
         found.append(f"No point was measured on test images; the figures are from {summary.role.label} images.")
+    if summary.meta.latency and (disturbed := LatencyTable.from_json(summary.meta.latency).disturbed):
+        found.append(disturbed[0].upper() + disturbed[1:] + ".")
     forks = sum(incident.kind == "fork" for incident in summary.incidents)
     if forks:
         found.append(

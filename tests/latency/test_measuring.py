@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.core.space import SearchSpace
 from autoprune.errors import InvalidArgumentError
 from autoprune.latency.library import find_table
-from autoprune.latency.measuring import measure_table, spread_genomes
+from autoprune.latency.measuring import measure_table, noise_of, spread_genomes
 from autoprune.latency.settings import LatencySettings
 from autoprune.trace.tracer import trace_space
 
@@ -70,6 +70,15 @@ def test_leaves_the_model_and_the_process_alone() -> None:
     assert torch.get_num_threads() == threads
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_noise_is_what_changes_between_the_halves() -> None:
+    """A machine that slows down by a tenth half way has that noise; one that jitters alike in every round, little."""
+    rng = np.random.default_rng(0)
+    steady = 1e-3 * (1 + 0.2 * rng.random((60, 24)))
+    slower = np.concatenate([np.ones(30), 1.1 * np.ones(30)])[:, None]
+    assert noise_of(steady) < 0.03
+    assert noise_of(slower * np.ones((60, 24))) == pytest.approx(1 - 1 / 1.1)
 
 
 def test_progress_is_told() -> None:

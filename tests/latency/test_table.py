@@ -13,6 +13,7 @@ from autoprune.core.groups import Count, IntArray, Operator
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
+from autoprune.latency.outlook import outlook
 from autoprune.latency.table import LatencyTable, Segment, features, fit_segment, fit_table
 from autoprune.testing.toys import toy_space
 
@@ -106,6 +107,30 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
         measured = true * (1 + 0.05 * rng.standard_normal(20))
         below.append(measured <= table.seconds(widths) * (1 + table.margin))
     assert 0.85 <= np.mean(below) <= 0.99
+
+
+@pytest.mark.parametrize(("noise", "busy"), [(0.0, 0.0), (0.02, 0.1), (0.12, 0.0), (0.01, 0.6), (0.3, 0.5)])
+def test_a_noisy_machine_is_said(noise: float, busy: float) -> None:
+    """What the machine changed while it was measured widens the bound, is kept, and is said from 5 % on."""
+    space = toy_space()
+    quiet = small_table(space, noise=0.02)
+    widths = space.widths(np.stack([space.full_genome, space.min_genome]))
+    table = fit_table(
+        quiet.segments,
+        np.repeat(widths, 12, axis=0),
+        quiet.seconds(np.repeat(widths, 12, axis=0)),
+        conditions=quiet.conditions,
+        made_on=quiet.made_on,
+        structure=quiet.structure,
+        noise=noise,
+        busy=busy,
+    )
+    assert table.margin == pytest.approx(noise, abs=1e-6)
+    again = LatencyTable.from_json(table.to_json())
+    assert (again.noise, again.busy, again.disturbed) == (noise, busy, table.disturbed)
+    assert (f"{100 * noise:.0f} % more or less" in table.disturbed) == (noise > 0.05 or busy > 0.2)
+    assert ("other work had" in table.disturbed) == (busy > 0.2)
+    assert str(outlook(table, space)).count(table.disturbed or "was not quiet") == bool(table.disturbed)
 
 
 def test_can_be_kept(tmp_path: Path) -> None:
