@@ -20,7 +20,11 @@ from autoprune.errors import LONGEST, ConfigError, did_you_mean, shortened, show
 COMMAND_LINE = 0
 """The "line" of what was given on the command line."""
 
-NAMED_TABLES: Mapping[KeyPath, str] = {("evaluator", "criterion"): "name", ("search", "prepare"): "recipe"}
+NAMED_TABLES: Mapping[KeyPath, str] = {
+    ("evaluator", "criterion"): "name",
+    ("search", "prepare"): "recipe",
+    ("compare", "prepare"): "recipe",
+}
 """Tables that a word may stand for, and the key that the word is then the value of."""
 
 _LARGEST = 10**6

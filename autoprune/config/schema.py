@@ -100,43 +100,6 @@ def _check_strategy_settings(key: str, settings: dict[str, Any]) -> None:
     strategy_settings(split_key(key)[0], settings)
 
 
-def check_evaluator_settings(name: str | None, settings: dict[str, Any]) -> None:
-    """Check what a file says about the settings of the evaluator called ``name``, of the default one where it is None.
-
-    Raises:
-        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
-    """
-    from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS
-
-    EVALUATORS.settings(name or DEFAULT_EVALUATOR, settings)
-
-
-def _check_criterion_settings(name: str, settings: dict[str, Any]) -> None:
-    """Check what a file says about the settings of the criterion called ``name``.
-
-    Raises:
-        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
-    """
-    from autoprune.criteria.registry import CRITERIA
-
-    CRITERIA.settings(name, settings)
-
-
-def _check_preparation(name: str, settings: dict[str, Any]) -> None:
-    """Check what a file says about the settings of the recipe called ``name``.
-
-    Raises:
-        InvalidArgumentError: it names a setting that there is not, or a value that cannot be used.
-        ValueError: there is no such recipe, or no such regularizer.
-    """
-    from autoprune.prepare.registry import RECIPES
-
-    try:
-        RECIPES.settings(name, settings)
-    except UnknownNameError as error:  # a LookupError, which pydantic would not collect
-        raise ValueError(str(error)) from error
-
-
 def _named_table(key: str) -> Callable[[Any], Any]:
     """Return what reads a word in the place of a table as the table with that word under ``key``."""
     return lambda value: {key: value} if isinstance(value, str) else value
@@ -162,18 +125,6 @@ def _warm_start(name: str, info: ValidationInfo) -> str:
         msg = f"{unknown_name('warm start', name, WARM_STARTS)}; nor is there a run's folder at {_folder(info) / name}"
         raise ValueError(msg)
     return name
-
-
-def _check_warm_start_of(strategy: str, warm_start: str) -> None:
-    """Refuse a warm start for a strategy that takes none.
-
-    Raises:
-        InvalidArgumentError: it takes none.
-    """
-    from autoprune.strategies.warm_start import NO_START, check_warm_start, split_key
-
-    if warm_start not in ("", NO_START):
-        check_warm_start(split_key(strategy)[0])
 
 
 def _may_be_run(name: str, info: ValidationInfo) -> bool:
@@ -360,7 +311,12 @@ class PrepareTable(Table):
             )
             raise ValueError(msg)
         if self.recipe is not None:
-            _check_preparation(self.recipe, self.settings)
+            from autoprune.prepare.registry import RECIPES
+
+            try:
+                RECIPES.settings(self.recipe, self.settings)
+            except UnknownNameError as error:  # a LookupError, which pydantic would not collect
+                raise ValueError(str(error)) from error
         elif self.settings:
             msg = f"the weights of a run have no settings, got {', '.join(self.settings)}"
             raise ValueError(msg)
@@ -392,7 +348,10 @@ class SearchTable(Table):
 
     @model_validator(mode="after")
     def _warm_start_suits(self) -> SearchTable:
-        _check_warm_start_of(self.strategy, self.warm_start)
+        from autoprune.strategies.warm_start import NO_START, check_warm_start, split_key
+
+        if self.warm_start not in ("", NO_START):
+            check_warm_start(split_key(self.strategy)[0])
         return self
 
 
@@ -535,7 +494,9 @@ class CriterionTable(Table):
 
     @model_validator(mode="after")
     def _known_settings(self) -> CriterionTable:
-        _check_criterion_settings(self.name, self.settings)
+        from autoprune.criteria.registry import CRITERIA
+
+        CRITERIA.settings(self.name, self.settings)
         return self
 
 
@@ -571,7 +532,9 @@ class EvaluatorTable(Table):
 
     @model_validator(mode="after")
     def _known_settings(self) -> EvaluatorTable:
-        check_evaluator_settings(self.name, self.settings)
+        from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS
+
+        EVALUATORS.settings(self.name or DEFAULT_EVALUATOR, self.settings)
         return self
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.cli.options import read_problem
 from autoprune.config import read_problem_file
-from autoprune.config.building import beginning_of
+from autoprune.config.building import beginning_of, preparation_of
 from autoprune.errors import ConfigError
 
 PROBLEM = """
@@ -71,6 +71,11 @@ def test_the_command_line_replaces_and_completes(tmp_path: Path) -> None:
     assert file.tables.evaluator.criterion.settings == {"squared": True}
     short = read_problem(written(tmp_path, 'prepare = "sparsify"'), settings=["search.prepare.epochs=3.0"])
     assert beginning_of(short) == {"prepare": ("sparsify", {"epochs": 3.0})}
+    compared = read_problem(
+        written(tmp_path, '[compare]\nprepare = "sparsify"'), settings=["compare.prepare.epochs=3.0"]
+    )
+    assert preparation_of(compared, compared.tables.compare) == ("sparsify", {"epochs": 3.0})
+    assert beginning_of(compared) == {}  # the preparation of a comparison is its own
     other = read_problem(path, criterion="l1", settings=["evaluator.criterion.readers=false"])
     assert (other.tables.evaluator.criterion.name, other.tables.evaluator.criterion.settings) == (
         "l1",
