@@ -34,7 +34,7 @@ from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
 from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.stepping import steps_per_epoch
-from autoprune.train.tasks import check_loss, distillation_identity, has_loss
+from autoprune.train.task_traits import check_loss, distillation_identity, has_loss
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -71,7 +71,8 @@ from autoprune.train.devices import placed, resolve_device
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import to_device
 from autoprune.train.split import Split
-from autoprune.train.tasks import Task, check_loss, check_task, default_task, directions_of
+from autoprune.train.task_traits import check_loss, check_task, default_task, directions_of
+from autoprune.train.tasks import Task
 from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
 
 FAR = 0.25

@@ -34,7 +34,8 @@ from autoprune.train.data import Data
 from autoprune.train.loop import fit
 from autoprune.train.named_data import load_data
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import Task, default_task
+from autoprune.train.task_traits import default_task
+from autoprune.train.tasks import Task
 from autoprune.train.transforms import ImageTransform
 
 

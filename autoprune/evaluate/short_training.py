@@ -17,7 +17,8 @@ from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import TEACHER_ALONE, check_loss, distillation_identity
+from autoprune.train.task_traits import check_loss, distillation_identity
+from autoprune.train.tasks import TEACHER_ALONE
 from autoprune.weight_sets import Inherited
 
 

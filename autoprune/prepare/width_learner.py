@@ -21,7 +21,7 @@ from autoprune.train.generators import PruningNet
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import Batch
 from autoprune.train.stepping import steps_per_epoch
-from autoprune.train.tasks import distilled_loss
+from autoprune.train.task_traits import distilled_loss
 
 STARTS = ("trained", "scratch")
 

@@ -24,7 +24,8 @@ from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
-from autoprune.train.tasks import Task, check_loss, distilled_loss
+from autoprune.train.task_traits import check_loss, distilled_loss
+from autoprune.train.tasks import Task
 
 _REGULARIZER = "regularizer."
 """Prefix, in a checkpoint, of what the regularizer remembers."""

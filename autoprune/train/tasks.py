@@ -21,12 +21,12 @@ from autoprune.core import check
 from autoprune.core.objectives import split_direction
 from autoprune.errors import AutopruneError, AutopruneWarning, DataError, InvalidArgumentError, MetricError
 from autoprune.surgery.forward import forward
-from autoprune.train.distill import Distillation, Recorder, answers_of, logits_of
+from autoprune.train.distill import answers_of, logits_of
 from autoprune.train.source import Batch
 from autoprune.train.split import Split
 
 if TYPE_CHECKING:
-    from autoprune.train.data import Data
+    pass
 
 Loss = Callable[[Any, Any], Tensor]
 """``(outputs, targets) -> scalar``."""
@@ -172,7 +172,7 @@ class Unlabelled:
         Raises:
             InvalidArgumentError: always.
         """
-        raise InvalidArgumentError(_without_loss("training on labels", "the data has no targets", TEACHER_ALONE))
+        raise InvalidArgumentError(without_loss("training on labels", "the data has no targets", TEACHER_ALONE))
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  there is none
         """Return nothing."""
@@ -318,7 +318,7 @@ class FunctionTask:
             MetricError: it raised, or is not one number.
         """
         if self._loss is None:
-            raise InvalidArgumentError(_without_loss("training on labels", "the task has no loss", TEACHER_ALONE))
+            raise InvalidArgumentError(without_loss("training on labels", "the task has no loss", TEACHER_ALONE))
         return _loss(self._loss, model, batch)
 
     def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:  # noqa: ARG002  functions bring their own data
@@ -341,124 +341,12 @@ TEACHER_ALONE = (
 """What stands for a loss in training."""
 
 
-def default_task(data: Data) -> Task:
-    """Return the task of data that comes without one: classification where the items have targets."""
-    return Classification() if data.labelled else Unlabelled()
-
-
-def check_task(task: Task, data: Data) -> None:
-    """Refuse a task that measures by targets where the data has none, or wrong ones.
-
-    What a user wrote may do without targets, as an autoencoder's loss does; ours do not.
-
-    Raises:
-        DataError: items that are measured on have no targets, or a known class is negative.
-    """
-    for split in (data.train, data.validation, data.test):
-        if split is None:
-            continue
-        if _needs_targets(task) and not split.labelled and split is not data.train:
-            name = type(task).__name__
-            msg = (
-                f"{name} measures by targets, and the {split.role} data has none; give (inputs, targets), leave out "
-                "task= to judge by the distance from the dense model's outputs, or give ap.FunctionTask with your own "
-                "metrics; where targets are there and were not found, see unpack= of ap.Data"
-            )
-            raise DataError(msg)
-        if isinstance(task, Classification):
-            task.check(split)
-
-
-def has_loss(task: Task, data: Data) -> bool:
-    """Say whether there is a loss to learn by: the task has one, and the training items what it is computed of."""
-    return bool(getattr(task, "has_loss", True)) and (data.train.labelled or not _needs_targets(task))
-
-
-def _needs_targets(task: Task) -> bool:
-    """Say whether a task is one of ours that compare with targets; what a user wrote may do without."""
-    return type(task) in (Classification, TorchMetrics)
-
-
-def check_loss(task: Task, data: Data, what: str, instead: str = TEACHER_ALONE) -> None:
-    """Refuse what learns from labels where there are none, before any work.
-
-    Args:
-        task: task of the problem.
-        data: data of the problem.
-        what: name of what was asked for, for the message.
-        instead: the way that does without labels, likewise.
-
-    Raises:
-        InvalidArgumentError: the task has no loss, or the training items have no targets to compute it by.
-    """
-    if has_loss(task, data):
-        return
-    why = "the task has no loss"
-    if not data.train.labelled:
-        why = "the training data has no targets" if data.labelled else "the data has no targets"
-    raise InvalidArgumentError(_without_loss(what, why, instead))
-
-
-def _without_loss(what: str, why: str, instead: str) -> str:
+def without_loss(what: str, why: str, instead: str) -> str:
+    """Say that something needs a loss, why there is none, and what to do."""
     return (
         f"{what} needs a loss, and {why}; give targets (ap.Data((inputs, targets))) and a task with a loss "
         f"(ap.Classification(), ...), or {instead}"
     )
-
-
-def directions_of(task: Task) -> dict[str, str]:
-    """Return ``"max"`` or ``"min"`` by the name of each metric whose direction the task says.
-
-    Raises:
-        InvalidArgumentError: what it says is neither.
-    """
-    said = dict(getattr(task, "directions", None) or {})
-    for name, direction in said.items():
-        if name not in task.metrics or direction not in ("max", "min"):
-            msg = (
-                "expected the task's directions to be 'max' or 'min' by the name of a metric "
-                f"({', '.join(task.metrics)}), got {direction!r} for {name!r}"
-            )
-            raise InvalidArgumentError(msg)
-    return said
-
-
-def class_axis_of(task: Task) -> int | None:
-    """Return the axis of the model's logits that belongs to the classes; None where the task knows of none.
-
-    Raises:
-        InvalidArgumentError: it is no integer.
-    """
-    axis = getattr(task, "class_axis", None)
-    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
-        msg = f"expected the task's class_axis to be an integer or None, got {axis!r}"
-        raise InvalidArgumentError(msg)
-    return axis
-
-
-def distilled_loss(
-    task: Task, student: Recorder, batch: Batch, teacher: Callable[[], Any], distillation: Distillation
-) -> Tensor:
-    """Return the task's loss of one batch, mixed with how far the student's answers are from its teacher's.
-
-    Args:
-        task: the task, which says what the outputs are.
-        student: the student, which is called once.
-        batch: a batch; its targets are not looked at if only the teacher counts.
-        teacher: returns the teacher's answers; called after the student.
-        distillation: settings that say how much they count.
-    """
-    weight = distillation.weight
-    if weight == 1:
-        forward(cast(nn.Module, student), batch[0])
-        return distillation.loss(student.output, teacher(), class_axis_of(task))
-    own = task.loss(student, batch)
-    return (1 - weight) * own + weight * distillation.loss(student.output, teacher(), class_axis_of(task))
-
-
-def distillation_identity(task: Task) -> list[Any]:
-    """Return JSON that names how the outputs of ``task`` are distilled; nothing for classification."""
-    return [] if type(task) is Classification else ["class axis", class_axis_of(task)]
 
 
 def _axis_of(loss: Loss | None) -> int | None:

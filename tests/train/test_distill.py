@@ -26,7 +26,8 @@ from autoprune.testing.recipe_laws import MemoryBlobs
 from autoprune.train.distill import Distillation, Recorder, answers_of
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.loop import fit
-from autoprune.train.tasks import Classification, FunctionTask, class_axis_of, distilled_loss
+from autoprune.train.task_traits import class_axis_of, distilled_loss
+from autoprune.train.tasks import Classification, FunctionTask
 from autoprune.weight_sets import WeightReader, put_weight_set
 from tests.train.output_kinds import OutputKind, output_kinds
 

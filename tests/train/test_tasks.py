@@ -8,7 +8,8 @@ import torchmetrics
 from torch import nn
 
 from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError
-from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, check_metrics, directions_of
+from autoprune.train.task_traits import directions_of
+from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, check_metrics
 
 
 class Answers(nn.Module):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import autoprune as ap
 from autoprune.errors import DataError, InvalidArgumentError
 from autoprune.train.data import FEWEST_UNLABELLED
-from autoprune.train.tasks import check_loss, default_task
+from autoprune.train.task_traits import check_loss, default_task
 
 N = 60
 
