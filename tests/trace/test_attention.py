@@ -72,7 +72,44 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(b, n, self.attn_dim if self.kind == "attributes" else c))
 
 
-KINDS = ("input", "division", "attributes")
+class SharedHeads(nn.Module):
+    """Attention whose heads of keys and values serve several heads of queries each.
+
+    ``kind`` says how they come to all of them: inside the fused function (``"grouped"``, and ``"single"``: one head for
+    all), by ``repeat_interleave`` (``"repeated"``), or by ``expand`` and a view (``"expanded"``).
+    """
+
+    def __init__(self, kind: str, spec: Spec) -> None:
+        super().__init__()
+        self.kind, self.head_dim = kind, spec.head_dim
+        self.n_kv = 1 if kind == "single" else spec.heads // 2
+        self.repeats = spec.heads // self.n_kv
+        self.q = nn.Linear(spec.width, spec.width)
+        self.k = nn.Linear(spec.width, self.n_kv * spec.head_dim, bias=False)
+        self.v = nn.Linear(spec.width, self.n_kv * spec.head_dim)
+        self.proj = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        q, k, v = (f(x).view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.kind in ("grouped", "single"):
+            y = F.scaled_dot_product_attention(q, k, v, scale=0.4, enable_gqa=True)
+        else:
+            y = (q @ self.for_all(k).mT * 0.4).softmax(-1) @ self.for_all(v)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+    def for_all(self, x: Tensor) -> Tensor:
+        """Repeat every head."""
+        if self.kind == "repeated":
+            return x.repeat_interleave(self.repeats, 1)
+        b, h, n, d = x.shape
+        return x[:, :, None].expand(b, h, self.repeats, n, d).reshape(b, h * self.repeats, n, d)
+
+
+KINDS = {
+    **dict.fromkeys(("input", "division", "attributes"), Attention),
+    **dict.fromkeys(("grouped", "single", "repeated", "expanded"), SharedHeads),
+}
 
 
 class Transformer(nn.Module):
@@ -81,7 +118,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.stem = nn.Linear(5, spec.width) if spec.inputs else nn.Identity()
-        self.attention = nn.ModuleList(Attention(kind, spec) for kind in spec.layers)
+        self.attention = nn.ModuleList(KINDS[kind](kind, spec) for kind in spec.layers)
         self.mlps = nn.ModuleList(
             nn.Sequential(nn.Linear(spec.width, 10), nn.GELU(), nn.Linear(10, spec.width)) for _ in spec.layers
         )
@@ -104,7 +141,7 @@ def made(spec: Spec) -> tuple[nn.Module, Tensor]:
 
 specs = st.builds(
     Spec,
-    layers=st.lists(st.sampled_from(KINDS), min_size=1, max_size=2).map(tuple),
+    layers=st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=2).map(tuple),
     heads=st.sampled_from([2, 4, 6]),
     head_dim=st.sampled_from([2, 3, 4]),
     inputs=st.booleans(),
@@ -146,6 +183,21 @@ def test_everything_is_free(kind: str) -> None:
     """Halving every variable of a transformer leaves little more than a quarter of it."""
     model, example = made(Spec((kind, kind), 4, 8))
     assert left(model, trace(model, example), 0.5) < 0.35
+
+
+def test_heads_that_share_keys_vanish_together() -> None:
+    """One gene is a head of keys and values with all heads of queries that it serves; a head for all of them stays."""
+    model, example = made(Spec(("grouped", "single"), 4, 3))
+    structure = trace(model, example)
+    groups = {group.name: {(t, d): copies for t, d, _, copies in group.axes} for group in structure.groups}
+    assert groups["attention.0.q"] == {
+        ("attention.0.q.weight", 0): 6, ("attention.0.q.bias", 0): 6, ("attention.0.k.weight", 0): 3,
+        ("attention.0.v.weight", 0): 3, ("attention.0.v.bias", 0): 3, ("attention.0.proj.weight", 1): 6,
+    }  # fmt: skip
+    assert groups["attention.1.q"].keys() == {
+        ("attention.1.q.weight", 0), ("attention.1.q.bias", 0), ("attention.1.proj.weight", 1)
+    }  # fmt: skip
+    assert "all others share" in {pin.module: pin.reason for pin in structure.pins}["attention.1.k"]
 
 
 def test_stream_and_heads_keep_equal_fractions() -> None:

@@ -147,19 +147,32 @@ def einsum(recorder: IdRecorder, call: TracedCall) -> None:
 
 @handles("scaled_dot_product_attention")
 def attention(recorder: IdRecorder, call: TracedCall) -> None:
-    """Attention: whole heads vanish."""
+    """Attention: whole heads vanish, and the head of keys and values that several of queries share vanishes with them.
+
+    Where all heads of queries share one, it stays.
+    """
     query, key, value = (call.arg(i, name) for i, name in enumerate(("query", "key", "value")))
     mask = call.arg(3, "attn_mask")
     output = call.outputs[0]
-    if query.shape[:-2] != key.shape[:-2]:
-        recorder.give_up(call.inputs, call.outputs, "is attention whose keys and values are shared between heads")
-        return
+    if call.arg(7, "enable_gqa", False) and key.shape[-3] != query.shape[-3]:
+        key, value = (_for_each_head(recorder, t, query.shape[-3] // t.shape[-3]) for t in (key, value))
     batch = "abcdefgh"[: query.dim() - 2]
     scores = constant((*query.shape[:-1], key.shape[-2]))
     contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
     if mask is not None and recorder.follows([mask]):
         combine(recorder, [scores, mask], scores)
     contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")
+
+
+def _for_each_head(recorder: IdRecorder, shared: Tensor, times: int) -> Tensor:
+    """Return keys or values with one head for each of the queries'."""
+    if shared.shape[-3] == 1:
+        for layer in recorder.layers(shared):
+            recorder.book.pin(layer, "is a head that all others share", recorder.site())
+        return shared
+    repeated = shared.repeat_interleave(times, -3)
+    recorder.put(repeated, tuple(layer.repeat_interleave(times, -3) for layer in recorder.layers(shared)))
+    return repeated
 
 
 @handles("multi_head_attention_forward _native_multi_head_attention")
