@@ -13,8 +13,14 @@ To make a recipe known by name, put a `RecipeInfo` under the entry point group `
 `autoprune.testing.recipe_laws.RecipeLaws` over it.
 """
 
+from autoprune.prepare.clusters import ClusterSettings
+from autoprune.prepare.dais.search import DaisSettings
+from autoprune.prepare.dsa import DsaSettings
 from autoprune.prepare.recipe import Checkpoints, Prepared, Recipe, Workbench
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
+from autoprune.prepare.sparsify import SparsifySettings
+from autoprune.prepare.statistics import StatisticsSettings
+from autoprune.prepare.width_training import PruningNetSettings, SupernetSettings
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.weight_sets import Inherited
@@ -23,12 +29,19 @@ __all__ = [
     "RECIPES",
     "CheckpointSlot",
     "Checkpoints",
+    "ClusterSettings",
+    "DaisSettings",
+    "DsaSettings",
     "Genome",
     "Inherited",
     "JobSetup",
     "Prepared",
+    "PruningNetSettings",
     "Recipe",
     "RecipeInfo",
+    "SparsifySettings",
+    "StatisticsSettings",
+    "SupernetSettings",
     "Workbench",
     "make_recipe",
 ]

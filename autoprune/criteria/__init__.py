@@ -24,15 +24,29 @@ from autoprune.core.registry import lazy_names
 from autoprune.criteria.registry import CRITERIA, Criterion, CriterionInfo
 
 if TYPE_CHECKING:
+    from autoprune.core.settings import NoSettings
+    from autoprune.criteria.costs import CpmcSettings
     from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
+    from autoprune.criteria.independence import CcmSettings
+    from autoprune.criteria.relevance import RelevanceSettings
     from autoprune.criteria.scoring import order, scores
+    from autoprune.criteria.taylor import TaylorSettings
+    from autoprune.criteria.weights import BatchNormSettings, EnergySettings, NormSettings
 
 __all__ = [
     "CRITERIA",
+    "BatchNormSettings",
+    "CcmSettings",
+    "CpmcSettings",
     "Criterion",
     "CriterionInfo",
+    "EnergySettings",
     "Evidence",
+    "NoSettings",
+    "NormSettings",
+    "RelevanceSettings",
     "Scores",
+    "TaylorSettings",
     "channel_rows",
     "member_axes",
     "order",
@@ -43,7 +57,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "autoprune.core.settings": ("NoSettings",),
+        "autoprune.criteria.costs": ("CpmcSettings",),
         "autoprune.criteria.evidence": ("Evidence", "Scores", "channel_rows", "member_axes", "relative"),
+        "autoprune.criteria.independence": ("CcmSettings",),
+        "autoprune.criteria.relevance": ("RelevanceSettings",),
         "autoprune.criteria.scoring": ("order", "scores"),
+        "autoprune.criteria.taylor": ("TaylorSettings",),
+        "autoprune.criteria.weights": ("BatchNormSettings", "EnergySettings", "NormSettings"),
     },
 )

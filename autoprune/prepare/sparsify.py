@@ -14,7 +14,7 @@ from autoprune.core import check
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import dense_model
 from autoprune.regularizers.base import Channels
-from autoprune.regularizers.registry import make_regularizer, regularizer_settings
+from autoprune.regularizers.registry import REGULARIZERS, make_regularizer
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.matching import model_weights
 from autoprune.train.checkpoint import CheckpointSlot
@@ -59,7 +59,7 @@ class SparsifySettings:
 
     def __post_init__(self) -> None:
         """Check the values; settings of the regularizer that were left out are written down."""
-        chosen = regularizer_settings(self.regularizer, self.regularization)
+        chosen = REGULARIZERS.settings(self.regularizer, self.regularization)
         object.__setattr__(self, "regularization", asdict(chosen))
         check.not_negative(self, "momentum", "weight_decay")
         check.share(self, "distillation")

@@ -28,7 +28,7 @@ from autoprune.regularizers.correlation import CorrelationSettings
 from autoprune.regularizers.feature_flow import FeatureFlowSettings
 from autoprune.regularizers.growing import GrowingSettings
 from autoprune.regularizers.lasso import BatchNormL1Settings, GroupLassoSettings
-from autoprune.regularizers.registry import REGULARIZERS, RegularizerInfo, make_regularizer, regularizer_settings
+from autoprune.regularizers.registry import REGULARIZERS, RegularizerInfo, make_regularizer
 from autoprune.regularizers.sparse_group import SparseGroupSettings
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "RegularizerInfo",
     "SparseGroupSettings",
     "make_regularizer",
-    "regularizer_settings",
 ]
 
 

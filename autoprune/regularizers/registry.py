@@ -7,10 +7,9 @@ regularizer's name, its value a `RegularizerInfo`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.core.registry import Info, Registry
-from autoprune.core.settings import settings_of
 from autoprune.regularizers.base import Channels, Regularizer
 
 ENTRY_POINTS = "autoprune.regularizers"
@@ -76,20 +75,6 @@ REGULARIZERS = Registry("regularizer", ENTRY_POINTS, RegularizerInfo, _BUILT_IN)
 """Every regularizer by name."""
 
 
-def regularizer_settings(name: str, settings: object = None) -> Any:
-    """Return the settings of the regularizer called ``name``.
-
-    Args:
-        name: a name of `REGULARIZERS`.
-        settings: an instance of its ``Settings``, a mapping of the fields, or None for the defaults.
-
-    Raises:
-        UnknownNameError: there is no such regularizer.
-        InvalidArgumentError: the settings are of another regularizer, or cannot be used.
-    """
-    return settings_of(REGULARIZERS.find(name).load().Settings, settings, f"the regularizer {name!r}")
-
-
 def make_regularizer(name: str, channels: Channels, settings: object = None) -> Regularizer:
     """Make the regularizer called ``name`` over the channels of a network that is about to train.
 
@@ -97,4 +82,4 @@ def make_regularizer(name: str, channels: Channels, settings: object = None) -> 
         UnknownNameError: there is no such regularizer.
         InvalidArgumentError: the settings cannot be used, or there is nothing to push.
     """
-    return REGULARIZERS.find(name).load()(channels, regularizer_settings(name, settings))
+    return REGULARIZERS.find(name).load()(channels, REGULARIZERS.settings(name, settings))

@@ -54,12 +54,13 @@ from autoprune.strategies.registry import STRATEGIES, StrategyInfo, find_strateg
 
 if TYPE_CHECKING:
     from autoprune.strategies._optuna import GpSettings, TpeSettings
+    from autoprune.strategies._population import PopulationSettings
     from autoprune.strategies._pymoo import PymooSettings
     from autoprune.strategies._sweep import SweepSettings
-    from autoprune.strategies.acp import AcpSettings
+    from autoprune.strategies.acp import AcpSettings, SwarmSettings
     from autoprune.strategies.global_ranking import GlobalRankingSettings
     from autoprune.strategies.knapsack import KnapsackSettings
-    from autoprune.strategies.metapruning import MetaPruningSettings
+    from autoprune.strategies.metapruning import EvolutionSettings, MetaPruningSettings
     from autoprune.strategies.prepared import PreparedSettings
     from autoprune.strategies.warm_start import WarmStartSettings
 
@@ -71,6 +72,7 @@ __all__ = [
     "Costs",
     "Evaluate",
     "Evaluation",
+    "EvolutionSettings",
     "GlobalRankingSettings",
     "GpSettings",
     "Job",
@@ -78,6 +80,7 @@ __all__ = [
     "MetaPruningSettings",
     "NoSettings",
     "Outcome",
+    "PopulationSettings",
     "Preparation",
     "Prepare",
     "PreparedSettings",
@@ -87,6 +90,7 @@ __all__ = [
     "Status",
     "Strategy",
     "StrategyInfo",
+    "SwarmSettings",
     "SweepSettings",
     "TpeSettings",
     "UnseenGenomes",
@@ -105,11 +109,12 @@ __getattr__, __dir__ = lazy_names(
     {
         "autoprune.strategies.global_ranking": ("GlobalRankingSettings",),
         "autoprune.strategies._optuna": ("GpSettings", "TpeSettings"),
+        "autoprune.strategies._population": ("PopulationSettings",),
         "autoprune.strategies._pymoo": ("PymooSettings",),
         "autoprune.strategies._sweep": ("SweepSettings",),
-        "autoprune.strategies.acp": ("AcpSettings",),
+        "autoprune.strategies.acp": ("AcpSettings", "SwarmSettings"),
         "autoprune.strategies.knapsack": ("KnapsackSettings",),
-        "autoprune.strategies.metapruning": ("MetaPruningSettings",),
+        "autoprune.strategies.metapruning": ("EvolutionSettings", "MetaPruningSettings"),
         "autoprune.strategies.prepared": ("PreparedSettings",),
         "autoprune.strategies.warm_start": ("WarmStartSettings",),
     },

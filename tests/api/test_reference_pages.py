@@ -7,10 +7,17 @@ import inspect
 import pydoc
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import autoprune as ap
+from autoprune.core.registry import Registry
+from autoprune.criteria import CRITERIA
+from autoprune.evaluators import EVALUATORS
+from autoprune.recipes import RECIPES
+from autoprune.regularizers import REGULARIZERS
+from autoprune.strategies import STRATEGIES
 
 PAGES = ("criteria", "data", "evaluators", "recipes", "regularizers", "strategies", "tasks")
 
@@ -24,6 +31,18 @@ def test_a_page_lists_what_it_offers(page: str) -> None:
         value = getattr(module, name)
         if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value):
             assert inspect.getdoc(value), f"{module.__name__}.{name} says nothing about itself"
+
+
+@pytest.mark.parametrize(
+    "registry", [STRATEGIES, CRITERIA, EVALUATORS, RECIPES, REGULARIZERS], ids=lambda registry: registry.kind
+)
+def test_a_page_has_the_settings_of_all_that_ships(registry: Registry[Any]) -> None:
+    """The class that `settings` of a registry returns is found where the registry is."""
+    page = importlib.import_module(registry.group)
+    for name in registry.built_in:
+        settings = registry.settings(name)
+        assert getattr(page, type(settings).__name__) is type(settings)
+        assert type(settings).__name__ in page.__all__
 
 
 def test_help_shows_the_overview_and_the_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.prepare.sparsify import SparsifySettings
-from autoprune.regularizers import REGULARIZERS, Regularizer, RegularizerInfo, regularizer_settings
+from autoprune.regularizers import REGULARIZERS, Regularizer, RegularizerInfo
 from autoprune.testing.regularizer_laws import RegularizerLaws
 
 VARIANTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -47,7 +47,7 @@ def test_entry_is_complete(info: RegularizerInfo) -> None:
     assert issubclass(regularizer, Regularizer)
     assert regularizer.__doc__
     assert dataclasses.is_dataclass(regularizer.Settings)
-    assert regularizer.Settings() == regularizer_settings(info.name)
+    assert regularizer.Settings() == REGULARIZERS.settings(info.name)
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_wrong_settings_are_refused_at_the_door(settings: Any, error: type[Excep
 def test_settings_that_were_left_out_are_written_down() -> None:
     """So equal trainings have equal keys, and a default that changes gives another one."""
     assert SparsifySettings() == SparsifySettings(
-        regularization=dataclasses.asdict(regularizer_settings("group_lasso"))
+        regularization=dataclasses.asdict(REGULARIZERS.settings("group_lasso"))
     )
