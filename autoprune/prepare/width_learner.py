@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from autoprune.core import check
 from autoprune.core.groups import IntArray
 from autoprune.surgery.copying import copy_model
-from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.forward import forward
+from autoprune.surgery.skeleton import Cropper
 from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
 from autoprune.train.devices import autocast
 from autoprune.train.distill import Distillation, Recorder, answers_of

@@ -10,9 +10,8 @@ from autoprune.core import check
 from autoprune.core.jobs import Evaluation, Job, Outcome, Preparation, Prepare, WeightSet
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
-from autoprune.strategies._base import BaseStrategy, child_seed
+from autoprune.strategies._base import BaseStrategy, Relay, child_seed
 from autoprune.strategies._preparation import Preparations, sized
-from autoprune.strategies._relay import Relay
 from autoprune.strategies.registry import make_strategy
 from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
 

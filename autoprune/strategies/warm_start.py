@@ -15,9 +15,8 @@ from autoprune.core import check
 from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Preparation, evaluations
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
-from autoprune.strategies._base import BaseStrategy, Genome
+from autoprune.strategies._base import BaseStrategy, Genome, Relay
 from autoprune.strategies._population import likely_evaluations
-from autoprune.strategies._relay import Relay
 from autoprune.strategies._sensitivity import Sensitivities
 from autoprune.strategies.registry import STRATEGIES, find_strategy, make_strategy
 

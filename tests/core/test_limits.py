@@ -10,7 +10,7 @@ import pytest
 from autoprune.core.limits import parse_limit, resolve_limits
 from autoprune.core.space import SearchSpace
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
-from autoprune.testing.structures import TermCosts, chain
+from autoprune.testing.toys import TermCosts, chain
 
 
 @pytest.mark.parametrize(

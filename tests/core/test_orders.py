@@ -7,7 +7,7 @@ import pytest
 
 from autoprune.core.orders import decode_orders, encode_orders
 from autoprune.errors import InvalidArgumentError
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 
 
 def test_orders_come_back_and_equal_orders_give_equal_bytes() -> None:

@@ -10,7 +10,7 @@ from autoprune.core.groups import Structure, TensorInfo
 from autoprune.core.patterns import matches, matching_groups, producers
 from autoprune.core.space import SearchSpace
 from autoprune.errors import UnknownNameError
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 
 
 def tied_chain() -> Structure:

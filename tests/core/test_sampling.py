@@ -13,7 +13,7 @@ from autoprune.core.limits import within_limits
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthVariable
 from autoprune.errors import InfeasibleError, InvalidArgumentError
-from autoprune.testing.structures import TermCosts, chain
+from autoprune.testing.toys import TermCosts, chain
 
 
 def all_genomes(space):

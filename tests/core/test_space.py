@@ -10,7 +10,7 @@ import pytest
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthRules, WidthVariable
 from autoprune.errors import AutopruneError, InvalidArgumentError, NothingPrunableError, UnknownNameError
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 
 
 @pytest.mark.parametrize(

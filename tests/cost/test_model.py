@@ -13,7 +13,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.terms import Term
 from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.errors import InvalidArgumentError
-from autoprune.testing.structures import TermCosts, chain
+from autoprune.testing.toys import TermCosts, chain
 
 
 def three_moments():

@@ -12,7 +12,7 @@ from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.searchspaces.models.resnet_cifar import resnet20
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 from autoprune.trace.tracer import trace
 
 

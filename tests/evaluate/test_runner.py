@@ -24,7 +24,7 @@ from autoprune.evaluate.registry import EVALUATORS
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.execute.in_process import attempt
 from autoprune.testing.digits_network import digits_inherited, digits_setup
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 from autoprune.train.settings import FitSettings
 from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
 from autoprune.weight_sets import pack_weights, put_weight_set, unpack_weights

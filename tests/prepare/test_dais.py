@@ -19,7 +19,7 @@ from autoprune.prepare.recipe import Workbench
 from autoprune.surgery.cut import cut
 from autoprune.testing.digits_network import digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, cost_share, digits_bench, run_recipe
-from autoprune.testing.structures import TermCosts
+from autoprune.testing.toys import TermCosts
 from autoprune.trace import trace
 from autoprune.train.job_setup import JobSetup
 from autoprune.weight_sets import WeightReader, put_weight_set

@@ -17,7 +17,7 @@ from autoprune.prepare.dais.indicators import (
     soft_widths,
     temperature,
 )
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 from autoprune.train.soft_gates import GateLayout
 
 WIDTHS = (4, 8, 6)

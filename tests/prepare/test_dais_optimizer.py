@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoprune.prepare.dais.optimizer import IndicatorOptimizer
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 from autoprune.train.soft_gates import GateLayout
 
 WIDTHS = (16, 24)

@@ -16,7 +16,7 @@ from autoprune.prepare.dsa.keep_ratios import DENSE_THETA, LearnedRatios, RatioC
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 from autoprune.trace import trace
 from tests.trace.random_networks import NetworkSpec, build_network, example_input
 

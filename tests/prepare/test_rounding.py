@@ -12,7 +12,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InfeasibleError
 from autoprune.prepare.budgeted import rounded
-from autoprune.testing.structures import chain
+from autoprune.testing.toys import chain
 
 WIDTHS = (10, 16, 24, 40)
 SPACE = SearchSpace.build(chain(WIDTHS), levels=8)

@@ -7,10 +7,9 @@ from torch import nn
 from torchvision.models import DenseNet, MobileNetV2, VisionTransformer
 
 from autoprune.searchspaces.models.resnet_cifar import resnet20
-from autoprune.surgery.cropped import Cropper
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights, named_tensors
-from autoprune.surgery.skeleton import Skeleton
+from autoprune.surgery.skeleton import Cropper, Skeleton
 from autoprune.surgery.slicing import sliced_state
 from autoprune.trace.tracer import trace
 
