@@ -19,6 +19,7 @@ from torch import nn
 
 from autoprune.core.budget import Spending
 from autoprune.core.groups import Structure
+from autoprune.core.jobs import WeightSet
 from autoprune.core.limits import parse_limit, resolve_limits
 from autoprune.core.objectives import COSTS, Objectives, objective_names
 from autoprune.core.protocols import Ranking
@@ -59,6 +60,7 @@ from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.prepare.registry import RECIPES
 from autoprune.prepare.statistics import dense_model
+from autoprune.reconstruct import MAX_BYTES, unpack_moments
 from autoprune.store.identity import Identity, Observation
 from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
@@ -404,7 +406,8 @@ class Problem:
         Args:
             criterion: a name of ``autoprune list criteria``.
             put: keeps the bytes of weights and order and returns their SHA-256.
-            weights: dense tensors by name, such as prepared ones; those of the model when left out.
+            weights: dense tensors by name, such as prepared ones; those of the model when left out. Second moments that
+                an evaluator has had put beside them are not collected again.
 
         Returns:
             The ranking, and what it cost: a criterion with a loss runs forward and backward passes.
@@ -416,7 +419,11 @@ class Problem:
         if "batches" in CRITERIA.find(criterion).needs:
             batches = self._scoring_items.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
         model, own = self.model, self.weights
+        moments = None
         if weights is not None:
+            if CRITERIA.find(criterion).from_moments and self._has_usual_moments:
+                device = next(iter(own.values())).device
+                moments = unpack_moments({name: tensor.to(device) for name, tensor in weights.items()}) or None
             model = dense_model(self._setup, weights, next(iter(own.values())).device)
             own = model_weights(model, self.structure)
         settings = self.criterion_settings if criterion == self.criterion else None
@@ -428,23 +435,37 @@ class Problem:
             loss=self.task.loss,
             seed=self.seed,
             settings=settings,
+            moments=moments,
         )
-        return Ranking(found, put_weight_set(put, self.structure, own, order(found))), self.ranking_spending(criterion)
+        spent = Spending() if moments else self.ranking_spending(criterion)
+        return Ranking(found, put_weight_set(put, self.structure, own, order(found))), spent
+
+    @property
+    def _has_usual_moments(self) -> bool:
+        """Whether second moments that the evaluator asks for are as fine as those that a criterion would collect."""
+        return getattr(self.evaluation, "max_bytes", MAX_BYTES) == MAX_BYTES
 
     def criterion_key(self, criterion: str) -> str:
         """Return a criterion's name with the settings that are not its defaults: what its scores depend on."""
         return in_words(criterion, changed(self.criterion_settings) if criterion == self.criterion else {})
 
-    def ranking_spending(self, criterion: str) -> Spending:
+    def ranking_spending(self, criterion: str, fidelity: str | None = None) -> Spending:
         """Return what ranking all channels under a criterion costs, known before it starts.
+
+        Args:
+            criterion: a name of ``autoprune list criteria``.
+            fidelity: the fidelity whose evaluator has had put beside the weights what it needs of them, perhaps the
+                second moments that the criterion works on; None for weights alone.
 
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        needs = CRITERIA.find(criterion).needs
-        if "batches" not in needs:
+        info = CRITERIA.find(criterion)
+        beside = None if fidelity is None else self.evaluator_of(fidelity).preparation(WeightSet("", ""))
+        is_known = info.from_moments and self._has_usual_moments and bool(beside and beside.settings.get("moments"))
+        if "batches" not in info.needs or is_known:
             return Spending()
-        passes = 3 if "loss" in needs else 1  # forward once, backward twice
+        passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
         return Spending(macs=passes * self.dense_costs["macs"] * len(self._scoring_items))
 
     @property

@@ -44,6 +44,7 @@ from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
 from autoprune.strategies.warm_start import USUAL
 from autoprune.train.checkpoint import Checkpoint
+from autoprune.weight_sets import WeightReader, put_weight_set
 
 WINDOW = 16
 """Jobs in flight where the strategy has no generation of its own."""
@@ -218,14 +219,17 @@ def _setup(
         weight_set, prior = _completed(_taken(beginning.inherited, beginning.source, run), run, runner)
         rankings.update(rank(weight_set))
     else:
+        unranked = [np.arange(group.width) for group in problem.structure.groups]
+        weight_set = put_weight_set(run.weights.put, problem.structure, problem.weights, unranked)
+        weight_set, prior = _completed(weight_set, run, runner)
+        weights = WeightReader(run.weights, problem.structure, "cpu")(weight_set).weights
         for criterion in criteria:
-            ranking, spent = problem.rank(criterion, run.weights.put)
-            weight_set, more = _completed(ranking.weight_set, run, runner)
-            rankings[criterion] = replace(ranking, weight_set=weight_set)
-            prior = prior + spent + more
+            ranking, spent = problem.rank(criterion, run.weights.put, weights)
+            rankings[criterion] = replace(ranking, weight_set=replace(weight_set, order=ranking.weight_set.order))
+            prior = prior + spent
     is_ranked_again = beginning.preparation is not None and (not beginning.keeps_order or bool(beginning.criteria))
     if is_ranked_again or beginning.source is not None:
-        prior = sum((problem.ranking_spending(criterion) for criterion in criteria), prior)
+        prior = sum((problem.ranking_spending(criterion, beginning.info.fidelity) for criterion in criteria), prior)
     prior = recorded.prior if recorded.prior != Spending() else prior
     planned_macs = recorded.settings.get("planned_macs")
     setup = SearchSetup(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import Axis, ChannelGroup, FloatArray, Structure
+
+if TYPE_CHECKING:
+    from autoprune.reconstruct import Moments
 
 #: per group, (w,) scores, higher stays longer
 Scores = tuple[FloatArray, ...]
@@ -31,6 +34,7 @@ class Evidence:
         loss: ``loss(model, batch)``, a scalar tensor; given to criteria that need it.
         seed: seed for criteria that draw random numbers.
         settings: settings of the criterion: an instance of the class that its `CriterionInfo` names.
+        moments: second moments of the consumers' inputs by weight name, where they are known already.
     """
 
     model: nn.Module
@@ -40,6 +44,7 @@ class Evidence:
     loss: Loss | None
     seed: int
     settings: Any = None
+    moments: Mapping[str, Moments] | None = None
 
 
 def member_axes(structure: Structure, group: ChannelGroup, roles: tuple[str, ...]) -> Iterator[Axis]:

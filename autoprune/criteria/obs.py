@@ -17,12 +17,14 @@ def score(evidence: Evidence) -> Scores:
     """Return the relative error that each channel's departure adds, per group; NaN where no consumer was observed.
 
     Raises:
-        DataError: there is no batch.
+        DataError: there are neither moments nor a batch.
     """
-    if evidence.batches is None:
+    consumers = find_consumers(evidence.model, evidence.structure)
+    moments = evidence.moments
+    if moments is None and evidence.batches is not None:
+        inputs = (batch[0] for batch in evidence.batches)
+        moments = collect(evidence.model, consumers, inputs, seed=evidence.seed)
+    if moments is None:
         msg = "the criterion 'obs' needs batches of inputs to collect second moments on"
         raise DataError(msg)
-    consumers = find_consumers(evidence.model, evidence.structure)
-    inputs = (batch[0] for batch in evidence.batches)
-    moments = collect(evidence.model, consumers, inputs, seed=evidence.seed)
     return elimination_scores(evidence.tensors, evidence.structure, consumers, moments)

@@ -35,11 +35,13 @@ class CriterionInfo(Info):
         factory: ``module:function`` of the `Criterion`.
         paper: the paper that describes it; "" if it is common knowledge.
         needs: needs besides the weights: ``"batches"``, ``"loss"``, and ``"targets"`` in the batches.
+        from_moments: whether the batches serve to collect second moments, and are not looked at where these are known.
         settings: ``module:Class`` of its frozen settings, which it finds as `Evidence.settings`.
     """
 
     needs: tuple[str, ...] = ()
     settings: str = "autoprune.core.settings:NoSettings"
+    from_moments: bool = False
 
     if TYPE_CHECKING:
 
@@ -97,6 +99,7 @@ _BUILT_IN = (
         "autoprune.criteria.obs:score",
         "Frantar and Alistarh, Optimal brain compression, NeurIPS 2022",
         ("batches",),
+        from_moments=True,
     ),
     CriterionInfo(
         "ccm",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -14,6 +14,9 @@ from autoprune.criteria.registry import CRITERIA
 from autoprune.criteria.weights import norm_scores
 from autoprune.errors import InvalidArgumentError, warn
 from autoprune.surgery.matching import model_tensors
+
+if TYPE_CHECKING:
+    from autoprune.reconstruct import Moments
 
 FALLBACK = "l2"
 """The criterion that ranks groups about which another one says nothing: weights are always there."""
@@ -30,6 +33,7 @@ def scores(
     loss: Loss | None = None,
     seed: int = 0,
     settings: object = None,
+    moments: Mapping[str, Moments] | None = None,
 ) -> Scores:
     """Score every channel of every group.
 
@@ -42,6 +46,7 @@ def scores(
         seed: seed for criteria that draw random numbers.
         settings: settings of the criterion: an instance of its class, a mapping of the fields, or None for the
             defaults.
+        moments: second moments of the consumers' inputs by weight name, for criteria that else take them from batches.
 
     Returns:
         Per group a (w,) float64 array, higher stays longer, comparable between groups. A group about which the
@@ -60,7 +65,7 @@ def scores(
         msg = f"the criterion {name!r} needs {' and '.join(missing)}; give {'them' if missing[1:] else 'it'}"
         raise InvalidArgumentError(msg)
     chosen = CRITERIA.settings(name, settings)
-    evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed, chosen)
+    evidence = Evidence(model, structure, model_tensors(model, structure), batches, loss, seed, chosen, moments)
     found = _informed(name, info.load()(evidence), evidence)
     for group, values in zip(structure.groups, found, strict=True):
         if values.shape != (group.width,) or not np.isfinite(values).all():

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
-from autoprune.core.groups import BoolArray
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.settings import settings_of
 from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
+from autoprune.evaluate.measure import is_ours
+from autoprune.evaluate.prefix import SharedPrefix
 from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpack_norms
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
-from autoprune.train.devices import placed, reproducible
+from autoprune.train.devices import autocast, placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.train.recalibrate import KINDS
 from autoprune.weight_sets import Inherited
+
+N_TRIED = 2
+"""Items of either role that what probes share is tried on."""
 
 
 class InheritedWeights:
@@ -53,6 +60,7 @@ class InheritedWeights:
         self._proxy = Proxy(setup, self.settings)
         self.device = self._proxy.device
         self._norms: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+        self._shared: tuple[Mapping[str, Tensor], SharedPrefix | None] | None = None
 
     @property
     def proxy(self) -> Proxy:
@@ -113,16 +121,43 @@ class InheritedWeights:
             InvalidArgumentError: the genome is not of this space.
             MetricError: a figure is not one finite number.
         """
+        few = self._few
         with reproducible(self.settings.threads):
-            return self._few.measure(self._scored(genome, inherited, self._few))
+            kept = self.setup.kept(genome, inherited)
+            weights = self._weights(kept, inherited)
+            model = self._skeleton.build(weights, kept).eval()
+            prefix = self._prefix(model, inherited.weights)
+            if prefix is None:
+                self._recalibrate(model, kept, weights, inherited, few)
+                return few.measure(model)
+            with autocast(self.device, enabled=self.settings.mixed_precision):
+                unchanged = prefix.advance(*_changes(self.setup.structure, kept, weights, inherited.weights))
+            with prefix.skipping():
+                self._recalibrate(model, kept, weights, inherited, few)
+                for name in (f"{norm}.{kind}" for norm in unchanged for kind in KINDS):
+                    model.get_buffer(name).copy_(inherited.weights[name])
+                return few.measure(model)
 
     def probe_macs(self, macs: int) -> int:
-        """Return the multiply-adds of one probe."""
+        """Return the multiply-adds of one probe, those that it shares with others included."""
         return macs * self._few.n_items
 
     @cached_property
     def _few(self) -> Proxy:
         return self._proxy.fewer()
+
+    def _prefix(self, model: nn.Module, weights: Mapping[str, Tensor]) -> SharedPrefix | None:
+        """Return what remembers the beginning of the dense model; None where probes have to run as a whole."""
+        if self._shared is None or self._shared[0] is not weights:
+            few, found = self._few, None
+            batches = [few.validation, *([few.calibration] if few.calibrates else [])]
+            keeps_norms = self._moves_norms or not few.calibrates
+            if keeps_norms and is_ours(self.setup.task) and all(isinstance(part, Sequence) for part in batches):
+                tried = [next(iter(few.few(N_TRIED, role)))[0] for role in ("validation", "train")]
+                with autocast(self.device, enabled=self.settings.mixed_precision):
+                    found = SharedPrefix(model, [inputs for part in batches for inputs, _ in part], tried)
+            self._shared = (weights, found)
+        return self._shared[1]
 
     def build(self, genome: Genome, inherited: Inherited, seed: int = 0) -> nn.Module:  # noqa: ARG002  nothing is random
         """Return the smaller model that `evaluate` measures: weights and BatchNorm statistics bit for bit."""
@@ -195,3 +230,25 @@ class InheritedWeights:
     def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:  # noqa: ARG002  a subclass needs it
         """Return the dense tensors that are sliced to ``kept``."""
         return inherited.weights
+
+
+def _changes(
+    structure: Structure, kept: BoolArray, weights: Mapping[str, Tensor], dense: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """Return the names of the tensors that are not the dense ones after a cut, and of modules with other attributes.
+
+    Args:
+        structure: the traced structure of the model.
+        kept: (n_genes,) boolean array.
+        weights: dense tensors by name that are cut.
+        dense: those of the dense model.
+    """
+    tensors = [info.name for info in structure.tensors if weights.get(info.name) is not dense.get(info.name)]
+    tensors += [axis.tensor for axis in structure.axes if not ((axis.genes < 0) | kept[axis.genes]).all()]
+    cut_groups = set(np.unique(structure.group_of[~kept]).tolist())
+    modules = [
+        attribute.module
+        for attribute in structure.attributes
+        if any(group in cut_groups for count in attribute.value for group, _ in count.terms)
+    ]
+    return tensors, modules

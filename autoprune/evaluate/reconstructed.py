@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from autoprune.core import check
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Prepare, WeightSet
-from autoprune.errors import warn
+from autoprune.errors import MetricError, warn
+from autoprune.evaluate.distance import DenseAnswers
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.measure import Batches, first_items
 from autoprune.evaluate.teacher import Losses, clearly_above, losses
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, dense_model
-from autoprune.reconstruct import MAX_BYTES, LeastSquares, Polisher, distances, survey, unpack_moments
+from autoprune.reconstruct import MAX_BYTES, LeastSquares, Polisher, survey, unpack_moments
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.reading import read_genes
 from autoprune.train.devices import placed, reproducible
 from autoprune.train.job_setup import Genome, JobSetup
+from autoprune.train.source import Batch
 from autoprune.weight_sets import N_WEIGHTS, Inherited
 
 ANSWER_BYTES = 512 * 2**20
@@ -43,14 +46,14 @@ class _Teacher:
     """The whole model that a set of weights belongs to.
 
     Attributes:
-        model: the model, in evaluation mode, on the device.
         polisher: polishes what is cut from it.
         losses: its own on the items that a polish is judged by.
+        answers: its outputs on the search-validation items that a polish is judged by.
     """
 
-    model: nn.Module
     polisher: Polisher
     losses: Losses
+    answers: DenseAnswers
 
 
 @dataclass(frozen=True)
@@ -148,18 +151,18 @@ class Reconstructed(InheritedWeights):
             teacher.polisher(model, kept)
             if not self._moves_norms:
                 self._proxy.recalibrate(model)
-            found = distances(teacher.model, [scored, model], first_items(self._proxy.validation, GUARD_ITEMS))
+            before, after = (self._distance(small, teacher) for small in (scored, model))
             why = ""
-            if found is not None and not found[1] <= found[0]:  # nor where it is no number
+            if before is not None and (after is None or after > before):
                 why = (
-                    "the mean squared difference of its outputs from those of the dense model would go from "
-                    f"{found[0]:.3g} to {found[1]:.3g}"
+                    f"the distance of its outputs from those of the dense model would go from {before:.3g} to "
+                    f"{'none' if after is None else f'{after:.3g}'}"
                 )
             elif clearly_above(self._losses(model), known):
                 why = "it would do clearly worse on the training items"
             if why:
                 model.load_state_dict(scored.state_dict())
-                if found is None or not found[1] <= LEVEL * found[0]:
+                if before is None or after is None or after > LEVEL * before:
                     self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
 
     def _teacher(self, weights: Mapping[str, Tensor]) -> _Teacher:
@@ -176,10 +179,26 @@ class Reconstructed(InheritedWeights):
             by_difference=self._moves_norms,
             seed=self.settings.proxy_seed,
         )
-        teacher = _Teacher(dense, polisher, self._losses(dense))
+        with torch.no_grad():
+            answers = DenseAnswers(dense, self._judged)
+        teacher = _Teacher(polisher, self._losses(dense), answers)
         if polisher.n_bytes <= ANSWER_BYTES:
             self._taught = (weights, teacher)
         return teacher
+
+    def _distance(self, model: nn.Module, teacher: _Teacher) -> float | None:
+        """Return how far a cut model's outputs are from the whole one's; None where they have no finite distance."""
+        if not teacher.answers.exist:
+            return None
+        with torch.no_grad(), teacher.answers.compared(model, self._judged) as watched:
+            try:
+                return watched.distance()
+            except MetricError:
+                return None
+
+    @cached_property
+    def _judged(self) -> Sequence[Batch]:
+        return first_items(self._proxy.validation, GUARD_ITEMS)
 
     def _losses(self, model: nn.Module) -> Losses:
         return losses(model, first_items(self._polish_items, GUARD_ITEMS), self.setup.task)

@@ -6,7 +6,6 @@ elimination order of the optimal brain surgeon (Frantar and Alistarh 2022, 2208.
 """
 
 from autoprune.reconstruct.consumers import MAX_BYTES, Consumer, Survey, find_consumers, survey
-from autoprune.reconstruct.distance import distance, distances
 from autoprune.reconstruct.elimination import elimination_scores
 from autoprune.reconstruct.least_squares import LeastSquares
 from autoprune.reconstruct.polish import Polisher, polish
@@ -20,8 +19,6 @@ __all__ = [
     "Polisher",
     "Survey",
     "collect",
-    "distance",
-    "distances",
     "elimination_scores",
     "find_consumers",
     "pack_moments",

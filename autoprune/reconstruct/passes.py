@@ -31,7 +31,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower, tensors_in
 from autoprune.reconstruct.goals import Batches, Goal, MovedNorms
-from autoprune.reconstruct.statistics import FeatureReader, products
+from autoprune.reconstruct.statistics import FeatureReader, products, second_moments
 from autoprune.reconstruct.strand import Strand
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.forward import forward
@@ -138,6 +138,7 @@ class _Target:
         self._n_rows = 0
         self._rows: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._room = ROW_BYTES
+        self._outputs: dict[Any, Tensor] = {}  # without their content, by shape, strides and type of the input
 
     def add(self, goal: Tensor, features: Tensor, stream: Tensor | None, *, keep: bool) -> None:
         """Add (blocks, rows, o) goals of (blocks, rows, k + 1) features."""
@@ -147,14 +148,17 @@ class _Target:
         if self._room < 0:
             self._rows.clear()
         self._cross = self._cross + products(goal, features)
-        self._own = self._own + products(features, features)
+        self._own = self._own + second_moments(features)
         self._n_rows += features.shape[1]
 
     def blank(self, x: Tensor) -> Tensor:
         """Return memory for the output of the consumer for an input, whatever is in it."""
-        module = copy.deepcopy(self._module).to("meta")
-        with torch.device("meta"):
-            like: Tensor = type(module).forward(module, x.to("meta"))
+        key = (x.shape, x.stride(), x.dtype)
+        if key not in self._outputs:
+            module = copy.deepcopy(self._module).to("meta")
+            with torch.device("meta"):
+                self._outputs[key] = type(module).forward(module, x.to("meta"))
+        like = self._outputs[key]
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device)
 
     def seen(self) -> Seen | None:

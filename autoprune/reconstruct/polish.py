@@ -227,13 +227,16 @@ def _rectified(goal: Goal, gate: Sum, seen: Seen, solved: Tensor, mean_goal: Ten
     constant = constant.float().unsqueeze(1)
     edge = goal.in_blocks((-gate.offset * gate.inverse - goal.bias)[None])
     upward, counts = (goal.in_blocks(flags[None]) for flags in (gate.scale > 0, gate.inverse != 0))
+    all_upward = bool((gate.scale > 0).all())
     total, n_rows = torch.zeros_like(seen.cross), 0
     for aim, features, stream in seen.rows:
         zero = edge if stream is None else edge - stream
         output = torch.bmm(features[:, :, :-1], weights) + constant
-        closed = torch.where(upward, aim < zero, aim > zero) & counts
-        follows = torch.where(upward, torch.minimum(output, zero), torch.maximum(output, zero))
-        total += products(torch.where(closed, follows, aim), features)
+        closed, follows = aim < zero, torch.minimum(output, zero)
+        if not all_upward:
+            closed = torch.where(upward, closed, aim > zero)
+            follows = torch.where(upward, follows, torch.maximum(output, zero))
+        total += products(torch.where(closed & counts, follows, aim), features)
         n_rows += features.shape[1]
     return total / n_rows
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.reconstruct import Consumer, LeastSquares, Polisher, collect, distance, find_consumers, polish
+from autoprune.reconstruct import Consumer, LeastSquares, Polisher, collect, find_consumers, polish
 from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.goals import Goal, find_goals, input_statistics, watch_dense
 from autoprune.reconstruct.least_squares import DAMPING
@@ -397,6 +397,12 @@ class Stages(nn.Module):
         for block in self.blocks:
             x = torch.relu(x + block(x))
         return self.head(x.mean((2, 3)))
+
+
+@torch.no_grad()
+def distance(dense: nn.Module, other: nn.Module, batches: list[tuple[Tensor, None]]) -> float:
+    """Return the mean squared difference of the outputs."""
+    return float(torch.cat([(dense(x) - other(x)).square() for x, _ in batches]).mean())
 
 
 @torch.no_grad()

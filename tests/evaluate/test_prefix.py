@@ -1,0 +1,202 @@
+"""What probes share with the dense model changes no figure, and saves what comes before the change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
+from autoprune.evaluate import prefix
+from autoprune.evaluate.inherited import InheritedWeights
+from autoprune.evaluate.registry import evaluator_settings, make_evaluator
+from autoprune.surgery.matching import model_weights
+from autoprune.testing.networks import BLOCKS, NetworkSpec, build_network
+from autoprune.trace import trace
+from autoprune.train.data import Data
+from autoprune.train.job_setup import JobSetup
+from autoprune.train.tasks import Classification
+from autoprune.weight_sets import Inherited
+
+
+class Stepwise(nn.Module):
+    """Three convolutions with something odd between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 5) scores."""
+        x = self.third(self.between(self.norm(self.first(x))))
+        return self.head(self.relu(x).mean((2, 3)))
+
+    def between(self, x: Tensor) -> Tensor:
+        """Return the second convolution of what it is given."""
+        return self.relu(self.second(self.relu(x)))
+
+
+class Preactivated(Stepwise):
+    """A shortcut around an activation that works in place."""
+
+    def between(self, x: Tensor) -> Tensor:
+        """Add what the activation has left of the input."""
+        return x + self.second(self.relu(x))
+
+
+class Keeper(nn.Conv2d):
+    """A convolution that keeps what it was given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        self.seen = x
+        return super().forward(x)
+
+
+class Keeping(Stepwise):
+    """A shortcut through an attribute that is there for a while, or stays."""
+
+    stays = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = Keeper(8, 8, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        """Add what the convolution has kept."""
+        x = self.second(x) + self.second.seen
+        if not self.stays:
+            del self.second.seen
+        return x
+
+
+class KeepingForever(Keeping):
+    """One that stays."""
+
+    stays = True
+
+
+class Direct(Stepwise):
+    """A module that is run by its forward alone, and a weight that its parent reads."""
+
+    def between(self, x: Tensor) -> Tensor:
+        """Convolve twice."""
+        x = self.second.forward(x)
+        return F.conv2d(x, self.second.weight, padding=1)
+
+
+class TwoNorms(Stepwise):
+    """A batch norm that runs twice."""
+
+    def between(self, x: Tensor) -> Tensor:
+        """Normalize again."""
+        return self.norm(self.second(x))
+
+
+def spread(*blocks: str) -> Callable[[], nn.Module]:
+    return lambda: build_network(NetworkSpec(blocks))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    kind.__name__: kind for kind in (Stepwise, Preactivated, Keeping, KeepingForever, Direct, TwoNorms)
+} | {"-".join(BLOCKS[i::4]): spread(*BLOCKS[i::4]) for i in range(4)}
+
+
+def make(name: str, evaluator: str, settings: Mapping[str, Any] | None = None) -> tuple[InheritedWeights, Inherited]:
+    """Return an evaluator of a network on random items, and the weights that its candidates inherit."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    inputs, targets = torch.randn(96, 3, 8, 8), torch.arange(96) % 5
+    data = Data((inputs[:48], targets[:48]), val=(inputs[48:], targets[48:]))
+    space = SearchSpace.build(trace(model, inputs[:1]), levels=3)
+    setup = JobSetup(model, space, CostModel(space.structure, space), data, Classification())
+    chosen = evaluator_settings(evaluator, {"batch_size": 24, "n_calibration": 48, **(settings or {})})
+    made = make_evaluator(evaluator, setup, chosen)
+    assert isinstance(made, InheritedWeights)
+    orders = tuple(np.random.default_rng(0).permutation(group.width) for group in space.structure.groups)
+    return made, Inherited(model_weights(model, space.structure), orders)
+
+
+def probes_of(space: SearchSpace) -> list[tuple[int, ...]]:
+    """Return the whole genome, and every variable lowered alone to every level."""
+    full = tuple(space.full_genome.tolist())
+    lowered = [
+        (*full[:v], level, *full[v + 1 :]) for v in range(space.n_variables) for level in reversed(range(full[v]))
+    ]
+    return [full, *lowered]
+
+
+@pytest.mark.parametrize("evaluator", ["inherited", "reconstructed"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_shared_changes_no_bit(name: str, evaluator: str) -> None:
+    """In whatever order, and whatever the model does between its modules: the figures are those of whole runs."""
+    plain, inherited = make(name, evaluator)
+    plain._shared = (inherited.weights, None)
+    genomes = probes_of(plain.setup.space)
+    expected = {genome: plain.probe(genome, inherited) for genome in genomes}
+    sharing, _ = make(name, evaluator)
+    shuffled = np.random.default_rng(1).permutation(len(genomes))
+    for genome in (*genomes, *(genomes[i] for i in shuffled)):
+        assert sharing.probe(genome, inherited) == expected[genome], genome
+
+
+@pytest.mark.parametrize("settings", [{"batchnorm": "afresh"}, {"n_calibration": 0}])
+def test_other_statistics_change_no_bit(settings: Mapping[str, Any]) -> None:
+    """Nor where batch norms are recalibrated afresh, or left alone."""
+    plain, inherited = make("Stepwise", "inherited", settings)
+    plain._shared = (inherited.weights, None)
+    sharing, _ = make("Stepwise", "inherited", settings)
+    for genome in probes_of(plain.setup.space):
+        assert sharing.probe(genome, inherited) == plain.probe(genome, inherited), genome
+
+
+def test_little_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where outputs do not fit, probes run as a whole."""
+    plain, inherited = make("Stepwise", "inherited")
+    plain._shared = (inherited.weights, None)
+    for max_bytes in (0, 300_000):
+        monkeypatch.setattr(prefix, "MAX_BYTES", max_bytes)
+        sharing, _ = make("Stepwise", "inherited")
+        for genome in probes_of(plain.setup.space):
+            assert sharing.probe(genome, inherited) == plain.probe(genome, inherited), (max_bytes, genome)
+
+
+class Counting(TorchFunctionMode):
+    """Counts functions by their name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count a function."""
+        self.n[getattr(func, "__name__", "")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_comes_before_the_change_runs_once() -> None:
+    """Of three convolutions in a row the next probe of the last one runs one on every batch."""
+    evaluator, inherited = make("Stepwise", "inherited")
+    n_batches = len(evaluator._few.calibration) + len(evaluator._few.validation)
+    evaluator.probe((2, 2, 1), inherited)
+    with Counting() as counting:
+        evaluator.probe((2, 2, 0), inherited)
+    assert counting.n["conv2d"] == n_batches
+    with Counting() as counting:
+        evaluator.probe((1, 2, 2), inherited)
+    assert counting.n["conv2d"] >= 3 * n_batches
