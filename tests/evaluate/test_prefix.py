@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,13 +107,9 @@ class TwoNorms(Stepwise):
         return self.norm(self.second(x))
 
 
-def spread(*blocks: str) -> Callable[[], nn.Module]:
-    return lambda: build_network(NetworkSpec(blocks))
-
-
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     kind.__name__: kind for kind in (Stepwise, Preactivated, Keeping, KeepingForever, Direct, TwoNorms)
-} | {"-".join(BLOCKS[i::4]): spread(*BLOCKS[i::4]) for i in range(4)}
+} | {"-".join(BLOCKS[i::4]): partial(build_network, NetworkSpec(BLOCKS[i::4])) for i in range(4)}
 
 
 def make(name: str, evaluator: str, settings: Mapping[str, Any] | None = None) -> tuple[InheritedWeights, Inherited]:
