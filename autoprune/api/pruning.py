@@ -33,8 +33,8 @@ from autoprune.train.loop import Progress, fit
 from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
-PROBES, CANDIDATES = 4, 2
-"""Levels probed per variable; candidates measured for every limit: the predicted optimum, and a step around them."""
+PROBES = 4
+"""Levels probed per variable."""
 
 N_COMPARED = 1000
 """Search-validation items at most that say whether a recovery helped."""
@@ -239,7 +239,7 @@ def prune(
         locks=locks,
         criterion="obs",
         evaluator="reconstructed",
-        evaluation=ReconstructedSettings(n_validation=N_VALIDATION),
+        evaluation=ReconstructedSettings(n_validation=N_VALIDATION, proxy_seed=seed),
         latency=latency,
         seed=seed,
     )
@@ -251,7 +251,7 @@ def prune(
         problem,
         "knapsack",
         budget,
-        settings={"probes": PROBES, "targets": targets, "front": 1, "step": 2},
+        settings={"probes": PROBES, "targets": targets},
         store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
         seed=seed,
         progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
@@ -270,8 +270,8 @@ def prune(
 
 
 def budget_of(space: SearchSpace, n_limits: int = 1) -> Budget:
-    """Return what `prune` spends on a space: its probes, and some candidates for every limit."""
-    return Budget(evaluations=1 + PROBES * space.n_variables + CANDIDATES * n_limits)
+    """Return what `prune` spends on a space: its probes, and the predicted optimum of every limit."""
+    return Budget(evaluations=1 + PROBES * space.n_variables + n_limits)
 
 
 def _nearest(run: Run, limits: Mapping[str, int]) -> RunPoint:

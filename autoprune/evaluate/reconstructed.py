@@ -38,7 +38,7 @@ LEVEL = 1.1
 """A polish that ends within this factor of the distance before had nothing to gain: no reason for a warning."""
 
 GUARD_ITEMS = 1000
-"""Items of either role on which a polish is judged: its figures are paired with those of what it began with."""
+"""Search-validation items on which a polish is judged, and training items half as many: its figures are paired."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ class Reconstructed(InheritedWeights):
         return first_items(self._proxy.validation, GUARD_ITEMS)
 
     def _losses(self, model: nn.Module) -> Losses:
-        return losses(model, first_items(self._polish_items, GUARD_ITEMS), self.setup.task)
+        return losses(model, first_items(self._polish_items, GUARD_ITEMS // 2), self.setup.task)
 
     @cached_property
     def _polish_items(self) -> Batches:
