@@ -10,13 +10,15 @@ import torch
 import autoprune as ap
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Candidate, Evaluate, Job, Outcome, Preparation, Prepare, Status, WeightSet
+from autoprune.core.orders import decode_orders
 from autoprune.core.settings import shared_settings
+from autoprune.criteria.scoring import order
 from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed, ReconstructedSettings
 from autoprune.evaluate.runner import Runner
 from autoprune.prepare.statistics import Statistics, unpack_norms
-from autoprune.reconstruct import unpack_moments
+from autoprune.reconstruct import MAX_BYTES, elimination_scores, find_consumers, unpack_moments
 from autoprune.testing.digits_network import digits_inherited, digits_network, digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs, digits_bench
 from autoprune.weight_sets import Inherited, pack_weights, put_weight_set, unpack_weights
@@ -24,7 +26,7 @@ from autoprune.weight_sets import Inherited, pack_weights, put_weight_set, unpac
 SETTINGS = ReconstructedSettings(n_calibration=100, n_validation=100, batch_size=50)
 
 
-def make_problem(evaluator: str = "reconstructed", criterion: str = "l2") -> ap.Problem:
+def make_problem(evaluator: str = "reconstructed", criterion: str = "l2", max_bytes: int | None = None) -> ap.Problem:
     """Make a problem on the digits whose evaluator reconstructs."""
     return ap.Problem(
         digits_network(),
@@ -32,7 +34,8 @@ def make_problem(evaluator: str = "reconstructed", criterion: str = "l2") -> ap.
         levels=4,
         evaluator=evaluator,
         criterion=criterion,
-        evaluation=ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32),
+        evaluation={"n_calibration": 64, "n_validation": 64, "batch_size": 32}
+        | ({"max_bytes": max_bytes} if max_bytes else {}),
     )
 
 
@@ -68,6 +71,22 @@ def test_a_search_collects_once_and_pays_for_it(tmp_path: Path) -> None:
     assert again.outcomes[:3] == before
     assert again.meta.prior == prior
     assert len(again.record.records("completed weights")) == 1
+
+
+@pytest.mark.parametrize("max_bytes", [MAX_BYTES, 10**6])
+def test_the_order_of_obs_comes_from_the_moments_beside_the_weights(tmp_path: Path, max_bytes: int) -> None:
+    """They are not collected twice; where they may be coarser than those of the criterion it collects its own."""
+    problem = make_problem(criterion="obs", max_bytes=max_bytes)
+    run = ap.search(problem, "random", ap.Budget(evaluations=1), store=tmp_path / "run")
+    own = 0 if max_bytes == MAX_BYTES else problem.ranking_spending("obs").macs
+    assert run.meta.prior.macs == problem.dense_costs["macs"] * 64 * 3 + own
+    weight_set = run.outcomes[0].job.candidate.weight_set
+    moments = unpack_moments(unpack_weights(run.record.weights.get(weight_set.weights)))
+    consumers = find_consumers(problem.model, problem.structure)
+    expected = order(elimination_scores(problem.weights, problem.structure, consumers, moments))
+    found = decode_orders(problem.structure, run.record.weights.get(weight_set.order))
+    is_same = all((a == b).all() for a, b in zip(found, expected, strict=True))
+    assert is_same == (max_bytes == MAX_BYTES)
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
