@@ -106,6 +106,7 @@ class InheritedWeights:
             InvalidArgumentError: the genome is not of this space.
             MetricError: a figure is not one finite number.
         """
+        self._shared = None  # its memory is for others now that the probes are over
         with reproducible(self.settings.threads):
             return self._proxy.measure(self._scored(genome, inherited, self._proxy))
 

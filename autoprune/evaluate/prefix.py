@@ -45,10 +45,10 @@ class _Call:
     Attributes:
         key: the module, and how many of its calls came before.
         parent: the call that it is part of.
-        start: when it began, in events of the pass.
-        end: when it was over.
+        start: the time at which it began, in events of the pass.
+        end: the time at which it was over.
         parts: calls that are part of it.
-        reads: when anything but a module took one of its output tensors.
+        reads: times at which anything but a module took one of its output tensors.
         is_whole: whether its outputs are all that it does: tensors of their own, and its inputs stay as they were.
     """
 
@@ -73,8 +73,8 @@ class _Trace(TorchFunctionMode):
         inputs: a small batch.
 
     Attributes:
-        first_use: by the name of a tensor, when it is first read, or a module that owns it first runs.
-        first_call: by the name of a module, when it first runs.
+        first_use: the time at which a tensor is first read, or a module that owns it first runs, by its name.
+        first_call: the time at which a module first runs, by its name.
         is_stateless: whether nothing keeps an output when the pass is over.
     """
 
