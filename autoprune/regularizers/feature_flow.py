@@ -35,7 +35,7 @@ class FeatureFlowSettings:
     """Settings of ``ffr``.
 
     Attributes:
-        length: factor of the length of the path (k1).
+        length: factor of the length of the path (k1). 0.1 hardly shows in a training of the digits, 1 does.
         bend: factor of its curvature (k2).
         variant: ``"fd"`` or ``"arc"``.
         p: power of the differences under ``"fd"``, 1 or more.
@@ -47,8 +47,8 @@ class FeatureFlowSettings:
         InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such variant or path.
     """
 
-    length: float = 1e-4
-    bend: float = 1e-4
+    length: float = 0.1
+    bend: float = 0.1
     variant: str = "fd"
     p: float = 1.0
     path: str = "stream"

@@ -38,7 +38,7 @@ class SparseGroupSettings:
     """Settings of ``sparse_group_lasso``.
 
     Attributes:
-        strength: factor of both penalties.
+        strength: factor of both penalties. Short trainings need more, see `GroupLassoSettings`: 0.01 for the digits.
         penalty: penalty of single weights: ``"l0"``, ``"l1"``, ``"tl1"`` (transformed l1) or ``"l1_l2"`` (l1 less l2).
         shape: a of ``"tl1"``, ``(a + 1)|x| / (a + |x|)``, or the factor of l2, at most 1, in ``"l1_l2"``.
         coupling: first beta over ``strength``; under ``"l0"`` the copy is zero below ``sqrt(2 / coupling)``.
