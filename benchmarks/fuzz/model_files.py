@@ -12,7 +12,6 @@ file is hashed again, as somebody would who wants it to be believed. A file coun
 
 from __future__ import annotations
 
-import argparse
 import copy
 import hashlib
 import json
@@ -25,6 +24,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from problem_files import show
 from torch import nn
 
 import autoprune as ap
@@ -233,24 +233,6 @@ def verdict(path: Path, model: nn.Module, x: torch.Tensor, expected: torch.Tenso
     return "harmless" if same else "WRONG: another function"
 
 
-def main() -> None:
-    """Print a table; the exit code is 1 where something was wrong or raw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=1000, help="files of every kind")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found = fuzz(options.n, options.seed)
-    print(f"{'damage':34} {'files':>7} {'refused':>8} {'harmless':>9} {'WRONG':>6} {'RAW':>5}")
-    bad: Counter[str] = Counter()
-    for kind, counts in found.items():
-        wrong, raw = (sum(n for name, n in counts.items() if name.startswith(start)) for start in ("WRONG", "RAW"))
-        print(f"{kind:34} {counts.total():7} {counts['refused']:8} {counts['harmless']:9} {wrong:6} {raw:5}")
-        bad.update({name: n for name, n in counts.items() if name not in ("refused", "harmless")})
-    for name, n in bad.most_common(20):
-        print(f"{n:6} {name}")
-    raise SystemExit(bool(bad))
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    show(__doc__, fuzz, "harmless")

@@ -17,7 +17,7 @@ import random
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -210,23 +210,29 @@ def fuzz(n: int, seed: int) -> dict[str, Counter[str]]:
     return found
 
 
-def main() -> None:
-    """Print a table; the exit code is 1 where something was wrong or raw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def show(doc: str, fuzz: Callable[[int, int], dict[str, Counter[str]]], fine: str) -> None:
+    """Read the options, print a table; the exit code is 1 where something was wrong or raw.
+
+    Args:
+        doc: the script's docstring.
+        fuzz: returns what happened for every kind of damage, of so many files and a seed.
+        fine: what happened where a file did no harm and was not refused.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--n", type=int, default=1000, help="files of every kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     found = fuzz(options.n, options.seed)
-    print(f"{'damage':16} {'files':>7} {'refused':>8} {'read':>7} {'WRONG':>6} {'RAW':>5}")
+    print(f"{'damage':34} {'files':>7} {'refused':>8} {fine:>9} {'WRONG':>6} {'RAW':>5}")
     bad: Counter[str] = Counter()
     for kind, counts in found.items():
         wrong, raw = (sum(n for name, n in counts.items() if name.startswith(start)) for start in ("WRONG", "RAW"))
-        print(f"{kind:16} {counts.total():7} {counts['refused']:8} {counts['read']:7} {wrong:6} {raw:5}")
-        bad.update({name: n for name, n in counts.items() if name not in ("refused", "read")})
+        print(f"{kind:34} {counts.total():7} {counts['refused']:8} {counts[fine]:9} {wrong:6} {raw:5}")
+        bad.update({name: n for name, n in counts.items() if name not in ("refused", fine)})
     for name, n in bad.most_common(20):
         print(f"{n:6} {name}")
     raise SystemExit(bool(bad))
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, fuzz, "read")

@@ -16,23 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from given import given
 
 import autoprune as ap
 from autoprune.errors import InfeasibleError
-from autoprune.searchspaces.models import resnet_cifar
 
 SHARES = ("70%", "50%", "30%")
 
 
 def problem_of(arguments: argparse.Namespace) -> ap.Problem:
     """Build the problem: the given network, search-validation images split off the training set."""
-    model = getattr(resnet_cifar, arguments.model)()
-    model.load_state_dict(load_file(arguments.weights))
-    transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
-    data = ap.load_data(arguments.data, transform=transform, val_size=5000)
+    model, data = given(arguments.model, arguments.weights, arguments.data)
     return ap.Problem(
-        model.eval(),
+        model,
         data=data,
         evaluator=arguments.evaluator,
         criterion=arguments.criterion,

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from given import given
 
 import autoprune as ap
 from autoprune.api import CompareProgress
@@ -24,7 +24,6 @@ from autoprune.api.comparing import ComparedRuns
 from autoprune.comparison.plan import entries
 from autoprune.comparison.summary import ComparisonSummary, Contestant
 from autoprune.report import units
-from autoprune.searchspaces.models import resnet_cifar
 from autoprune.strategies.registry import STRATEGIES
 
 ALWAYS = ("knapsack", "optuna:tpe", "pymoo:nsga2")
@@ -33,16 +32,13 @@ FAMILIES = tuple(dict.fromkeys(info.twin_of for info in STRATEGIES.values() if i
 
 def problem_of(arguments: argparse.Namespace) -> ap.Problem:
     """Build the problem: the given network, 5,000 search-validation images and part of the rest for training."""
-    model = getattr(resnet_cifar, arguments.model)()
-    model.load_state_dict(load_file(arguments.weights))
-    transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
-    data = ap.load_data(arguments.data, transform=transform, val_size=5000)
+    model, data = given(arguments.model, arguments.weights, arguments.data)
     data.train = data.train.subset(arguments.train, seed=0)
     evaluation = ap.ProxySettings(
         n_calibration=arguments.calibration, n_validation=arguments.validation, device=arguments.device
     )
     return ap.Problem(
-        model.eval(),
+        model,
         data=data,
         evaluator=arguments.evaluator,
         evaluation=evaluation,

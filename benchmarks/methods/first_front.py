@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from given import given
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import autoprune as ap
 from autoprune.errors import InfeasibleError
 from autoprune.evaluators import measure
-from autoprune.searchspaces.models import resnet_cifar
 from autoprune.searchspaces.models.mobilenetv2_cifar import mobilenet_v2
 from autoprune.train.split import Split
 
@@ -36,10 +36,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package da
 
 def resnet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
     """Return a CIFAR-10 ResNet with given weights."""
-    model = getattr(resnet_cifar, arguments.network)()
-    model.load_state_dict(load_file(arguments.weights))
-    transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
-    return model, ap.load_data(arguments.data, transform=transform, val_size=5000)
+    return given(arguments.network, arguments.weights, arguments.data)
 
 
 def mobilenet(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:

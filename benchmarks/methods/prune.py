@@ -13,12 +13,10 @@ import argparse
 import time
 
 import torch
-from safetensors.torch import load_file
+from given import given
 
 import autoprune as ap
 from autoprune.evaluators import measure
-from autoprune.searchspaces.models import resnet_cifar
-from autoprune.train.named_data import IMAGENET_MEAN, IMAGENET_STD
 
 
 def main() -> None:
@@ -33,13 +31,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = getattr(resnet_cifar, options.model)()
-    model.load_state_dict(load_file(options.weights))
-    transform = ap.ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
-    data = ap.load_data(options.data, transform=transform, val_size=5000)
+    model, data = given(options.model, options.weights, options.data)
     test = data.test.subset(options.test_images, 0)
     task = ap.Classification()
-    print(f"dense: {measure(model.eval(), test, task)['accuracy']:.4f}", flush=True)
+    print(f"dense: {measure(model, test, task)['accuracy']:.4f}", flush=True)
     prune = ap.prune  # imported before the clock runs
     began = time.process_time()
     found = prune(

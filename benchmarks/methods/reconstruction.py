@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from cells import Cells
+from given import given
 from reconstruction_tau import show_tau, tau
-from safetensors.torch import load_file
 from torch import nn
 
 import autoprune as ap
@@ -36,12 +36,10 @@ SHARES = ("70%", "50%", "30%")
 
 def problem_of(arguments: argparse.Namespace, evaluator: str, criterion: str) -> ap.Problem:
     """Build the problem: the given network, search-validation images split off the training set."""
-    model = getattr(resnet_cifar, arguments.model)()
-    model.load_state_dict(load_file(arguments.weights))
-    transform = ap.ImageTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=4, horizontal_flip=True)
+    model, data = given(arguments.model, arguments.weights, arguments.data)
     return ap.Problem(
-        model.eval(),
-        data=ap.load_data(arguments.data, transform=transform, val_size=5000),
+        model,
+        data=data,
         evaluator=evaluator,
         criterion=criterion,
         locks=arguments.locks,

@@ -15,14 +15,12 @@ import time
 from dataclasses import replace
 
 import torch
-from safetensors.torch import load_file
+from given import given
 
 import autoprune as ap
 from autoprune.evaluators import measure
-from autoprune.searchspaces.models import resnet_cifar
 from autoprune.surgery.copying import copy_model
 from autoprune.train.distill import Distillation
-from autoprune.train.named_data import IMAGENET_MEAN, IMAGENET_STD
 
 
 def main() -> None:
@@ -42,17 +40,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = getattr(resnet_cifar, options.model)()
-    model.load_state_dict(load_file(options.weights))
-    transform = ap.ImageTransform(IMAGENET_MEAN, IMAGENET_STD, crop_padding=4, horizontal_flip=True)
-    data = ap.load_data(options.data, transform=transform, val_size=5000)
+    model, data = given(options.model, options.weights, options.data)
     validation, test, task = data.score.subset(2000, 0), data.test.subset(options.test_images, 0), ap.Classification()
 
     def figures(small: torch.nn.Module) -> str:
         found = (measure(small.eval(), items, task)["accuracy"] for items in (validation, test))
         return "search-validation {:.4f}, test {:.4f}".format(*found)
 
-    points = ap.prune(model.eval(), data, [{"macs": limit} for limit in options.limits], seed=options.seed)
+    points = ap.prune(model, data, [{"macs": limit} for limit in options.limits], seed=options.seed)
     for limit, point in zip(options.limits, points, strict=True):
         print(f"<= {limit}: polished {figures(point.model)}", flush=True)
         for way in options.ways:
