@@ -285,8 +285,8 @@ def _measured(
     test: bool,
 ) -> tuple[dict[Entry, dict[float, dict[str, float]]], list[SampledCandidate] | None]:
     """Choose points by what the searches measured, fine-tune them, and only then look at test items."""
-    objectives = problem.objectives.items
-    quality = next(item.name for item in objectives if not item.is_cost)
+    objectives = problem.objectives
+    quality = objectives.quality.name
     picks = pick_points(runs, shares)
     chosen = distinct_points(picks)
     sample: list[SampledCandidate] | None = None
@@ -295,7 +295,7 @@ def _measured(
         tuned = tuner(runs, chosen, test=False)
     if tuner is not None and n_sampled:
         drawn = draw_points(runs, n_sampled)
-        cost = next((item.name for item in objectives if item.is_cost), "macs")
+        cost = objectives.cost.name if objectives.cost.is_cost else "macs"
         sample = sampled_candidates(drawn, tuner(runs, drawn, test=False), quality, cost)
     tested: dict[tuple[Entry, int], Mapping[str, float]] = {}
     if test:

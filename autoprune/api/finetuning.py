@@ -204,7 +204,7 @@ def finetune(
     polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
-    metric = next(item for item in problem.objectives.items if not item.is_cost)
+    metric = problem.objectives.quality
     with run._writing() as store, warnings_kept(store.keep_warning):
         kept = _Kept(store, key)
         jobs = [

@@ -169,7 +169,7 @@ def print_comparison(comparison: Comparison) -> None:
     from autoprune.report.units import amount, count
 
     summary = comparison.summary
-    quality = summary.quality_axis.name
+    quality = summary.objectives.quality.name
     measured = point_columns(summary)
     wanted = {"test", "tuned_test"} if any(field == "test" for _, field in measured) else {"searched", "tuned"}
     columns = [(share, field) for share, field in measured if field in wanted]  # a terminal has no room for all

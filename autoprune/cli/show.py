@@ -105,7 +105,7 @@ def print_front(summary: RunSummary) -> None:
             for figure, (_, name) in zip(figures, metrics, strict=True)
         ]
         for name in costs:
-            share = summary.relative(name, measured.costs[name])
+            share = summary.meta.relative(name, measured.costs[name])
             shown.append(amount(name, measured.costs[name]) + ("" if share is None else f" ({100 * share:.0f} %)"))
         return shown
 

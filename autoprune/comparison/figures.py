@@ -218,7 +218,7 @@ def _mean(trials: Sequence[Trial]) -> tuple[list[int], list[float]]:
 
 def ranks_figure(summary: ComparisonSummary, agreement: Agreement) -> Figure:
     """Draw the candidates, dark ones small; if ranks agreed, they would rise from left to right."""
-    quality = summary.quality_axis.name
+    quality = summary.objectives.quality.name
     scale = 100 if quality in summary.meta.rates else 1
     trace = {
         "type": "scatter",
@@ -227,7 +227,7 @@ def ranks_figure(summary: ComparisonSummary, agreement: Agreement) -> Figure:
         "y": rounded([scale * point.after for point in agreement.points]),
         "text": [
             f"<b>{plain(point.strategy)}</b>, seed {point.seed}, point {point.id}<br>"
-            f"{units.percent(point.cost)} of {plain(units.title(summary.cost_axis.name))}"
+            f"{units.percent(point.cost)} of {plain(units.title(summary.objectives.cost.name))}"
             for point in agreement.points
         ],
         "marker": {
@@ -235,7 +235,7 @@ def ranks_figure(summary: ComparisonSummary, agreement: Agreement) -> Figure:
             "color": rounded([100 * point.cost for point in agreement.points]),
             "colorscale": [[i / 8, color] for i, color in enumerate(palette.CIVIDIS)],
             "line": {"width": 1, "color": palette.INK},
-            "colorbar": {"title": {"text": f"{plain(units.title(summary.cost_axis.name))}, %"}, "thickness": 12},
+            "colorbar": {"title": {"text": f"{plain(units.title(summary.objectives.cost.name))}, %"}, "thickness": 12},
         },
         "hovertemplate": "%{text}<br>%{x:.2f}, then %{y:.2f}<extra></extra>",
     }

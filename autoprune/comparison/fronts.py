@@ -43,8 +43,8 @@ def fronts_figure(summary: ComparisonSummary) -> Figure:
     traces.append(_dense(summary))
     page = layout(height=500 + legend_height(summary))
     page["legend"] = below_legend()
-    page["xaxis"] |= axis_of(summary.meta, summary.cost_axis)
-    page["yaxis"] |= axis_of(summary.meta, summary.quality_axis)
+    page["xaxis"] |= axis_of(summary.meta, summary.objectives.cost)
+    page["yaxis"] |= axis_of(summary.meta, summary.objectives.quality)
     return {"data": traces, "layout": page}
 
 
@@ -67,21 +67,21 @@ def attainment_figure(summary: ComparisonSummary, item: Contestant) -> Figure:
     traces.append(_line(*median, f"{plain(item.strategy)}, {name}", {"width": 2.5, "color": color}))
     page = layout(height=300)
     page["showlegend"] = False
-    page["xaxis"] |= axis_of(summary.meta, summary.cost_axis) | {"range": [0, 103]}
-    page["xaxis"]["title"]["text"] = f"{plain(units.title(summary.cost_axis.name))}, % of the dense model"
-    page["yaxis"] |= axis_of(summary.meta, summary.quality_axis) | {"range": _range(summary)}
+    page["xaxis"] |= axis_of(summary.meta, summary.objectives.cost) | {"range": [0, 103]}
+    page["xaxis"]["title"]["text"] = f"{plain(units.title(summary.objectives.cost.name))}, % of the dense model"
+    page["yaxis"] |= axis_of(summary.meta, summary.objectives.quality) | {"range": _range(summary)}
     return {"data": traces, "layout": page}
 
 
 def has_surfaces(summary: ComparisonSummary) -> bool:
     """Say whether attainment surfaces can be drawn: two objectives, a cost and a measured one."""
-    return len(summary.objectives) == 2 and summary.cost_axis.is_cost
+    return len(summary.objectives) == 2 and summary.objectives.cost.is_cost
 
 
 def _columns(summary: ComparisonSummary, values: FloatArray) -> FloatArray:
     """Cost and quality of (k, m) minimized values, as a (k, 2) array."""
     names = summary.objectives.names
-    return values[:, [names.index(summary.cost_axis.name), names.index(summary.quality_axis.name)]]
+    return values[:, [names.index(summary.objectives.cost.name), names.index(summary.objectives.quality.name)]]
 
 
 def _shown(summary: ComparisonSummary, item: Objective, values: FloatArray) -> list[float]:
@@ -95,14 +95,16 @@ def _shown(summary: ComparisonSummary, item: Objective, values: FloatArray) -> l
 def _plane(summary: ComparisonSummary, values: FloatArray) -> tuple[list[float], list[float]]:
     pairs = _columns(summary, values)
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    return _shown(summary, summary.cost_axis, pairs[:, 0]), _shown(summary, summary.quality_axis, pairs[:, 1])
+    return _shown(summary, summary.objectives.cost, pairs[:, 0]), _shown(
+        summary, summary.objectives.quality, pairs[:, 1]
+    )
 
 
 def _surface(summary: ComparisonSummary, item: Contestant, level: float) -> tuple[list[float], list[float]]:
     """The corners of a surface as a staircase that goes on to the dense model's cost."""
     corners = attainment_surface([_columns(summary, trial.front) for trial in item.trials], level)
-    x = _shown(summary, summary.cost_axis, corners[:, 0])
-    y = _shown(summary, summary.quality_axis, corners[:, 1])
+    x = _shown(summary, summary.objectives.cost, corners[:, 0])
+    y = _shown(summary, summary.objectives.quality, corners[:, 1])
     if x:
         x, y = [*x, max(100.0, x[-1])], [*y, y[-1]]
     return x, y
@@ -150,9 +152,9 @@ def _line(x: list[float], y: list[float], name: str, line: Figure) -> Figure:
 
 
 def _dense(summary: ComparisonSummary) -> Figure:
-    dense, quality = summary.meta.dense, summary.quality_axis
+    dense, quality = summary.meta.dense, summary.objectives.quality
     value = dense.metrics.get(summary.meta.role_of(summary.meta.fidelity), {}).get(quality.name)
-    cost = dense.costs.get(summary.cost_axis.name)
+    cost = dense.costs.get(summary.objectives.cost.name)
     known = value is not None and cost is not None
     scale = 100 if quality.name in summary.meta.rates else 1
     return {

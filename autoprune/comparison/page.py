@@ -98,7 +98,7 @@ def _main_figures(summary: ComparisonSummary) -> list[tuple[str, str, str]]:
         ("strategies", f"{len(summary.contestants)}", "baselines and twins included"),
         ("seeds", f"{len(summary.seeds)}", f"{runs} runs"),
     ]
-    quality = summary.quality_axis.name
+    quality = summary.objectives.quality.name
     for role, where in ((meta.role_of(meta.fidelity), "as the search measures"), (Role.TEST, "test images")):
         value = meta.dense.metrics.get(role, {}).get(quality)
         if value is not None:
@@ -113,7 +113,7 @@ def _remark(item: Contestant) -> str:
 
 def _results(summary: ComparisonSummary, item: Contestant, columns: Sequence[tuple[float, str]]) -> list[Cell]:
     """Means over seeds, and below them what every seed has."""
-    quality = summary.quality_axis.name
+    quality = summary.objectives.quality.name
 
     def amount(value: float) -> str:
         return units.amount(quality, value, summary.meta.rates)

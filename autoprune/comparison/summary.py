@@ -10,7 +10,7 @@ import numpy as np
 from autoprune.comparison.statistics import Difference, Spread, mean_spread
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.groups import FloatArray
-from autoprune.core.objectives import Objective, Objectives
+from autoprune.core.objectives import Objectives
 from autoprune.pareto.convergence import Convergence
 from autoprune.store.meta import RunMeta
 
@@ -191,21 +191,6 @@ class ComparisonSummary:
     skipped: tuple[SkippedRun, ...]
     warnings: tuple[str, ...] = ()
 
-    @property
-    def quality_axis(self) -> Objective:
-        """The first objective that is measured."""
-        return next(item for item in self.objectives.items if not item.is_cost)
-
-    @property
-    def cost_axis(self) -> Objective:
-        """The first objective that is a cost; otherwise the last one."""
-        return next((item for item in self.objectives.items if item.is_cost), self.objectives.items[-1])
-
     def contestant(self, strategy: str) -> Contestant | None:
         """Return who ran under this key."""
         return next((item for item in self.contestants if item.strategy == strategy), None)
-
-    def relative(self, name: str, value: float) -> float | None:
-        """Return ``value`` as a fraction of the dense model's cost; None for a metric."""
-        dense = self.meta.dense.costs.get(name)
-        return value / dense if dense else None

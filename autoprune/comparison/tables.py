@@ -63,7 +63,7 @@ def point_columns(summary: ComparisonSummary) -> list[tuple[float, str]]:
 
 
 def _points(summary: ComparisonSummary, item: Contestant) -> dict[str, float | None]:
-    quality = summary.quality_axis.name
+    quality = summary.objectives.quality.name
     return {
         f"{quality}{POINT_FIGURES[field]}@{100 * share:g}%": _mean(item.at(share, field))
         for share, field in point_columns(summary)

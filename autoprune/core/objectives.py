@@ -119,6 +119,16 @@ class Objectives:
         """The names, in order."""
         return tuple(item.name for item in self.items)
 
+    @property
+    def quality(self) -> Objective:
+        """The first objective that is a metric; the first objective when all are costs."""
+        return next((item for item in self.items if not item.is_cost), self.items[0])
+
+    @property
+    def cost(self) -> Objective:
+        """The first objective that is a cost; otherwise the last one."""
+        return next((item for item in self.items if item.is_cost), self.items[-1])
+
     def values(self, metrics: Mapping[str, float], costs: Mapping[str, int]) -> FloatArray:
         """Return the (m,) float array of objective values, every one to be *minimised*.
 

@@ -24,8 +24,8 @@ def headline(summary: RunSummary) -> str:
     point = highlight(summary)
     if point is None:
         return _nothing(summary)
-    quality, cost = summary.quality_axis, summary.cost_axis
-    share = summary.relative(cost.name, point.costs.get(cost.name, 0))
+    quality, cost = summary.objectives.quality, summary.objectives.cost
+    share = summary.meta.relative(cost.name, point.costs.get(cost.name, 0))
     if not cost.is_cost or quality.is_cost or share is None:
         return f"{_plural(len(summary.front), 'point')} on the front after {_evaluations(summary)}."
     role = Role.TEST if value_of(point, quality.name, Role.TEST) is not None else summary.role
@@ -46,7 +46,7 @@ def highlight(summary: RunSummary) -> Point | None:
     """Return the point that the headline is about; None for an empty front."""
     if not summary.front:
         return None
-    quality, cost = summary.quality_axis, summary.cost_axis
+    quality, cost = summary.objectives.quality, summary.objectives.cost
     sign = -1.0 if quality.maximize else 1.0
 
     def badness(point: Point) -> float:
@@ -59,7 +59,9 @@ def highlight(summary: RunSummary) -> Point | None:
         if good:
             return min(good, key=lambda point: summary.value(point, cost.name) or 0.0)
     small = [
-        point for point in summary.front if (summary.relative(cost.name, point.costs.get(cost.name, 0)) or 1) <= HALF
+        point
+        for point in summary.front
+        if (summary.meta.relative(cost.name, point.costs.get(cost.name, 0)) or 1) <= HALF
     ]
     return min(small or summary.front, key=badness)
 
@@ -67,7 +69,7 @@ def highlight(summary: RunSummary) -> Point | None:
 def warnings(summary: RunSummary) -> tuple[str, ...]:
     """Return what limits the meaning of the figures, most important first."""
     found = [incident.text for incident in summary.incidents if incident.kind == "warning"]
-    dense, quality = summary.meta.dense, summary.quality_axis.name
+    dense, quality = summary.meta.dense, summary.objectives.quality.name
     if not summary.meta.held_out:
         seen, unseen = (value_of(dense, quality, role) for role in (summary.role, Role.TEST))
         text = (

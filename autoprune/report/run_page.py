@@ -89,7 +89,12 @@ def figures_of(summary: RunSummary) -> dict[str, Figure]:
 
 def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
     """Name, figure and remark: of the dense model, the front, the evaluations, what was spent, the hypervolume."""
-    dense, quality, cost, spent = summary.meta.dense, summary.quality_axis, summary.cost_axis, summary.spending
+    dense, quality, cost, spent = (
+        summary.meta.dense,
+        summary.objectives.quality,
+        summary.objectives.cost,
+        summary.spending,
+    )
     found = []
     measured = [role for role in summary.roles if quality.name in dense.metrics.get(role, {})]
     if measured:
@@ -100,7 +105,7 @@ def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
     if cost.is_cost and value_at_cost is not None:
         found.append((f"dense {units.title(cost.name)}", units.amount(cost.name, value_at_cost), "per input"))
     values = [value for point in summary.front if (value := summary.value(point, cost.name)) is not None]
-    shares = [share for value in values if (share := summary.relative(cost.name, value)) is not None]
+    shares = [share for value in values if (share := summary.meta.relative(cost.name, value)) is not None]
     span = f"{units.percent(min(shares))} to {units.percent(max(shares))} of {units.title(cost.name)}" if shares else ""
     remarks = [f"{summary.cached:,} from the cache"] * bool(summary.cached)
     remarks += [f"{len(summary.failures):,} failed"] * bool(summary.failures)
@@ -116,7 +121,7 @@ def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
 def _standard_error(summary: RunSummary) -> tuple[str, str] | None:
     """The number of images that decide, and the standard error of a typical rate on so many."""
     images = summary.meta.images.get(summary.role)
-    if not images or summary.quality_axis.name not in summary.meta.rates:
+    if not images or summary.objectives.quality.name not in summary.meta.rates:
         return None
     return f"{images:,}", units.standard_error(TYPICAL_RATE, images)
 
@@ -148,7 +153,7 @@ def _cell(summary: RunSummary, measured: Measured, name: str, role: Role | None)
     value = value_of(measured, name, role or summary.role)
     if value is None:
         return MISSING
-    share = summary.relative(name, value) if role is None and isinstance(measured, Point) else None
+    share = summary.meta.relative(name, value) if role is None and isinstance(measured, Point) else None
     return units.amount(name, value, summary.meta.rates), "" if share is None else units.percent(share)
 
 
@@ -183,7 +188,7 @@ def _share(part: float, whole: float) -> str:
 
 def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
     """A table of one fine-tuning, costs increasing, and how far the search could be trusted."""
-    cost, quality = summary.cost_axis.name, summary.quality_axis.name
+    cost, quality = summary.objectives.cost.name, summary.objectives.quality.name
     roles = [role for role in AFTER if any(role in after for after in tuning.after.values())]
     rows, rates = [], summary.meta.rates
     for point in sorted(tuning.points, key=lambda point: (point.costs.get(cost, 0), point.id)):
@@ -228,7 +233,7 @@ def _of(spent: float, limit: float | None, shown: Callable[[Any], str]) -> str:
 
 
 def _limit(summary: RunSummary, name: str, limit: int) -> str:
-    share = summary.relative(name, limit)
+    share = summary.meta.relative(name, limit)
     text = f"at most {units.amount(name, limit)}"
     return text if share is None else f"{text} ({units.percent(share)} of dense)"
 

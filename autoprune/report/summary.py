@@ -16,7 +16,7 @@ import numpy as np
 from autoprune.core.budget import Spending
 from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Outcome, Preparation
-from autoprune.core.objectives import Objective, Objectives
+from autoprune.core.objectives import Objectives
 from autoprune.pareto.convergence import Convergence
 from autoprune.pareto.rank_correlation import kendall
 from autoprune.report.layers import Layers
@@ -158,7 +158,7 @@ class RunSummary:
         objectives: the objectives, with their directions.
         variables: names of the width variables.
         full_widths: channels of the dense model, per width variable.
-        front: non-dominated points at the run's fidelity, sorted by `cost_axis`, increasing.
+        front: non-dominated points at the run's fidelity, sorted by `Objectives.cost`, increasing.
         evaluations: all points, by id.
         failures: jobs that failed, by id.
         preparations: jobs that made weights, by id.
@@ -211,25 +211,10 @@ class RunSummary:
         return (self.role, *(role for role in Role if role in seen and role is not self.role))
 
     @property
-    def quality_axis(self) -> Objective:
-        """The first objective that is a metric; the first objective when all are costs."""
-        return next((item for item in self.objectives.items if not item.is_cost), self.objectives.items[0])
-
-    @property
-    def cost_axis(self) -> Objective:
-        """The first objective that is a cost; otherwise the last one."""
-        return next((item for item in self.objectives.items if item.is_cost), self.objectives.items[-1])
-
-    @property
     def keep_ratios(self) -> FloatArray:
         """(v, p) fraction of the channels kept: per width variable in execution order, per point of the front."""
         values = np.array([point.keep_ratios for point in self.front], dtype=np.float64)
         return values.reshape(len(self.front), len(self.variables)).T
-
-    def relative(self, name: str, value: float) -> float | None:
-        """Return ``value`` as a fraction of the dense model's cost; None for a metric."""
-        dense = self.meta.dense.costs.get(name)
-        return value / dense if dense else None
 
     def value(self, measured: Measured, name: str) -> float | None:
         """Return a cost, or a metric on the images that decided the front."""

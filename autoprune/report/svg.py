@@ -64,7 +64,7 @@ def front_svg(summary: RunSummary, *, with_headline: bool = True) -> str:
         summary: the summary to draw.
         with_headline: whether the run's sentence stands above the picture.
     """
-    x, y = summary.cost_axis, summary.quality_axis
+    x, y = summary.objectives.cost, summary.objectives.quality
     front_ids = summary.on_front
     dominated = [point for point in summary.comparable if point.id not in front_ids]
     faint = _positions(summary, dominated, summary.role)
@@ -108,7 +108,7 @@ def front_svg(summary: RunSummary, *, with_headline: bool = True) -> str:
 
 
 def _positions(summary: RunSummary, measured: Sequence[Measured], role: Role) -> list[tuple[float, float]]:
-    found = coordinates(summary, measured, summary.cost_axis, summary.quality_axis, role)
+    found = coordinates(summary, measured, summary.objectives.cost, summary.objectives.quality, role)
     return [(px, py) for _, px, py in found]
 
 

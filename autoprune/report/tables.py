@@ -109,7 +109,7 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
         "run": run,
         "n_evaluations": len(summary.evaluations),
         "rank_correlations": {
-            tuning.key: {role: tuning.correlation(summary.quality_axis.name, role) for role in AFTER}
+            tuning.key: {role: tuning.correlation(summary.objectives.quality.name, role) for role in AFTER}
             for tuning in summary.finetunings
         },
         "front": front,

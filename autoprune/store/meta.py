@@ -122,6 +122,11 @@ class RunMeta:
         measured = self.dense.metrics.values()
         return frozenset(n for n in RATES if all(0 <= figures[n] <= 1 for figures in measured if n in figures))
 
+    def relative(self, name: str, value: float) -> float | None:
+        """Return ``value`` as a fraction of the dense model's cost; None for a metric."""
+        dense = self.dense.costs.get(name)
+        return value / dense if dense else None
+
     def role_of(self, fidelity: str) -> Role:
         """Return the role of the images that ``fidelity`` measures on (proxy unless the run says otherwise)."""
         return Role(self.roles.get(fidelity, Role.PROXY))

@@ -27,9 +27,9 @@ CROWDED = 1000
 
 def planes(summary: RunSummary) -> tuple[tuple[Objective, Objective], ...]:
     """Return the ``(x, y)`` objectives of the pictures: the first cost, then every other one, against quality."""
-    y = summary.quality_axis
-    others = [item for item in summary.objectives.items if item not in (y, summary.cost_axis)]
-    return tuple((x, y) for x in (summary.cost_axis, *others))
+    y = summary.objectives.quality
+    others = [item for item in summary.objectives.items if item not in (y, summary.objectives.cost)]
+    return tuple((x, y) for x in (summary.objectives.cost, *others))
 
 
 def front_figure(summary: RunSummary, x: Objective, y: Objective, *, is_main: bool = True) -> Figure:
@@ -131,7 +131,7 @@ def _limit(summary: RunSummary, x: Objective) -> tuple[list[Figure], list[Figure
     limit = summary.meta.limits.get(x.name)
     if limit is None:
         return [], []
-    share = summary.relative(x.name, limit)
+    share = summary.meta.relative(x.name, limit)
     at = limit if share is None else round(100 * share, 4)
     line = {"color": palette.INK, "width": 1.2, "dash": "dash"}
     shape = {"type": "line", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}

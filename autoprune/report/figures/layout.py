@@ -77,7 +77,7 @@ def coordinate(summary: RunSummary, measured: Measured, item: Objective, role: R
     value = value_of(measured, item.name, role)
     if value is None:
         return None
-    share = summary.relative(item.name, value)
+    share = summary.meta.relative(item.name, value)
     if share is not None:
         return round(100 * share, 4)
     return round(100 * value, 4) if item.name in summary.meta.rates else value
@@ -100,14 +100,14 @@ def short(summary: RunSummary, point: Point | None, item: Objective) -> str:
     value = None if point is None else summary.value(point, item.name)
     if value is None:
         return "?"
-    share = summary.relative(item.name, value)
+    share = summary.meta.relative(item.name, value)
     return units.amount(item.name, value, summary.meta.rates) if share is None else f"{100 * share:.0f} %"
 
 
 def limit_label(summary: RunSummary, item: Objective) -> str:
     """Return the limit on ``item`` in words, in the unit of its axis."""
     limit = summary.meta.limits[item.name]
-    share = summary.relative(item.name, limit)
+    share = summary.meta.relative(item.name, limit)
     return f"limit {units.amount(item.name, limit) if share is None else units.percent(share)}"
 
 
@@ -115,7 +115,7 @@ def hover_text(summary: RunSummary, point: Point) -> str:
     """Return the hover label of ``point``: costs, metrics by role, widths."""
     lines = [f"<b>point {point.id}</b>"]
     for name, cost in point.costs.items():
-        share = summary.relative(name, cost)
+        share = summary.meta.relative(name, cost)
         part = "" if share is None else f" ({units.percent(share)} of dense)"
         lines.append(f"{plain(units.title(name))} {units.amount(name, cost)}{part}")
     for role, metrics in point.metrics.items():

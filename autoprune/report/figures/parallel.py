@@ -91,7 +91,9 @@ def _axes(summary: RunSummary) -> list[ParallelAxis]:
     """Objectives, then the other costs, then quality on the other roles."""
     wanted = [(name, summary.role) for name in summary.objectives.names]
     wanted += [(name, summary.role) for name in summary.meta.dense.costs if name not in summary.objectives.names]
-    wanted += [(summary.quality_axis.name, role) for role in summary.roles[1:] if not summary.quality_axis.is_cost]
+    wanted += [
+        (summary.objectives.quality.name, role) for role in summary.roles[1:] if not summary.objectives.quality.is_cost
+    ]
     maximized = {item.name for item in summary.objectives.items if item.maximize}
     shown: list[Measured] = [*summary.comparable, summary.meta.dense]
     axes = []

@@ -50,9 +50,11 @@ def keep_ratio_figure(summary: RunSummary) -> Figure:
     page = layout(height=110 + 22 * max(rows, 4))
     ticks = range(0, columns, max(1, math.ceil(columns / LABELED_COLUMNS)))
     page["xaxis"] |= {
-        "title": axis_title(f"points of the front, by {plain(units.title(summary.cost_axis.name))}"),
+        "title": axis_title(f"points of the front, by {plain(units.title(summary.objectives.cost.name))}"),
         "tickvals": list(ticks),
-        "ticktext": [f"{short(summary, summary.front[i], summary.cost_axis)}<br>#{summary.front[i].id}" for i in ticks],
+        "ticktext": [
+            f"{short(summary, summary.front[i], summary.objectives.cost)}<br>#{summary.front[i].id}" for i in ticks
+        ],
         "showgrid": False,
         "showline": False,
     }
@@ -167,4 +169,4 @@ def _label(summary: RunSummary, row: Latency) -> str:
     if row.point is None:
         return "dense model"
     point = next((point for point in summary.front if point.id == row.point), None)
-    return f"#{row.point} ({short(summary, point, summary.cost_axis)})"
+    return f"#{row.point} ({short(summary, point, summary.objectives.cost)})"
