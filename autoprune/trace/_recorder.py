@@ -24,7 +24,17 @@ from autoprune.trace._ids import Layers, along, compact, constant, has_ids, over
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
 from autoprune.trace._statistics import STATISTICS, Call, StatisticCalls, watch_modules
 from autoprune.trace.given_model import NOT_USER_CODE
-from autoprune.trace.handlers import ELEMENTWISE, FACTORIES, HANDLERS, MOVING, RECURRENT, TracedCall, make, plain_name
+from autoprune.trace.handlers import (
+    ELEMENTWISE,
+    FACTORIES,
+    HANDLERS,
+    MOVING,
+    RECURRENT,
+    TracedCall,
+    issued,
+    make,
+    plain_name,
+)
 
 # Leave torch without a trace; one element (a decision in Python) follows the example and is fine.
 _LEAVING = {"numpy", "tolist", "__array__"}
@@ -99,7 +109,7 @@ class IdRecorder(TorchFunctionMode):
             call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
-            if name in FACTORIES:
+            if name in FACTORIES or (name == "expand" and not self.follows(call.inputs)):
                 make(self, call)
             elif name in _LEAVING:
                 self._leaving(call)
@@ -174,7 +184,8 @@ class IdRecorder(TorchFunctionMode):
             if call.name.endswith("_like"):
                 self._constants[output] = True
                 continue
-            self._layers[output] = (constant(output.shape),)
+            made = issued(self, call) if call.name == "expand" else ()
+            self._layers[output] = made or (constant(output.shape),)
             if of_weights:
                 self._weights[output] = True
 
@@ -339,10 +350,11 @@ class IdRecorder(TorchFunctionMode):
         self._layers.pop(tensor, None)
         self._constants[tensor] = True
 
-    def made(self, tensor: Tensor, layers: Layers) -> None:
-        """Set the id layers of a constant that was made in a size that was computed."""
-        self.put(tensor, layers)
-        self._made.update(int(i) for layer in layers for i in torch.unique(compact(layer)))
+    def make(self, size: int) -> Tensor:
+        """Return (size,) new ids for a dimension of a constant whose size was computed."""
+        ids = self.book.issue(size)
+        self._made.update(ids.tolist())
+        return ids
 
     def is_made(self, layer: Tensor) -> bool:
         """Say whether all ids of a layer are those that a constant was made with."""

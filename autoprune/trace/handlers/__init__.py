@@ -2,7 +2,7 @@
 
 from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, recurrent, reduction
 from autoprune.trace.handlers.elementwise import ELEMENTWISE
-from autoprune.trace.handlers.factories import FACTORIES, make
+from autoprune.trace.handlers.factories import FACTORIES, issued, make
 from autoprune.trace.handlers.movement import MOVING
 from autoprune.trace.handlers.recurrent import RECURRENT
 from autoprune.trace.handlers.registry import HANDLERS, Handler, TracedCall, plain_name
@@ -18,6 +18,7 @@ __all__ = [
     "contraction",
     "elementwise",
     "indexing",
+    "issued",
     "joining",
     "make",
     "movement",

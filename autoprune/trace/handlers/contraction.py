@@ -134,15 +134,59 @@ def _matmul(recorder: IdRecorder, a: Tensor, b: Tensor, output: Tensor) -> None:
 
 @handles("einsum")
 def einsum(recorder: IdRecorder, call: TracedCall) -> None:
-    """Sums of products of two tensors given by an equation."""
+    """Sums of products given by an equation, two tensors at a time."""
     equation = call.args[0]
     operands = list(call.args[1]) if isinstance(call.args[1], list | tuple) else list(call.args[1:])
-    left, _, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if len(operands) != 2 or "." in left or "->" not in equation or any(len(set(t)) < len(t) for t in terms):
-        recorder.give_up(operands, call.outputs, f"goes through `einsum` with the equation {equation!r}")
+    terms, result = _letters(equation, operands) if isinstance(equation, str) else ([], "")
+    if not terms or any(len(set(t)) < len(t) for t in terms):
+        recorder.give_up(call.inputs, call.outputs, f"goes through `einsum` with the equation {equation!r}")
         return
-    contract(recorder, list(zip(operands, terms, strict=True)), call.outputs[0], right, "matmul")
+    output = call.outputs[0]
+    if len(operands) == 1:  # nothing is multiplied: as with a factor of one
+        operands, terms = [*operands, torch.ones((), device=output.device)], [*terms, ""]
+    while len(operands) > 2:
+        first, second, *others = terms
+        between = "".join(c for c in dict.fromkeys(first + second) if c in result or any(c in t for t in others))
+        product = torch.einsum(f"{first},{second}->{between}", operands[:2])
+        contract(recorder, list(zip(operands[:2], terms[:2], strict=True)), product, between, "matmul")
+        operands, terms = [product, *operands[2:]], [between, *others]
+    contract(recorder, list(zip(operands, terms, strict=True)), output, result, "matmul")
+
+
+def _letters(equation: str, operands: list[Tensor]) -> tuple[list[str], str]:
+    """Return the letters of the operands and of the result, with letters for "..." and for a result left out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    terms = left.split(",")
+    n = (
+        max(t.dim() - len(term) + 3 for t, term in zip(operands, terms, strict=True) if "..." in term)
+        if "." in left
+        else 0
+    )
+    rest = "".join(free[:n])
+    if not arrow:
+        once = sorted(c for c in left.replace(".", "").replace(",", "") if left.count(c) == 1)
+        right = ("..." if n else "") + "".join(once)
+    found = [
+        term.replace("...", rest[n - (t.dim() - len(term) + 3) :] if "..." in term else "")
+        for t, term in zip(operands, terms, strict=True)
+    ]
+    return found, right.replace("...", rest)
+
+
+@handles("tensordot")
+def tensordot(recorder: IdRecorder, call: TracedCall) -> None:
+    """A sum of products over pairs of dimensions."""
+    a, b = call.inputs[:2]
+    dims = call.arg(2, "dims", 2)
+    if isinstance(dims, int):
+        dims = [list(range(a.dim() - dims, a.dim())), list(range(dims))]
+    ours, theirs = ([int(d) for d in (part if isinstance(part, list | tuple) else [part])] for part in dims)
+    first, second = list("abcdefgh"[: a.dim()]), list("ijklmnop"[: b.dim()])
+    for i, j in zip(ours, theirs, strict=True):
+        second[j] = first[i]
+    result = "".join(c for c in first + second if (first + second).count(c) == 1)
+    contract(recorder, [(a, "".join(first)), (b, "".join(second))], call.outputs[0], result, "matmul")
 
 
 @handles("scaled_dot_product_attention")

@@ -22,7 +22,7 @@ logsigmoid tanhshrink hardshrink softshrink threshold exp expm1 log log2 log10 l
 square sin cos tan asin acos atan sinh cosh erf erfc floor ceil round trunc frac sign clamp clamp_min clamp_max clip
 nan_to_num isnan isinf isfinite logical_not bitwise_not clone detach to float double half bfloat16 type type_as cpu
 cuda contiguous dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout requires_grad
-zeros_like ones_like empty_like full_like rand_like randn_like bernoulli zero fill normal uniform get:data get:real
+zeros_like ones_like empty_like full_like rand_like randn_like bernoulli zero fill normal uniform get:data conj
 identity rrelu positive digamma lgamma bool int long deg2rad rad2deg resolve_conj resolve_neg
 """
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.trace._book import Extent
-from autoprune.trace._ids import along
+from autoprune.trace._ids import Layers, along
 from autoprune.trace._sizes import TracedInt
 from autoprune.trace.handlers.registry import TracedCall
 
@@ -22,19 +23,38 @@ FACTORIES = {
 def make(recorder: IdRecorder, call: TracedCall) -> None:
     """Issue ids for every dimension whose size was computed: they vanish with whatever the constant meets."""
     output = call.outputs[0]
-    sizes = {dim: size for dim, size in enumerate(_sizes(call)) if isinstance(size, TracedInt) and size > 1}
-    if not sizes or not output.numel() or not output.is_floating_point():
+    layers = issued(recorder, call)
+    if layers:
+        recorder.put(output, layers)
+    else:
         recorder.constant(output)
-        return
-    layers = {dim: along(recorder.book.issue(int(size)), dim, output.shape) for dim, size in sizes.items()}
-    for dim, layer in layers.items():
-        recorder.rule(sizes[dim], Extent(layer, dim), f"`{call.name}`")
-    recorder.made(output, tuple(layers.values()))
+
+
+def issued(recorder: IdRecorder, call: TracedCall) -> Layers:
+    """Return layers of new ids for a constant that was made, or expanded, in sizes that were computed."""
+    return issue(recorder, call, dict(enumerate(_sizes(call))))
+
+
+def issue(recorder: IdRecorder, call: TracedCall, sizes: Mapping[int, Any]) -> Layers:
+    """Return layers of new ids, one for each dimension of a constant result whose size was computed.
+
+    Args:
+        recorder: the recorder that holds the ids of all activations.
+        call: the call that made the constant.
+        sizes: its size arguments by dimension.
+    """
+    output = call.outputs[0]
+    layers = []
+    for dim, size in sizes.items():
+        if isinstance(size, TracedInt) and size > 1 and output.numel() and output.is_floating_point():
+            layers.append(along(recorder.make(int(size)), dim, output.shape))
+            recorder.rule(size, Extent(layers[-1], dim), f"`{call.name}`")
+    return tuple(layers)
 
 
 def _sizes(call: TracedCall) -> list[Any]:
     if call.name == "new_tensor":
         return []
-    given: Any = call.traced_args[1:] if call.name.startswith("new_") else call.traced_args
+    given: Any = call.traced_args[1:] if call.name.startswith(("new_", "expand")) else call.traced_args
     given = given or (call.traced_kwargs.get("size"),)
     return list(given[0] if isinstance(given[0], tuple | list) else given)

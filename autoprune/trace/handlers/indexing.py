@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from autoprune.trace._book import EqualCounts, Extent
 from autoprune.trace._ids import align, along, constant, has_ids, shrink, varying
 from autoprune.trace._sizes import TracedInt, untraced
+from autoprune.trace.handlers.elementwise import combine
 from autoprune.trace.handlers.movement import put_moved
 from autoprune.trace.handlers.registry import TracedCall, handles
 
@@ -86,7 +87,78 @@ def narrow(recorder: IdRecorder, call: TracedCall) -> None:
     put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
 
 
-@handles("index_select gather take_along_dim masked_select unfold")
+@handles("hsplit vsplit dsplit")
+def split_along(recorder: IdRecorder, call: TracedCall) -> None:
+    """Equal or given parts of a fixed dimension."""
+    source = call.inputs[0]
+    dim = {"hsplit": min(1, source.dim() - 1), "vsplit": 0, "dsplit": 2}[call.name]
+    put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
+    for layer in recorder.layers(source):
+        if dim in varying(layer) and len({output.shape[dim] for output in call.outputs}) == 1:
+            _equal_parts(recorder, layer, dim, len(call.outputs))
+        else:
+            recorder.stays(layer, dim, f"`{call.name}` into unequal parts")
+
+
+@handles("gather take_along_dim")
+def gather(recorder: IdRecorder, call: TracedCall) -> None:
+    """Positions along one dimension, picked anew at every other place: the others keep what they are."""
+    source, index = call.inputs[:2]
+    dim = call.arg(1, "dim") if call.name == "gather" else call.arg(2, "dim")
+    if dim is None:
+        recorder.give_up([source], call.outputs, f"is picked by index through `{call.name}`")
+        return
+    _refuse_channels_as_index(recorder, index)
+    for layer in recorder.layers(source):
+        for other in range(source.dim()):
+            if other == dim % source.dim() or index.shape[other] not in (1, source.shape[other]):
+                recorder.stays(layer, other, f"`{call.name}`")
+    put_moved(recorder, call, lambda ids: torch.take_along_dim(ids, index.cpu(), dim) if call.name != "gather" else (
+        torch.gather(ids.expand(source.shape), dim, index.cpu())
+    ))  # fmt: skip
+
+
+def _refuse_channels_as_index(recorder: IdRecorder, index: Tensor) -> None:
+    if recorder.carries(index):
+        recorder.give_up([index], [], "is used as an index")
+
+
+@handles("index_add index_copy index_fill index_reduce scatter scatter_add scatter_reduce")
+def write_along(recorder: IdRecorder, call: TracedCall) -> None:
+    """Write to positions along one dimension: along the others equal places of both tensors belong together."""
+    target, index, *sources = call.inputs
+    output = call.outputs[0]
+    dim = call.arg(1, "dim") % target.dim()
+    _refuse_channels_as_index(recorder, index)
+    sources = [t for t in sources if t.dim()]
+    rows = []
+    for tensor in (target, *sources):
+        rest = [size for d, size in enumerate(tensor.shape) if d != dim]
+        places = [
+            size for d, size in enumerate((index if call.name.startswith("scatter") else tensor).shape) if d != dim
+        ]
+        if rest != [size for d, size in enumerate(target.shape) if d != dim] or rest != places:
+            recorder.give_up([target, *sources], [output], f"is written in part by `{call.name}`")
+            return
+        row = tensor.narrow(dim, 0, 1)
+        if recorder.follows([tensor]):
+            for layer in recorder.layers(tensor):
+                recorder.stays(layer, dim, f"`{call.name}`")
+            recorder.put(row, tuple(layer.narrow(dim, 0, 1) for layer in recorder.layers(tensor)))
+        rows.append(row)
+    both = torch.empty_like(rows[0])
+    combine(recorder, rows, both)
+    recorder.put(output, tuple(layer.expand(output.shape) for layer in recorder.layers(both)))
+
+
+@handles("index_put")
+def index_put(recorder: IdRecorder, call: TracedCall) -> None:
+    """``x[indices] = values``, or ``+=``."""
+    target, index = call.args[0], tuple(call.arg(1, "indices"))
+    _write(recorder, target, call.outputs[0], index, index, call.arg(2, "values"))
+
+
+@handles("index_select masked_select unfold")
 def pick(recorder: IdRecorder, call: TracedCall) -> None:
     """Positions picked by an index: that dimension keeps its size."""
     source = call.inputs[0]
@@ -175,13 +247,17 @@ def getitem(recorder: IdRecorder, call: TracedCall) -> None:
 @handles("__setitem__")
 def setitem(recorder: IdRecorder, call: TracedCall) -> None:
     """Follow ``x[index] = value``: the written elements take the ids of the value."""
-    target, index, value = call.args[0], call.args[1], call.args[2]
+    target, index, value = call.args
+    _write(recorder, target, target, index, call.traced_args[1], value)
+
+
+def _write(recorder: IdRecorder, target: Tensor, output: Tensor, index: Any, traced_index: Any, value: Any) -> None:
     width = recorder.layers(value)[0] if isinstance(value, Tensor) and recorder.follows([value]) else None
     last = varying(width)[-1] - width.dim() if width is not None and varying(width) else 0
     ids = recorder.single(target, target.dim() + last)
     for entry in ids, shrink(_written(recorder, ids, index, value)):
-        index_rules(recorder, entry, call.traced_args[1])
-    recorder.put(target, (_written(recorder, ids, index, value),))
+        index_rules(recorder, entry, traced_index)
+    recorder.put(output, (_written(recorder, ids, index, value),))
 
 
 def _written(recorder: IdRecorder, ids: Tensor, index: Any, value: Any) -> Tensor:

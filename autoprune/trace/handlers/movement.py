@@ -12,6 +12,7 @@ from torch import Tensor
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import along, constant, has_ids, varying
 from autoprune.trace._sizes import TracedInt, untraced
+from autoprune.trace.handlers.factories import issue
 from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def put_moved(recorder: IdRecorder, call: TracedCall, function: Callable[[Tensor
 
 _MOVES = """
 permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip fliplr flipud rot90 atleast_2d
-tile repeat repeat_interleave broadcast_to get:T get:mT get:H atleast_1d flatten ravel adjoint
+tile repeat repeat_interleave get:T get:mT get:H atleast_1d flatten ravel adjoint
 """
-_VIEWS = "view reshape unflatten view_as reshape_as expand expand_as"
+_VIEWS = "view reshape unflatten view_as reshape_as"
+_EXPANSIONS = "expand expand_as broadcast_to"
 
-MOVING = frozenset((_MOVES + _VIEWS).split()) | {"__getitem__"}
+MOVING = frozenset(f"{_MOVES} {_VIEWS} {_EXPANSIONS}".split()) | {"__getitem__"}
 """Plain names of functions that move elements and compute nothing."""
 
 
@@ -119,18 +121,35 @@ def view(recorder: IdRecorder, call: TracedCall) -> None:
         recorder.give_up([source], [output], "is reinterpreted as another dtype")
         return
     sizes = _view_sizes(recorder, call)
-    if call.name.startswith("expand"):
-        put_moved(recorder, call, lambda ids: ids.expand(output.shape))
-    else:
-        put_moved(recorder, call, lambda ids: ids.reshape(output.shape))
-    moved = recorder.layers(output)
-    for before, layer in zip(recorder.layers(source), moved, strict=True):
-        for dim, size in sizes.items():
-            other = any(dim in varying(known) for known in moved)  # the size is that of the layer that varies there
-            if size != -1 and (dim in varying(layer) or (isinstance(size, TracedInt) and not other)):
-                recorder.rule(size, Extent(layer, dim), f"`{call.name}`")
+    put_moved(recorder, call, lambda ids: ids.reshape(output.shape))
+    _follow_sizes(recorder, call, sizes)
+    for before, layer in zip(recorder.layers(source), recorder.layers(output), strict=True):
         if len(varying(layer)) > len(varying(before)):
             recorder.grid(layer, sizes)
+
+
+@handles(_EXPANSIONS)
+def expand(recorder: IdRecorder, call: TracedCall) -> None:
+    """Repeat what has size 1: a size that was computed vanishes with whatever the result meets."""
+    source, output = call.inputs[0], call.outputs[0]
+    put_moved(recorder, call, lambda ids: ids.expand(output.shape))
+    moved, new = recorder.layers(output), output.dim() - source.dim()
+    sizes = _view_sizes(recorder, call)
+    if not any(has_ids(layer) for layer in moved):
+        repeated = {dim: size for dim, size in sizes.items() if dim < new or source.shape[dim - new] == 1}
+        recorder.put(output, issue(recorder, call, repeated) or moved)
+    else:
+        _follow_sizes(recorder, call, sizes)
+
+
+def _follow_sizes(recorder: IdRecorder, call: TracedCall, sizes: dict[int, int]) -> None:
+    """Note what the size arguments of a view must follow, given by dimension of the result."""
+    layers = recorder.layers(call.outputs[0])
+    for layer in layers:
+        for dim, size in sizes.items():
+            other = any(dim in varying(known) for known in layers)  # the size is that of the layer that varies there
+            if size != -1 and (dim in varying(layer) or (isinstance(size, TracedInt) and not other)):
+                recorder.rule(size, Extent(layer, dim), f"`{call.name}`")
 
 
 def _view_sizes(recorder: IdRecorder, call: TracedCall) -> dict[int, int]:
@@ -176,6 +195,19 @@ def pad(recorder: IdRecorder, call: TracedCall) -> None:
                 return
         results.append(result)
     recorder.put(output, tuple(results))
+
+
+@handles("view_as_complex view_as_real get:real get:imag")
+def complex_parts(recorder: IdRecorder, call: TracedCall) -> None:
+    """Real and imaginary parts, joined to or taken from one number; as a view they are the last dimension."""
+    source, output = call.inputs[0], call.outputs[0]
+    if call.name == "view_as_complex":
+        for layer in recorder.layers(source):
+            recorder.stays(layer, source.dim() - 1, "`view_as_complex`")
+        recorder.put(output, tuple(layer.select(-1, 0) for layer in recorder.layers(source)))
+    else:
+        spread = (*source.shape, 1)[: output.dim()]
+        recorder.put(output, tuple(layer.reshape(spread).expand(output.shape) for layer in recorder.layers(source)))
 
 
 @handles("glu")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from autoprune.trace._book import Attach, Extent
-from autoprune.trace._ids import constant, has_ids, varying
+from autoprune.trace._ids import along, constant, has_ids, varying
 from autoprune.trace._statistics import STATISTICS
 from autoprune.trace.handlers.registry import TracedCall, handles
 
@@ -47,6 +47,36 @@ def pool(recorder: IdRecorder, call: TracedCall) -> None:
 def resample(recorder: IdRecorder, call: TracedCall) -> None:
     """Resampling acts inside a channel: everything behind batch and channels."""
     _spatial(recorder, call, call.inputs[0].dim() - 2)
+
+
+@handles("roi_align roi_pool")
+def regions(recorder: IdRecorder, call: TracedCall) -> None:
+    """Pooled regions of feature maps, ``(n, channels, h, w)`` to ``(regions, channels, h, w)``."""
+    x, output = call.inputs[0], call.outputs[0]
+    for extra in call.inputs[1:]:
+        if recorder.carries(extra):
+            recorder.give_up([extra], [], f"steers `{call.name}`")
+    ids = recorder.book.slice_ids(recorder.single(x, 1), 1, recorder.site())
+    for each in call.outputs:
+        recorder.put(each, (along(ids, 1, output.shape),))
+
+
+_TRANSFORMS = [f"fft_{kind}fft{n}" for kind in ("", "i", "r", "ir", "h", "ih") for n in ("", "2", "n")]
+
+
+@handles([*_TRANSFORMS, "diff"])
+def transform(recorder: IdRecorder, call: TracedCall) -> None:
+    """Functions that mix the elements of some dimensions: the others keep their channels."""
+    x, output = call.inputs[0], call.outputs[0]
+    default = (-2, -1) if call.name.endswith("2") else -1 if not call.name.endswith("n") else None
+    dims = call.arg(2, "dims" if "dim" not in call.kwargs else "dim", default)
+    dims = tuple(range(x.dim())) if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
+    layers = recorder.layers(x)
+    for dim in (d % x.dim() for d in dims):
+        for layer in layers:
+            recorder.stays(layer, dim, f"`{call.name}`")
+        layers = tuple(layer.narrow(dim, 0, 1) for layer in layers)
+    recorder.put(output, tuple(layer.expand(output.shape) for layer in layers))
 
 
 def _spatial(recorder: IdRecorder, call: TracedCall, k: int) -> None:
