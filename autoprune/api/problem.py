@@ -129,6 +129,8 @@ class Problem:
             ``ap.LatencySettings(batch_size=16)``, a mapping of its fields, an ``ap.LatencyTable``, or the path of one,
             which is measured and written if it does not exist. A table that was measured before on this machine is used
             again. A limit on latency holds for the upper bound of the prediction.
+        outputs: dotted names of the outputs that count (``["logits"]``), for models that return hidden states beside
+            them: the channels of the others may vanish. All by default.
         name: name shown in reports.
         seed: seed for everything that ranking and evaluation draw.
 
@@ -162,6 +164,7 @@ class Problem:
         evaluation: ProxySettings | Mapping[str, Any] | None = None,
         reference: Mapping[str, float] | None = None,
         latency: Wanted = None,
+        outputs: Sequence[str] = (),
         name: str = "",
         seed: int = 0,
     ) -> None:
@@ -200,7 +203,7 @@ class Problem:
             locks=locks,
             ties=ties,
         )
-        space = trace_space(self.model, self.example_input, layout, seed=seed)
+        space = trace_space(self.model, self.example_input, layout, outputs=outputs, seed=seed)
         structure = space.structure
         self.space = replace(space, validator=_validator(self.model, space, self.example_input, seed))
         self._given_limits = dict(limits) if isinstance(limits, Mapping) else limits or {}
@@ -296,7 +299,8 @@ class Problem:
             msg = f"{self.data!r} has no test items; give ap.Data(..., test=...)"
             raise InvalidArgumentError(msg)
         if DISTANCE in self.objectives.names:
-            return measure_with_distance(model, self.model, self.data.test, self.task, self.evaluation)
+            counted = self.structure.outputs
+            return measure_with_distance(model, self.model, self.data.test, self.task, self.evaluation, counted)
         return measure(model, self.data.test, self.task, self.evaluation)
 
     @cached_property

@@ -130,6 +130,7 @@ def prune(
     divisor: int = 1,
     locks: tuple[str, ...] = (),
     latency: Wanted = None,
+    outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -150,6 +151,7 @@ def prune(
     divisor: int = 1,
     locks: tuple[str, ...] = (),
     latency: Wanted = None,
+    outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -169,6 +171,7 @@ def prune(
     divisor: int = 1,
     locks: tuple[str, ...] = (),
     latency: Wanted = None,
+    outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
     progress: Callable[[PruneProgress], None] | None = None,
@@ -194,6 +197,7 @@ def prune(
         divisor: kept widths are multiples of it.
         locks: layers, by name or pattern, that keep all their channels.
         latency: how latency is measured where it is limited, see `Problem`.
+        outputs: dotted names of the outputs that count, see `Problem`.
         store: folder of the run; a temporary one by default.
         seed: seed for every random choice.
         progress: called now and then with how far it is.
@@ -241,6 +245,7 @@ def prune(
         evaluator="reconstructed",
         evaluation=ReconstructedSettings(n_validation=N_VALIDATION, proxy_seed=seed),
         latency=latency,
+        outputs=outputs,
         seed=seed,
     )
     targets = [problem.resolve_limits(item) for item in wanted]

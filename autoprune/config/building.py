@@ -100,7 +100,12 @@ def lay_out(file: ProblemFile, model: nn.Module, example: Any) -> SearchSpace:
         except (UnknownNameError, InvalidArgumentError) as error:
             raise file.error(("space",), str(error)) from error
 
-    return trace_space(model, example, layout, seed=file.tables.search.seed)
+    try:
+        return trace_space(model, example, layout, outputs=file.tables.model.outputs, seed=file.tables.search.seed)
+    except InvalidArgumentError as error:
+        if not file.tables.model.outputs:
+            raise
+        raise file.error(("model", "outputs"), str(error)) from error
 
 
 def build_space(
@@ -281,6 +286,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,
             latency=wanted_latency(file),
+            outputs=tables.model.outputs,
             name=file.name,
             seed=tables.search.seed,
         )

@@ -238,6 +238,7 @@ class ModelTable(Table):
         input: shape of one sample, without the batch.
         example: reference to the function that builds an example input, for models that do not take one image; instead
             of ``input``.
+        outputs: dotted names of the outputs that count; the channels of others (hidden states) may vanish.
     """
 
     factory: Reference
@@ -245,6 +246,7 @@ class ModelTable(Table):
     weights: WeightsSource | None = None
     input: Shape | None = None
     example: InsteadOfInput = Field(default=None, validate_default=True)
+    outputs: Names = ()
 
 
 class SpaceTable(Table):

@@ -193,6 +193,7 @@ class Structure:
         example: shapes of the traced input, for messages only.
         notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.
         statistics: statistics over channels that are taken over the kept ones in a cut model.
+        outputs: dotted names of the outputs that count; the channels of others may vanish. Empty where all count.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -206,6 +207,7 @@ class Structure:
     example: str = ""
     notes: tuple[str, ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -289,7 +291,13 @@ class Structure:
     def fingerprint(self) -> str:
         """SHA-256 over what may be cut and how: equal for equal models, in any process, on any machine."""
         data = self.to_json()
-        for described in ("pins", "example", "notes", "statistics"):  # sentences and source lines, not structure
+        for described in (
+            "pins",
+            "example",
+            "notes",
+            "statistics",
+            "outputs",
+        ):  # sentences and source lines, not structure
             del data[described]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -308,6 +316,7 @@ class Structure:
             "example": self.example,
             "notes": list(self.notes),
             "statistics": [[s.module, s.place, s.call, s.dim, _runs(s.genes)] for s in self.statistics],
+            "outputs": list(self.outputs),
         }
 
     @classmethod
@@ -346,6 +355,7 @@ class Structure:
                 example=data["example"],
                 notes=tuple(data.get("notes", ())),
                 statistics=tuple(Statistic(m, p, c, d, _unruns(r)) for m, p, c, d, r in data.get("statistics", ())),
+                outputs=tuple(data.get("outputs", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

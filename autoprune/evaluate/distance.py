@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import InvalidArgumentError, MetricError, warn
 from autoprune.evaluate.measure import Batches, MeasureSettings, measure
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import forward, is_named
 from autoprune.train.devices import autocast, compute_dtype, placed, reproducible, resolve_device
-from autoprune.train.distill import answers_of, outputs_beside_logits
+from autoprune.train.distill import answers_of, logits_of, outputs_beside_logits
 from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Split
 from autoprune.train.tasks import Task
@@ -50,6 +50,7 @@ class DenseAnswers:
         dense: the dense model, placed and in evaluation mode.
         batches: the items.
         max_bytes: memory for the outputs.
+        counted: dotted names of the outputs that count; all without names.
 
     Attributes:
         axes: the axis of the items, by the name of every output that is compared.
@@ -57,7 +58,9 @@ class DenseAnswers:
         constant: names of compared outputs that are the same for every item.
     """
 
-    def __init__(self, dense: nn.Module, batches: Batches, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, dense: nn.Module, batches: Batches, max_bytes: int = MAX_BYTES, counted: Sequence[str] = ()
+    ) -> None:
         self._answers: list[dict[str, Tensor]] = []
         self._finite: list[dict[str, Tensor]] = []  # where numbers are, of outputs that are not all finite
         self.axes: dict[str, int] = {}
@@ -67,6 +70,8 @@ class DenseAnswers:
             outputs = forward(dense, inputs)
             if not self._answers:
                 self.axes, self.left_out = _item_axes(dense, inputs, outputs)
+                logits = logits_of(outputs) is not outputs  # what they hold has no name of its own
+                self.axes = {n: axis for n, axis in self.axes.items() if logits or is_named(n, counted)}
             answers = {
                 name: answer.detach().clone() for name, answer in answers_of(outputs).items() if name in self.axes
             }
@@ -274,9 +279,14 @@ def _scales(
 
 
 def measure_with_distance(
-    model: nn.Module, dense: nn.Module, split: Split, task: Task, settings: MeasureSettings
+    model: nn.Module,
+    dense: nn.Module,
+    split: Split,
+    task: Task,
+    settings: MeasureSettings,
+    counted: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Measure a model on all items of a role as `measure` does, and its distance from the dense model.
+    """Measure a model on all items of a role as `measure` does, and its distance in what counts from the dense model.
 
     Raises:
         MetricError: a figure is not one finite number.
@@ -292,7 +302,7 @@ def measure_with_distance(
         placed(model, device, training=False, channels_last=False),
         torch.inference_mode(),
         autocast(device, enabled=settings.mixed_precision),
-        DenseAnswers(dense, items).compared(model, items) as watched,
+        DenseAnswers(dense, items, counted=counted).compared(model, items) as watched,
     ):
         return {**figures, DISTANCE: watched.distance()}
 
@@ -301,18 +311,19 @@ REPEATS = 1e-3
 """Distance between two calls on the same items above which a model is said to answer differently each time."""
 
 
-def check_outputs(model: nn.Module, inputs: Any) -> None:
+def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) -> None:
     """Refuse a model whose outputs have no distance, and warn of what makes a distance say little.
 
     Args:
         model: the model, in evaluation mode, on the device of its inputs.
         inputs: a batch of a few items.
+        counted: dotted names of the outputs that count; all without names.
 
     Raises:
         InvalidArgumentError: there is no output that can be compared, or outputs change from call to call.
     """
     outputs = forward(model, inputs)
-    answers = DenseAnswers(model, [(inputs, None)])
+    answers = DenseAnswers(model, [(inputs, None)], counted=counted)
     if not answers.exist:
         why = "; ".join(f"{name or 'the output'} {reason}" for name, reason in answers.left_out.items())
         msg = (
@@ -345,10 +356,11 @@ def check_outputs(model: nn.Module, inputs: Any) -> None:
             f"{moved:.3g} when the order is turned around). Items lie along the first dimension of the inputs: a model "
             "that takes sequences first, (positions, items, features), is given in a module that transposes them"
         )
-    if beside := outputs_beside_logits(outputs):
+    if not counted and (beside := outputs_beside_logits(outputs)):
         warn(
             f"of the model's outputs the logits alone are compared with the dense model's, not {', '.join(beside[:6])};"
-            " where these matter, too, wrap the model in a module that returns all that matters as a tuple"
+            " where these matter, too, wrap the model in a module that returns all that matters as a tuple; where not, "
+            "`outputs=['logits']` says so, and their channels can be cut"
         )
 
 

@@ -274,7 +274,7 @@ class Proxy:
     def _answers(self) -> DenseAnswers:
         """The dense model's outputs on the search-validation items."""
         with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
-            return DenseAnswers(self._dense(), self.validation)
+            return DenseAnswers(self._dense(), self.validation, counted=self._setup.structure.outputs)
 
     def _dense(self) -> nn.Module:
         """Return a copy of the dense model, in evaluation mode."""
@@ -294,7 +294,7 @@ class Proxy:
             torch.inference_mode(),
             autocast(self.device, enabled=self.settings.mixed_precision),
         ):
-            check_outputs(self._dense(), inputs)
+            check_outputs(self._dense(), inputs, self._setup.structure.outputs)
 
     @cached_property
     def distance_of_fresh_norms(self) -> float | None:

@@ -46,6 +46,7 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
         example=structure.example,
         notes=structure.notes,
         statistics=tuple(s for s in statistics if (s.genes >= 0).any()),
+        outputs=structure.outputs,
     )
 
 

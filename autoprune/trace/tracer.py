@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,14 @@ from autoprune.core.groups import Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
-from autoprune.surgery.forward import describe_example, forward, tensors_in
+from autoprune.surgery.forward import (
+    counted_outputs,
+    describe_example,
+    forward,
+    is_named,
+    named_outputs,
+    tensors_in,
+)
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._recorder import IdRecorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
@@ -25,7 +32,9 @@ from autoprune.trace.validation.examiner import sample_genomes
 _LONGEST = 1200  # characters of a model's own error message
 
 
-def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: int = 0) -> Structure:
+def trace(
+    model: nn.Module, example_input: Any, *, outputs: Sequence[str] = (), validate: bool = True, seed: int = 0
+) -> Structure:
     """Find out which channels of a model can be removed, and what must be removed with them.
 
     The model is run on a copy, in evaluation and in training mode; the model itself, random states and the training
@@ -36,6 +45,8 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
             ``torch.compile`` are looked through.
         example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small ones trace
             faster.
+        outputs: dotted names of the outputs that count, such as ``["logits"]`` of a data class or a mapping, or
+            ``["0"]`` of a tuple; all by default. The channels of the others (hidden states) may vanish.
         validate: compare cut models with the dense one and pin what does not agree (see `validation`).
         seed: seed for everything that is drawn at random.
 
@@ -44,14 +55,14 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
 
     Raises:
         InvalidArgumentError: ``model`` is not a module, is a TorchScript module, is quantized or has no values yet, or
-            the example has no tensor.
+            the example has no tensor, or ``outputs`` names what the model does not put out.
         TraceError: the model's forward fails on the example.
         NothingPrunableError: no channel may be removed; the message says why.
     """
     model = unwrap(model)
     with undisturbed():
         samples = _checked_samples(model, example_input)
-        structure = _record(model, samples, seed)
+        structure = _record(model, samples, outputs, seed)
         if validate:
             structure = pin_offenders(model, structure, samples, seed=seed)
         if not structure.groups:
@@ -61,7 +72,12 @@ def trace(model: nn.Module, example_input: Any, *, validate: bool = True, seed: 
 
 
 def trace_space(
-    model: nn.Module, example_input: Any, layout: Callable[[Structure], SearchSpace], *, seed: int = 0
+    model: nn.Module,
+    example_input: Any,
+    layout: Callable[[Structure], SearchSpace],
+    *,
+    outputs: Sequence[str] = (),
+    seed: int = 0,
 ) -> SearchSpace:
     """Trace a model, lay out what may be searched, and validate at those widths only.
 
@@ -71,6 +87,7 @@ def trace_space(
         model: see `trace`.
         example_input: see `trace`.
         layout: makes the space of a structure: `SearchSpace.build` with the user's rules.
+        outputs: see `trace`.
         seed: seed for everything that is drawn at random.
 
     Raises:
@@ -80,7 +97,7 @@ def trace_space(
     model = unwrap(model)
     with undisturbed():
         samples = _checked_samples(model, example_input)
-        found = _record(model, samples, seed)
+        found = _record(model, samples, outputs, seed)
         if not found.groups:
             raise NothingPrunableError(_nothing(found))
         space = layout(found)
@@ -123,34 +140,54 @@ def _failure(model: nn.Module, example_input: Any, error: BaseException) -> Trac
     )
 
 
-def _record(model: nn.Module, samples: Samples, seed: int) -> Structure:
+def _record(model: nn.Module, samples: Samples, outputs: Sequence[str], seed: int) -> Structure:
     book = IdBook()
     copied = copy_model(model)
     integers = _trace_integers(copied)
     recorder = IdRecorder(copied, book)
     copied.eval()
     try:
-        _run(copied, recorder, samples.take(1))
+        output = _run(copied, recorder, samples.take(1), outputs)
     except Exception as error:
         raise _failure(model, samples.example, error) from error
+    _check_names(outputs, output)
     recorder.counting = False
     copied.train()
     note = ""
     try:
-        _run(copied, recorder, samples.take(2))
+        _run(copied, recorder, samples.take(2), outputs)
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
-    return build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
+    structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
+    return replace(structure, outputs=tuple(outputs))
 
 
-def _run(model: nn.Module, recorder: IdRecorder, example_input: Any) -> None:
+def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Sequence[str]) -> Any:
     with recorder.watching(model, tensors_in(example_input)):
         output = forward(model, example_input)
-    recorder.settle(tensors_in(output))
-    for tensor in tensors_in(output):
-        if recorder.follows([tensor]):
-            for layer in recorder.layers(tensor):
-                recorder.book.pin(layer, "is part of the model's output", Site("", ""))
+    counted = counted_outputs(output, outputs)
+    recorder.settle(counted)
+    names = {id(tensor): name for name, tensor in named_outputs(output)}
+    for tensor in filter(lambda tensor: recorder.follows([tensor]), counted):
+        reason = "is part of the model's output"
+        if names.get(id(tensor)) and len(counted) > 1:
+            reason += f" {names[id(tensor)]!r}; if it does not count, name the outputs that do: `outputs=`"
+        for layer in recorder.layers(tensor):
+            recorder.book.pin(layer, reason, Site("", ""))
+    return output
+
+
+def _check_names(outputs: Sequence[str], output: Any) -> None:
+    """Refuse names of outputs that are not there."""
+    there = [name for name, _ in named_outputs(output)]
+    if isinstance(outputs, str):
+        msg = f"expected a list of names of outputs, such as outputs=[{outputs!r}], got {outputs!r}"
+        raise InvalidArgumentError(msg)
+    for given in outputs:
+        if not any(is_named(name, [given]) for name in there):
+            shown = ", ".join(there) if any(there) else "a single one without a name"
+            msg = f"expected outputs= to name outputs of the model, which has {shown}; got {given!r}"
+            raise InvalidArgumentError(msg)
 
 
 def _trace_integers(model: nn.Module) -> dict[ModuleInt, int]:

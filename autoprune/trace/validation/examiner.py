@@ -97,6 +97,7 @@ class Examiner:
         self._units = _units(structure, space)
         self._everything = np.ones(structure.n_genes, dtype=np.bool_)
         self._hopeless: set[Problem] = set()
+        self._observe = partial(observe, outputs=structure.outputs)
 
     def problems(self) -> dict[int, Problem]:
         """Return the groups that must not be cut."""
@@ -160,7 +161,7 @@ class Examiner:
         run = partial(self._reference, self.structure, kept, noise, example, training=training)
         masked = run()
         try:
-            small = observe(self._skeleton.build(self._weights, kept), example, masked.factors, training=training)
+            small = self._observe(self._skeleton.build(self._weights, kept), example, masked.factors, training=training)
         except Exception as error:  # noqa: BLE001  (a wrong size surfaces as whatever the user's code raises)
             return f"cannot be cut: {_sentence(error, training=training)}", _source(error)
         shared = masked.shared_with(small)
@@ -200,9 +201,9 @@ class Examiner:
     def _differs_when_copied(self, units: Sequence[int]) -> Problem | None:
         """Candidates are swapped into a skeleton; what users get is a cut copy."""
         kept = self._kept(self._genome(0), units)
-        right = observe(self._skeleton.build(self._weights, kept), self._example)
+        right = self._observe(self._skeleton.build(self._weights, kept), self._example)
         try:
-            copied = observe(cut(self._model, self.structure, kept), self._example, right.factors)
+            copied = self._observe(cut(self._model, self.structure, kept), self._example, right.factors)
         except Exception as error:  # noqa: BLE001  (as above)
             return f"cannot be cut: {_sentence(error)}", _source(error)
         distance, clause = agree(right.outputs, copied.outputs)
@@ -214,7 +215,7 @@ class Examiner:
         for number in (0, _SMALLEST):
             try:
                 small = self._skeleton.build(self._weights, self._kept(self._genome(number), units))
-                observe(small, example, training=True)
+                self._observe(small, example, training=True)
             except Exception as error:  # noqa: BLE001  (as above)
                 return f"cannot be cut: {_sentence(error, training=True)}", _source(error)
         return None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from autoprune.surgery.forward import forward, tensors_in
+from autoprune.surgery.forward import counted_outputs, forward
 from autoprune.trace.validation.neutral import KeptStatistics, NeutralStatistics
 
 _SAMPLES = 64  # positions of a layer's output that are looked at
@@ -89,6 +89,7 @@ def observe(
     gradients: bool = False,
     seed: int = 0,
     statistics: KeptStatistics | None = None,
+    outputs: Sequence[str] = (),
 ) -> ProbedRun:
     """Run a model with neutral statistics and look at every layer.
 
@@ -100,12 +101,13 @@ def observe(
         gradients: whether what is seen stays part of the autograd graph.
         seed: seed for whatever the forward pass draws.
         statistics: channels that the forward's own statistics are taken over; None for all that are there.
+        outputs: dotted names of the outputs that count; all without names.
     """
     model.train(training)
     torch.manual_seed(seed)  # what a forward draws, it draws again at the next run
     kept = statistics.watching(model) if statistics is not None else nullcontext()
     with torch.set_grad_enabled(gradients), NeutralStatistics(model), kept, _Watch(model, factors) as watch:
-        result = tensors_in(forward(model, example))
+        result = counted_outputs(forward(model, example), outputs)
     return ProbedRun(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
 
 

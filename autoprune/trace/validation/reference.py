@@ -111,7 +111,15 @@ class Reference:
         try:
             for name, values in changed.items():
                 self._tensors[name].data = values
-            return observe(self.model, example, factors, training=training, seed=seed, statistics=statistics)
+            return observe(
+                self.model,
+                example,
+                factors,
+                training=training,
+                seed=seed,
+                statistics=statistics,
+                outputs=structure.outputs,
+            )
         finally:
             for name, values in dense.items():
                 self._tensors[name].data = values

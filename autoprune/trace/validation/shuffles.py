@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,15 +49,16 @@ class ShuffleEffects:
     ) -> None:
         self._skeleton, self._weights, self._structure = skeleton, weights, structure
         self._kept, self._example, self._training = kept, example, training
+        self._observe = partial(observe, outputs=structure.outputs)
         small = skeleton.build(weights, kept)
-        self._right = observe(small, example, training=training)
+        self._right = self._observe(small, example, training=training)
         self.ran = frozenset(probe.weight for probe in self._right.probes)
         self._gradients: dict[str, Tensor] = {}
         parameters = {name: p for name, p in small.named_parameters() if p.is_floating_point()}
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_()
-            seen = observe(small, example, self._right.factors, training=training, gradients=True)
+            seen = self._observe(small, example, self._right.factors, training=training, gradients=True)
             found = torch.autograd.grad(_projected(seen), list(parameters.values()), allow_unused=True)
             self._gradients = {n: g for n, g in zip(parameters, found, strict=True) if g is not None}
         except Exception:  # noqa: BLE001  (a forward without gradients: every map is shuffled for real instead)
@@ -76,7 +78,7 @@ class ShuffleEffects:
         """Return how much a run with a shuffled axis differs."""
         small = self._skeleton.build(self._weights, self._kept)
         _tensor(small, axis.tensor).data = self._slice(axis, wrong)
-        seen = observe(small, self._example, self._right.factors, training=self._training)
+        seen = self._observe(small, self._example, self._right.factors, training=self._training)
         ends, _ = agree(self._right.outputs, seen.outputs)
         return max(ends, agree_on_the_way(self._right, seen, self._structure)[0])
 
