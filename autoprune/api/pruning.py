@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +14,7 @@ from typing import Any, overload
 from torch import nn
 
 from autoprune.api.point import RunPoint
-from autoprune.api.problem import Problem
+from autoprune.api.problem import FAR, Problem
 from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.api.timing import time_in_turns
@@ -29,7 +30,9 @@ from autoprune.latency.settings import LatencySettings
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
+from autoprune.train.devices import placed, resolve_device
 from autoprune.train.loop import Progress, fit
+from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
 from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
@@ -47,6 +50,24 @@ RECOVERIES = ("distill",)
 
 TIMED_STEPS = 4
 """Training steps that are timed to see how many fit into the minutes of a recovery."""
+
+FEW_STEPS, FEWEST_ITEMS = 100, 16
+"""A recovery has so many steps at least, as far as the time suffices for steps of so many items."""
+
+RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+"""Learning rates that a recovery tries: networks differ by two orders of magnitude in what they stand."""
+
+FEWEST_TRIED, TRIED_SHARE = 3, 20
+"""Steps in which a learning rate is tried: so many, or one in so many."""
+
+N_TRIED, LITTLE_HARM = 64, 1.2
+"""Search-validation items that say what these steps did; the distance may grow by this factor."""
+
+N_JUDGED = 200
+"""Items on which BatchNorm statistics are taken, and judged, before a recovery."""
+
+SETTLED_STATISTICS = 3
+"""Momentum times steps above which running statistics have forgotten what they were."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,13 +336,12 @@ def _recovered(
     problem: Problem, found: Pruned, minutes: float, seed: int, tell: Callable[[PruneProgress], None]
 ) -> Pruned:
     """Return a result trained to answer as the dense model does; itself where that brought it no nearer."""
-    settings = _recovery(found.model, problem.model, problem.data, minutes, None)
 
     def say(now: Progress) -> None:
         tell(PruneProgress("recovering", now.step, now.n_steps))
 
     try:
-        trained = _trained(found.model, problem.model, problem.data, settings, seed, say)
+        trained = _learned(found.model, problem.model, problem.data, minutes, None, seed, say)
         after = problem.evaluator.measure(trained)
     except MetricError:  # it diverged
         return found
@@ -354,8 +374,8 @@ def recover(
         data: its training items are used.
         minutes: approximate duration; the number of steps is found by timing a few. Not looked at where ``settings``
             name a number of steps.
-        settings: settings of the training; by default SGD with a weight decay of 5e-5 and a learning rate of 0.2, in
-            proportion less below 350 steps.
+        settings: settings of the training; by default AdamW, at the best of some learning rates that are tried for a
+            few steps each, with smaller batches where the time suffices for few steps only.
         seed: seed for the order and the transforms.
         progress: called now and then with how far the training is.
 
@@ -363,10 +383,10 @@ def recover(
         The trained model, in evaluation mode; a copy of the given one, with a warning, where the training brought the
         outputs on up to 1,000 search-validation items no nearer to the dense model's.
     """
-    settings = _recovery(model, dense, data, minutes, settings)
+    device = "cpu" if settings is None else settings.device
     try:
-        trained = _trained(model, dense, data, settings, seed, progress)
-        before, after = (_distance(small, dense, data, settings) for small in (model, trained))
+        trained = _learned(model, dense, data, minutes, settings, seed, progress)
+        before, after = (_distance(small, dense, data, device) for small in (model, trained))
     except MetricError as error:  # it diverged
         why = str(error)
     else:
@@ -380,36 +400,106 @@ def recover(
     return copy_model(model).eval()
 
 
-def _recovery(
-    model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings | None
-) -> FitSettings:
-    """Return the settings of a recovery, with a number of steps."""
-    if settings is None:
-        return imitation(_affordable_steps(model, dense, data, minutes, imitation(1)))
-    return replace(settings, steps=settings.steps or _affordable_steps(model, dense, data, minutes, settings))
-
-
-def _trained(
+def _learned(
     model: nn.Module,
     dense: nn.Module,
     data: Data,
-    settings: FitSettings,
+    minutes: float,
+    settings: FitSettings | None,
     seed: int,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
-    trained = copy_model(model)
-    fit(trained, data, Unlabelled(), settings, teacher=dense, seed=seed, progress=progress)
-    return trained.eval()
+    """Return a copy of a model that was trained to answer as the dense one does, in evaluation mode.
+
+    Raises:
+        MetricError: the training diverged.
+    """
+    chosen = settings or imitation(1)
+    if settings is None:
+        chosen = _affordable(model, dense, data, minutes)
+    elif not chosen.steps:
+        chosen = replace(chosen, steps=_affordable_steps(model, dense, data, minutes, chosen))
+    settles = _statistics_settle(dense, data, chosen)
+
+    def trained(how: FitSettings, *, settles: bool, tell: Callable[[Progress], None] | None = None) -> nn.Module:
+        small = copy_model(model)
+        with nullcontext() if settles else statistics_kept(small):
+            fit(small, data, Unlabelled(), how, teacher=dense, seed=seed, progress=tell)
+        return small.eval()
+
+    def distance_after(how: FitSettings) -> float:
+        return _distance(trained(how, settles=False), dense, data, how.device, N_TRIED)
+
+    if settings is None:
+        chosen = _with_rate(chosen, _distance(model, dense, data, chosen.device, N_TRIED), distance_after)
+    return trained(chosen, settles=settles, tell=progress)
 
 
-def _distance(model: nn.Module, dense: nn.Module, data: Data, settings: FitSettings) -> float:
+def _affordable(model: nn.Module, dense: nn.Module, data: Data, minutes: float) -> FitSettings:
+    """Return the usual settings with as many steps as fit into a time.
+
+    Where it does not suffice for `FEW_STEPS` of the usual size, steps have fewer items.
+    """
+    usual, smallest = imitation(1), replace(imitation(1), batch_size=FEWEST_ITEMS)
+    steps = _affordable_steps(model, dense, data, minutes, smallest)
+    size = min(usual.batch_size, FEWEST_ITEMS * 2 ** int(math.log2(max(1, steps // FEW_STEPS))))
+    if size == FEWEST_ITEMS:
+        return replace(smallest, steps=steps)
+    chosen = replace(usual, batch_size=size)  # larger steps take less time per item
+    return replace(chosen, steps=_affordable_steps(model, dense, data, minutes, chosen))
+
+
+def _with_rate(chosen: FitSettings, start: float, distance_after: Callable[[FitSettings], float]) -> FitSettings:
+    """Return settings with the largest learning rate that does little harm in a few steps, which count.
+
+    Even the best rate may do some at first, so that the least harm would choose far too low a rate.
+
+    Args:
+        chosen: settings with a number of steps.
+        start: distance before the training.
+        distance_after: trains from the start and returns the distance then.
+    """
+    steps = chosen.steps or 1
+    n = max(FEWEST_TRIED, steps // TRIED_SHARE)
+    for tried, rate in enumerate(RATES if steps >= n * len(RATES) else (), start=1):
+        chosen = replace(chosen, steps=max(1, steps - n * tried), learning_rate=rate)
+        try:
+            if distance_after(replace(chosen, steps=n)) <= LITTLE_HARM * start:
+                break
+        except MetricError:  # it diverged
+            pass
+    return chosen
+
+
+def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings) -> bool:
+    """Say whether BatchNorm may run on the statistics of batches in a recovery, and end with those of the items.
+
+    Not where these are far from the dense model's own (images from elsewhere), for which a small model would first have
+    to make up, nor where running statistics follow too slowly to arrive.
+    """
+    momenta = [norm.momentum or 0.0 for norm in batch_norms(dense)]
+    if not momenta:
+        return True
+    if (settings.steps or 1) * min(momenta) < SETTLED_STATISTICS:
+        return False
+    device, few = resolve_device(settings.device), data.train.subset(N_JUDGED, 0)
+    fresh = copy_model(dense)
+    with placed(fresh, device, training=False, channels_last=False):
+        recalibrate(fresh, few.loader(settings.batch_size, device=device, augment=True))
+    try:
+        return _distance(fresh, dense, data, settings.device, N_JUDGED) < FAR
+    except MetricError:  # not finite
+        return False
+
+
+def _distance(model: nn.Module, dense: nn.Module, data: Data, device: str, n: int = N_COMPARED) -> float:
     """Return the distance on a few search-validation items.
 
     Raises:
         MetricError: the outputs are not finite.
     """
-    items = data.score.subset(N_COMPARED, 0)
-    return measure_with_distance(model, dense, items, Unlabelled(), MeasureSettings(device=settings.device))[DISTANCE]
+    items = data.score.subset(n, 0)
+    return measure_with_distance(model, dense, items, Unlabelled(), MeasureSettings(device=device))[DISTANCE]
 
 
 def _affordable_steps(model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings) -> int:

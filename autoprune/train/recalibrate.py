@@ -31,6 +31,21 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Have every BatchNorm use and keep the statistics that it has, even in a training."""
+
+    def keep(norm: nn.Module, _: Any) -> None:
+        norm.eval()
+
+    hooks = [norm.register_forward_pre_hook(keep) for norm in batch_norms(model)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> int:
     """Replace the running statistics of every BatchNorm by the average over ``batches``.

@@ -80,9 +80,13 @@ class FitSettings:
 def imitation(n_steps: int) -> FitSettings:
     """Return settings to learn a dense model's outputs alone, without labels, in so many steps.
 
-    SGD with a weight decay of 5e-5 and a learning rate of 0.2, in proportion less below 350 steps, which have no time
-    to come back from large ones: chosen on search-validation items of ResNet-20 (docs/reconstruction.md). The error is
-    relative to the variance of the outputs, so its gradients are small.
+    AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on
+    another, or diverges (docs/reconstruction.md). The learning rate is a cautious one.
     """
-    rate = 0.2 * min(1.0, n_steps / 350)
-    return FitSettings(steps=n_steps, learning_rate=rate, weight_decay=5e-5, distillation=Distillation(weight=1.0))
+    return FitSettings(
+        steps=n_steps,
+        optimizer="adamw",
+        learning_rate=3e-4,
+        weight_decay=0.0,
+        distillation=Distillation(weight=1.0),
+    )

@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", help="a factory of searchspaces/models/resnet_cifar.py")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True, help="npz:FOLDER with CIFAR-10")
-    parser.add_argument("--limits", nargs="+", default=["50%", "30%", "70%"])
+    parser.add_argument("--limits", nargs="+", default=["70%", "50%", "30%"])
     parser.add_argument(
         "--ways",
         nargs="+",
-        default=["distill:0.02:351", "distill:0.2:351:5e-5", "task:0.005:351"],
-        help="OBJECTIVE:LEARNING_RATE:STEPS[:WEIGHT_DECAY]",
+        default=["distill:adamw:0.003:200:0", "distill:sgd:0.114:200:5e-5", "task:sgd:0.005:200:5e-4"],
+        help="OBJECTIVE:OPTIMIZER:LEARNING_RATE:STEPS:WEIGHT_DECAY",
     )
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -51,8 +51,10 @@ def main() -> None:
     for limit, point in zip(options.limits, points, strict=True):
         print(f"<= {limit}: polished {figures(point.model)}", flush=True)
         for way in options.ways:
-            objective, rate, steps, decay = (*way.split(":"), "5e-4")[:4]
-            settings = ap.FitSettings(learning_rate=float(rate), steps=int(steps), weight_decay=float(decay))
+            objective, optimizer, rate, steps, decay = way.split(":")
+            settings = ap.FitSettings(
+                optimizer=optimizer, learning_rate=float(rate), steps=int(steps), weight_decay=float(decay)
+            )
             began = time.process_time()
             if objective == "distill":
                 settings = replace(settings, distillation=Distillation(weight=1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,13 @@ import torch
 from torch import nn
 
 import autoprune as ap
+from autoprune.api import pruning
 from autoprune.core.jobs import PROBE
-from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, UnknownNameError
+from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, MetricError, UnknownNameError
+from autoprune.evaluate.distance import measure_with_distance
+from autoprune.evaluate.measure import MeasureSettings
 from autoprune.train.distill import Distillation
+from autoprune.train.settings import imitation
 
 
 def network() -> nn.Module:
@@ -22,6 +28,23 @@ def network() -> nn.Module:
         *(nn.Conv2d(24, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(216, 10)),
     )
+
+
+class Scaled(nn.Module):
+    """Outputs in another unit."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, k)."""
+        return self.factor * x
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the batch norms of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +129,7 @@ def test_recovery_needs_no_labels_and_keeps_the_better_model(trained: tuple[nn.M
     assert calls
 
 
-@pytest.mark.parametrize(("rate", "why"), [(1e4, "became"), (1.0, "from a distance of")])
+@pytest.mark.parametrize(("rate", "why"), [(1e4, "became"), (0.1, "from a distance of")])
 def test_a_training_that_ruins_is_not_taken(trained: tuple[nn.Module, ap.Data], rate: float, why: str) -> None:
     """A learning rate that is too large gives the model as it was, and a warning that says what happened."""
     model, data = trained
@@ -115,6 +138,67 @@ def test_a_training_that_ruins_is_not_taken(trained: tuple[nn.Module, ap.Data], 
     with pytest.warns(AutopruneWarning, match=f"the training was not taken: .*{why}"):
         kept = ap.recover(small, model, data, settings=wild)
     assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), kept.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_a_recovery_suits_every_unit(
+    trained: tuple[nn.Module, ap.Data], monkeypatch: pytest.MonkeyPatch, unit: float
+) -> None:
+    """Whatever the outputs are measured in, they come nearer; the learning rate is found."""
+    monkeypatch.setattr(pruning, "_affordable_steps", lambda *_: 200)
+    model, data = trained
+    dense = nn.Sequential(model, Scaled(unit)).eval()
+    small = ap.prune(dense, data, {"macs": "30%"}).model
+    before = measure_with_distance(small, dense, data.score, ap.Unlabelled(), MeasureSettings())["distance"]
+    found = ap.recover(small, dense, data)
+    after = measure_with_distance(found, dense, data.score, ap.Unlabelled(), MeasureSettings())["distance"]
+    assert after < 0.7 * before
+
+
+@pytest.mark.parametrize(("shift", "keeps"), [(0.0, False), (20.0, True)])
+def test_statistics_of_items_from_elsewhere_are_not_learned(
+    trained: tuple[nn.Module, ap.Data], shift: float, keeps: bool
+) -> None:
+    """Where BatchNorm on the items would make another model of the dense one, a recovery keeps the statistics."""
+    model, data = trained
+    x = torch.cat([inputs for inputs, _ in data.train.loader(500)])
+    items = ap.Data(x * (1 + shift) + shift, labelled=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AutopruneWarning)  # that they are from elsewhere
+        small = ap.prune(model, items, {"macs": "50%"}).model
+    found = ap.recover(small, model, items, settings=replace(imitation(60), learning_rate=1e-3))
+    assert not torch.equal(small[0].weight, found[0].weight)
+    kept = [torch.equal(a.running_mean, b.running_mean) for a, b in zip(norms(small), norms(found), strict=True)]
+    assert kept == [keeps] * len(kept)
+    assert not found.training
+
+
+@pytest.mark.parametrize(("pace", "size", "steps"), [(90, 16, 90), (450, 64, 450), (10**6, 128, 10**6)])
+def test_steps_have_fewer_items_where_time_is_short(
+    trained: tuple[nn.Module, ap.Data], monkeypatch: pytest.MonkeyPatch, pace: int, size: int, steps: int
+) -> None:
+    """As many as leave a hundred steps, and no fewer than sixteen."""
+    model, data = trained
+    monkeypatch.setattr(pruning, "_affordable_steps", lambda *_: pace)
+    found = pruning._affordable(model, model, data, 1.0)
+    assert (found.batch_size, found.steps) == (size, steps)
+
+
+@pytest.mark.parametrize("largest", [*pruning.RATES, 1e-9])
+def test_the_largest_rate_that_does_little_harm_is_taken(largest: float) -> None:
+    """What diverges does much; trials count as steps; the lowest rate is left where all do harm."""
+    tried = []
+
+    def distance_after(how: ap.FitSettings) -> float:
+        tried.append(how.learning_rate)
+        if how.learning_rate > 10 * largest:
+            raise MetricError("diverged")
+        return 1.0 if how.learning_rate <= largest else 2.0
+
+    found = pruning._with_rate(ap.FitSettings(steps=200), 0.9, distance_after)
+    assert found.learning_rate == max(largest, pruning.RATES[-1])
+    assert tried == [rate for rate in pruning.RATES if rate >= found.learning_rate]
+    assert found.steps == 200 - 10 * len(tried)
 
 
 def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data]) -> None:
