@@ -17,6 +17,7 @@ from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
+from autoprune.core.objectives import Objective
 from autoprune.core.settings import as_integer, settings_of
 from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
 from autoprune.evaluate.distance import DISTANCE
@@ -34,7 +35,7 @@ from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
 from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.stepping import steps_per_epoch
-from autoprune.train.task_traits import check_loss, distillation_identity, has_loss
+from autoprune.train.task_traits import check_loss, directions_of, distillation_identity, has_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,6 +206,8 @@ def finetune(
     how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
     metric = problem.objectives.quality
+    if metric.is_cost:  # nothing among them is measured: the task's first metric decides which training was best
+        metric = Objective.parse(next(iter(problem.task.metrics), DISTANCE), directions_of(problem.task))
     with run._writing() as store, warnings_kept(store.keep_warning):
         kept = _Kept(store, key)
         jobs = [

@@ -226,6 +226,15 @@ def test_peak_bytes_as_an_objective(make_problem: MakeProblem, tmp_path: Path) -
     assert all(point.costs["peak_bytes"] <= 0.9 * run.dense["peak_bytes"] for point in run.front)
 
 
+def test_points_of_a_search_by_costs_alone_are_fine_tuned(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Where nothing that is measured is an objective, the task's first metric says which training was best."""
+    run = ap.search(make_problem(objectives=("macs", "params")), "random", 3, store=tmp_path / "run")
+    variants = [ap.FitSettings(batch_size=64, learning_rate=rate) for rate in (0.05, 1e-6)]
+    both = ap.finetune(run, 1, epochs=0.5, settings=variants, test=False)[0]
+    each = [ap.finetune(run, 1, epochs=0.5, settings=one, test=False)[0].metrics["accuracy"] for one in variants]
+    assert both.metrics["accuracy"] == max(each)
+
+
 def test_the_model_is_unchanged_and_can_be_freed(make_problem: MakeProblem) -> None:
     """Making a problem leaves weights, mode and hooks alone, and nothing but the problem keeps the model."""
     model = digits_network().train()
