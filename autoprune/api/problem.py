@@ -662,7 +662,7 @@ def _check_criterion(name: str, task: Task, data: Data) -> None:
     needs = CRITERIA.find(name).needs
     if "targets" in needs and not data.train.labelled:
         msg = (
-            f"the criterion {name!r} needs the targets of training items, and there are none; give them "
+            f"the criterion {name!r} needs class labels, and the data has no targets; give targets "
             "(ap.Data((inputs, targets))), or a criterion that takes none ('obs', 'ccm', 'l2', 'batchnorm', 'fpgm')"
         )
         raise InvalidArgumentError(msg)

@@ -10,10 +10,10 @@ where it asks for them) that returns per group one (w,) float array of finite sc
 
 `member_axes` and `channel_rows` give the weights of every channel of a group as the rows of a matrix. To make a
 criterion known by name, put a `CriterionInfo` under the entry point group ``autoprune.criteria``; ``needs=("batches",
-"loss")`` asks for data, ``settings="module:Class"`` names the frozen dataclass of its settings, which it finds as
-``evidence.settings``. It is then the ``criterion=`` of a problem, of ``[evaluator]`` in a problem file and of
-``--criterion``; settings are given as ``criterion=("mine", {"rate": 0.2})``, as ``criterion = { name = "mine", rate =
-0.2 }`` and by ``--set evaluator.criterion.rate=0.2``.
+"loss")`` asks for data, ``"targets"`` for labels in it, ``settings="module:Class"`` names the frozen dataclass of its
+settings, which it finds as ``evidence.settings``. It is then the ``criterion=`` of a problem, of ``[evaluator]`` in a
+problem file and of ``--criterion``; settings are given as ``criterion=("mine", {"rate": 0.2})``, as ``criterion = {
+name = "mine", rate = 0.2 }`` and by ``--set evaluator.criterion.rate=0.2``.
 """
 
 from __future__ import annotations

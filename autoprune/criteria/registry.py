@@ -62,7 +62,7 @@ _BUILT_IN = (
         "oicsr",
         "energy of all that a channel couples, compared between layers as it is",
         "autoprune.criteria.weights:oicsr",
-        "Li et al., CVPR 2019; faithful",
+        "Li et al., OICSR, CVPR 2019; faithful on chains",
         settings="autoprune.criteria.weights:EnergySettings",
     ),
     CriterionInfo(

@@ -10,6 +10,7 @@ ways to sum up a channel over the layers of its group, and to make groups compar
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 
 import numpy as np
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("data", help="folder with CIFAR-10 as npz")
     parser.add_argument("weights", help="safetensors of the network")
     parser.add_argument("--network", choices=("resnet20", "resnet56"), default="resnet20")
-    parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA))
+    parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), help="name, or name:key=value,... each")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--images", type=int, default=5000, help="of the split, at most")
     parser.add_argument("--calibration", type=int, default=2000)
@@ -128,8 +129,12 @@ def main() -> None:
     full = tuple(np.arange(group.width) for group in space.structure.groups)
     print(f"{options.network}: dense {accuracy(space.full_genome, full):.2f} %, {dense:,} MACs")
     print(f"accuracy in % on {images.n_items} {options.split} images at most 70 / 50 / 30 % MACs")
-    for name in options.criteria:
-        chosen = scores(name, model, space.structure, batches=scoring, loss=task.loss)
+    for text in options.criteria:
+        name, _, values = text.partition(":")
+        settings = {
+            key: ast.literal_eval(value) for key, value in (item.split("=") for item in values.split(",") if item)
+        }
+        chosen = scores(name, model, space.structure, batches=scoring, loss=task.loss, settings=settings)
         variants = {"": chosen}
         if options.aggregations:
             variants |= other_aggregations(name, model, space.structure, chosen)
@@ -140,7 +145,7 @@ def main() -> None:
                 f"{curve} " + " / ".join(f"{accuracy(largest(curves[curve], share), orders):.1f}" for share in SHARES)
                 for curve in options.curves
             ]
-            print(f"  {name + variant:24s} " + "   ".join(f"{cell:26s}" for cell in cells), flush=True)
+            print(f"  {text + variant:24s} " + "   ".join(f"{cell:26s}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ def test_one_call_and_a_fine_tuning_need_no_labels(tmp_path: Path) -> None:
 
 REFUSED: dict[str, Callable[[ap.Data], Any]] = {
     "criterion": lambda data: ap.Problem(network(), data=data, criterion="taylor"),
+    "labels": lambda data: ap.Problem(network(), data=data, criterion="relevance_lasso"),
     "evaluator": lambda data: ap.Problem(network(), data=data, evaluator="short_training"),
     "dais": lambda data: ap.search(ap.Problem(network(), data=data, evaluation=SETTINGS), "dais", 5),
     "dsa": lambda data: ap.search(ap.Problem(network(), data=data, evaluation=SETTINGS), "dsa", 5),
@@ -179,7 +180,7 @@ REFUSED: dict[str, Callable[[ap.Data], Any]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_needs_labels_says_so_at_the_door(what: str) -> None:
     """Each names what lacks, what to give, and what does without labels."""
-    with pytest.raises(InvalidArgumentError, match=r"needs a loss, and the data has no targets; give targets .*, or "):
+    with pytest.raises(InvalidArgumentError, match=r"needs .*, and the data has no targets; give targets .*, or "):
         REFUSED[what](ap.Data(digits()))
 
 
