@@ -18,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoprune.core.groups import Structure
+from autoprune.core.space import SearchSpace
 from autoprune.surgery.cut import cut
 from autoprune.trace import trace
 from tests.trace.zoo import ZOO, build
@@ -41,9 +42,9 @@ def main(names: list[str]) -> None:
 
 
 def _left(model: torch.nn.Module, structure: Structure) -> float:
-    kept = structure.kept_genes(
-        [np.arange(group.width) for group in structure.groups], [max(group.width // 2, 1) for group in structure.groups]
-    )
+    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0)
+    widths = space.widths(space.nearest(np.full((1, space.n_variables), 0.5)))[0]
+    kept = structure.kept_genes([np.arange(group.width) for group in structure.groups], widths)
     small = cut(model, structure, kept)
     return sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
 

@@ -15,6 +15,7 @@ from autoprune.errors import SurgeryError, shown
 SIZES = frozenset(
     {"in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"}
     | {"num_parameters", "embedding_dim", "normalized_shape", "unflattened_size"}
+    | {"embed_dim", "num_heads", "kdim", "vdim", "d_model"}
     | {"input_size", "hidden_size", "proj_size"}
 )
 """What a cut changes on torch's own layers; nothing else there (stride, dim) follows the widths."""

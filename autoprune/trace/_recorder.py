@@ -106,6 +106,7 @@ class IdRecorder(TorchFunctionMode):
             original = self._original(plain_args) if in_place else None
             counted, written = self._counter.macs, len(self.book.contractions)
             result = func(*plain_args, **plain_kwargs)
+            counted = self._counter.macs - counted
             call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
@@ -118,10 +119,19 @@ class IdRecorder(TorchFunctionMode):
             else:
                 for output in call.outputs:
                     self._constants[output] = True
-            self._reconcile(self._counter.macs - counted, written)
+            self._reconcile(counted, written)
             return result
         finally:
             self._depth -= 1
+
+    def run_inside(self, function: Callable[[], Any]) -> Any:
+        """Run what a torch function does inside, written out as a model would, and follow it."""
+        depth, self._depth = self._depth, 0
+        try:
+            with self:
+                return function()
+        finally:
+            self._depth = depth
 
     def _reconcile(self, macs: int, written: int) -> None:
         """Let the contractions that a call wrote down, from ``written`` on, add up to the ``macs`` that it ran.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -54,6 +56,23 @@ def _recurrent(name: str, module: nn.RNNBase | nn.RNNCellBase, structure: Struct
         count = next((structure.count(axis) for axis in structure.axes_of.get(own, ()) if axis.dim == dim), None)
         if count is not None:
             found.append(Attribute(name, attribute, (scaled(count, 1, denominator),)))
+    return found
+
+
+def compared_widths(model: nn.Module, known: Mapping[tuple[str, str], Attribute]) -> list[Attribute]:
+    """Return the widths that torch's modules compare with what comes in, and do not compute with.
+
+    Args:
+        model: the traced model.
+        known: attributes that follow the widths, by module and name.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Transformer):
+            prefix = f"{name}." if name else ""
+            width = known.get((f"{prefix}encoder.layers.0.self_attn", "embed_dim"))
+            if width is not None:
+                found.append(Attribute(name, "d_model", width.value))
     return found
 
 

@@ -25,7 +25,7 @@ from autoprune.core.groups import (
 from autoprune.trace._book import EqualCounts, Extent, IdBook, PinEvent
 from autoprune.trace._resolve import Resolution, Resolver, labels, position_ties
 from autoprune.trace._sizes import ModuleInt
-from autoprune.trace.attributes import scaled, standard_attributes
+from autoprune.trace.attributes import compared_widths, scaled, standard_attributes
 
 _ALONE = "each of its channels is coupled differently, so none can vanish alone"
 
@@ -204,6 +204,7 @@ def _write(
     structure = Structure(groups, tuple(axes), tuple(tensors), ties=ties)
     attributes = {(a.module, a.name): a for a in standard_attributes(model, structure)}
     attributes |= {(a.module, a.name): a for a in _bound_attributes(model, bound, integers)}
+    attributes |= {(a.module, a.name): a for a in compared_widths(model, attributes)}
     return Structure(
         groups=groups,
         axes=tuple(axes),

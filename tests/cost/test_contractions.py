@@ -13,6 +13,7 @@ from autoprune.cost.counter import count_macs
 from autoprune.cost.model import CostModel
 from autoprune.surgery.cut import cut
 from autoprune.trace.tracer import trace
+from tests.surgery.surgery_laws import random_kept
 
 TOKENS, WIDTH = 6, 8
 ENDS = TOKENS * (5 * 12 + 12 * WIDTH + WIDTH * 3)
@@ -177,8 +178,8 @@ def test_every_contraction_is_counted(name):
     costs = CostModel(structure, SearchSpace.build(structure, levels=None, min_keep_ratio=0))
     assert costs.at_widths(structure.full_widths[None])["macs"].tolist() == [ENDS + macs]
     assert count_macs(model, example) == ENDS + macs
-    rng = np.random.default_rng(0)
-    widths = rng.integers(2, structure.full_widths)
-    small = cut(model, structure, structure.kept_genes([rng.permutation(g.width) for g in structure.groups], widths))
+    kept = random_kept(structure, np.random.default_rng(0))
+    widths = np.array([kept[group.genes].sum() for group in structure.groups])
+    small = cut(model, structure, kept)
     assert costs.at_widths(widths[None])["macs"].tolist() == [count_macs(small, example)]
     assert structure.groups[0].name == "up"

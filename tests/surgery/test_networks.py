@@ -12,6 +12,7 @@ from autoprune.surgery.matching import model_weights, named_tensors
 from autoprune.surgery.skeleton import Cropper, Skeleton
 from autoprune.surgery.slicing import sliced_state
 from autoprune.trace.tracer import trace
+from tests.surgery.surgery_laws import random_kept
 
 NETWORKS = {
     "resnet20 with zero-padding shortcuts": resnet20,
@@ -35,16 +36,6 @@ def network(request):
     return model, trace(model, x, validate=False), x
 
 
-def draw(structure, seed):
-    """Keep random channels in random numbers that respect the ties."""
-    rng = np.random.default_rng(seed)
-    widths = [int(rng.integers(1, group.width + 1)) for group in structure.groups]
-    for tie in structure.ties:
-        for i in tie:
-            widths[i] = widths[tie[0]]
-    return structure.kept_genes([rng.permutation(group.width) for group in structure.groups], widths)
-
-
 def test_full_genome_is_bit_for_bit(network):
     """Every tensor of the full genome is the dense one, and so is the output."""
     model, structure, x = network
@@ -61,7 +52,7 @@ def test_skeleton_equals_cut_and_cut_models_train(network):
     weights = model_weights(model, structure)
     skeleton = Skeleton(model, structure)
     for seed in range(3):
-        kept = draw(structure, seed)
+        kept = random_kept(structure, np.random.default_rng(seed))
         small = cut(model, structure, kept)
         assert torch.equal(skeleton.build(weights, kept)(x), small(x))
         state = sliced_state(weights, structure, kept)
@@ -74,7 +65,7 @@ def test_skeleton_equals_cut_and_cut_models_train(network):
 def test_crops_answer_as_cuts_and_pass_gradients_on(network, training):
     """A crop is the cut model; a dense tensor's gradient is the cut one's where channels stay and zero elsewhere."""
     model, structure, x = network
-    kept = draw(structure, 3)
+    kept = random_kept(structure, np.random.default_rng(3))
     weights = {name: tensor.clone() for name, tensor in model_weights(model, structure).items()}
     parameters = {info.name for info in structure.tensors if info.kind == "parameter"}
     for name in parameters:

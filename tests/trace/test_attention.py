@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,9 +108,28 @@ class SharedHeads(nn.Module):
         return x[:, :, None].expand(b, h, self.repeats, n, d).reshape(b, h * self.repeats, n, d)
 
 
+class Module(nn.Module):
+    """``nn.MultiheadAttention``, packed, or with weights of its own for keys and values of another width."""
+
+    def __init__(self, kind: str, spec: Spec) -> None:
+        super().__init__()
+        self.kind = kind
+        others = {"kdim": 7, "vdim": 6} if kind == "unpacked" else {}
+        self.attention = nn.MultiheadAttention(spec.width, spec.heads, batch_first=kind != "sequence", **others)
+        self.keys, self.values = (nn.Linear(spec.width, n) for n in (7, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        key, value = (self.keys(x), self.values(x)) if self.kind == "unpacked" else (x, x)
+        y, weights = self.attention(x, key, value, need_weights=self.kind != "packed")
+        assert weights is None or weights.numel()
+        return y
+
+
 KINDS = {
     **dict.fromkeys(("input", "division", "attributes"), Attention),
     **dict.fromkeys(("grouped", "single", "repeated", "expanded"), SharedHeads),
+    **dict.fromkeys(("packed", "unpacked", "sequence"), Module),
 }
 
 
@@ -139,6 +160,16 @@ def made(spec: Spec) -> tuple[nn.Module, Tensor]:
     return Transformer(spec).eval(), torch.randn(1, 4, 5 if spec.inputs else spec.width)
 
 
+@contextmanager
+def no_fused_layers() -> Iterator[None]:
+    """Let torch's layers run step by step, so that all counters see what they run."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
 specs = st.builds(
     Spec,
     layers=st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=2).map(tuple),
@@ -163,8 +194,16 @@ def test_transformers_cut_right(spec: Spec, seed: int) -> None:
         check_trains(model, structure, kept, example)
         widths = np.array([[kept[group.genes].sum() for group in structure.groups]])
         costs = CostModel(structure, SearchSpace.build(structure, levels=None, min_keep_ratio=0)).at_widths(widths)
-        small = cut(model, structure, kept)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        small = cut(model, structure, kept).eval()
+        with torch.no_grad():  # fused, where torch has a fused form
+            fused = small(example)
+        torch.testing.assert_close(fused, small(example).detach(), atol=1e-4, rtol=1e-4)
+        with (
+            no_fused_layers(),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             small(example)
         assert costs["macs"].tolist() == [counter.get_total_flops() // 2]
         assert costs["params"].tolist() == [sum(p.numel() for p in small.parameters())]

@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.core.space import SearchSpace
 from autoprune.surgery.cut import cut
 from autoprune.trace import trace
 from tests.surgery.surgery_laws import check_full_genome_is_identical
@@ -26,7 +27,8 @@ def test_zoo(name: str) -> None:
     model, x = build(name)
     structure = trace(model, x)
     check_full_genome_is_identical(model, structure)
-    widths = np.array([[max(group.width // 2, 1) for group in structure.groups]])
+    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0)
+    widths = space.widths(space.nearest(np.full((1, space.n_variables), 0.5)))
     kept = structure.kept_genes([np.arange(group.width) for group in structure.groups], widths[0])
     small = cut(model, structure, kept).eval()
     left = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())

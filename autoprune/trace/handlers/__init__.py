@@ -1,6 +1,15 @@
 """Handlers that follow ids through torch functions: one module per family, each of which registers its handlers."""
 
-from autoprune.trace.handlers import contraction, elementwise, indexing, joining, movement, recurrent, reduction
+from autoprune.trace.handlers import (
+    attention,
+    contraction,
+    elementwise,
+    indexing,
+    joining,
+    movement,
+    recurrent,
+    reduction,
+)
 from autoprune.trace.handlers.elementwise import ELEMENTWISE
 from autoprune.trace.handlers.factories import FACTORIES, issued, make
 from autoprune.trace.handlers.movement import MOVING
@@ -15,6 +24,7 @@ __all__ = [
     "RECURRENT",
     "Handler",
     "TracedCall",
+    "attention",
     "contraction",
     "elementwise",
     "indexing",

@@ -1,4 +1,4 @@
-"""Contractions: convolutions, linear layers, matrix products, attention, embeddings.
+"""Contractions: convolutions, linear layers, matrix products, embeddings.
 
 A channel that is summed over vanishes together with the slice of the weight that consumes it; the result's channels
 are those of the weight's rows.
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import Layers, along, constant, has_ids, varying
-from autoprune.trace.handlers.elementwise import combine
 from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
@@ -187,53 +186,6 @@ def tensordot(recorder: IdRecorder, call: TracedCall) -> None:
         second[j] = first[i]
     result = "".join(c for c in first + second if (first + second).count(c) == 1)
     contract(recorder, [(a, "".join(first)), (b, "".join(second))], call.outputs[0], result, "matmul")
-
-
-@handles("scaled_dot_product_attention")
-def attention(recorder: IdRecorder, call: TracedCall) -> None:
-    """Attention: whole heads vanish, and the head of keys and values that several of queries share vanishes with them.
-
-    Where all heads of queries share one, it stays.
-    """
-    query, key, value = (call.arg(i, name) for i, name in enumerate(("query", "key", "value")))
-    mask = call.arg(3, "attn_mask")
-    output = call.outputs[0]
-    if call.arg(7, "enable_gqa", False) and key.shape[-3] != query.shape[-3]:
-        key, value = (_for_each_head(recorder, t, query.shape[-3] // t.shape[-3]) for t in (key, value))
-    batch = "abcdefgh"[: query.dim() - 2]
-    scores = constant((*query.shape[:-1], key.shape[-2]))
-    contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
-    if mask is not None and recorder.follows([mask]):
-        combine(recorder, [scores, mask], scores)
-    contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")
-
-
-def _for_each_head(recorder: IdRecorder, shared: Tensor, times: int) -> Tensor:
-    """Return keys or values with one head for each of the queries'."""
-    if shared.shape[-3] == 1:
-        for layer in recorder.layers(shared):
-            recorder.book.pin(layer, "is a head that all others share", recorder.site())
-        return shared
-    repeated = shared.repeat_interleave(times, -3)
-    recorder.put(repeated, tuple(layer.repeat_interleave(times, -3) for layer in recorder.layers(shared)))
-    return repeated
-
-
-@handles("multi_head_attention_forward _native_multi_head_attention")
-def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
-    """``nn.MultiheadAttention`` is counted and keeps its channels."""
-    reason = "`nn.MultiheadAttention` fixes its embedding width and heads; write qkv-style attention to prune heads"
-    query, key, value = call.inputs[:3]
-    width = query.shape[-1]
-    recorder.give_up(call.inputs, call.outputs, reason)
-    batch_first_tokens = [t.numel() // t.shape[-1] for t in (query, key, value)]
-    batch = query.shape[1] if query.dim() == 3 else 1
-    n_query, n_key = (tokens // batch for tokens in batch_first_tokens[:2])
-    projections = sum(t * x.shape[-1] * width for t, x in zip(batch_first_tokens, (query, key, value), strict=True))
-    recorder.contraction("linear", projections, [])
-    recorder.contraction("matmul", 2 * batch * n_query * n_key * width, [])
-    recorder.contraction("linear", batch_first_tokens[0] * width * width, [])
-    recorder.kept_layer(width, reason)
 
 
 @handles("embedding")
