@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ DISPATCH_BOUND = 0.5
 
 LITTLE = 1.25
 """Speed-up of the smallest network below which that is said."""
+
+ALIKE = 1.5
+"""Ratio of what multiply-adds save in time, from layer to layer, up to which they order networks as time does."""
 
 NAMED = 4
 """Layers that a sentence names."""
@@ -59,6 +62,8 @@ class Outlook:
         disturbed: sentence of how a busy machine limits the meaning of all this; "" where it was quiet.
         n_variables: number of width variables.
         stairs: variables whose channels save time in steps, in execution order.
+        pays: share of the dense time that a variable saves per share of the dense multiply-adds when its channels are
+            halved, by name of the variable.
     """
 
     dense: float
@@ -71,6 +76,7 @@ class Outlook:
     disturbed: str
     n_variables: int
     stairs: tuple[Stair, ...]
+    pays: Mapping[str, float]
 
     @property
     def best_speedup(self) -> float:
@@ -94,6 +100,18 @@ class Outlook:
             )
         elif self.best_speedup < LITTLE:
             found.append(f"the widths decide little of the time: {best} is possible, whatever is searched")
+        least, most = (choose(self.pays, key=self.pays.__getitem__) for choose in (min, max))
+        low, high = self.pays[least], self.pays[most]
+        if high <= ALIKE * low:
+            found.append(
+                f"in every layer 1 % of the multiply-adds is worth about the same, {low:.2f} to {high:.2f} % of the time: "
+                "a search by MACs finds about the same networks as one by latency"
+            )
+        else:
+            found.append(
+                f"1 % of the multiply-adds is worth {high:.2f} % of the time in {most} and {low:.2f} % in {least}: "
+                "search by latency, not by MACs"
+            )
         for step in sorted({stair.step for stair in self.stairs}, reverse=True):
             own = [stair for stair in self.stairs if stair.step == step]
             flat = ", ".join(f"between {s.flat_from} and {s.channels} channels of {s.variable}" for s in own[:NAMED])
@@ -128,7 +146,17 @@ def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
         disturbed=table.disturbed,
         n_variables=space.n_variables,
         stairs=tuple(_stairs(table, space)),
+        pays=_pays(table, space),
     )
+
+
+def _pays(table: LatencyTable, space: SearchSpace) -> dict[str, float]:
+    halved = np.where(np.eye(space.n_variables, dtype=bool), space.full_genome // 2, space.full_genome)
+    layers = table.layers(space.widths(np.concatenate([space.full_genome[None, :], halved])))
+    seconds = np.sum([layer.seconds for layer in layers], axis=0)
+    macs = np.sum([layer.macs for layer in layers], axis=0)
+    saved = (1 - seconds[1:] / seconds[0]) / np.maximum(1 - macs[1:] / macs[0], 1e-12)
+    return dict(zip((variable.name for variable in space.variables), saved.tolist(), strict=True))
 
 
 def _stairs(table: LatencyTable, space: SearchSpace) -> list[Stair]:

@@ -57,7 +57,7 @@ def test_an_objective_and_a_limit() -> None:
 
 def test_layers_of_a_point(tmp_path: Path) -> None:
     """Milliseconds of the layers, dense and pruned, sum up to what is predicted; the page has them beside the whole."""
-    problem = make_problem()
+    problem = make_problem({**QUICK, "channels_last": True})
     run = ap.search(problem, "random", 4)
     point = run.front[0]
     layers = point.layers()

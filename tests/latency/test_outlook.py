@@ -70,6 +70,19 @@ def test_dispatch_bound_networks_are_called_so(call: float, per_mac: float, said
     assert f"at most {found.best_speedup:.1f}x faster" in text
 
 
+def test_what_a_multiply_add_is_worth() -> None:
+    """Time in proportion to multiply-adds makes them as good a goal; a layer ten times as slow does not, and is named."""
+    space = toy_space()
+    even = table_of(space, call=0.0, per_mac=1e-9)
+    found = outlook(even, space)
+    assert list(found.pays.values()) == pytest.approx([1.0] * space.n_variables)
+    assert "a search by MACs finds about the same networks" in str(found)
+    slow = [replace(s, coefficients=tuple(10 * c for c in s.coefficients)) for s in even.segments[:1]]
+    uneven = outlook(replace(even, segments=(*slow, *even.segments[1:])), space)
+    assert "search by latency, not by MACs" in str(uneven)
+    assert max(uneven.pays, key=uneven.pays.__getitem__) == space.variables[0].name
+
+
 def test_a_divisor_is_advised_where_steps_pay() -> None:
     """Steps are named with the widths between which nothing is gained, and as the divisor where all have them."""
     space = toy_space()
