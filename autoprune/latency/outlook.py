@@ -104,8 +104,8 @@ class Outlook:
         low, high = self.pays[least], self.pays[most]
         if high <= ALIKE * low:
             found.append(
-                f"in every layer 1 % of the multiply-adds is worth about the same, {low:.2f} to {high:.2f} % of the time: "
-                "a search by MACs finds about the same networks as one by latency"
+                f"in every layer 1 % of the multiply-adds is worth about the same, {low:.2f} to {high:.2f} % of the "
+                "time: a search by MACs finds about the same networks as one by latency"
             )
         else:
             found.append(

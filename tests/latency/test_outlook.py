@@ -71,7 +71,7 @@ def test_dispatch_bound_networks_are_called_so(call: float, per_mac: float, said
 
 
 def test_what_a_multiply_add_is_worth() -> None:
-    """Time in proportion to multiply-adds makes them as good a goal; a layer ten times as slow does not, and is named."""
+    """Time in proportion to multiply-adds makes them as good a goal; a layer ten times as slow does not."""
     space = toy_space()
     even = table_of(space, call=0.0, per_mac=1e-9)
     found = outlook(even, space)
