@@ -73,9 +73,9 @@ def score(evidence: Evidence) -> Scores:
     def add(tap: Tap, maps: Tensor) -> None:
         groups[tap.name] = tap.group
         if maps.shape[2] < MIN_POSITIONS:
-            points.setdefault(tap.name, []).append(maps.transpose(0, 1).flatten(1))
+            points.setdefault(tap.name, []).append(maps.transpose(0, 1).flatten(1).double())
         else:
-            found = independence(maps[: evidence.settings.images_per_batch]).sum(dim=0)
+            found = independence(maps[: evidence.settings.images_per_batch].double()).sum(dim=0)
             sums[tap.name] = found + sums.get(tap.name, 0.0)
 
     read_maps(evidence, add, "ccm")

@@ -16,7 +16,7 @@ from autoprune.surgery.taps import Tap, watch_readers
 
 @torch.no_grad()
 def read_maps(evidence: Evidence, add: Callable[[Tap, Tensor], None], criterion: str) -> list[Any]:
-    """Run the dense model over all batches; ``add(tap, (n, w, positions) float64 maps)`` for everything that is read.
+    """Run the dense model over all batches; ``add(tap, (n, w, positions) maps)`` for everything that is read.
 
     Args:
         evidence: the dense model and the batches.
@@ -33,7 +33,7 @@ def read_maps(evidence: Evidence, add: Callable[[Tap, Tensor], None], criterion:
 
     def look(taps: list[Tap], module: nn.Module, given: Tensor) -> None:
         for tap in taps:
-            maps = tap.read(module, given).double()
+            maps = tap.read(module, given)
             if not torch.isfinite(maps).all():
                 msg = f"the inputs of {tap.layer!r} are not finite on the calibration data"
                 raise DataError(msg)

@@ -51,7 +51,7 @@ class RelevanceSettings:
 
 
 def score(evidence: Evidence) -> Scores:
-    """Return the relative relevance of every channel to the classes, per group; NaN where nothing that reads it ran.
+    """Return the relative relevance of every channel, per group; NaN where no reader saw every item once.
 
     Raises:
         DataError: there is no batch, a map is not finite, or the targets are not one class per item, of two at least.
@@ -61,14 +61,16 @@ def score(evidence: Evidence) -> Scores:
 
     def add(tap: Tap, maps: Tensor) -> None:
         groups[tap.name] = tap.group
-        norms = maps.norm(dim=2)
+        norms = maps.norm(dim=2).double()
         total = norms.sum(dim=1, keepdim=True)
         seen.setdefault(tap.name, []).append(norms / torch.where(total > 0, total, 1.0))
 
     classes = _indicators(read_maps(evidence, add, "relevance_lasso"))
     features: list[list[FloatArray]] = [[] for _ in evidence.structure.groups]
     for name, parts in seen.items():
-        features[groups[name]].append(torch.cat(parts).cpu().numpy())
+        found = torch.cat(parts).cpu().numpy()
+        if len(found) == len(classes):  # else items were cut up, or seen twice
+            features[groups[name]].append(found)
     return tuple(
         _relevance(np.concatenate(found, axis=1), classes, evidence.settings.penalty, group.width)
         if found
@@ -97,12 +99,6 @@ def _indicators(targets: Sequence[Any]) -> FloatArray:
 
 def _relevance(features: FloatArray, classes: FloatArray, penalty: float, width: int) -> FloatArray:
     """Return the (w,) relevance from (n, r w) features of r readers."""
-    if len(features) != len(classes):
-        msg = (
-            "the criterion 'relevance_lasso' needs layers that see every item once, got "
-            f"{len(features)} maps of {len(classes)} items"
-        )
-        raise DataError(msg)
     x, y = (values - values.mean(axis=0) for values in (features, classes))
     target = x.T @ y
     penalties = penalty * np.abs(target).max(axis=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoprune.criteria.relevance import lasso
 from autoprune.criteria.scoring import scores
-from autoprune.errors import DataError, InvalidArgumentError
+from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError
 from autoprune.trace import trace
 
 
@@ -76,6 +76,22 @@ def test_channels_that_tell_classes_apart_rank_first() -> None:
     assert found[5] == 0
     (sparser,) = scores("relevance_lasso", model, structure, batches=batches, settings={"penalty": 0.5})
     assert set(np.argsort(-sparser)[:2]) == {1, 4}
+
+
+def test_a_reader_that_sees_items_twice_says_nothing() -> None:
+    """Its maps belong to no item: the group is ranked by its weights, and named."""
+
+    class Twice(Eyes):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.see(x))
+            return (self.mix(y) + self.mix(0.5 * y)).mean(dim=(2, 3))
+
+    _, batches = planted()
+    model = Twice().eval()
+    structure = trace(model, batches[0][0][:1])
+    with pytest.warns(AutopruneWarning, match="'relevance_lasso' says nothing about the channels of 'see'"):
+        (found,) = scores("relevance_lasso", model, structure, batches=batches)
+    np.testing.assert_array_equal(found, scores("l2", model, structure)[0])
 
 
 @pytest.mark.parametrize(
