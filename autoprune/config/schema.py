@@ -1,224 +1,13 @@
-"""What a problem file may say: the types of single values, and one frozen model per table.
-
-Unknown keys and wrong types are mistakes; every type says what it expects when it does not get it.
-"""
+"""What a problem file may say: one frozen model per table. Unknown keys and wrong types are mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from autoprune.config.references import check_reference, is_file, is_folder
-from autoprune.core.limits import parse_limit
-from autoprune.core.objectives import COSTS, Objective, objective_names, split_direction
-from autoprune.errors import AutopruneError, UnknownNameError, unknown_name
-
-TORCHVISION = "torchvision:"
-"""Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
-
-
-def _folder(info: ValidationInfo) -> Path:
-    return Path(info.context["folder"]) if info.context else Path()
-
-
-def _reference(text: str, info: ValidationInfo) -> str:
-    check_reference(text, _folder(info))
-    return text
-
-
-def _weights(text: str, info: ValidationInfo) -> str:
-    path = _folder(info) / text
-    if not text.startswith(TORCHVISION) and not is_file(path):
-        msg = f"expected a weights file (.safetensors, .pt or .pth), and there is none at {path}"
-        raise ValueError(msg)
-    return text
-
-
-def _limit(value: Any) -> Any:
-    is_time = isinstance(value, str) and value.strip().endswith("s")
-    parse_limit("latency" if is_time else "a cost", value, dense=10**18)
-    return value
-
-
-def _limits(found: dict[str, Any]) -> dict[str, Any]:
-    for name, value in found.items():  # times are of latency, and nothing else is
-        parse_limit(name, value, dense=10**18)
-    return found
-
-
-def _cost(name: str) -> str:
-    return _registered("cost", name, COSTS)
-
-
-def _objectives(names: tuple[str, ...]) -> tuple[str, ...]:
-    objective_names(names)
-    for text in names:
-        if split_direction(text)[1] in COSTS:
-            Objective.parse(text)
-    return names
-
-
-def _strategy(key: str) -> str:
-    from autoprune.strategies.warm_start import split_key
-
-    try:
-        split_key(key)
-    except AutopruneError as error:  # a LookupError, which pydantic would not collect
-        raise ValueError(str(error)) from error
-    return key
-
-
-def _strategy_settings(settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    """Check the settings of the strategy that stands beside them; they stay what the file says."""
-    if settings and "strategy" in info.data:
-        _check_strategy_settings(info.data["strategy"], settings)
-    return settings
-
-
-def _settings_by_strategy(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    for key, given in settings.items():
-        _check_strategy_settings(key, given)
-    return settings
-
-
-def _check_strategy_settings(key: str, settings: dict[str, Any]) -> None:
-    from autoprune.strategies.registry import strategy_settings
-    from autoprune.strategies.warm_start import split_key
-
-    strategy_settings(split_key(key)[0], settings)
-
-
-def _named_table(key: str) -> Callable[[Any], Any]:
-    """Return what reads a word in the place of a table as the table with that word under ``key``."""
-    return lambda value: {key: value} if isinstance(value, str) else value
-
-
-def _preparation_table(value: Any, info: ValidationInfo) -> Any:
-    """Read a word in the place of ``[search.prepare]``: a recipe, or else the folder of a run."""
-    from autoprune.prepare.registry import RECIPES
-
-    table = _named_table("recipe")(value)
-    if isinstance(table, dict) and isinstance(name := table.get("recipe"), str) and name not in RECIPES:
-        if _may_be_run(name, info):
-            return {**{key: item for key, item in table.items() if key != "recipe"}, "run": name}
-        msg = f"{unknown_name('recipe', name, RECIPES)}; nor is there a run's folder at {_folder(info) / name}"
-        raise ValueError(msg)
-    return table
-
-
-def _warm_start(name: str, info: ValidationInfo) -> str:
-    from autoprune.strategies.warm_start import NO_START, WARM_STARTS
-
-    if name not in ("", NO_START, *WARM_STARTS) and not _may_be_run(name, info):
-        msg = f"{unknown_name('warm start', name, WARM_STARTS)}; nor is there a run's folder at {_folder(info) / name}"
-        raise ValueError(msg)
-    return name
-
-
-def _may_be_run(name: str, info: ValidationInfo) -> bool:
-    """Say whether a word is a path; the run need not be there any more when a file is read again."""
-    return "/" in name or is_folder(_folder(info) / name)
-
-
-def _criterion(name: str) -> str:
-    from autoprune.criteria.registry import CRITERIA
-
-    return _registered("criterion", name, CRITERIA)
-
-
-def _evaluator(name: str) -> str:
-    from autoprune.evaluate.registry import EVALUATORS
-
-    return _registered("evaluator", name, EVALUATORS)
-
-
-def _registered(kind: str, name: str, known: Iterable[str]) -> str:
-    if name not in known:
-        raise ValueError(str(unknown_name(kind, name, known)))
-    return name
-
-
-def _data_name(name: str) -> str:
-    from autoprune.train.named_data import NAMED_DATA
-
-    kind, _, path = name.partition(":")
-    forms = {key: info.form for key, info in NAMED_DATA.items()}
-    if kind not in forms:
-        raise ValueError(str(unknown_name("data", name, forms.values())))
-    if NAMED_DATA[kind].takes_path != bool(path):
-        msg = f"expected {forms[kind]!r}, got {name!r}"
-        raise ValueError(msg)
-    return name
-
-
-def _tie(patterns: Any) -> Any:
-    if not isinstance(patterns, str) and not (isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)):
-        msg = f"expected a pattern of module names or a list of them, got {patterns!r}"
-        raise ValueError(msg)
-    return patterns
-
-
-def _one_input(example: str | None, info: ValidationInfo) -> str | None:
-    _exactly_one("input", "input = [channels, height, width] or example = 'module:callable'", example, info)
-    return example
-
-
-def _one_source(factory: str | None, info: ValidationInfo) -> str | None:
-    _exactly_one("name", "name = 'digits' (or another known name) or factory = 'module:callable'", factory, info)
-    return factory
-
-
-def _exactly_one(other: str, expected: str, value: object, info: ValidationInfo) -> None:
-    if other in info.data and (info.data[other] is None) == (value is None):
-        msg = f"expected either {expected}, got {'neither' if value is None else 'both'}"
-        raise ValueError(msg)
-
-
-def _some_limit(macs: float | None, info: ValidationInfo) -> float | None:
-    if macs is None and info.data == {"evaluations": None, "seconds": None}:
-        msg = "expected at least one of evaluations, seconds, macs, got none"
-        raise ValueError(msg)
-    return macs
-
-
-Count = Annotated[int, Field(ge=1, lt=2**63)]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Names = Annotated[tuple[str, ...], Strict(strict=False)]
-Numbers = Annotated[tuple[float, ...], Strict(strict=False)]
-Shape = Annotated[tuple[Count, ...], Strict(strict=False)]
-Widths = Annotated[tuple[int | float, ...], Strict(strict=False)]
-
-Reference = Annotated[str, AfterValidator(_reference)]
-WeightsSource = Annotated[str, AfterValidator(_weights)]
-DataName = Annotated[str, AfterValidator(_data_name)]
-StrategyKey = Annotated[str, AfterValidator(_strategy)]
-StrategyKeys = Annotated[tuple[StrategyKey, ...], Strict(strict=False)]
-StrategySettings = Annotated[dict[str, Any], AfterValidator(_strategy_settings)]
-SettingsByStrategy = Annotated[dict[StrategyKey, dict[str, Any]], AfterValidator(_settings_by_strategy)]
-CriterionName = Annotated[str, AfterValidator(_criterion)]
-WarmStart = Annotated[str, AfterValidator(_warm_start)]
-EvaluatorName = Annotated[str, AfterValidator(_evaluator)]
-ObjectiveNames = Annotated[Names, AfterValidator(_objectives)]
-Limits = Annotated[
-    dict[Annotated[str, AfterValidator(_cost)], Annotated[Any, AfterValidator(_limit)]], AfterValidator(_limits)
-]
-Ties = Annotated[tuple[Annotated[Any, AfterValidator(_tie)], ...], Strict(strict=False)]
-
-InsteadOfInput = Annotated[Reference | None, AfterValidator(_one_input)]
-InsteadOfName = Annotated[Reference | None, AfterValidator(_one_source)]
-LastLimit = Annotated[Amount | None, AfterValidator(_some_limit)]
+from autoprune.config import values
+from autoprune.errors import UnknownNameError
 
 
 class Table(BaseModel):
@@ -241,12 +30,12 @@ class ModelTable(Table):
         outputs: dotted names of the outputs that count; the channels of others (hidden states) may vanish.
     """
 
-    factory: Reference
+    factory: values.Reference
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    weights: WeightsSource | None = None
-    input: Shape | None = None
-    example: InsteadOfInput = Field(default=None, validate_default=True)
-    outputs: Names = ()
+    weights: values.WeightsSource | None = None
+    input: values.Shape | None = None
+    example: values.InsteadOfInput = Field(default=None, validate_default=True)
+    outputs: values.Names = ()
 
 
 class SpaceTable(Table):
@@ -263,12 +52,12 @@ class SpaceTable(Table):
     """
 
     levels: Annotated[int, Field(ge=2)] = 8
-    divisor: Count = 1
-    min_width: Count = 1
+    divisor: values.Count = 1
+    min_width: values.Count = 1
     min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
-    widths: dict[str, Widths] = Field(default_factory=dict)
-    locks: Names = ()
-    ties: Ties = ()
+    widths: dict[str, values.Widths] = Field(default_factory=dict)
+    locks: values.Names = ()
+    ties: values.Ties = ()
 
 
 class BudgetTable(Table):
@@ -280,9 +69,9 @@ class BudgetTable(Table):
         macs: executed multiply-adds.
     """
 
-    evaluations: Count | None = None
-    seconds: Amount | None = None
-    macs: LastLimit = Field(default=None, validate_default=True)
+    evaluations: values.Count | None = None
+    seconds: values.Amount | None = None
+    macs: values.LastLimit = Field(default=None, validate_default=True)
 
 
 class PrepareTable(Table):
@@ -325,7 +114,7 @@ class PrepareTable(Table):
         return self
 
 
-Prepare = Annotated[PrepareTable | None, BeforeValidator(_preparation_table)]
+Prepare = Annotated[PrepareTable | None, BeforeValidator(values.preparation_table)]
 
 
 class SearchTable(Table):
@@ -341,12 +130,12 @@ class SearchTable(Table):
             none; left out, what `autoprune.search` finds usual.
     """
 
-    strategy: StrategyKey = "knapsack"
+    strategy: values.StrategyKey = "knapsack"
     budget: BudgetTable = BudgetTable(evaluations=200)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    settings: StrategySettings = Field(default_factory=dict)
+    settings: values.StrategySettings = Field(default_factory=dict)
     prepare: Prepare = None
-    warm_start: WarmStart = ""
+    warm_start: values.WarmStart = ""
 
     @model_validator(mode="after")
     def _warm_start_suits(self) -> SearchTable:
@@ -370,11 +159,11 @@ class CompareTable(Table):
         prepare: how the weights of every run are made first, as in ``[search]``, whose own is not looked at.
     """
 
-    strategies: StrategyKeys = ()
+    strategies: values.StrategyKeys = ()
     budget: BudgetTable | None = None
-    seeds: Count = 3
+    seeds: values.Count = 3
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    settings: SettingsByStrategy = Field(default_factory=dict)
+    settings: values.SettingsByStrategy = Field(default_factory=dict)
     prepare: Prepare = None
 
 
@@ -386,8 +175,8 @@ class ReferenceTable(Table):
         params: parameters.
     """
 
-    macs: Count | None = None
-    params: Count | None = None
+    macs: values.Count | None = None
+    params: values.Count | None = None
 
 
 class HypervolumeTable(Table):
@@ -410,8 +199,8 @@ class TransformTable(Table):
         horizontal_flip: training images are mirrored with probability 1/2.
     """
 
-    mean: Numbers = ()
-    std: Numbers = ()
+    mean: values.Numbers = ()
+    std: values.Numbers = ()
     crop_padding: Annotated[int, Field(ge=0)] = 0
     horizontal_flip: bool = False
 
@@ -431,14 +220,14 @@ class DataTable(Table):
         kwargs: keyword arguments of the factory.
     """
 
-    name: DataName | None = None
+    name: values.DataName | None = None
     transform: TransformTable | None = None
     root: str | None = None
     download: bool = False
-    image_size: Count = 224
-    val_size: Amount | None = None
+    image_size: values.Count = 224
+    val_size: values.Amount | None = None
     held_out: bool | None = None
-    factory: InsteadOfName = Field(default=None, validate_default=True)
+    factory: values.InsteadOfName = Field(default=None, validate_default=True)
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -457,10 +246,10 @@ class TrainingTable(Table):
         device: ``cpu``, ``cuda``, ... or ``auto``.
     """
 
-    epochs: Amount
-    batch_size: Count = 128
+    epochs: values.Amount
+    batch_size: values.Count = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Amount = 0.1
+    learning_rate: values.Amount = 0.1
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     device: str = "cpu"
@@ -474,7 +263,7 @@ class TaskTable(Table):
         kwargs: keyword arguments of the factory.
     """
 
-    factory: Reference
+    factory: values.Reference
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -487,7 +276,7 @@ class CriterionTable(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    name: CriterionName
+    name: values.CriterionName
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -519,13 +308,13 @@ class EvaluatorTable(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    name: EvaluatorName | None = None
-    criterion: Annotated[CriterionTable, BeforeValidator(_named_table("name"))] | None = None
+    name: values.EvaluatorName | None = None
+    criterion: Annotated[CriterionTable, BeforeValidator(values.named_table("name"))] | None = None
     n_calibration: Annotated[int, Field(ge=0)] = 1000
-    n_validation: Count | None = None
-    batch_size: Count = 100
+    n_validation: values.Count | None = None
+    batch_size: values.Count = 100
     device: str = "cpu"
-    threads: Count = 1
+    threads: values.Count = 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -554,12 +343,12 @@ class LatencySection(Table):
     """
 
     file: str | None = None
-    batch_size: Count = 1
-    threads: Count = 1
+    batch_size: values.Count = 1
+    threads: values.Count = 1
     device: str = "cpu"
     channels_last: bool = False
     target: str = "driver"
-    seconds: Amount = 30.0
+    seconds: values.Amount = 30.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -591,13 +380,13 @@ class ProblemTables(Table):
 
     about: str = ""
     paper: str = ""
-    objectives: ObjectiveNames | None = None
+    objectives: values.ObjectiveNames | None = None
     model: ModelTable
     training: TrainingTable | None = None
     data: DataTable | None = None
     task: TaskTable | None = None
     space: SpaceTable = SpaceTable()
-    limits: Limits = Field(default_factory=dict)
+    limits: values.Limits = Field(default_factory=dict)
     latency: LatencySection | None = None
     evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()

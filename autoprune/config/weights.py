@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autoprune.config.schema import TORCHVISION
+from autoprune.config.values import TORCHVISION
 from autoprune.errors import ConfigError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")

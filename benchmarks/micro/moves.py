@@ -14,9 +14,9 @@ asks for a generation, so that a part of the work falls between other asks.
 
 | `random`         | before | now |
 |------------------|--------|-----|
-| files            | 39     | 35  |
-| functions        | 137    | 141 |
-| moves            | 226    | 127 |
+| files            | 39     | 37  |
+| functions        | 137    | 145 |
+| moves            | 226    | 130 |
 | cost model       | 4      | 1   |
 | space.check      | 10     | 4   |
 | price, estimate  | 3      | 1   |
