@@ -100,18 +100,8 @@ class Outlook:
             )
         elif self.best_speedup < LITTLE:
             found.append(f"the widths decide little of the time: {best} is possible, whatever is searched")
-        least, most = (choose(self.pays, key=self.pays.__getitem__) for choose in (min, max))
-        low, high = self.pays[least], self.pays[most]
-        if high <= ALIKE * low:
-            found.append(
-                f"in every layer 1 % of the multiply-adds is worth about the same, {low:.2f} to {high:.2f} % of the "
-                "time: a search by MACs finds about the same networks as one by latency"
-            )
-        else:
-            found.append(
-                f"1 % of the multiply-adds is worth {high:.2f} % of the time in {most} and {low:.2f} % in {least}: "
-                "search by latency, not by MACs"
-            )
+        if not self.disturbed:
+            found.append(self._worth())
         for step in sorted({stair.step for stair in self.stairs}, reverse=True):
             own = [stair for stair in self.stairs if stair.step == step]
             flat = ", ".join(f"between {s.flat_from} and {s.channels} channels of {s.variable}" for s in own[:NAMED])
@@ -120,6 +110,20 @@ class Outlook:
         if self.stairs and len(self.stairs) == self.n_variables:
             found.append(f"divisor={min(stair.step for stair in self.stairs)} suits every layer")
         return tuple(found)
+
+    def _worth(self) -> str:
+        """Say whether latency is another goal than multiply-adds."""
+        least, most = (choose(self.pays, key=self.pays.__getitem__) for choose in (min, max))
+        low, high = self.pays[least], self.pays[most]
+        if high <= ALIKE * low:
+            return (
+                f"in every layer 1 % of the multiply-adds is worth about the same, {low:.2f} to {high:.2f} % of the "
+                "time: a search by MACs finds about the same networks as one by latency"
+            )
+        return (
+            f"1 % of the multiply-adds is worth {high:.2f} % of the time in {most} and {low:.2f} % in {least}: search "
+            "by latency, not by MACs"
+        )
 
     def __str__(self) -> str:
         """Return a sentence per line."""

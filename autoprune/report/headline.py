@@ -84,6 +84,12 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
         found.append(f"No point was measured on test images; the figures are from {summary.role.label} images.")
     if summary.meta.latency and (disturbed := LatencyTable.from_json(summary.meta.latency).disturbed):
         found.append(disturbed[0].upper() + disturbed[1:] + ".")
+    if summary.meta.latency and summary.timings and not any(timing.is_as_predicted for timing in summary.timings):
+        machine, conditions = summary.meta.latency["made_on"]["machine"], summary.meta.latency["conditions"]
+        found.append(
+            f"Latency is predicted for {machine}, batch {conditions['batch_size']}; the measured times are of another "
+            "machine or of other conditions and do not compare with it."
+        )
     forks = sum(incident.kind == "fork" for incident in summary.incidents)
     if forks:
         found.append(
