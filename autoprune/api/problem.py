@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from autoprune.api.problem_identity import behaviour_of, identity_of
 from autoprune.core.budget import Spending
 from autoprune.core.groups import Structure
 from autoprune.core.jobs import WeightSet
@@ -30,7 +28,6 @@ from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import CRITERIA
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import (
-    AutopruneWarning,
     InvalidArgumentError,
     MetricError,
     did_you_mean,
@@ -42,16 +39,11 @@ from autoprune.evaluate.distance import DISTANCE, measure_with_distance
 from autoprune.evaluate.evaluator import Evaluator, ProxySettings
 from autoprune.evaluate.evidence import (
     OUTPUTS,
-    environment,
     measure_dense,
-    observe_behaviour,
-    observe_figures,
-    propagate,
 )
 from autoprune.evaluate.measure import measure
 from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
-from autoprune.evaluate.task_content import content_of, hash_settings
 from autoprune.execute.tables import table_of
 from autoprune.latency.library import Wanted, find_table, made_elsewhere
 from autoprune.latency.outlook import Outlook, outlook
@@ -75,7 +67,7 @@ from autoprune.train.source import to_device
 from autoprune.train.split import Split
 from autoprune.train.task_traits import check_loss, check_task, default_task, directions_of
 from autoprune.train.tasks import Task
-from autoprune.weight_sets import Blobs, pack_weights, put_weight_set
+from autoprune.weight_sets import Blobs, put_weight_set
 
 FAR = 0.25
 """Distance of the dense model with fresh BatchNorm statistics above which these are called far from its own.
@@ -342,37 +334,7 @@ class Problem:
     @cached_property
     def behaviour(self) -> Identity:
         """Settings of the problem and outputs of its model on a few fixed items: enough to recognise the model."""
-        data = self.data
-        splits = [split for split in (data.train, data.validation, data.test) if split is not None]
-        content = data.fingerprint if all(split.source.whole for split in splits) else str([len(s) for s in splits])
-        settings = self.evaluator.proxy.settings
-        rounding = {"device", "threads", "mixed_precision", "channels_last"}  # changes last digits, and no more
-        chosen = {name: value for name, value in asdict(settings).items() if name not in rounding}
-        torch_version, device, processor = settings.identity()
-        decided = {
-            "the search space": self.space.fingerprint,
-            "the weights": hashlib.sha256(pack_weights(self.weights)).hexdigest(),
-            "the objectives": json.dumps(list(self.objectives.names)),
-            "the limits": json.dumps(sorted(self.limits.items())),
-            "the criterion": self.criterion_key(self.criterion),
-            "the seed": str(self.seed),
-            "the evaluator": self.evaluator.name,
-            "the evaluator's settings": json.dumps(chosen, sort_keys=True),
-            "the task": self.task.fingerprint,
-        }
-        if self.latency is not None:
-            decided["the latency table"] = self.latency.fingerprint
-        machine = {
-            "torch": str(torch_version),
-            "device": str(device),
-            "processor": str(processor),
-            "threads": str(settings.threads),
-            "mixed precision": str(settings.mixed_precision),
-            "channels last": str(settings.layout(self.model)),
-        }
-        # Items of datasets are hashed as they are decoded, which another version of a library does with other digits.
-        observed = {"the data": Observation(data.fingerprint, content), **observe_behaviour(self.evaluator)}
-        return Identity(decided, machine, propagate(observed), environment())
+        return behaviour_of(self)
 
     @cached_property
     def identity(self) -> Identity:
@@ -380,22 +342,7 @@ class Problem:
 
         Looking costs about as much as measuring three candidates; it happens once.
         """
-        looks = [content_of(self.task)]
-        observed = {**self.behaviour.observed, **self._dense_measured[1]}
-        looks.append(content_of(self.task))
-        observed |= observe_figures(self.evaluator)
-        looks.append(content_of(self.task))
-        observed["the task's settings"] = Observation(hash_settings(self.task, *looks), self.task.fingerprint)
-        found = replace(self.behaviour, observed=propagate(observed))
-        if found.unrepeatable:
-            msg = (
-                f"{', '.join(found.unrepeatable)} did not come out the same twice in a row, or not at all, so what "
-                "is measured cannot be recognised again: nothing is taken from the cache of evaluations and nothing "
-                "kept in it; look for random numbers that no seed decides (dropout in evaluation, a random metric, "
-                "transform or collation)"
-            )
-            warnings.warn(msg, AutopruneWarning, stacklevel=3)
-        return found
+        return identity_of(self)
 
     @property
     def fingerprint(self) -> str:
