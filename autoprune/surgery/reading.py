@@ -36,7 +36,7 @@ def closed(weights: Mapping[str, Tensor], structure: Structure, kept: BoolArray)
     """
     found = dict(weights)
     infos = {info.name: info for info in structure.tensors}
-    for name, dim, genes in _acting_axes(structure):
+    for name, dim, genes in acting_axes(structure):
         gone = np.flatnonzero((genes >= 0) & ~kept[genes])
         if not gone.size:
             continue
@@ -52,14 +52,14 @@ def read_genes(weights: Mapping[str, Tensor], structure: Structure) -> BoolArray
     """Return the (n_genes,) channels that the weights read: some weight that consumes one is not zero."""
     infos = {info.name: info for info in structure.tensors}
     is_read = np.zeros(structure.n_genes, dtype=np.bool_)
-    for name, dim, genes in _acting_axes(structure):
+    for name, dim, genes in acting_axes(structure):
         weight = next(weights[alias] for alias in infos[name].aliases if alias in weights)
         lives = (weight != 0).movedim(dim, 0).reshape(weight.shape[dim], -1).any(dim=1).cpu().numpy()
         is_read[genes[(genes >= 0) & lives]] = True
     return is_read
 
 
-def _acting_axes(structure: Structure) -> Iterator[tuple[str, int, IntArray]]:
+def acting_axes(structure: Structure) -> Iterator[tuple[str, int, IntArray]]:
     """Yield the axes through which channels act: those that read them, or that make them where none does.
 
     Queries and keys meet in a product that no weight reads; one that is zero gives nothing to it.

@@ -17,6 +17,7 @@ from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
+from autoprune.surgery.reading import acting_axes
 
 
 def random_kept(structure: Structure, rng: np.random.Generator) -> BoolArray:
@@ -65,12 +66,10 @@ def check_masked_equals_sliced(model: nn.Module, structure: Structure, kept: Boo
 
 
 def _mask(model: nn.Module, structure: Structure, kept: BoolArray) -> None:
-    roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    for axis in structure.axes:
-        if roles[axis.key] == "in":
-            removed = torch.from_numpy(((axis.genes >= 0) & ~kept[axis.genes]).nonzero()[0])
-            tensors[axis.tensor].data.index_fill_(axis.dim, removed, 0.0)
+    for tensor, dim, genes in acting_axes(structure):
+        removed = torch.from_numpy(((genes >= 0) & ~kept[genes]).nonzero()[0])
+        tensors[tensor].data.index_fill_(dim, removed, 0.0)
 
 
 def check_trains(model: nn.Module, structure: Structure, kept: BoolArray, example_input: Any) -> None:

@@ -126,10 +126,34 @@ class Module(nn.Module):
         return y
 
 
+class OneHead(nn.Module):
+    """Attention of one head with narrow queries and keys: channels of both vanish in pairs.
+
+    ``kind``: ``"product"`` of matrices, as in non-local blocks, or ``"fused"``, with ``"default"`` for the scale of
+    torch, which depends on the width.
+    """
+
+    def __init__(self, kind: str, spec: Spec) -> None:
+        super().__init__()
+        self.kind = kind
+        self.query, self.key = nn.Linear(spec.width, 5), nn.Linear(spec.width, 5, bias=False)
+        self.value, self.out = nn.Linear(spec.width, 6), nn.Linear(6, spec.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.kind == "product":
+            return self.out((q @ k.mT).softmax(-1) @ v)
+        q, k, v = (t.unsqueeze(1) for t in (q, k, v))
+        scale = 0.4 if self.kind == "fused" else None
+        return self.out(F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1))
+
+
 KINDS = {
     **dict.fromkeys(("input", "division", "attributes"), Attention),
     **dict.fromkeys(("grouped", "single", "repeated", "expanded"), SharedHeads),
     **dict.fromkeys(("packed", "unpacked", "sequence"), Module),
+    **dict.fromkeys(("product", "fused", "default"), OneHead),
 }
 
 
@@ -258,3 +282,16 @@ def test_stream_and_heads_keep_equal_fractions() -> None:
     assert chosen.variables[0].widths == (6, 12)  # the first pattern counts
     assert SearchSpace.build(structure, widths={"attention.0.qkv": (3,)}).variables[0].widths == (9, 12)
     assert SearchSpace.from_json(chosen.to_json()) == chosen
+
+
+def test_queries_and_keys_vanish_in_pairs() -> None:
+    """One head has a group of (query, key) pairs that no weight reads; where the scale follows the width it stays."""
+    model, example = made(Spec(("product", "fused", "default"), 2, 3))
+    structure = trace(model, example)
+    axes = {group.name: {axis[:3] for axis in group.axes} for group in structure.groups}
+    for i in range(2):
+        keys = ("query.weight", "query.bias", "key.weight")
+        assert axes[f"attention.{i}.query"] == {(f"attention.{i}.{key}", 0, "out") for key in keys}
+        assert f"attention.{i}.value" in axes
+    assert "attention.2.query" not in axes
+    assert "pass `scale=`" in {pin.module: pin.reason for pin in structure.pins}["attention.2.query"]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from autoprune.trace._recorder import IdRecorder
 
 
+_UNSCALED = "belongs to queries and keys whose scores are scaled by their width; pass `scale=` as a number to prune it"
+
+
 @handles("scaled_dot_product_attention")
 def attention(recorder: IdRecorder, call: TracedCall) -> None:
     """A head of keys and values that several of queries share vanishes with them; one that all share stays."""
@@ -28,7 +31,8 @@ def attention(recorder: IdRecorder, call: TracedCall) -> None:
         key, value = (_for_each_head(recorder, t, query.shape[-3] // t.shape[-3]) for t in (key, value))
     batch = "abcdefgh"[: query.dim() - 2]
     scores = constant((*query.shape[:-1], key.shape[-2]))
-    contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul")
+    unpaired = _UNSCALED if call.arg(6, "scale") is None else ""
+    contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul", unpaired=unpaired)
     if mask is not None and recorder.follows([mask]):
         combine(recorder, [scores, mask], scores)
     contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")

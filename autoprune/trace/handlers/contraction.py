@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.trace._book import Extent
-from autoprune.trace._ids import Layers, along, constant, has_ids, varying
+from autoprune.trace._ids import Layers, along, compact, constant, has_ids, varying
 from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
@@ -207,8 +207,18 @@ def embedding(recorder: IdRecorder, call: TracedCall) -> None:
 # ---------------------------------------------------------------------------- the engine
 
 
-def contract(recorder: IdRecorder, operands: list[tuple[Tensor, str]], output: Tensor, result: str, kind: str) -> None:
+def contract(
+    recorder: IdRecorder,
+    operands: list[tuple[Tensor, str]],
+    output: Tensor,
+    result: str,
+    kind: str,
+    *,
+    unpaired: str = "",
+) -> None:
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
+
+    Channels of two activations that meet in such a sum, as those of queries and keys do, vanish in pairs.
 
     Args:
         recorder: the recorder that holds the ids of all activations.
@@ -216,6 +226,7 @@ def contract(recorder: IdRecorder, operands: list[tuple[Tensor, str]], output: T
         output: the result.
         result: the letters of the result.
         kind: ``"linear"`` or ``"matmul"``, for counting.
+        unpaired: the reason why pairs of channels of two activations must stay; "" if they may vanish.
     """
     (a, letters_a), (b, letters_b) = operands
     _note_roles(recorder, operands, result)
@@ -237,8 +248,9 @@ def contract(recorder: IdRecorder, operands: list[tuple[Tensor, str]], output: T
         summed = letter not in result
         _bind(recorder, ours, theirs, other=other, summed=summed)
         if ours and theirs and summed and not (recorder.is_weight(a) or recorder.is_weight(b)):
-            for layer, _ in [*ours, *theirs]:
-                recorder.book.pin(layer, "is summed with other activations, where no weight reads it", recorder.site())
+            reason = unpaired or ("" if _apart(ours, theirs) else "is summed with itself, where no weight reads it")
+            for layer, _ in [*ours, *theirs] if reason else ():
+                recorder.book.pin(layer, reason, recorder.site())
         if ours and theirs and summed and recorder.is_weight(a) and recorder.is_weight(b):
             recorder.sum_inside_weight(output, ours[0][0], theirs[0][0])
     kept: list[Part] = []
@@ -280,6 +292,12 @@ def _bind(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, other: 
         return
     for layer, _ in [*ours, *theirs]:
         recorder.book.pin(layer, reason, site)
+
+
+def _apart(ours: list[Part], theirs: list[Part]) -> bool:
+    """Say whether two operands have no channel in common."""
+    first, second = (torch.cat([compact(layer).reshape(-1) for layer, _ in parts]) for parts in (ours, theirs))
+    return not bool(torch.isin(first[first > 0], second).any())
 
 
 def _note_roles(recorder: IdRecorder, operands: list[tuple[Tensor, str]], result: str) -> None:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
+from autoprune.surgery.reading import acting_axes
 from autoprune.trace.validation.neutral import KeptStatistics
 from autoprune.trace.validation.probes import ProbedRun, observe
 
@@ -125,7 +126,7 @@ class Reference:
                 self._tensors[name].data = values
 
     def _masked(self, structure: Structure, kept: BoolArray, generator: torch.Generator) -> dict[str, Tensor]:
-        roles = {(tensor, dim): role for group in structure.groups for tensor, dim, role, _ in group.axes}
+        acting = {(tensor, dim): genes for tensor, dim, genes in acting_axes(structure)}
         masked: dict[str, Tensor] = {}
         for axis in structure.axes:
             removed = torch.from_numpy((axis.genes >= 0) & ~kept[axis.genes])
@@ -134,7 +135,8 @@ class Reference:
                 continue
             # a product of what was there: rows of noise differ from draw to draw, and a variance stays positive
             noise = 2.0 + torch.rand(removed.shape, generator=generator, dtype=torch.float64)
-            factor = torch.where(removed, 0.0 if roles[axis.key] == "in" else noise, 1.0).to(tensor)
+            zero = torch.from_numpy(acting[axis.key] >= 0) if axis.key in acting else torch.zeros(())
+            factor = torch.where(removed, torch.where(zero > 0, 0.0, noise), 1.0).to(tensor)
             shape = [1] * tensor.dim()
             shape[axis.dim] = -1
             masked[axis.tensor] = masked.get(axis.tensor, tensor) * factor.reshape(shape)
