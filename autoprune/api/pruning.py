@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 from torch import nn
 
 from autoprune.api.point import RunPoint
@@ -36,8 +37,8 @@ from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kep
 from autoprune.train.settings import FitSettings, imitation
 from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
-PROBES = 4
-"""Levels probed per variable."""
+PROBES, FEWEST, MOST = 120, 4, 9
+"""Probes of all variables together, but no fewer nor more levels of each than these: 9 are all that there are."""
 
 N_COMPARED = 1000
 """Search-validation items at most that say whether a recovery helped."""
@@ -199,7 +200,7 @@ def prune(
 ) -> Pruned | list[Pruned]:
     """Make a model smaller: probe every layer by distance, solve for the limits, measure, polish.
 
-    How much a layer's channels matter is measured as the distance of the outputs from the dense model's on 200 items,
+    How much a layer's channels matter is measured as the distance of the outputs from the dense model's on 100 items,
     so that widths depend neither on a noisy accuracy nor on labels. Labels are used for the metrics that are reported,
     and to undo a polish that would raise the task's loss. Several sizes in one call share all of that. For a front of
     many sizes, or more time, see `search`.
@@ -277,7 +278,7 @@ def prune(
         problem,
         "knapsack",
         budget,
-        settings={"probes": PROBES, "targets": targets},
+        settings={"probes": _levels_probed(problem.space), "targets": targets},
         store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
         seed=seed,
         progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
@@ -297,7 +298,12 @@ def prune(
 
 def budget_of(space: SearchSpace, n_limits: int = 1) -> Budget:
     """Return what `prune` spends on a space: its probes, and the predicted optimum of every limit."""
-    return Budget(evaluations=1 + PROBES * space.n_variables + n_limits)
+    probes = int(np.minimum(_levels_probed(space), space.n_levels - 1).sum())
+    return Budget(evaluations=1 + probes + n_limits)
+
+
+def _levels_probed(space: SearchSpace) -> int:
+    return min(MOST, max(FEWEST, PROBES // space.n_variables))
 
 
 def _nearest(run: Run, limits: Mapping[str, int]) -> RunPoint:

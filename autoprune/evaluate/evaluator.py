@@ -35,8 +35,8 @@ from autoprune.weight_sets import Inherited
 SETTLED = 100
 """Training steps after which the running statistics of a BatchNorm may be taken for those of its training items."""
 
-FEWEST_JUDGED = 40
-"""Calibration items below which BatchNorm statistics are not compared with those that a model came with."""
+FEWEST_JUDGED, JUDGED = 40, 200
+"""Calibration items on which BatchNorm statistics are compared with those that a model came with: at least, at most."""
 
 N_LOOKED_AT = 4
 """Search-validation items that a dense model's outputs are looked at on before anything is measured."""
@@ -199,16 +199,16 @@ class Proxy:
         self.calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
         self._calibration = self._training(settings.n_calibration)
 
-    def fewer(self) -> Proxy:
-        """Return the few of these items that a probe is recalibrated and measured on."""
+    def fewer(self, n: int = PROBE_ITEMS) -> Proxy:
+        """Return ``n`` of these items of either role; by default the few that a probe is measured on."""
         found = copy.copy(self)
         for name in ("validation", "calibration", "n_items", "_answers"):
             found.__dict__.pop(name, None)
         seed, size = self.settings.proxy_seed, self.settings.batch_size
-        found._validation = self._validation.split.subset(PROBE_ITEMS, seed).loader(
+        found._validation = self._validation.split.subset(n, seed).loader(
             size, device=self.device, channels_last=self._channels_last
         )
-        found._calibration = self._augmented(self._calibration.split.subset(PROBE_ITEMS, seed))
+        found._calibration = self._augmented(self._calibration.split.subset(n, seed))
         return found
 
     @cached_property
@@ -300,7 +300,7 @@ class Proxy:
     def distance_of_fresh_norms(self) -> float | None:
         """The distance of the dense model with BatchNorm statistics of the calibration items instead of its own.
 
-        Measured on as few items as a probe is; None for a model without such statistics, or with those that layers are
+        Measured on few items; None for a model without such statistics, or with those that layers are
         made with or has hardly trained, or without outputs to compare; and where there are so few items that
         theirs would be far from any.
         """
@@ -309,7 +309,7 @@ class Proxy:
         steps = max((int(norm.num_batches_tracked or 0) for norm in norms), default=0)  # 0 where weights do not say
         if 0 < steps < SETTLED:
             return None
-        few = self.fewer()
+        few = self.fewer(JUDGED)
         if not self.calibrates or not collected or few._calibration.n_items < FEWEST_JUDGED or not few._answers.exist:
             return None
         with reproducible(self.settings.threads):

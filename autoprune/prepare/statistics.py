@@ -29,7 +29,7 @@ from autoprune.weight_sets import Inherited
 NORMS = "norms on calibration items: "
 """Of the names of tensors that hold such statistics; no parameter has a name like that."""
 
-PROBE_ITEMS = 200
+PROBE_ITEMS = 100
 """Calibration items, and search-validation items, of a probe: enough for a distance, which is paired."""
 
 

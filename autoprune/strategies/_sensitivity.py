@@ -68,7 +68,7 @@ class Sensitivities:
         self._largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
         self.top = setup.space.full_genome if setup.probe else self._largest
         n_free = int(np.count_nonzero(self.top))
-        n_levels = _affordable(n_levels, max(1, n_free), setup, spare)
+        n_levels = _affordable(n_levels, self.top, setup, spare)
         self._probes = [
             (variable, int(level))
             for variable, top in enumerate(self.top.tolist())
@@ -208,12 +208,14 @@ class Sensitivities:
                 raise BudgetError(msg)
 
 
-def _affordable(n_levels: int | None, n_free: int, setup: SearchSetup, spare: int | None) -> int:
-    """Return how many levels are measured per variable."""
+def _affordable(n_levels: int | None, top: IntArray, setup: SearchSetup, spare: int | None) -> int:
+    """Return how many levels are measured per variable; (d,) ``top`` are the highest, from which it is lowered."""
+    n_free = max(1, int(np.count_nonzero(top)))
     evaluations = likely_evaluations(setup, setup.probe or "proxy")
     if n_levels is not None or spare is not None:
         wanted = n_levels or _MANY_LEVELS
-        return wanted if evaluations is None else max(1, min(wanted, (evaluations - 1 - (spare or 0)) // n_free))
+        left = np.inf if evaluations is None else evaluations - 1 - (spare or 0)
+        return max((n for n in range(1, wanted + 1) if np.minimum(n, top).sum() <= left), default=1)
     if evaluations is None:
         return _MANY_LEVELS if setup.probe else _LEVELS
     if not setup.probe:

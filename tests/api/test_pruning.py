@@ -100,7 +100,8 @@ def test_a_list_of_limits_gives_a_model_for_each(trained: tuple[nn.Module, ap.Da
             for result, wanted in zip(found, limits, strict=True)] == [True] * 3  # fmt: skip
     assert found[0].after["distance"] > found[1].after["distance"]
     run = ap.open_run(tmp_path / "run")
-    assert sum(job.fidelity == PROBE for job in (outcome.job for outcome in run.outcomes)) == 1 + 4 * 3
+    assert [outcome.job.fidelity for outcome in run.outcomes].count(PROBE) == 1 + int((run.space.n_levels - 1).sum())
+    assert run.n_evaluations == pruning.budget_of(run.space, 3).evaluations
     assert {stage for stage, _, _ in told} == {"measuring", "polishing"}
     assert told[-1] == ("polishing", 3, 3)
     for result in found:

@@ -199,6 +199,16 @@ def test_additive_damage_is_recovered_exactly(limits):
     np.testing.assert_allclose(predicted, reference - toy_accuracy(setup.space, every), atol=1e-12)
 
 
+@pytest.mark.parametrize("evaluations", range(6, 20))
+def test_as_many_levels_are_probed_as_there_is_room_for(evaluations):
+    """Variables with few levels leave room for more of the others, whose plan is never larger than what is there."""
+    setup = toy_setup(toy_space((2, 16, 3, 16), levels=6), evaluations=evaluations)
+    n_levels = setup.space.n_levels - 1
+    plan = Sensitivities(setup, 5, spare=1).plan
+    sizes = [1 + int(np.minimum(n, n_levels).sum()) for n in range(1, 6)]
+    assert len(plan) == max(size for size in sizes if size <= evaluations - 1)
+
+
 def test_probes_lower_one_variable_at_a_time():
     """First the largest network within the limit, then copies of it with one variable lowered."""
     setup = toy_setup(limits={"macs": "50%"})
