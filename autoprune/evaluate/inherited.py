@@ -1,4 +1,4 @@
-"""A candidate as it is: slice the inherited weights, recalibrate BatchNorm, measure. Nothing is trained."""
+"""A candidate as it is: slice the inherited weights or generate them, recalibrate BatchNorm, measure; no training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import BoolArray, Structure
@@ -20,7 +21,9 @@ from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpa
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
+from autoprune.surgery.slicing import check_kept
 from autoprune.train.devices import autocast, placed, reproducible
+from autoprune.train.generators import PruningNet
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import KINDS
 from autoprune.weight_sets import Inherited
@@ -253,3 +256,29 @@ def _changes(
         if any(group in cut_groups for count in attribute.value for group, _ in count.terms)
     ]
     return tensors, modules
+
+
+class Generated(InheritedWeights):
+    """Scores candidates with generated weights, cropped to the channels that stay, BatchNorm recalibrated.
+
+    A WeightSet without generators (a slimmable supernet, the trained model) is scored as it is. Making the weights of a
+    candidate takes about ``hidden + 1`` multiply-adds per weight once, where one image through a convolutional network
+    takes hundreds to thousands; they are counted while generators are trained, and not here.
+
+    Args:
+        setup: model, space, costs, data and task.
+        settings: settings that say which items are used and how the model runs.
+    """
+
+    name = "generated"
+
+    keeps_the_whole_model = False
+
+    @property
+    def _moves_norms(self) -> bool:
+        """False: generated weights are not those that the stored statistics are of."""
+        return False
+
+    @torch.no_grad()
+    def _weights(self, kept: BoolArray, inherited: Inherited) -> Mapping[str, Tensor]:
+        return PruningNet(self.setup.structure, inherited.weights)(check_kept(self.setup.structure, kept))

@@ -63,7 +63,7 @@ _BUILT_IN = (
     EvaluatorInfo(
         "generated",
         "weights that a PruningNet makes for the widths, BatchNorm recalibrated, nothing trained",
-        "autoprune.evaluate.generated:Generated",
+        "autoprune.evaluate.inherited:Generated",
         "Liu et al., MetaPruning, ICCV 2019",
     ),
     EvaluatorInfo(

@@ -23,8 +23,7 @@ from autoprune.core.jobs import Prepare
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import AutopruneWarning
 from autoprune.evaluate.evaluator import ProxySettings
-from autoprune.evaluate.generated import Generated
-from autoprune.evaluate.inherited import InheritedWeights
+from autoprune.evaluate.inherited import Generated, InheritedWeights
 from autoprune.evaluate.reconstructed import Reconstructed, ReconstructedSettings
 from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettings
 from autoprune.finetuning.training import PointTraining, with_fit_teacher

@@ -15,7 +15,7 @@ from autoprune.core.limits import within_limits
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError, UnknownNameError
-from autoprune.evaluate.generated import Generated
+from autoprune.evaluate.inherited import Generated
 from autoprune.prepare.recipe import Recipe, Workbench
 from autoprune.prepare.width_learner import WidthLearner
 from autoprune.prepare.width_training import PruningNetRecipe, PruningNetSettings, SupernetRecipe, SupernetSettings
