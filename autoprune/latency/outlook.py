@@ -63,7 +63,7 @@ class Outlook:
         n_variables: number of width variables.
         stairs: variables whose channels save time in steps, in execution order.
         pays: share of the dense time that a variable saves per share of the dense multiply-adds when its channels are
-            halved, by name of the variable.
+            halved, by name of the variable; without those that save none.
     """
 
     dense: float
@@ -100,7 +100,7 @@ class Outlook:
             )
         elif self.best_speedup < LITTLE:
             found.append(f"the widths decide little of the time: {best} is possible, whatever is searched")
-        if not self.disturbed:
+        if self.pays and not self.disturbed:
             found.append(self._worth())
         for step in sorted({stair.step for stair in self.stairs}, reverse=True):
             own = [stair for stair in self.stairs if stair.step == step]
@@ -159,8 +159,8 @@ def _pays(table: LatencyTable, space: SearchSpace) -> dict[str, float]:
     layers = table.layers(space.widths(np.concatenate([space.full_genome[None, :], halved])))
     seconds = np.sum([layer.seconds for layer in layers], axis=0)
     macs = np.sum([layer.macs for layer in layers], axis=0)
-    saved = (1 - seconds[1:] / seconds[0]) / np.maximum(1 - macs[1:] / macs[0], 1e-12)
-    return dict(zip((variable.name for variable in space.variables), saved.tolist(), strict=True))
+    saved, counted = 1 - seconds[1:] / seconds[0], 1 - macs[1:] / macs[0]
+    return {v.name: float(saved[i] / counted[i]) for i, v in enumerate(space.variables) if counted[i] > 0}
 
 
 def _stairs(table: LatencyTable, space: SearchSpace) -> list[Stair]:
