@@ -198,7 +198,10 @@ class Sensitivities:
         setup, n = self._setup, len(self.plan)
         what = f"knapsack measures {n_free} variables and the largest network first ({n} evaluations"
         if setup.evaluations is not None and n > setup.evaluations:
-            msg = f"{what}), got {setup.evaluations} evaluations; raise the budget, or take 'pymoo:nsga2'"
+            msg = (
+                f"{what}), got {setup.evaluations} evaluations; raise the budget, such as to {2 * n}, half of which are "
+                "probes on few items, or take 'pymoo:nsga2', which goes without"
+            )
             raise BudgetError(msg)
         if setup.macs is not None and setup.estimate is not None:
             jobs = [self.job(0, genome) for genome in self.plan]

@@ -257,7 +257,11 @@ def test_absorbed_probes_are_not_repeated():
 @pytest.mark.parametrize(
     ("options", "error", "named"),
     [
-        ({"evaluations": 6}, BudgetError, r"measures 6 variables .*\(7 evaluations\), got 6 evaluations"),
+        (
+            {"evaluations": 6},
+            BudgetError,
+            r"measures 6 variables .*\(7 evaluations\), got 6 evaluations; raise the budget, such as to 14",
+        ),
         ({"objectives": ("macs", "params")}, InvalidArgumentError, "an objective that is measured"),
     ],
 )
