@@ -14,7 +14,6 @@ from torch import nn
 from autoprune import artifact
 from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
-from autoprune.api.problem import Problem
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.objectives import Objective
@@ -33,8 +32,7 @@ from autoprune.store.record import FINETUNE
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
 from autoprune.train.loop import Progress
-from autoprune.train.settings import FitSettings, imitation
-from autoprune.train.stepping import steps_per_epoch
+from autoprune.train.settings import IMITATION, FitSettings
 from autoprune.train.task_traits import check_loss, directions_of, distillation_identity, has_loss
 
 if TYPE_CHECKING:
@@ -193,11 +191,8 @@ def finetune(
         msg = f"expected points to train, got none: {run!r}"
         raise InvalidArgumentError(msg)
     if settings is None:
-        settings = replace(
-            _usual_settings(problem, epochs),
-            device=str(problem.evaluator.device),
-            threads=problem.evaluation.threads,
-        )
+        usual = FitSettings(distillation=Distillation()) if has_loss(problem.task, problem.data) else IMITATION
+        settings = replace(usual, device=str(problem.evaluator.device), threads=problem.evaluation.threads)
     given: Sequence[Any] = settings if isinstance(settings, tuple | list) else [settings]
     variants = tuple(replace(settings_of(FitSettings, item, "a fine-tuning"), epochs=epochs) for item in given)
     if any(item.distillation is None or item.distillation.weight < 1 for item in variants):
@@ -257,15 +252,6 @@ def finetune(
                 for point in chosen
             ],
         )
-
-
-def _usual_settings(problem: Problem, epochs: float) -> FitSettings:
-    """Return how points are trained who says nothing about it: half on labels, or without any."""
-    usual = FitSettings(epochs=epochs, distillation=Distillation())
-    if has_loss(problem.task, problem.data):
-        return usual
-    n_steps = usual.n_steps(steps_per_epoch(len(problem.data.train), usual.batch_size))
-    return replace(imitation(n_steps), steps=None)
 
 
 def _check_call(run: object, epochs: object) -> None:

@@ -34,7 +34,7 @@ from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
 from autoprune.train.loop import Progress, fit
 from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
-from autoprune.train.settings import FitSettings, imitation
+from autoprune.train.settings import IMITATION, FitSettings
 from autoprune.train.tasks import FunctionTask, Task, Unlabelled
 
 PROBES, FEWEST, MOST = 120, 4, 9
@@ -420,7 +420,7 @@ def _learned(
     Raises:
         MetricError: the training diverged.
     """
-    chosen = settings or imitation(1)
+    chosen = settings or IMITATION
     if settings is None:
         chosen = _affordable(model, dense, data, minutes)
     elif not chosen.steps:
@@ -446,7 +446,7 @@ def _affordable(model: nn.Module, dense: nn.Module, data: Data, minutes: float) 
 
     Where it does not suffice for `FEW_STEPS` of the usual size, steps have fewer items.
     """
-    usual, smallest = imitation(1), replace(imitation(1), batch_size=FEWEST_ITEMS)
+    usual, smallest = IMITATION, replace(IMITATION, batch_size=FEWEST_ITEMS)
     steps = _affordable_steps(model, dense, data, minutes, smallest)
     size = min(usual.batch_size, FEWEST_ITEMS * 2 ** int(math.log2(max(1, steps // FEW_STEPS))))
     if size == FEWEST_ITEMS:

@@ -77,16 +77,9 @@ class FitSettings:
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
 
-def imitation(n_steps: int) -> FitSettings:
-    """Return settings to learn a dense model's outputs alone, without labels, in so many steps.
+IMITATION = FitSettings(optimizer="adamw", learning_rate=3e-4, weight_decay=0.0, distillation=Distillation(weight=1.0))
+"""Settings to learn a dense model's outputs alone, without labels.
 
-    AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on
-    another, or diverges (docs/reconstruction.md). The learning rate is a cautious one.
-    """
-    return FitSettings(
-        steps=n_steps,
-        optimizer="adamw",
-        learning_rate=3e-4,
-        weight_decay=0.0,
-        distillation=Distillation(weight=1.0),
-    )
+AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on another,
+or diverges (docs/reconstruction.md). The learning rate is a cautious one.
+"""

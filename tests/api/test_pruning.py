@@ -17,7 +17,7 @@ from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentE
 from autoprune.evaluate.distance import measure_with_distance
 from autoprune.evaluate.measure import MeasureSettings
 from autoprune.train.distill import Distillation
-from autoprune.train.settings import imitation
+from autoprune.train.settings import IMITATION
 
 
 def network() -> nn.Module:
@@ -167,7 +167,7 @@ def test_statistics_of_items_from_elsewhere_are_not_learned(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AutopruneWarning)  # that they are from elsewhere
         small = ap.prune(model, items, {"macs": "50%"}).model
-    found = ap.recover(small, model, items, settings=replace(imitation(60), learning_rate=1e-3))
+    found = ap.recover(small, model, items, settings=replace(IMITATION, steps=60, learning_rate=1e-3))
     assert not torch.equal(small[0].weight, found[0].weight)
     kept = [torch.equal(a.running_mean, b.running_mean) for a, b in zip(norms(small), norms(found), strict=True)]
     assert kept == [keeps] * len(kept)

@@ -19,7 +19,7 @@ from autoprune.cli.app import app
 from autoprune.core.settings import as_json
 from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError
 from autoprune.store.record import FINETUNE
-from autoprune.train.settings import imitation
+from autoprune.train.settings import IMITATION
 from tests.train.output_kinds import output_kinds
 
 KINDS = sorted(output_kinds())
@@ -155,8 +155,8 @@ def test_one_call_and_a_fine_tuning_need_no_labels(tmp_path: Path) -> None:
     assert point.metrics.keys() == point.test_metrics.keys() == {"distance"}
     run.refresh()
     used = run.record.records(FINETUNE)[0]["settings"]
-    wanted = as_json(replace(imitation(1), epochs=1, steps=None))
-    assert {name: used[name] for name in wanted} == wanted, "trained as `recover` would in as many steps"
+    wanted = as_json(replace(IMITATION, epochs=1))
+    assert {name: used[name] for name in wanted} == wanted, "trained as a recovery is"
     with pytest.raises(InvalidArgumentError, match="fine-tuning on labels needs a loss"):
         ap.finetune(run, 1, epochs=1, settings=ap.FitSettings())
 
