@@ -67,8 +67,8 @@ N_TRIED, LITTLE_HARM = 64, 1.2
 N_JUDGED = 200
 """Items on which BatchNorm statistics are taken, and judged, before a recovery."""
 
-SETTLED_STATISTICS = 3
-"""Momentum times steps above which running statistics have forgotten what they were."""
+SETTLED_STATISTICS, FEWEST_SETTLING = 3, 32
+"""Momentum times steps with which running statistics forget what they were; items of a batch that say enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -481,12 +481,12 @@ def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings) -> b
     """Say whether BatchNorm may run on the statistics of batches in a recovery, and end with those of the items.
 
     Not where these are far from the dense model's own (images from elsewhere), for which a small model would first have
-    to make up, nor where running statistics follow too slowly to arrive.
+    to make up, nor where running statistics follow too slowly to arrive, or batches are too small to say.
     """
     momenta = [norm.momentum or 0.0 for norm in batch_norms(dense)]
     if not momenta:
         return True
-    if (settings.steps or 1) * min(momenta) < SETTLED_STATISTICS:
+    if settings.batch_size < FEWEST_SETTLING or (settings.steps or 1) * min(momenta) < SETTLED_STATISTICS:
         return False
     device, few = resolve_device(settings.device), data.train.subset(N_JUDGED, 0)
     fresh = copy_model(dense)

@@ -199,7 +199,7 @@ class Sensitivities:
         what = f"knapsack measures {n_free} variables and the largest network first ({n} evaluations"
         if setup.evaluations is not None and n > setup.evaluations:
             msg = (
-                f"{what}), got {setup.evaluations} evaluations; raise the budget, such as to {2 * n}, half of which are "
+                f"{what}), got {setup.evaluations} evaluations; raise the budget, such as to {2 * n}, half of them "
                 "probes on few items, or take 'pymoo:nsga2', which goes without"
             )
             raise BudgetError(msg)

@@ -80,6 +80,6 @@ class FitSettings:
 IMITATION = FitSettings(optimizer="adamw", learning_rate=3e-4, weight_decay=0.0, distillation=Distillation(weight=1.0))
 """Settings to learn a dense model's outputs alone, without labels.
 
-AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on another,
-or diverges (docs/reconstruction.md). The learning rate is a cautious one.
+AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on
+another, or diverges (docs/reconstruction.md). The learning rate is a cautious one.
 """
