@@ -42,22 +42,37 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
 
 def export_onnx(model: nn.Module, example_input: Any, path: Path) -> None:
     """Write an ONNX file whose batch dimension (the first of every input) is free."""
+    program = onnx_program(model, example_input)
+    with _refusal(model, "ONNX"):
+        program.save(path, external_data=False)
+
+
+def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True) -> torch.onnx.ONNXProgram:
+    """Return what `export_onnx` writes, or the same before torch has optimized the graph.
+
+    Raises:
+        TraceError: torch cannot export the model.
+        MissingDependencyError: packages are missing.
+    """
     missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
     if missing:
         msg = f"export to ONNX needs {' and '.join(missing)}: pip install 'autoprune[export]'"
         raise MissingDependencyError(msg)
     args, kwargs, shapes = _arguments(example_input)
     with _refusal(model, "ONNX"):
-        torch.onnx.export(
+        program = torch.onnx.export(
             _evaluated(model),
             args,
-            path,
             kwargs=kwargs,
             dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
-            external_data=False,
+            optimize=optimize,
         )
+    if program is None:  # what torch's older exporter returns
+        msg = "torch.onnx.export returned no program"
+        raise TraceError(msg)
+    return program
 
 
 def export_program(model: nn.Module, example_input: Any, path: Path) -> None:

@@ -18,7 +18,7 @@ from autoprune.api.recorded_problem import as_recorded, check_readable, check_wr
 from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Outcome
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, warn
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
@@ -167,6 +167,7 @@ class Run(Pickable[RunPoint]):
         *,
         batch_size: int | None = None,
         threads: int | None = None,
+        runtime: str | None = None,
         rounds: int = 30,
     ) -> None:
         """Time the dense model and points in turns on this machine; the figures go into the run and its reports.
@@ -175,17 +176,22 @@ class Run(Pickable[RunPoint]):
             points: points to measure; by default up to five of the front, spread over cost.
             batch_size: samples per forward pass; by default those that latency is predicted for, else one.
             threads: CPU threads, likewise.
+            runtime: runtime of the models: ``"torch"``, ``"onnxruntime"`` or ``"compile"`` (`torch.compile`); by
+                default what latency is predicted for, else torch.
             rounds: timed passes per model.
 
         Raises:
             InvalidArgumentError: the run was opened without its problem.
+            UnknownNameError: there is no such runtime.
+            MissingDependencyError: it is not installed.
+            TraceError: it cannot run these models.
         """
         problem = self._require_problem("time")
         chosen = self.choose() if points is None else list(points)
         models: dict[str, nn.Module] = {"dense": problem.model}
         models.update({str(point.id): point.build() for point in chosen})
         timings, how = time_in_turns(
-            problem, models, batch_size=batch_size, threads=threads, rounds=rounds, seed=problem.seed
+            problem, models, batch_size=batch_size, threads=threads, runtime=runtime, rounds=rounds, seed=problem.seed
         )
         rows = []
         for name in models:
@@ -207,6 +213,7 @@ class Run(Pickable[RunPoint]):
         where = how["conditions"].get("target", "")
         setting = f"batch {timings.batch_size}, {threads} thread{'s' if threads > 1 else ''}, {timings.device}"
         setting += f" of {where}" if where else ""
+        setting += f", {how['ran_in']}" if "runtime" in how["conditions"] else ""
         with self._writing() as store:
             store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows, **how})
 
@@ -217,6 +224,7 @@ class Run(Pickable[RunPoint]):
         points: int = N_REPORTED,
         measure: bool = True,
         polish: bool = False,
+        runtimes: Sequence[str] = (),
     ) -> ReportPaths:
         """Write the report: one HTML file without network access, CSV and JSON beside it.
 
@@ -225,6 +233,8 @@ class Run(Pickable[RunPoint]):
             points: how many points of the front to measure on the test items and to time.
             measure: measure what is missing; needs the problem, and a folder that is not damaged.
             polish: also measure these points polished, see `RunPoint.build`.
+            runtimes: further runtimes that they are timed in, see `measure_latency`; one that is not installed, or
+                cannot run the models, is left out with a warning.
 
         Raises:
             StoreError: the report cannot be written.
@@ -243,6 +253,11 @@ class Run(Pickable[RunPoint]):
                 if polish:
                     self.test(chosen, polish=True)
             self.measure_latency(chosen)
+            for runtime in runtimes:
+                try:
+                    self.measure_latency(chosen, runtime=runtime)
+                except (TraceError, MissingDependencyError) as error:
+                    warn(f"nothing is timed in {runtime}: {error}", stacklevel=2)
         return write_report(self.record, path)
 
     @cached_property

@@ -14,6 +14,7 @@ from autoprune.cost.latency import measure_latency, placed_batch
 from autoprune.cost.timings import Timings
 from autoprune.errors import ExecutorError, InvalidArgumentError, MissingDependencyError, warn
 from autoprune.latency.measuring import made_on
+from autoprune.latency.runtimes import Load, open_timed
 from autoprune.latency.settings import DRIVER
 from autoprune.surgery.copying import copy_model
 from autoprune.train.devices import resolve_device
@@ -25,6 +26,7 @@ def time_in_turns(
     *,
     batch_size: int | None = None,
     threads: int | None = None,
+    runtime: str | None = None,
     rounds: int = 30,
     seed: int = 0,
 ) -> tuple[Timings, dict[str, Any]]:
@@ -35,15 +37,25 @@ def time_in_turns(
         models: the models by name; they stay as and where they are.
         batch_size: samples per forward pass.
         threads: CPU threads.
+        runtime: runtime of the models, one of `TIMED_RUNTIMES`.
         rounds: timed passes per model.
         seed: seed for the order of the models in each round.
 
     Returns:
         The times, measured where the table was made if that is a target that can be reached, and how they were made:
-        ``"conditions"`` as a `LatencyTable` has them, and ``"machine"``.
+        ``"conditions"`` as a `LatencyTable` has them, ``"machine"`` and ``"ran_in"``, the runtime and its version.
+
+    Raises:
+        UnknownNameError: there is no such runtime.
+        MissingDependencyError: it is not installed.
+        TraceError: it cannot run these models.
     """
     asked = {} if problem.latency is None else dict(problem.latency.conditions)
     asked |= {"batch_size": batch_size or asked.get("batch_size", 1), "threads": threads or asked.get("threads", 1)}
+    if runtime is not None:
+        asked["runtime"] = runtime
+    if asked.setdefault("runtime", "torch") == "onnxruntime":
+        asked |= {"device": "cpu", "channels_last": False}
     target = asked.pop("target", DRIVER)
     timed = partial(_timed, models, problem.example_input, asked, rounds, seed)
     if target == DRIVER:
@@ -69,14 +81,20 @@ def _timed(
         example_input = placed_batch(example_input, device)
     if channels_last:
         models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
+    name, threads = asked["runtime"], asked["threads"]
+
+    def opened(model: nn.Module, sample: Any, batch: Any) -> Load:
+        return open_timed(name, model, sample, batch, next(model.parameters()).device, threads)
+
     timings = measure_latency(
         models,
         example_input,
         batch_size=asked["batch_size"],
-        threads=asked["threads"],
+        threads=threads,
         channels_last=channels_last,
         rounds=rounds,
         seed=seed,
+        runtime=None if name == "torch" else opened,
     )
     ran_on = timings.device if device is None else str(device)
     conditions = {
@@ -84,8 +102,9 @@ def _timed(
         "threads": timings.threads,
         "device": ran_on,
         "channels_last": channels_last,
-    }
-    return timings, {"conditions": conditions, "machine": made_on(torch.device(ran_on))["machine"]}
+    } | ({} if name == "torch" else {"runtime": name})
+    made = made_on(torch.device(ran_on), name)
+    return timings, {"conditions": conditions, "machine": made["machine"], "ran_in": made["runtime"]}
 
 
 def _here(name: str | None) -> torch.device | None:

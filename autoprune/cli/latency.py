@@ -22,6 +22,7 @@ def latency(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per forward pass.", show_default="1")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.", show_default="cpu")] = None,
+    runtime: Annotated[str | None, typer.Option(help="torch or onnxruntime.", show_default="torch")] = None,
     target: Annotated[
         str | None, typer.Option(metavar="NODE", help="Resource or label of a Ray node.", show_default="this machine")
     ] = None,
@@ -41,7 +42,14 @@ def latency(
     from autoprune.report.units import amount
 
     file = options.read_problem(problem, weights=weights, settings=set_)
-    asked = {"batch_size": batch_size, "threads": threads, "device": device, "target": target, "seconds": seconds}
+    asked = {
+        "batch_size": batch_size,
+        "threads": threads,
+        "device": device,
+        "runtime": runtime,
+        "target": target,
+        "seconds": seconds,
+    }
     written = file.tables.latency.settings if file.tables.latency is not None else {}
     settings = {**written, **{name: value for name, value in asked.items() if value is not None}}
     model = build_model(file, with_weights=False)

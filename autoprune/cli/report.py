@@ -24,6 +24,10 @@ def report(
         bool, typer.Option(help="Also test these points polished (runs of the evaluator `reconstructed`).")
     ] = False,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also time them in onnxruntime or compile; repeatable.", show_default=False),
+    ] = None,
     problem: options.RunProblem = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
@@ -41,5 +45,5 @@ def report(
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
     with working("writing the report"):
-        paths = opened.report(output, points=points, measure=measure, polish=polish)
+        paths = opened.report(output, points=points, measure=measure, polish=polish, runtimes=runtime or ())
     print_line(escape(paths.html))

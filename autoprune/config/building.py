@@ -152,9 +152,10 @@ def wanted_latency(file: ProblemFile) -> LatencyTable | dict[str, Any] | None:
         found = LatencyTable.load(file.path.parent / asked.file)
     except InvalidArgumentError as error:
         raise file.error(("latency", "file"), f"{error}; `autoprune latency PROBLEM -o FILE` writes one") from error
+    measured = {"runtime": found.runtime, **found.conditions}
     for name, value in asked.settings.items():
-        if name in asked.model_fields_set & found.conditions.keys() and found.conditions[name] != value:
-            message = f"the table in {asked.file} was measured with {found.conditions[name]}, and the file says {value}"
+        if name in asked.model_fields_set & measured.keys() and measured[name] != value:
+            message = f"the table in {asked.file} was measured with {measured[name]}, and the file says {value}"
             raise file.error(("latency", name), message)
     return found
 

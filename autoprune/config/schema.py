@@ -338,6 +338,7 @@ class LatencySection(Table):
         threads: CPU threads.
         device: ``cpu``, ``cuda``, ...
         channels_last: whether images are laid out with the channels last.
+        runtime: runtime of the network: ``torch`` or ``onnxruntime``.
         target: resource or label of the Ray node that is measured; ``driver`` for this machine.
         seconds: about how long measuring may take.
     """
@@ -347,6 +348,7 @@ class LatencySection(Table):
     threads: values.Count = 1
     device: str = "cpu"
     channels_last: bool = False
+    runtime: str = "torch"
     target: str = "driver"
     seconds: values.Amount = 30.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def measure_latency(
     rounds: int = 30,
     warmup: int = 3,
     seed: int = 0,
+    runtime: Callable[[nn.Module, Any, Any], Callable[[nn.Module], Callable[[], object]]] | None = None,
 ) -> Timings:
     """Time the forward passes of ``models``, each once per round in a new random order.
 
@@ -43,6 +45,8 @@ def measure_latency(
         rounds: timed passes per model, at least six.
         warmup: passes per model before.
         seed: seed for the order of the models in each round.
+        runtime: opens what runs the models, given the first of them, one sample and the batch; it returns what makes a
+            model ready to run. Torch as it runs by itself when left out.
 
     Raises:
         InvalidArgumentError: no model, too few rounds, or a model is on another device than the input.
@@ -65,11 +69,15 @@ def measure_latency(
         stack.enter_context(torch.inference_mode())
         for model in models.values():
             stack.enter_context(evaluating(model))
+        runs: dict[str, Callable[[], object]] = {name: partial(forward, model, batch) for name, model in models.items()}
+        if runtime is not None:
+            load = runtime(next(iter(models.values())), samples.take(1), batch)
+            runs = {name: load(model) for name, model in models.items()}
         clock = clock_of(device)
         for i in range(-warmup, rounds):
             for turn in rng.permutation(len(names)):
                 name = names[turn]
-                elapsed = _time(models[name], batch, device, clock)
+                elapsed = _time(runs[name], device, clock)
                 if i >= 0:
                     seconds[name][i] = elapsed
     return Timings(seconds, str(device), threads, batch_size)
@@ -93,10 +101,10 @@ def placed_batch(batch: Any, device: torch.device, *, channels_last: bool = Fals
     return tree_map(place, batch)
 
 
-def _time(model: nn.Module, batch: Any, device: torch.device, clock: Callable[[], float]) -> float:
+def _time(run: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     _wait(device)
     start = clock()
-    forward(model, batch)
+    run()
     _wait(device)
     return clock() - start
 

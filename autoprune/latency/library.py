@@ -86,16 +86,19 @@ def made_elsewhere(table: LatencyTable) -> str:
     if "target" in table.conditions:
         return ""
     try:
-        here = made_on(resolve_device(str(table.conditions["device"])))
+        here = made_on(resolve_device(str(table.conditions["device"])), table.runtime)
     except InvalidArgumentError:
-        here = made_on(torch.device("cpu"))
+        here = made_on(torch.device("cpu"), table.runtime)
     there = [table.made_on.get(name) for name in here]
     if there == list(here.values()):
         return ""
+    (before, now) = (
+        f"{made['machine']} with torch {made['torch']}" + (f", {made['runtime']}" if table.runtime != "torch" else "")
+        for made in (table.made_on, here)
+    )
     return (
-        f"the latency table was made on {table.made_on['machine']} with torch {table.made_on['torch']}, and this is "
-        f"{here['machine']} with torch {here['torch']}: predictions and limits are of there, times that are measured "
-        "are of here"
+        f"the latency table was made on {before}, and this is {now}: predictions and limits are of there, times that "
+        "are measured are of here"
     )
 
 
@@ -114,7 +117,7 @@ def _path(space: SearchSpace, settings: LatencySettings) -> Path:
 def _key(space: SearchSpace, settings: LatencySettings) -> str:
     """Return the name of what a table depends on; how much is measured is part of it: a change measures anew."""
     chosen = {name: value for name, value in vars(settings).items() if name != "target"}
-    parts = [space.fingerprint, chosen, made_on(device_of(settings))]
+    parts = [space.fingerprint, chosen, made_on(device_of(settings), settings.runtime)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

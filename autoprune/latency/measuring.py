@@ -11,8 +11,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from torch import nn
 from autoprune.core.groups import FloatArray, IntArray, Operator
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import clock_of, placed_batch
-from autoprune.cost.samples import find_samples
+from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError
+from autoprune.latency.runtimes import Marked, Runtime, open_runtime, runtime_version
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable, fit_segment, fit_table
 from autoprune.surgery.cut import cut
-from autoprune.surgery.forward import evaluating, forward
 from autoprune.train.devices import resolve_device
 
 QUANTILE = 0.3
@@ -73,25 +72,29 @@ def measure_table(
     if samples.form == "whole" and settings.batch_size > 1:
         msg = f"the example input is one sample as a whole: expected batch_size=1, got {settings.batch_size}"
         raise InvalidArgumentError(msg)
-    batch = placed_batch(samples.take(settings.batch_size), device, channels_last=settings.channels_last)
     rng = np.random.default_rng(settings.seed)
     genomes = spread_genomes(space, settings.candidates + settings.checks, rng)
-    networks = []
-    for i, genome in enumerate(genomes):
-        networks.append(_network(model, space, genome, settings))
-        if progress is not None:
-            progress("networks", i + 1, len(genomes))
     widths = space.widths(genomes)
     fitted, checked = slice(0, settings.candidates), slice(settings.candidates, None)
-    with _running(networks, settings.threads):
-        pass_seconds = _seconds_of_one_round(networks, batch, device) / len(networks)
-        rounds = _rounds(settings.seconds, pass_seconds * len(networks))
-        marks = _Marks(space.structure.operators, device)
-        modules, seconds = marks.times(networks[fitted], batch, rounds, rng, progress)
-        whole, busy = _whole_times(networks[checked], batch, device, max(rounds, 12), rng, progress)
+    operators = space.structure.operators
+    with _running(settings.threads):
+        runtime = _runtime(model, samples, settings, device)
+        marked: list[Marked] = []
+        runs: list[Callable[[], object]] = []
+        for i, genome in enumerate(genomes):
+            network = _network(model, space, genome, settings)
+            if i < settings.candidates:
+                marked.append(runtime.mark(network, operators))
+            else:
+                runs.append(runtime.load(network))
+            if progress is not None:
+                progress("networks", i + 1, len(genomes))
+        rounds = _rounds(settings.seconds, _seconds_of_one_round([*marked, *runs], device))
+        modules, seconds = _segment_times(marked, min(rounds, runtime.most_marked), rng, progress)
+        whole, busy = _whole_times(runs, device, max(rounds, 12), rng, progress)
     segments = [
         fit_segment(module, operators, widths[fitted], seconds[:, i])
-        for i, (module, operators) in enumerate(_segments(space.structure.operators, modules))
+        for i, (module, operators) in enumerate(_segments(operators, modules))
     ]
     return fit_table(
         segments,
@@ -100,7 +103,7 @@ def measure_table(
         noise=noise_of(whole),
         busy=busy,
         conditions=settings.conditions,
-        made_on=made_on(device),
+        made_on=made_on(device, settings.runtime),
         structure=space.structure.fingerprint,
     )
 
@@ -119,13 +122,12 @@ def time_networks(
     """
     settings = settings or LatencySettings()
     device = device_of(settings)
-    batch = find_samples(model, example_input).take(settings.batch_size)
-    batch = placed_batch(batch, device, channels_last=settings.channels_last)
-    networks = [_network(model, space, genome, settings) for genome in genomes]
-    with _running(networks, settings.threads):
-        rounds = _rounds(settings.seconds, _seconds_of_one_round(networks, batch, device))
-        seconds, _ = _whole_times(networks, batch, device, rounds, np.random.default_rng(settings.seed), None)
-        return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
+    with _running(settings.threads):
+        runtime = _runtime(model, find_samples(model, example_input), settings, device)
+        runs = [runtime.load(_network(model, space, genome, settings)) for genome in genomes]
+        rounds = _rounds(settings.seconds, _seconds_of_one_round(runs, device))
+        seconds, _ = _whole_times(runs, device, rounds, np.random.default_rng(settings.seed), None)
+    return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
 
 
 def spread_genomes(space: SearchSpace, n: int, rng: np.random.Generator) -> IntArray:
@@ -152,11 +154,11 @@ def device_of(settings: LatencySettings) -> torch.device:
     return device
 
 
-def made_on(device: torch.device) -> dict[str, str]:
+def made_on(device: torch.device, runtime: str = "torch") -> dict[str, str]:
     """Return what machine and what versions times belong to."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else _processor()
-    return {"machine": name, "torch": torch.__version__, "runtime": "torch"}
+    return {"machine": name, "torch": torch.__version__, "runtime": runtime_version(runtime)}
 
 
 def _processor() -> str:
@@ -172,19 +174,22 @@ def _network(model: nn.Module, space: SearchSpace, genome: IntArray, settings: L
     structure = space.structure
     orders = [np.arange(group.width) for group in structure.groups]
     kept = structure.kept_genes(orders, space.widths(genome[None, :])[0])
-    network = cut(model, structure, kept).to(settings.device)
+    network = cut(model, structure, kept).to(settings.device).eval()
     return network.to(memory_format=torch.channels_last) if settings.channels_last else network
 
 
+def _runtime(model: nn.Module, samples: Samples, settings: LatencySettings, device: torch.device) -> Runtime:
+    batch = placed_batch(samples.take(settings.batch_size), device, channels_last=settings.channels_last)
+    sample = samples.take(1)
+    return open_runtime(settings.runtime, model, sample, batch, device, settings.threads)
+
+
 @contextmanager
-def _running(networks: Sequence[nn.Module], threads: int) -> Iterator[None]:
+def _running(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            for network in networks:
-                stack.enter_context(evaluating(network))
+        with torch.inference_mode():
             yield
     finally:
         torch.set_num_threads(before)
@@ -195,19 +200,38 @@ def _rounds(seconds: float, round_seconds: float) -> int:
     return int(np.clip(seconds / max(round_seconds, 1e-9), fewest, most))
 
 
-def _seconds_of_one_round(networks: Sequence[nn.Module], batch: Any, device: torch.device) -> float:
+def _seconds_of_one_round(runs: Sequence[Callable[[], object]], device: torch.device) -> float:
     for _ in range(WARMUP):
         start = time.perf_counter()
-        for network in networks:
-            forward(network, batch)
+        for run in runs:
+            run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
+def _segment_times(
+    marked: Sequence[Marked], rounds: int, rng: np.random.Generator, progress: Progress | None
+) -> tuple[tuple[str, ...], FloatArray]:
+    """Return what begins each segment ("" for the first), and an (n, s) array of their seconds.
+
+    Where the marks of two networks differ (a forward that branches on a width), all of a pass is one segment.
+    """
+    for turn in range(rounds):
+        for i in rng.permutation(len(marked)):
+            marked[i]()
+        if progress is not None:
+            progress("segments", turn + 1, rounds)
+    noted = [network.passes()[WARMUP:] for network in marked]
+    orders = {names for own in noted for names, _ in own}
+    rows = [
+        np.stack([seconds if len(orders) == 1 else seconds.sum(keepdims=True) for _, seconds in own]) for own in noted
+    ]
+    return orders.pop() if len(orders) == 1 else ("",), np.stack([np.quantile(own, QUANTILE, axis=0) for own in rows])
+
+
 def _whole_times(
-    networks: Sequence[nn.Module],
-    batch: Any,
+    runs: Sequence[Callable[[], object]],
     device: torch.device,
     rounds: int,
     rng: np.random.Generator,
@@ -218,12 +242,12 @@ def _whole_times(
     The share is known where one CPU thread does all the work; elsewhere it is 0.
     """
     clock = clock_of(device)
-    seconds = np.empty((rounds, len(networks)))
+    seconds = np.empty((rounds, len(runs)))
     began, began_to_wait = clock(), time.perf_counter()
     for turn in range(rounds):
-        for i in rng.permutation(len(networks)):
+        for i in rng.permutation(len(runs)):
             start = clock()
-            forward(networks[i], batch)
+            runs[i]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds[turn, i] = clock() - start
@@ -237,77 +261,6 @@ def noise_of(seconds: FloatArray) -> float:
     """Return by how much the times of the first half of the (rounds, n) ``seconds`` differ from those of the second."""
     first, second = (np.quantile(half, QUANTILE, axis=0) for half in np.array_split(seconds, 2))
     return float(np.mean(np.abs(first / second - 1)))
-
-
-class _Marks:
-    """Notes the time whenever a module that runs a contraction is called.
-
-    Args:
-        operators: the contractions of the model, in execution order.
-        device: device that the networks run on.
-    """
-
-    def __init__(self, operators: Sequence[Operator], device: torch.device) -> None:
-        self._modules = tuple(dict.fromkeys(operator.module for operator in operators if operator.module))
-        self._device = device
-        self._noted: list[tuple[str, Any]] = []
-
-    def times(
-        self,
-        networks: Sequence[nn.Module],
-        batch: Any,
-        rounds: int,
-        rng: np.random.Generator,
-        progress: Progress | None,
-    ) -> tuple[tuple[str, ...], FloatArray]:
-        """Return what begins each segment ("" for the first), and an (n, s) array of their seconds.
-
-        Where the marks of two networks differ (a forward that branches on a width), all of a pass is one segment.
-        """
-        rows: list[list[FloatArray]] = [[] for _ in networks]
-        orders: set[tuple[str, ...]] = set()
-        for turn in range(rounds):
-            for i in rng.permutation(len(networks)):
-                names, seconds = self._pass(networks[i], batch)
-                orders.add(names)
-                rows[i].append(seconds)
-            if progress is not None:
-                progress("segments", turn + 1, rounds)
-        if len(orders) > 1:
-            rows = [[np.array([seconds.sum()]) for seconds in own] for own in rows]
-            orders = {("",)}
-        return orders.pop(), np.stack([np.quantile(np.stack(own), QUANTILE, axis=0) for own in rows])
-
-    def _pass(self, network: nn.Module, batch: Any) -> tuple[tuple[str, ...], FloatArray]:
-        self._noted.clear()
-        clock = self._event if self._device.type == "cuda" else clock_of(self._device)
-        with ExitStack() as stack:
-            for name in self._modules:
-                module = network.get_submodule(name)
-                if not any(module.children()):  # what stands around others begins before they do
-                    stack.callback(module.register_forward_pre_hook(self._mark(name, clock)).remove)
-            first = clock()
-            forward(network, batch)
-            last = clock()
-        names = ("", *(name for name, _ in self._noted))
-        moments = [first, *(moment for _, moment in self._noted), last]
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            gaps = [a.elapsed_time(b) / 1e3 for a, b in pairwise(moments)]
-            return names, np.array(gaps)
-        return names, np.diff(np.array(moments))
-
-    def _mark(self, name: str, clock: Callable[[], Any]) -> Callable[[nn.Module, Any], None]:
-        def mark(module: nn.Module, args: Any) -> None:  # noqa: ARG001
-            self._noted.append((name, clock()))
-
-        return mark
-
-    @staticmethod
-    def _event() -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
 
 def _segments(operators: Sequence[Operator], modules: Sequence[str]) -> list[tuple[str, tuple[Operator, ...]]]:

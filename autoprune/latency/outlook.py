@@ -139,6 +139,8 @@ def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
     """
     dense, smallest = 1e3 * table.seconds(space.widths(np.stack([space.full_genome, space.min_genome])))
     machine = table.made_on["machine"]
+    if table.runtime != "torch":
+        machine = f"{table.made_on['runtime']}, {machine}"
     return Outlook(
         dense=float(dense),
         smallest=float(smallest),

@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.core.settings import as_integer
-from autoprune.errors import InvalidArgumentError, shown
+from autoprune.errors import InvalidArgumentError, shown, unknown_name
+
+RUNTIMES = ("torch", "onnxruntime")
+"""What runs a network whose time is predicted."""
+
+TIMED_RUNTIMES = (*RUNTIMES, "compile")
+"""What runs a network that is timed as a whole."""
 
 DRIVER = "driver"
 """The target that is the machine of this process."""
@@ -23,19 +29,22 @@ class LatencySettings:
         channels_last: whether tensors of images are laid out with the channels last.
         candidates: networks of random widths that the table is fitted to, at least 16.
         checks: further ones, timed as a whole, that correct it and give its error, at least 10.
+        runtime: runtime of the network: ``"torch"``, eager, or ``"onnxruntime"``, on the CPU.
         target: machine that is measured: ``"driver"``, this one, or the node of a Ray cluster that has this resource
             (``"edge"``, ``"node:10.0.0.7"``) or label (``"kind=edge"``); candidates anywhere are costed by it.
         seconds: about how long measuring may take; decides how often each network runs.
         seed: seed of the random widths and of the order of the turns.
 
     Raises:
-        InvalidArgumentError: a number is out of its range.
+        InvalidArgumentError: a number is out of its range, or the runtime does not run so.
+        UnknownNameError: there is no such runtime.
     """
 
     batch_size: int = 1
     threads: int = 1
     device: str = "cpu"
     channels_last: bool = False
+    runtime: str = "torch"
     target: str = DRIVER
     candidates: int = 48
     checks: int = 24
@@ -50,6 +59,9 @@ class LatencySettings:
             if whole is None or whole < smallest:
                 msg = f"expected {name} to be an integer of at least {smallest}, got {shown(getattr(self, name))}"
                 raise InvalidArgumentError(msg)
+        if self.runtime not in RUNTIMES:
+            raise unknown_name("runtime of predictions", self.runtime, RUNTIMES)
+        check_runtime(self.runtime, self.device.partition(":")[0], channels_last=self.channels_last)
         if not isinstance(self.target, str) or not self.target.strip("= "):
             msg = f"expected target='driver', or a resource or label of a Ray node, got {shown(self.target)}"
             raise InvalidArgumentError(msg)
@@ -61,4 +73,20 @@ class LatencySettings:
     def conditions(self) -> dict[str, Any]:
         """What a time depends on, without how much is measured: tables of other conditions cannot be compared."""
         chosen = asdict(self)
-        return {name: chosen[name] for name in ("batch_size", "threads", "device", "channels_last")}
+        names = ("batch_size", "threads", "device", "channels_last")
+        return {name: chosen[name] for name in names} | ({} if self.runtime == "torch" else {"runtime": self.runtime})
+
+
+def check_runtime(name: str, device: str, *, channels_last: bool = False) -> None:
+    """Say whether a runtime runs on a type of device.
+
+    Raises:
+        UnknownNameError: there is no such runtime.
+        InvalidArgumentError: it does not run there, or has no such memory format.
+    """
+    if name not in TIMED_RUNTIMES:
+        raise unknown_name("runtime", name, TIMED_RUNTIMES)
+    if name == "onnxruntime" and (device != "cpu" or channels_last):
+        asked = "channels_last=True" if channels_last else f"device={device!r}"
+        msg = f"ONNX Runtime is timed on the CPU, and lays its tensors out itself: leave out {asked}"
+        raise InvalidArgumentError(msg)

@@ -154,6 +154,11 @@ class LatencyTable:
         return int(self.conditions["threads"])
 
     @property
+    def runtime(self) -> str:
+        """What runs the networks: ``"torch"`` or ``"onnxruntime"``."""
+        return str(self.conditions.get("runtime", "torch"))
+
+    @property
     def disturbed(self) -> str:
         """A sentence of how busy the machine was when the table was measured; "" where it was quiet."""
         if self.noise <= NOISY and self.busy <= BUSY:

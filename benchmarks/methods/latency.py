@@ -1,7 +1,7 @@
 """How well latency is predicted: a table of each network against networks that it has not seen, timed in turns.
 
     python benchmarks/methods/latency.py                      # ResNet-20, EfficientNet-Lite0, ViT-Tiny; batch 1 and 16
-    python benchmarks/methods/latency.py resnet20 --batch 16
+    python benchmarks/methods/latency.py resnet20 --batch 16 --runtime onnxruntime --divisor 8
 
 For each network and batch size: the seconds that the table took; of 60 held-out networks the mean absolute error
 (MAPE), the share within 10 %, Kendall's tau with the measured times, the share below the 90 % bound; the same of a
@@ -23,7 +23,7 @@ from torch import nn
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.latency.measuring import measure_table, spread_genomes, time_networks
-from autoprune.latency.settings import LatencySettings
+from autoprune.latency.settings import RUNTIMES, LatencySettings
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.trace.tracer import trace_space
 
@@ -56,13 +56,15 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=names, help=f"of {', '.join(names)}")
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runtime", default="torch", choices=RUNTIMES)
+    parser.add_argument("--divisor", type=int, default=1, help="kept widths are multiples of it")
     parser.add_argument("--seconds", type=float, default=30.0)
     asked = parser.parse_args()
     for name in asked.networks:
         model, example = network(name)
-        space = trace_space(model, example, partial(SearchSpace.build, min_keep_ratio=0.2))
+        space = trace_space(model, example, partial(SearchSpace.build, min_keep_ratio=0.2, divisor=asked.divisor))
         for batch in asked.batch:
-            settings = LatencySettings(batch_size=batch, threads=asked.threads, seconds=asked.seconds)
+            settings = LatencySettings(batch, asked.threads, runtime=asked.runtime, seconds=asked.seconds)
             start = time.perf_counter()
             table = measure_table(model, space, example, settings)
             took = time.perf_counter() - start
@@ -72,7 +74,8 @@ def main() -> None:
             macs = CostModel(space.structure, space)(genomes)["macs"].astype(np.float64)
             below = np.mean(first <= predicted * (1 + table.margin))
             print(
-                f"{name}, batch {batch}: {1e3 * first.min():.2f} to {1e3 * first.max():.2f} ms, table in {took:.0f} s"
+                f"{name}, batch {batch}, {asked.runtime}, divisor {asked.divisor}: "
+                f"{1e3 * first.min():.2f} to {1e3 * first.max():.2f} ms, table in {took:.0f} s"
             )
             print(f"  predicted:    {errors(predicted, first)}, below the bound {100 * below:.0f} %")
             print(f"  MACs x const: {errors(macs * np.median(first / macs), first)}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 import autoprune as ap
-from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, StoreError
+from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, StoreError, UnknownNameError
 
 QUICK = {"seconds": 0.2, "candidates": 16, "checks": 10, "batch_size": 32}
 
@@ -105,6 +106,39 @@ def test_a_limit_below_the_floor_says_why() -> None:
     assert f"the smallest has {smallest / 1e6:.3g} ms" in text
     assert f"no width changes {problem.latency.fixed / 1e6:.3g} ms of it" in text
     assert "of 32 channels" in text
+
+
+def test_in_onnx_runtime(tmp_path: Path) -> None:
+    """A limit in ONNX Runtime holds there, finalists are timed there, and times of torch do not stand in for them."""
+    problem = make_problem({**QUICK, "runtime": "onnxruntime"}, limits={"latency": "80%"})
+    assert problem.latency is not None
+    assert "ONNX Runtime" in str(problem.outlook)
+    run = ap.search(problem, "random", 4, store=tmp_path / "run")
+    assert problem.limits["latency"] * (1 + problem.latency.margin) <= 0.8 * problem.dense_costs["latency"]
+    measured = run.front.table()["latency_ms_measured"]
+    assert measured.notna().any()
+    run.measure_latency(run.front[:1], runtime="torch", rounds=6)
+    in_onnx, in_torch = run.record.records("latency")
+    assert "ONNX Runtime" in in_onnx["setting"]
+    assert in_onnx["conditions"] == problem.latency.conditions
+    assert "runtime" not in in_torch["conditions"]
+    assert run.front.table()["latency_ms_measured"].equals(measured)
+    with pytest.raises(StoreError, match="onnxruntime"):
+        ap.search(make_problem(), "random", 5, store=tmp_path / "run")
+
+
+def test_a_runtime_that_is_not_here_is_left_out(tmp_path: Path) -> None:
+    """Without a C++ compiler nothing is timed in torch.compile, which is said; the report is written all the same."""
+    run = ap.search(make_problem(None, objectives=("accuracy", "macs")), "random", 2, store=tmp_path / "run")
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.warns(AutopruneWarning, match=r"nothing is timed in compile: torch\.compile does not run the model"),
+    ):
+        page = run.report(runtimes=("compile",), points=1).html.read_text(encoding="utf-8")
+    assert "batch 1, 1 thread, cpu" in page
+    assert "torch.compile" not in page
+    with pytest.raises(UnknownNameError, match="runtime 'tensorrt'"):
+        run.measure_latency(runtime="tensorrt")
 
 
 def test_times_are_written_with_units() -> None:

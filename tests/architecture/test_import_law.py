@@ -41,6 +41,7 @@ BESIDE = {
     ("cli", "config"),
     ("evaluate", "prepare"),
     ("train", "cost"),
+    ("latency", "export"),  # what is timed in ONNX Runtime is what is exported
     ("trace", "cost"),
 }
 
@@ -60,6 +61,8 @@ DOORS = {
         "execute/ray/worker.py",
         "finetuning/_tune.py",
     },
+    "onnx_ir": {"latency/onnx_graphs.py"},
+    "onnxruntime": {"latency/onnx_runtime.py"},
     "plotly": {"report/document.py"},
     "jinja2": {"report/document.py"},
 }
