@@ -131,7 +131,8 @@ def prox_l1(w: Tensor, t: float, shape: float) -> Tensor:  # noqa: ARG001
 def prox_tl1(w: Tensor, t: float, shape: float) -> Tensor:
     """Return ``argmin (u - w)^2 / 2 + t (a + 1)|u| / (a + |u|)`` with a = ``shape``, element by element.
 
-    Zhang and Xin, "Transformed l1 minimization" (2016).
+    Zhang and Xin, "Minimization of transformed L1 penalty: closed form representation and iterative thresholding
+    algorithms" (2017).
     """
     a, size = shape, w.abs()
     is_small = t <= a * a / (2 * (a + 1))
