@@ -133,6 +133,7 @@ def searched(problem: ap.Problem) -> None:
 
     point = run.pick(max_macs="50%")
     assert_type(point, ap.RunPoint)
+    assert_type(point.layers(), pd.DataFrame)
     assert_type(run.pick(limits={"macs": "50%"}, at_least={"accuracy": 0.9}), ap.RunPoint)
     assert_type(point.id, int)
     assert_type(point.genome, tuple[int, ...])
