@@ -124,13 +124,21 @@ class IdRecorder(TorchFunctionMode):
         finally:
             self._depth -= 1
 
-    def run_inside(self, function: Callable[[], Any]) -> Any:
-        """Run what a torch function does inside, written out as a model would, and follow it."""
+    def run_inside(self, function: Callable[[], Any], part: str = "") -> Any:
+        """Run what a torch function does inside, written out as a model would, and follow it.
+
+        Args:
+            function: function of no arguments that is run.
+            part: name of the part of the running module that does it; "" for the module itself.
+        """
         depth, self._depth = self._depth, 0
+        name = f"{self.module}.{part}".lstrip(".")
+        self._stack.append(name if part and name in self.modules else self.module)
         try:
             with self:
                 return function()
         finally:
+            self._stack.pop()
             self._depth = depth
 
     def _reconcile(self, macs: int, written: int) -> None:

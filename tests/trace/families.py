@@ -503,7 +503,7 @@ FAMILIES: dict[str, Family] = {
     "attention, explicit": Family(lambda: Attention("explicit"), tokens, ("stem", "qkv", "mlp.1"), exact=False),
     "attention, separate": Family(lambda: Attention("separate"), tokens, ("stem", "qkv", "mlp.1"), exact=False),
     "rotary attention": Family(Rotary, tokens, ("qkv",)),
-    "multi-head attention": Family(SelfAttention, tokens, ("a", "attention", "attention:2", "b"), tied=1),
+    "multi-head attention": Family(SelfAttention, tokens, ("a", "attention", "attention.out_proj", "b"), tied=1),
     "tied embedding": Family(LanguageModel, words, ("embedding", "up"), exact=False),
     "written slices": Family(lambda: Written("slices"), image, ("a", "b", "c")),
     "written views": Family(lambda: Written("views"), image, ("a", "b", "c")),

@@ -73,7 +73,10 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
         if isinstance(size, TracedInt):
             last = tensor.dim() - 1
             recorder.rule(size, Extent(recorder.single(tensor, last), last), f"`{name}`")
-    output, heads = recorder.run_inside(lambda: _written_out(given))
+    joined, heads = recorder.run_inside(lambda: _heads_joined(given))
+    output = recorder.run_inside(
+        lambda: F.linear(joined, given["out_proj_weight"], given["out_proj_bias"]), part="out_proj"
+    )
     recorder.put(call.outputs[0], recorder.layers(output))
     last = output.dim() - 1
     if isinstance(given["embed_dim"], TracedInt):  # torch's fused form views the result as wide as what came in
@@ -84,23 +87,21 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
             recorder.owe(weights, layer, "is a head whose attention is used")
 
 
-def _written_out(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return what `F.multi_head_attention_forward` computes, and queries of shape (batch, heads, tokens, head_dim)."""
+def _heads_joined(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return what `F.multi_head_attention_forward` projects at last, and (batch, heads, tokens, head_dim) queries."""
     inputs = [given[name] for name in ("query", "key", "value")]
     batched = inputs[0].dim() == 3
     if not batched:
         inputs = [x.unsqueeze(1) for x in inputs]
     tokens, batch, width = inputs[0].shape
     heads = given["num_heads"]
-    if given["in_proj_weight"] is not None:
-        weights = given["in_proj_weight"].chunk(3)
+    packed, bias = given["in_proj_weight"], given["in_proj_bias"]
+    if packed is not None and given["query"] is given["key"] is given["value"]:
+        parts = F.linear(inputs[0], packed, bias).chunk(3, -1)
     else:
-        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
-    biases = given["in_proj_bias"].chunk(3) if given["in_proj_bias"] is not None else [None] * 3
-    query, key, value = (
-        F.linear(x, weight, bias).view(-1, batch, heads, width // heads).permute(1, 2, 0, 3)
-        for x, weight, bias in zip(inputs, weights, biases, strict=True)
-    )
+        weights = packed.chunk(3) if packed is not None else [given[f"{name}_proj_weight"] for name in "qkv"]
+        biases = bias.chunk(3) if bias is not None else [None] * 3
+        parts = tuple(F.linear(x, weight, of_it) for x, weight, of_it in zip(inputs, weights, biases, strict=True))
+    query, key, value = (part.view(-1, batch, heads, width // heads).permute(1, 2, 0, 3) for part in parts)
     joined = F.scaled_dot_product_attention(query, key, value).permute(2, 0, 1, 3).reshape(tokens, batch, width)
-    output = F.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
-    return output if batched else output.squeeze(1), query
+    return joined if batched else joined.squeeze(1), query
