@@ -106,6 +106,9 @@ def survey(
         if leaf != "weight" or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             left_out[axis.tensor] = "not the weight of a convolution or linear layer"
             continue
+        if any(statistic.module == owner for statistic in structure.statistics):
+            left_out[axis.tensor] = "standardized by its layer, whatever it is set to"
+            continue
         if isinstance(module, nn.modules.conv._ConvNd) and module.transposed and module.groups > 1:
             left_out[axis.tensor] = "a grouped transposed convolution"
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -10,27 +11,19 @@ from typing import Any
 
 import torch
 
-STATISTICS = frozenset(
-    [
-        "mean",
-        "sum",
-        "nansum",
-        "nanmean",
-        "norm",
-        "vector_norm",
-        "linalg_vector_norm",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "normalize",
-    ]
-)
-"""Plain names of functions that take a statistic; `normalize` divides by it, too."""
+APPLIED = {"normalize", "batch_norm"}
+"""Plain names of functions that take a statistic and apply it."""
+
+STATISTICS = {
+    *("mean", "nanmean", "sum", "nansum", "norm", "vector_norm", "linalg_vector_norm"),
+    *("var", "std", "var_mean", "std_mean"),
+    *APPLIED,
+}
+"""Plain names of functions that take a statistic."""
 
 Call = tuple[str, str, int]  # module, place in the code, how many such calls ran there before
 
-_NO_PLACE = tuple(str(folder) for folder in (Path(torch.__file__).parent, Path(__file__).parent))
+_NO_PLACE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent))
 
 
 class StatisticCalls:

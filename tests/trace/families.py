@@ -141,6 +141,26 @@ class Standardized(nn.Module):
         return self.c(F.relu(self.b(F.relu(self.a(x)))))
 
 
+class BatchStandardizedConv(nn.Conv2d):
+    """Weight standardization as timm writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        w = F.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, w, self.bias, padding=1)
+
+
+class BatchStandardized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = BatchStandardizedConv(3, 8, 3), BatchStandardizedConv(8, 8, 3)
+        self.c = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.c(F.relu(x + self.b(x)))
+
+
 class WeightNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -498,6 +518,7 @@ FAMILIES: dict[str, Family] = {
     "einsum": Family(Einsum, tokens, ("a",), {"w": "no weight reads it"}),
     "raw matmul": Family(RawMatmul, tokens, ("w", "v")),
     "weight standardization": Family(Standardized, image, ("b",), {"a": "store the computed weight"}),
+    "standardized by batch norm": Family(BatchStandardized, image, ("a",), exact=False),
     "weight norm": Family(WeightNorm, image, ("b",), {"a": "remove_parametrizations(model.b"}),
     "attention, fused": Family(lambda: Attention("fused"), tokens, ("stem", "qkv", "mlp.1"), exact=False),
     "attention, explicit": Family(lambda: Attention("explicit"), tokens, ("stem", "qkv", "mlp.1"), exact=False),

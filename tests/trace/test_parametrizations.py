@@ -17,9 +17,11 @@ from torch.nn.utils import weight_norm as old_weight_norm
 
 from autoprune.artifact import load, save
 from autoprune.core.groups import Structure
+from autoprune.reconstruct.consumers import survey
 from autoprune.surgery.cut import copy_with, cut
 from autoprune.trace import trace
 from tests.surgery.surgery_laws import check_full_genome_is_identical, random_kept
+from tests.trace.families import FAMILIES
 
 
 class Rule(nn.Module):
@@ -110,7 +112,7 @@ KINDS: dict[str, tuple[Callable[[nn.Module], nn.Module], str | None]] = {
     "orthogonal": (parametrizations.orthogonal, None),
     "orthogonal by an exponential": (lambda m: parametrizations.orthogonal(m, orthogonal_map="matrix_exp"), None),
     "standardized": (lambda m: Computed(m, standardized), STORE),
-    "standardized by batch norm": (lambda m: Computed(m, batch_normed), STORE),
+    "standardized by batch norm": (lambda m: Computed(m, batch_normed), None),
     "normed by layer norm": (lambda m: Computed(m, layer_normed), STORE),
     "unit rows": (lambda m: Computed(m, lambda w: F.normalize(w, dim=1)), STORE),
     "unit norm": (lambda m: Computed(m, lambda w: w / w.norm()), STORE),
@@ -161,6 +163,7 @@ def check_dead_channels_do_not_matter(model: nn.Module, structure: Structure, x:
     for _ in range(3):
         kept = random_kept(structure, rng)
         masked = copy_with(model, ())
+        _standardize_what_is_kept(masked, structure, kept)
         for group in structure.groups:
             if group.name not in "abc":  # the rank of a low-rank factor
                 kept[group.genes] = True
@@ -169,6 +172,16 @@ def check_dead_channels_do_not_matter(model: nn.Module, structure: Structure, x:
             masked.get_submodule(group.name).register_forward_hook(lambda _m, _x, y, mask=mask: y * mask)
         with torch.no_grad():
             torch.testing.assert_close(cut(model, structure, kept)(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
+def _standardize_what_is_kept(masked: nn.Module, structure: Structure, kept: np.ndarray) -> None:
+    """Let a batch norm of a weight see the inputs that are kept."""
+    layer = masked.get_submodule("b")
+    if isinstance(layer, Computed) and layer.rule is batch_normed and "a" in {group.name for group in structure.groups}:
+        group = structure.groups[structure.index("a")]
+        kept[group.genes[:2]] = True  # of one number there is no deviation
+        columns = torch.from_numpy(np.flatnonzero(kept[group.genes]))
+        layer.rule = lambda w: torch.zeros_like(w).index_copy(1, columns, batch_normed(w[:, columns]))
 
 
 @pytest.mark.parametrize("which", ["a", "b"])
@@ -208,3 +221,11 @@ def test_built_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     loaded = load(tmp_path / "small.pruned", made(kind, "conv", "a")[0])
     assert type(loaded) is Network
     assert torch.equal(loaded(x), small(x))
+
+
+def test_standardized_weights_are_not_solved() -> None:
+    """A weight that its layer standardizes is no unknown of a least-squares problem: what is set is not what acts."""
+    model = FAMILIES["standardized by batch norm"].make().eval()
+    found = survey(model, trace(model, FAMILIES["standardized by batch norm"].example()))
+    assert [consumer.weight for consumer in found.consumers] == ["c.weight"]
+    assert set(found.left_out) == {"b.weight"}

@@ -89,10 +89,16 @@ def _spatial(recorder: IdRecorder, call: TracedCall, k: int) -> None:
 
 
 def _pin_statistics(recorder: IdRecorder, call: TracedCall, dims: Iterable[int]) -> None:
-    """Let channels of a weight stay over which its statistics are taken: the weights that are kept would change."""
+    """Let channels of a weight stay over which its statistics are taken: the weights that are kept would change.
+
+    Not where a batch norm standardizes it: over the channels that are left, as every norm does.
+    """
     if recorder.is_weight(call.inputs[0]):
         for layer in recorder.layers(call.inputs[0]):
-            if set(dims) & set(varying(layer)):
+            mixed = sorted(set(dims) & set(varying(layer)))
+            if len(mixed) == len(varying(layer)) == 1 and call.name == "batch_norm" and call.arg(5, "training", False):
+                recorder.statistic(layer, mixed[0], [], "")
+            elif mixed:
                 recorder.book.pin(layer, f"is normalized over by `{call.name}`", recorder.site())
 
 

@@ -159,8 +159,8 @@ class Examiner:
         kept = self._kept(self._genome(number), units)
         noise = torch.Generator().manual_seed(self._seed + 1 + number)
         run = partial(self._reference, self.structure, kept, noise, example, training=training)
-        masked = run()
         try:
+            masked = run()
             small = self._observe(self._skeleton.build(self._weights, kept), example, masked.factors, training=training)
         except Exception as error:  # noqa: BLE001  (a wrong size surfaces as whatever the user's code raises)
             return f"cannot be cut: {_sentence(error, training=training)}", _source(error)

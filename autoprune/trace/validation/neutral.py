@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.core.groups import BoolArray, Structure
-from autoprune.trace._statistics import STATISTICS, StatisticCalls, watch_modules
+from autoprune.trace._statistics import APPLIED, STATISTICS, StatisticCalls, watch_modules
 from autoprune.trace.handlers import plain_name
 
 _SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
@@ -98,7 +98,7 @@ class KeptStatistics(TorchFunctionMode):
             return func(*args, **kwargs)
         own = x.index_select(dim, positions.to(x.device))
         result = func(own, *args[1:], **kwargs) if args else func(**{**kwargs, "input": own})
-        return torch.zeros_like(x).index_copy(dim, positions.to(x.device), result) if name == "normalize" else result
+        return torch.zeros_like(x).index_copy(dim, positions.to(x.device), result) if name in APPLIED else result
 
 
 _ALL: tuple[int, Tensor, int] = (0, torch.zeros(0), -1)  # of no tensor
