@@ -149,8 +149,12 @@ def prune(
     score: Callable[[nn.Module], float] | None = None,
     recover: str | None = None,
     minutes: float = 1.0,
+    widths: Mapping[str, Sequence[int | float]] | None = None,
     divisor: int = 1,
-    locks: tuple[str, ...] = (),
+    min_width: int = 1,
+    min_keep_ratio: float = 0.1,
+    locks: Sequence[str] = (),
+    ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
@@ -170,8 +174,12 @@ def prune(
     score: Callable[[nn.Module], float] | None = None,
     recover: str | None = None,
     minutes: float = 1.0,
+    widths: Mapping[str, Sequence[int | float]] | None = None,
     divisor: int = 1,
-    locks: tuple[str, ...] = (),
+    min_width: int = 1,
+    min_keep_ratio: float = 0.1,
+    locks: Sequence[str] = (),
+    ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
@@ -190,8 +198,12 @@ def prune(
     score: Callable[[nn.Module], float] | None = None,
     recover: str | None = None,
     minutes: float = 1.0,
+    widths: Mapping[str, Sequence[int | float]] | None = None,
     divisor: int = 1,
-    locks: tuple[str, ...] = (),
+    min_width: int = 1,
+    min_keep_ratio: float = 0.1,
+    locks: Sequence[str] = (),
+    ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
@@ -216,8 +228,12 @@ def prune(
         recover: ``"distill"`` trains each result to answer as the dense model does, without labels (see `recover`); the
             nearer of before and after is kept. None trains nothing.
         minutes: approximate minutes of recovery for each result.
+        widths: explicit widths or keep ratios by layer pattern, see `Problem`.
         divisor: kept widths are multiples of it.
+        min_width: fewest channels per group.
+        min_keep_ratio: smallest fraction of a group to keep.
         locks: layers, by name or pattern, that keep all their channels.
+        ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
         outputs: dotted names of the outputs that count, see `Problem`.
         store: folder of the run; a temporary one by default.
@@ -261,8 +277,12 @@ def prune(
         objectives=("min:distance", next(iter(wanted[0]))),
         limits=limits if isinstance(limits, Mapping) else None,
         levels=10,
+        widths=widths,
         divisor=divisor,
+        min_width=min_width,
+        min_keep_ratio=min_keep_ratio,
         locks=locks,
+        ties=ties,
         criterion="obs",
         evaluator="reconstructed",
         evaluation=ReconstructedSettings(n_validation=N_VALIDATION, proxy_seed=seed),

@@ -55,7 +55,6 @@ def prune(
         raise file.error(("limits",), "a network is pruned to limits: name some in [limits], or with --limit macs=50%")
     with working(f"preparing {file.name}", quiet=quiet or as_json):
         built = build_problem(file)
-    space = file.tables.space
     with prune_progress(f"pruning {file.name}", quiet=quiet or as_json) as progress:
         found = ap.prune(
             built.model,
@@ -65,8 +64,8 @@ def prune(
             task=built.task,
             recover=recover,
             minutes=minutes,
-            divisor=space.divisor,
-            locks=space.locks,
+            **file.tables.space.model_dump(exclude={"levels"}),
+            outputs=file.tables.model.outputs,
             latency=wanted_latency(file) if "latency" in file.tables.limits else None,
             seed=file.tables.search.seed,
             progress=progress,

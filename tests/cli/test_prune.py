@@ -46,6 +46,9 @@ def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.Mon
     twice = CliRunner().invoke(app, [*several, "--limit", "params=80%"])
     assert twice.exit_code == 2
     assert "several of params and of macs" in twice.output
+    wide = CliRunner().invoke(app, ["prune", "digits.toml", "--limit", "macs=50%", "--set", "space.min_keep_ratio=0.9"])
+    assert wide.exit_code == 1
+    assert "no network of this space has macs" in wide.output, "the widths that the file allows are those of the result"
     refused = CliRunner().invoke(app, ["prune", "digits.toml"])
     assert refused.exit_code == 1
     assert "--limit macs=50%" in refused.output
