@@ -142,6 +142,7 @@ class IdBook:
     issued: int = 1  # id 0: stays
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    computed_roles: list[tuple[frozenset[str], IntArray, str]] = field(default_factory=list)
     edges: list[IntArray] = field(default_factory=list)
     pins: list[PinEvent] = field(default_factory=list)
     rules: list[SizeRule] = field(default_factory=list)
@@ -171,12 +172,25 @@ class IdBook:
         if known is None or ROLE_RANK[role] > ROLE_RANK[known]:
             self.roles[tensor, dim] = role
 
-    def play_ids(self, ids: Tensor, role: str) -> None:
-        """Note the role of every axis that issued one of ``ids``: of the tensors a weight was computed from."""
-        found = torch.unique(compact(ids))
+    def play_ids(self, sources: frozenset[str], ids: Tensor, role: str) -> None:
+        """Note the role that ``ids`` play in a weight that was computed from the tensors named ``sources``."""
+        self.computed_roles.append((sources, torch.unique(compact(ids)).numpy(), role))
+
+    def settle_roles(self, component: IntArray) -> None:
+        """Give roles to the axes that weights were computed from: those that issued their ids, or are tied to them.
+
+        Args:
+            component: (issued,) component numbers.
+        """
+        axes: dict[str, list[tuple[int, IntArray]]] = {}
         for (tensor, dim), vector in self.axes.items():
-            if bool(((found >= vector[0]) & (found <= vector[-1])).any()):
-                self.play(tensor, dim, role)
+            axes.setdefault(tensor, []).append((dim, vector.numpy()))
+        for sources, ids, role in self.computed_roles:
+            for tensor in sorted(sources & axes.keys()):
+                own = [dim for dim, vector in axes[tensor] if np.isin(ids, vector).any()]
+                tied = np.setdiff1d(component[ids], 0)
+                for dim in own or [dim for dim, vector in axes[tensor] if np.isin(component[vector], tied).any()]:
+                    self.play(tensor, dim, role)
 
     def unite(self, a: Tensor, b: Tensor, site: Site, why: str = "combined with channels that must stay") -> None:
         """Let equal positions of ``a`` and ``b`` (broadcast against each other) vanish together.

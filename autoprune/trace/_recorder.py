@@ -70,7 +70,7 @@ class IdRecorder(TorchFunctionMode):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
                 self._names[tensor] = name
-                self._weights[tensor] = True
+                self._weights[tensor] = frozenset({name})
 
     # ------------------------------------------------------------------ running
 
@@ -191,7 +191,7 @@ class IdRecorder(TorchFunctionMode):
         if of_weights:
             self._carry_sums(call.inputs, outputs)
             for output in outputs:
-                self._weights[output] = True
+                self._weights[output] = self._sources(call)
         computed = (t in self._weights and t not in self._names for t in call.inputs)
         if of_weights or (call.name.startswith(("conv", "linear")) and any(computed)):
             self._add_remedy(n_pins)
@@ -205,7 +205,15 @@ class IdRecorder(TorchFunctionMode):
             made = issued(self, call) if call.name == "expand" else ()
             self._layers[output] = made or (constant(output.shape),)
             if of_weights:
-                self._weights[output] = True
+                self._weights[output] = self._sources(call)
+
+    def _sources(self, call: TracedCall) -> frozenset[str]:
+        """Return the names of the tensors of the model that the result of a call is computed from."""
+        return frozenset().union(*(self._weights[t] for t in call.inputs if t in self._weights))
+
+    def play_ids(self, weight: Tensor, ids: Tensor, role: str) -> None:
+        """Note the role that ``ids`` play in a weight that was computed."""
+        self.book.play_ids(self._weights[weight], ids, role)
 
     def _add_remedy(self, first: int) -> None:
         """Let the pins from ``first`` on say what to do about the computed weight that caused them."""
@@ -422,7 +430,7 @@ class IdRecorder(TorchFunctionMode):
         layers = self.layers(tensor)
         layer = next((known for known in layers if dim in varying(known)), constant(tensor.shape))
         if self.is_weight(tensor):
-            self.book.play_ids(layer, role)
+            self.play_ids(tensor, layer, role)
         return self.book.slice_ids(layer, dim, self.site())
 
     def _spread(self, tensor: Tensor, before: Layers | None) -> None:

@@ -180,6 +180,7 @@ def _write(
     ties: tuple[tuple[int, ...], ...],
 ) -> Structure:
     component = resolution.component
+    book.settle_roles(component)
     axes = []
     group_axes: list[list[tuple[str, int, str, int]]] = [[] for _ in genes.members]
     for (tensor, dim), vector in sorted(book.axes.items()):

@@ -312,7 +312,7 @@ def _note_roles(recorder: IdRecorder, operands: list[tuple[Tensor, str]], result
             else:
                 for layer in recorder.layers(tensor):
                     if dim in varying(layer):
-                        recorder.book.play_ids(layer, role)
+                        recorder.play_ids(tensor, layer, role)
 
 
 def _decided(recorder: IdRecorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
