@@ -447,18 +447,18 @@ def _learned(
         chosen = replace(chosen, steps=_affordable_steps(model, dense, data, minutes, chosen))
     settles = _statistics_settle(dense, data, chosen)
 
-    def trained(how: FitSettings, *, settles: bool, tell: Callable[[Progress], None] | None = None) -> nn.Module:
+    def trained(how: FitSettings, tell: Callable[[Progress], None] | None = None) -> nn.Module:
         small = copy_model(model)
         with nullcontext() if settles else statistics_kept(small):
             fit(small, data, Unlabelled(), how, teacher=dense, seed=seed, progress=tell)
         return small.eval()
 
     def distance_after(how: FitSettings) -> float:
-        return _distance(trained(how, settles=False), dense, data, how.device, N_TRIED)
+        return _distance(trained(how), dense, data, how.device, N_TRIED)
 
     if settings is None:
         chosen = _with_rate(chosen, _distance(model, dense, data, chosen.device, N_TRIED), distance_after)
-    return trained(chosen, settles=settles, tell=progress)
+    return trained(chosen, progress)
 
 
 def _affordable(model: nn.Module, dense: nn.Module, data: Data, minutes: float) -> FitSettings:
