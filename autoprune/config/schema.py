@@ -348,7 +348,7 @@ class LatencySection(Table):
     threads: values.Count = 1
     device: str = "cpu"
     channels_last: bool = False
-    runtime: str = "torch"
+    runtime: Literal["torch", "onnxruntime"] = "torch"
     target: str = "driver"
     seconds: values.Amount = 30.0
 

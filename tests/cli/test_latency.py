@@ -52,7 +52,12 @@ def test_layers_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert json.loads(timed.stdout)["reach"]["latency"]["limit"] == int(3e9 / (1 + table.margin))
     for limit in ("latency=3", "macs=3ms"):
         assert "expected the limit on" in CliRunner().invoke(app, ["plan", "net.toml", "--limit", limit]).stderr
-    for wrong, why in (('file = "none.json"', "expected a latency table in"), ("batch_size = 8", "measured with 16")):
+    for wrong, why in (
+        ('file = "none.json"', "expected a latency table in"),
+        ("batch_size = 8", "measured with 16"),
+        ('seconds = 1\nruntime = "onnxruntime"', "measured with torch, and the file says onnxruntime"),
+        ('seconds = 1\nruntime = "onnx"', "'torch' or 'onnxruntime'"),
+    ):
         key = wrong.partition(" ")[0]
         lines = (tmp_path / "net.toml").read_text().splitlines()
         changed = [wrong if line.startswith(f"{key} =") else line for line in lines]
