@@ -24,7 +24,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from problem_files import show
 from torch import nn
 
 import autoprune as ap
@@ -234,5 +233,7 @@ def verdict(path: Path, model: nn.Module, x: torch.Tensor, expected: torch.Tenso
 
 
 if __name__ == "__main__":
+    from problem_files import show  # beside this file, which tests run from elsewhere
+
     torch.set_num_threads(1)
     show(__doc__, fuzz, "harmless")

@@ -128,6 +128,7 @@ def test_no_polish_scores_below_the_weights_as_they_are(name: str) -> None:
     assert n_right(evaluator.measure(model)) >= n_inherited(name) - SLACK
 
 
+@pytest.mark.filterwarnings("ignore:the training was not taken")  # three steps may bring the outputs no nearer
 @pytest.mark.parametrize("recovered", [False, True])
 @pytest.mark.parametrize("polished", [False, True])
 @pytest.mark.parametrize("name", MADE)
@@ -142,7 +143,7 @@ def test_a_file_gives_the_figures_of_what_was_saved(
     if polished:
         evaluator.polish(model, genome, inherited)
     if recovered:
-        settings = FitSettings(steps=3, batch_size=64, distillation=Distillation(weight=1.0))
+        settings = FitSettings(steps=3, batch_size=64, learning_rate=1e-3, distillation=Distillation(weight=1.0))
         model = recover(model, setup.model, setup.data, settings=settings)
     artifact.save(tmp_path / "small", model, setup.structure, kept=setup.kept(genome, inherited))
     loaded = artifact.load(tmp_path / "small", digits_network())
