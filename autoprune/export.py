@@ -51,7 +51,7 @@ def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True)
     """Return what `export_onnx` writes, or the same before torch has optimized the graph.
 
     Raises:
-        TraceError: torch cannot export the model.
+        TraceError: torch cannot export the model, or not for any batch size.
         MissingDependencyError: packages are missing.
     """
     missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
@@ -71,6 +71,14 @@ def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True)
         )
     if program is None:  # what torch's older exporter returns
         msg = "torch.onnx.export returned no program"
+        raise TraceError(msg)
+    fixed = [value.name for value in program.model.graph.inputs if value.shape and isinstance(value.shape[0], int)]
+    if fixed:  # torch's exporter does not say so
+        msg = (
+            f"torch cannot turn the model of class {type(model).__name__} into ONNX with a free batch dimension: its "
+            f"forward makes the first size of {', '.join(map(repr, fixed))} a constant, as len(x) does; x.shape[0] "
+            "keeps it free"
+        )
         raise TraceError(msg)
     return program
 

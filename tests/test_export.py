@@ -101,6 +101,13 @@ class DataDependent(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class FixedBatch(nn.Module):
+    """Asks Python how many items there are, which is a number and no longer a size."""
+
+    def forward(self, x):
+        return x.reshape(len(x), -1)
+
+
 def test_refusals(tmp_path, monkeypatch):
     """Unknown forms, models that torch cannot export, and missing packages are errors with advice."""
     model, x = nn.Linear(3, 2), torch.zeros(1, 3)
@@ -108,6 +115,9 @@ def test_refusals(tmp_path, monkeypatch):
         export(model, x, tmp_path / "m", form="onx")
     with pytest.raises(TraceError, match=r"class DataDependent into a torch.export program"):
         export(DataDependent(), x, tmp_path / "m.pt2", form="torch")
+    for form, why in (("onnx", r"free batch dimension.* x.shape\[0\]"), ("torch", "any batch size")):
+        with pytest.raises(TraceError, match=why):
+            export(FixedBatch(), x, tmp_path / "m", form=form)
     monkeypatch.setattr("autoprune.export.find_spec", lambda name: None if name == "onnx" else sys)
     with pytest.raises(MissingDependencyError, match=r"needs onnx: pip install 'autoprune\[export\]'"):
         export(model, x, tmp_path / "m.onnx")
