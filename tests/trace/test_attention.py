@@ -126,6 +126,24 @@ class Module(nn.Module):
         return y
 
 
+class LearnedQuery(nn.Module):
+    """A query that is a parameter pools all tokens."""
+
+    def __init__(self, kind: str, spec: Spec) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = spec.heads, spec.head_dim
+        self.latent = nn.Parameter(torch.randn(1, 1, spec.width))
+        self.q, self.kv = nn.Linear(spec.width, spec.width), nn.Linear(spec.width, 2 * spec.width)
+        self.proj = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        b, n, c = x.shape
+        q = self.q(self.latent.expand(b, -1, -1)).reshape(b, 1, self.num_heads, self.head_dim).transpose(1, 2)
+        k, v = self.kv(x).reshape(b, n, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, 1, c))
+
+
 class OneHead(nn.Module):
     """Attention of one head with narrow queries and keys: channels of both vanish in pairs.
 
@@ -154,6 +172,7 @@ KINDS = {
     **dict.fromkeys(("grouped", "single", "repeated", "expanded"), SharedHeads),
     **dict.fromkeys(("packed", "unpacked", "sequence"), Module),
     **dict.fromkeys(("product", "fused", "default"), OneHead),
+    "learned": LearnedQuery,
 }
 
 
@@ -222,6 +241,7 @@ def test_transformers_cut_right(spec: Spec, seed: int) -> None:
         with torch.no_grad():  # fused, where torch has a fused form
             fused = small(example)
         torch.testing.assert_close(fused, small(example).detach(), atol=1e-4, rtol=1e-4)
+        small.requires_grad_(False)  # torch's counter cannot look at a view of a parameter otherwise
         with (
             no_fused_layers(),
             torch.no_grad(),

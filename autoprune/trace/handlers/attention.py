@@ -32,7 +32,15 @@ def attention(recorder: IdRecorder, call: TracedCall) -> None:
     batch = "abcdefgh"[: query.dim() - 2]
     scores = constant((*query.shape[:-1], key.shape[-2]))
     unpaired = _UNSCALED if call.arg(6, "scale") is None else ""
-    contract(recorder, [(query, batch + "mk"), (key, batch + "nk")], scores, batch + "mn", "matmul", unpaired=unpaired)
+    contract(
+        recorder,
+        [(query, batch + "mk"), (key, batch + "nk")],
+        scores,
+        batch + "mn",
+        "matmul",
+        unpaired=unpaired,
+        by_heads=True,
+    )
     if mask is not None and recorder.follows([mask]):
         combine(recorder, [scores, mask], scores)
     contract(recorder, [(scores, batch + "mn"), (value, batch + "nv")], output, batch + "mv", "matmul")

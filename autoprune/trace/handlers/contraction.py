@@ -215,6 +215,7 @@ def contract(
     kind: str,
     *,
     unpaired: str = "",
+    by_heads: bool = False,
 ) -> None:
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
 
@@ -227,11 +228,13 @@ def contract(
         result: the letters of the result.
         kind: ``"linear"`` or ``"matmul"``, for counting.
         unpaired: the reason why pairs of channels of two activations must stay; "" if they may vanish.
+        by_heads: whether whole heads vanish even where one operand is a weight, such as learned queries.
     """
     (a, letters_a), (b, letters_b) = operands
     _note_roles(recorder, operands, result)
-    parts_a = _decided(recorder, a, letters_a, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
-    parts_b = _decided(recorder, b, letters_b, result, weight=recorder.is_weight(a) or recorder.is_weight(b))
+    reads = not by_heads and (recorder.is_weight(a) or recorder.is_weight(b))
+    parts_a = _decided(recorder, a, letters_a, result, weight=reads)
+    parts_b = _decided(recorder, b, letters_b, result, weight=reads)
     sizes = dict(zip(letters_a, a.shape, strict=True))
     for letter, size in zip(letters_b, b.shape, strict=True):
         sizes[letter] = max(size, sizes.get(letter, 1))
@@ -247,7 +250,7 @@ def contract(
             other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
         summed = letter not in result
         _bind(recorder, ours, theirs, other=other, summed=summed)
-        if ours and theirs and summed and not (recorder.is_weight(a) or recorder.is_weight(b)):
+        if ours and theirs and summed and not reads:
             reason = unpaired or ("" if _apart(ours, theirs) else "is summed with itself, where no weight reads it")
             for layer, _ in [*ours, *theirs] if reason else ():
                 recorder.book.pin(layer, reason, recorder.site())
