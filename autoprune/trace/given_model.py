@@ -105,9 +105,13 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch afterwards; meanwhile nothing is compiled."""
+    """Restore the random states of Python, numpy and torch afterwards; meanwhile nothing is compiled.
+
+    A caller's inference mode ends inside: its tensors know no writes and no gradients, which a validation needs.
+    """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (a model's forward may draw from it)
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(mode=False):
         try:
             if "torch._dynamo" in sys.modules:  # compiled parts of a model must show what they call
                 with torch.compiler.set_stance("force_eager"):

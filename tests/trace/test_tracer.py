@@ -32,6 +32,17 @@ def image() -> Tensor:
     return torch.randn(2, 3, 8, 8)
 
 
+@pytest.mark.parametrize("made_inside", [False, True])
+@pytest.mark.parametrize("traced_inside", [False, True])
+def test_inference_mode(*, made_inside: bool, traced_inside: bool) -> None:
+    """A model made in inference mode, or traced inside of it, has the structure that it has outside."""
+    with torch.inference_mode(mode=made_inside):
+        model, x = small(), image()
+    with torch.inference_mode(mode=traced_inside):
+        structure = trace(model, x)
+    assert structure.fingerprint == trace(small(), image()).fingerprint
+
+
 def test_model_is_untouched() -> None:
     """Tensors, BatchNorm statistics, training flags, attributes, gradients and hooks stay as they were."""
     model = small().train()

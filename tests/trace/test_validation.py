@@ -193,6 +193,22 @@ def test_rounding_is_no_offence() -> None:
     assert "a" in {group.name for group in structure.groups}
 
 
+def single_positions() -> tuple[nn.Module, Tensor]:
+    """Norms over the two samples of a batch, one behind the other: all but a step function in training mode."""
+    parts = [part for _ in range(8) for part in (nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())]
+    return nn.Sequential(nn.Conv2d(3, 16, 3), *parts, nn.Conv2d(16, 4, 1)), torch.randn(1, 3, 3, 3)
+
+
+def test_norms_over_two_samples_keep_their_groups() -> None:
+    """Statistics over two values blow nothing up: right groups stay, and a wrong one is found."""
+    model, x = single_positions()
+    structure = trace(model, x)
+    assert len(structure.groups) == 9
+    for g in (0, 8):
+        wrong = {pin.module for pin in validate(model, shuffled(structure, g, "in"), x).offenders}
+        assert wrong == {structure.groups[g].name}
+
+
 class Squeezed(nn.Module):
     """`squeeze()` before the head drops the channels when only one is left."""
 

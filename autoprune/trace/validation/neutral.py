@@ -2,8 +2,9 @@
 
 A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
 their affine part, and attention gets a fixed scale; norms written by hand take their statistics over the channels that
-a cut model has. Dropout drops nothing, and casts to another precision cast nothing: what is compared is compared in the
-model's own one.
+a cut model has. A norm over the two samples of a batch, which at a single position is a step from -1 to 1 that turns
+rounding into anything, becomes smooth. Dropout drops nothing, and casts to another precision cast nothing: what is
+compared is compared in the model's own one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from autoprune.trace._statistics import APPLIED, STATISTICS, StatisticCalls, wat
 from autoprune.trace.handlers import plain_name
 
 _SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
+_EPSILON = 1.0  # beside the variance of samples, which may be that of two equal ones: a norm amplifies no rounding
 
 
 class NeutralStatistics(TorchFunctionMode):
@@ -138,6 +140,34 @@ def _group_norm(
     )
 
 
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: FBT001, FBT002
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    eps = max(eps, _EPSILON) if training else eps
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,  # noqa: FBT001, FBT002
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    eps = max(eps, _EPSILON) if use_input_stats else eps
+    return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -186,6 +216,8 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
     F.scaled_dot_product_attention: _attention,
     **dict.fromkeys(_DROPOUTS, _kept),
 }
