@@ -13,6 +13,7 @@ import os
 import platform
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ def _pruned(structure: Structure, kept: BoolArray) -> Structure:
         shape = list(info.shape)
         for axis in structure.axes_of.get(info.name, ()):
             shape[axis.dim] = len(structure.kept_positions(axis, kept))
-        infos.append(TensorInfo(info.name, tuple(shape), info.kind, info.aliases))
+        infos.append(replace(info, shape=tuple(shape)))
     return Structure(groups=(), axes=(), tensors=tuple(infos))
 
 

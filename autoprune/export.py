@@ -58,6 +58,12 @@ def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True)
     if missing:
         msg = f"export to ONNX needs {' and '.join(missing)}: pip install 'autoprune[export]'"
         raise MissingDependencyError(msg)
+    if any(tensor.is_complex() for tensor in (*model.parameters(), *model.buffers())):
+        msg = (
+            "ONNX has no complex numbers, and this model computes with them: export it as 'torch' (a torch.export "
+            "program) or 'safetensors', or rewrite its forward in real and imaginary parts"
+        )
+        raise TraceError(msg)
     args, kwargs, shapes = _arguments(example_input)
     with _refusal(model, "ONNX"):
         program = torch.onnx.export(

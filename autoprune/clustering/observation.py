@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import FloatArray, Structure
 from autoprune.errors import DataError
 from autoprune.surgery.forward import forward
+from autoprune.surgery.precision import as_real, double
 from autoprune.surgery.taps import Tap, by_channel, input_blocks, producers, readers
 
 
@@ -124,8 +125,8 @@ class Observer:
         for tap in taps:
             if f"{tap.name}.gram" in self._sums:
                 weights = _input_weights(module, tap)  # (w, copies, e)
-                overlap = torch.einsum("isk,jsk->sij", weights, weights)
-                products[tap.group] = (overlap * self._sums[f"{tap.name}.gram"]).sum(dim=0)
+                overlap = torch.einsum("isk,jsk->sij", weights, weights.conj())
+                products[tap.group] = (overlap * self._sums[f"{tap.name}.gram"]).sum(dim=0).real
         energy = float(sum(float(product.trace()) for product in products.values()))
         for group, product in products.items():
             yield group, (product / (energy or 1.0)).cpu().numpy()
@@ -143,7 +144,7 @@ class Observer:
         def add(module: nn.Module, _: Any, output: Tensor) -> None:
             maps = by_channel(module, output)
             for tap in taps:
-                rows = tap.rows(maps).flatten(2)
+                rows = as_real(tap.rows(maps)).flatten(2)
                 flat = rows.transpose(0, 1).flatten(1)
                 self._add(f"{tap.name}.maps", rows.sum(dim=0, dtype=torch.float64))
                 self._add(f"{tap.name}.gram", (flat @ flat.T).double())
@@ -157,7 +158,7 @@ class Observer:
             for block in input_blocks(module, args[0]):
                 for tap in taps:
                     flat = tap.rows(block).permute(2, 1, 0, 3).flatten(2)  # (copies, w, rows)
-                    self._add(f"{tap.name}.gram", (flat @ flat.transpose(1, 2)).double())
+                    self._add(f"{tap.name}.gram", double(flat @ flat.mH))
 
         return add
 
@@ -175,8 +176,8 @@ class Observer:
 
 
 def _input_weights(module: nn.Module, tap: Tap) -> Tensor:
-    """Return the (w, copies, e) float64 weights that read each position of the group's channels."""
-    weight: Tensor = module.weight.detach().double()  # type: ignore[operator]
+    """Return the (w, copies, e) double precision weights that read each position of the group's channels."""
+    weight = double(module.get_parameter("weight").detach())
     dim = 0 if isinstance(module, nn.modules.conv._ConvNd) and module.transposed else 1
     chosen = weight.index_select(dim, torch.from_numpy(tap.positions).to(weight.device)).movedim(dim, 0)
     return chosen.reshape(tap.width, len(tap.positions) // tap.width, -1)

@@ -167,12 +167,14 @@ class TensorInfo:
 
     Attributes:
         aliases: every name under which the same tensor appears, the canonical one first.
+        numbers: real numbers per element: 2 where it is complex.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: str
     aliases: tuple[str, ...]
+    numbers: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,7 +309,10 @@ class Structure:
             "schema": SCHEMA_VERSION,
             "groups": [[g.name, g.start, g.width, [list(a) for a in g.axes]] for g in self.groups],
             "axes": [[a.tensor, a.dim, _runs(a.genes)] for a in self.axes],
-            "tensors": [[t.name, list(t.shape), t.kind, list(t.aliases)] for t in self.tensors],
+            "tensors": [
+                [t.name, list(t.shape), t.kind, list(t.aliases), *([t.numbers] if t.numbers > 1 else [])]
+                for t in self.tensors
+            ],
             "attributes": [[a.module, a.name, [_count_json(c) for c in a.value], a.container] for a in self.attributes],
             "operators": [[o.module, o.kind, o.weight, [_count_json(c) for c in o.factors]] for o in self.operators],
             "ties": [list(t) for t in self.ties],
@@ -340,7 +345,8 @@ class Structure:
                 ),
                 axes=tuple(Axis(t, d, _unruns(runs)) for t, d, runs in data["axes"]),
                 tensors=tuple(
-                    TensorInfo(n, tuple(shape), kind, tuple(aliases)) for n, shape, kind, aliases in data["tensors"]
+                    TensorInfo(n, tuple(shape), kind, tuple(aliases), *numbers)
+                    for n, shape, kind, aliases, *numbers in data["tensors"]
                 ),
                 attributes=tuple(
                     Attribute(m, n, tuple(_count(c) for c in value), container)

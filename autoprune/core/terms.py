@@ -37,7 +37,8 @@ def cost_terms(structure: Structure) -> dict[str, tuple[Term, ...]]:
     """Return the terms of ``"macs"`` and ``"params"``.
 
     MACs are the multiply-adds of convolutions, linear layers and matrix products (attention included), one
-    multiply-add counting 1, for one sample. Parameters are counted once where names are tied; buffers are not counted.
+    multiply-add counting 1 (3 where it is complex, see `cost.multiply_adds`), for one sample. Parameters are counted
+    once where names are tied, complex ones as two numbers; buffers are not counted.
     """
     macs = tuple(Term(o.module, o.weight, o.factors) for o in structure.operators)
     params = []
@@ -46,6 +47,6 @@ def cost_terms(structure: Structure) -> dict[str, tuple[Term, ...]]:
             continue
         axes = structure.axes_of.get(info.name, ())
         cut = {axis.dim for axis in axes}
-        fixed = math.prod(size for dim, size in enumerate(info.shape) if dim not in cut)
+        fixed = info.numbers * math.prod(size for dim, size in enumerate(info.shape) if dim not in cut)
         params.append(Term(module_of(info.name), fixed, tuple(structure.count(axis) for axis in axes)))
     return {"macs": macs, "params": tuple(params)}

@@ -3,9 +3,9 @@
 Definitions, the same as the cost model's:
 
 - *MACs*: multiply-adds of convolutions, linear layers, matrix products (attention included) and recurrent layers for
-  one sample; one multiply-add counts 1; biases, norms, activations and pooling count nothing. What a model computes
-  once for any number of samples counts whole. A sample is what `cost.samples` finds.
-- *params*: elements of all parameters, tied ones once; buffers are not counted.
+  one sample; one multiply-add counts 1, of complex numbers 3; biases, norms, activations and pooling count nothing.
+  What a model computes once for any number of samples counts whole. A sample is what `cost.samples` finds.
+- *params*: elements of all parameters, tied ones once, complex ones as two; buffers are not counted.
 - *peak bytes*: for one sample, in evaluation mode and without gradients, the most bytes in activation storages alive at
   an operator boundary. Weights, buffers and constants are not counted; the input is, throughout, as the caller holds
   it. An operator boundary is the moment an operator that dispatch sees has returned, its arguments and results alive.
@@ -34,8 +34,8 @@ def count_macs(model: nn.Module, example_input: Any) -> int:
 
 
 def count_params(model: nn.Module) -> int:
-    """Return the number of elements of all parameters of ``model``, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Return how many real numbers all parameters of ``model`` hold, tied ones once."""
+    return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in model.parameters())
 
 
 def count_peak_bytes(model: nn.Module, example_input: Any) -> int:

@@ -3,6 +3,11 @@
 Counted is whatever sums products: convolutions, matrix products, attention, recurrent layers, bilinear forms, distances
 of all pairs. The counter looks at operators as dispatch sees them, so it does not matter through which function, module
 or fused kernel they are called. What it knows to compute and cannot count, it names.
+
+A multiply-add of complex numbers counts as `COMPLEX` = 3 real ones: so many real convolutions torch runs for a complex
+one, (a + ib)(c + id) from ac, bd and (a + b)(c + d). Products of complex matrices are counted alike, so that a layer
+costs the same as a convolution and as a linear layer; written out in real blocks, as runtimes without complex numbers
+need it, both take 4.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +25,9 @@ UNCOUNTED = re.compile(
     r"fft|linalg_|matrix_exp|cholesky|_solve|ormqr|geqrf|sparse|_mm|conv|rnn|lstm|gru|attention|_tbc|linear"
 )
 """Operators of torch with such names compute, and are named where `COUNTED` does not know them."""
+
+COMPLEX = 3
+"""Real multiply-adds that a complex one counts."""
 
 FREE = frozenset({
     "aten::linalg_vector_norm", "aten::linalg_cross", "aten::_thnn_fused_lstm_cell", "aten::_thnn_fused_gru_cell",
@@ -109,6 +118,11 @@ COUNTED: Mapping[str, Callable[[Sequence[Any], Any], int]] = {
 """Multiply-adds by operator, from its arguments and its result."""
 
 
+def per_product(result: Any) -> int:
+    """Return the real multiply-adds that each one counts of an operator with this return value."""
+    return COMPLEX if isinstance(result, Tensor) and result.is_complex() else 1
+
+
 def multiply_adds(operator: str, args: Sequence[Any], result: Any) -> int | None:
     """Return the multiply-adds of one operator, None where it computes and it is not known how much.
 
@@ -119,7 +133,7 @@ def multiply_adds(operator: str, args: Sequence[Any], result: Any) -> int | None
     """
     count = COUNTED.get(operator)
     if count is not None:
-        return count(args, result)
+        return count(args, result) * per_product(result)
     is_torch = operator.startswith(("aten::", "prim::", "prims::", "profiler::"))
     known = operator in FREE or (is_torch and UNCOUNTED.search(operator) is None)
     return 0 if known else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import Axis, ChannelGroup, FloatArray, Structure
+from autoprune.surgery.precision import double
 
 if TYPE_CHECKING:
     from autoprune.reconstruct import Moments
@@ -73,11 +74,14 @@ def batchnorm_scales(model: nn.Module) -> set[str]:
 
 
 def channel_rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
-    """Return the weights of each channel of ``group`` along ``axis`` as a (w, e) float64 matrix on the CPU."""
+    """Return the weights of each channel of ``group`` along ``axis`` as a (w, e) float64 matrix on the CPU.
+
+    Of complex weights the matrix is complex128: take moduli (`torch.abs`, norms) before anything else.
+    """
     inside = np.flatnonzero((axis.genes >= group.start) & (axis.genes < group.start + group.width))
     positions = inside[np.argsort(axis.genes[inside], kind="stable")]
     rows = tensor.detach().index_select(axis.dim, torch.from_numpy(positions).to(tensor.device))
-    return rows.movedim(axis.dim, 0).reshape(group.width, -1).to("cpu", torch.float64)
+    return double(rows.movedim(axis.dim, 0).reshape(group.width, -1).cpu())
 
 
 def relative(values: FloatArray) -> FloatArray:

@@ -33,6 +33,7 @@ from autoprune.core import check
 from autoprune.core.groups import FloatArray
 from autoprune.criteria.evidence import Evidence, Scores, relative
 from autoprune.criteria.maps import read_maps
+from autoprune.surgery.precision import double
 from autoprune.surgery.taps import Tap
 
 MIN_POSITIONS = 4
@@ -73,9 +74,9 @@ def score(evidence: Evidence) -> Scores:
     def add(tap: Tap, maps: Tensor) -> None:
         groups[tap.name] = tap.group
         if maps.shape[2] < MIN_POSITIONS:
-            points.setdefault(tap.name, []).append(maps.transpose(0, 1).flatten(1).double())
+            points.setdefault(tap.name, []).append(double(maps.transpose(0, 1).flatten(1)))
         else:
-            found = independence(maps[: evidence.settings.images_per_batch].double()).sum(dim=0)
+            found = independence(double(maps[: evidence.settings.images_per_batch])).sum(dim=0)
             sums[tap.name] = found + sums.get(tap.name, 0.0)
 
     read_maps(evidence, add, "ccm")
@@ -90,18 +91,21 @@ def score(evidence: Evidence) -> Scores:
 
 
 def independence(maps: Tensor) -> Tensor:
-    """Return the (n, w) loss of nuclear norm when one row of each of (n, w, positions) float64 ``maps`` is erased."""
+    """Return the (n, w) loss of nuclear norm when one row of each of (n, w, positions) ``maps`` is erased.
+
+    Maps are float64, or complex128: a multiple of a complex row by a complex number is redundant, too.
+    """
     if maps.shape[2] >= maps.shape[1]:
-        energies, vectors = torch.linalg.eigh(maps @ maps.mT)
+        energies, vectors = torch.linalg.eigh(maps @ maps.mH)
         energies = energies.clamp(min=0.0)
     else:
         vectors, singular, _ = torch.linalg.svd(maps, full_matrices=False)
         energies = singular.square()
-    shares = vectors.square()  # of each row in each direction
+    shares = vectors.abs().square()  # of each row in each direction
     rest = (1.0 - shares.sum(dim=2, keepdim=True)).clamp(min=0.0)  # of directions without energy
-    alive = maps.square().sum(dim=2) > 0
+    alive = maps.abs().square().sum(dim=2) > 0
     largest = energies.amax(dim=1)
-    nodes = torch.arange(-_REACH, _REACH, _STEP, dtype=maps.dtype, device=maps.device)
+    nodes = torch.arange(-_REACH, _REACH, _STEP, dtype=energies.dtype, device=maps.device)
     t = torch.where(largest > 0, largest, 1.0)[:, None, None] * nodes.exp()
     damped = energies[:, :, None] + t
     h = shares @ (energies[:, :, None] / damped)

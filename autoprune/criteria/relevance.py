@@ -26,6 +26,7 @@ from autoprune.core.groups import FloatArray
 from autoprune.criteria.evidence import Evidence, Scores, relative
 from autoprune.criteria.maps import read_maps
 from autoprune.errors import DataError
+from autoprune.surgery.precision import is_inexact
 from autoprune.surgery.taps import Tap
 
 _UNUSED = 1e-3  # what being as good as used is worth, of the mean of what is used
@@ -85,7 +86,7 @@ def _indicators(targets: Sequence[Any]) -> FloatArray:
     Raises:
         DataError: the targets are something else.
     """
-    if not all(isinstance(part, Tensor) and part.dim() == 1 and not part.is_floating_point() for part in targets):
+    if not all(isinstance(part, Tensor) and part.dim() == 1 and not is_inexact(part) for part in targets):
         got = getattr(targets[0], "shape", type(targets[0]).__name__)
         msg = f"the criterion 'relevance_lasso' needs one class per item, integers (n,), as targets, got {got}"
         raise DataError(msg)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.criteria.evidence import Evidence, Scores, channel_rows, member_axes, relative
 from autoprune.errors import DataError
@@ -70,7 +70,7 @@ def score(evidence: Evidence) -> Scores:
             if loss.requires_grad:
                 loss.backward()  # not autograd.grad: checkpointing forbids that
         blocked |= {name for name, weight in weights.items() if weight.grad is None and _owner(model, name) in ran}
-        changes = {name: weight * (0.0 if weight.grad is None else weight.grad) for name, weight in weights.items()}
+        changes = {name: _change(weight) for name, weight in weights.items()}
         for weight in weights.values():
             weight.grad = None
         for total, axes, group in zip(totals, gated, structure.groups, strict=True):
@@ -85,6 +85,11 @@ def score(evidence: Evidence) -> Scores:
         np.full(len(total), np.nan) if any(axis.tensor in blocked for axis in axes) else relative(total / n_batches)
         for total, axes in zip(totals, gated, strict=True)
     )
+
+
+def _change(weight: Tensor) -> Tensor:
+    """Return what the loss changes by when each weight goes, to first order and up to its sign; real."""
+    return torch.zeros_like(weight) if weight.grad is None else (weight * weight.grad.conj()).real
 
 
 def _owner(model: nn.Module, tensor: str) -> nn.Module:

@@ -34,6 +34,7 @@ import torch
 
 from autoprune.core.streams import stream
 from autoprune.criteria.evidence import Evidence, Scores, batchnorm_scales, channel_rows, member_axes, relative
+from autoprune.surgery.precision import as_real
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def fpgm(evidence: Evidence) -> Scores:
     for group in evidence.structure.groups:
         squared = torch.zeros(group.width, group.width, dtype=torch.float64)
         for axis in member_axes(evidence.structure, group, ("out", "thru")):
-            rows = channel_rows(evidence.tensors[axis.tensor], axis, group)
+            rows = as_real(channel_rows(evidence.tensors[axis.tensor], axis, group))
             scale = rows.square().sum(dim=1).mean()
             if scale > 0:
                 squared += torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square() / scale

@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import named_tensors
+from autoprune.surgery.precision import is_inexact
 from autoprune.train.recalibrate import batch_norms
 
 MAX_BYTES = 512 * 2**20
@@ -325,7 +326,7 @@ def _replaced_forwards(model: nn.Module, run: Callable[..., Any]) -> Iterator[No
 
 def _hollowed(leaf: Tensor) -> Tensor:
     """Return what looks like a tensor, without its memory."""
-    return leaf.new_full((), torch.nan if leaf.is_floating_point() else 0).expand(leaf.shape)
+    return leaf.new_full((), torch.nan if is_inexact(leaf) else 0).expand(leaf.shape)
 
 
 def _leaves(value: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ from autoprune.core.groups import ChannelGroup, FloatArray, Structure
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.least_squares import factorised, to_features
 from autoprune.reconstruct.statistics import Moments
+from autoprune.surgery.precision import double
 
 BLOCK = 64
 """Features that leave before the matrices are brought up to date, in one product instead of many thin ones."""
@@ -77,7 +78,8 @@ class _Reader:
     With ``H = (G + damping I)^-1`` over the features still there, losing the features ``c`` of a channel raises the
     damped error by ``tr(W_c H_cc^-1 W_c^T)``; the optimal answer is ``W <- W - W_c H_cc^-1 H_c`` and the inverse
     without them is ``H <- H - H_c^T H_cc^-1 H_c``. Only ``A = W^T W`` of the weights is needed, and of both only what
-    belongs to the group. With ``Y = L^-1 H_c`` for ``H_cc = L L^T`` and ``U = H_cc^-1 H_c`` the steps are
+    belongs to the group. With ``Y = L^-1 H_c`` for ``H_cc = L L^T`` and ``U = H_cc^-1 H_c`` the steps are, of complex
+    numbers with the conjugate transpose throughout,
 
         H <- H - Y^T Y,     A <- A - U^T V - V^T U,     V = A_c - A_cc U / 2.
 
@@ -86,22 +88,22 @@ class _Reader:
     """
 
     def __init__(self, weight: Tensor, consumer: Consumer, moments: Moments, group: ChannelGroup) -> None:
-        rows = to_features(weight, consumer).double()
+        rows = double(to_features(weight, consumer))
         if consumer.shared_taps:
             rows = rows.flatten(1, 2)
-        gram = moments.gram.double()
+        gram = double(moments.gram)
         factor = factorised(gram)
         self.is_sound = factor is not None and bool(torch.isfinite(rows).all())
         if factor is None or not self.is_sound:
             return
-        self._energy = float(torch.einsum("bof,bfg,bog->", rows, gram, rows)) or 1.0
+        self._energy = float(torch.einsum("bof,bfg,bog->", rows, gram, rows.conj()).real) or 1.0
         per_channel = 1 if consumer.shared_taps else consumer.taps
         genes = np.repeat(consumer.axis.genes, per_channel)
         members = np.stack([np.flatnonzero(genes == gene) for gene in group.genes])  # (w, features of a channel)
         own = torch.from_numpy(members.reshape(-1)).to(gram.device)  # channel after channel
         inverse = torch.cholesky_inverse(factor)
         self._inverse = inverse[:, own[:, None], own]
-        self._products = torch.bmm(rows[:, :, own].transpose(1, 2), rows[:, :, own])
+        self._products = torch.bmm(rows[:, :, own].mH, rows[:, :, own])
         self._width, self._t = members.shape
         self._channels = torch.arange(group.width)  # whose features the matrices hold, in their order
         self._start()
@@ -109,11 +111,11 @@ class _Reader:
     def rises(self) -> Tensor:
         """Return the (w,) rise of the relative error for losing each channel; infinite for those that have left."""
         if self._t == 1:  # what has left is at zero, or next to it
-            costs = (self._their_products / self._their_inverses).sum(dim=(0, 2, 3))
+            costs = (self._their_products / self._their_inverses).sum(dim=(0, 2, 3)).real
         else:
             factors, info = torch.linalg.cholesky_ex(self._their_inverses)
             solved = torch.cholesky_solve(self._their_products, factors)
-            costs = solved.diagonal(dim1=2, dim2=3).sum(dim=(0, 2))
+            costs = solved.diagonal(dim1=2, dim2=3).sum(dim=(0, 2)).real
             costs[(info > 0).any(dim=0)] = 0.0  # nothing of its own to tell, but for rounding
         total = torch.full((self._width,), torch.inf, dtype=torch.float64)
         costs = costs.clamp_min(0.0).cpu()
@@ -126,16 +128,16 @@ class _Reader:
         place = int((self._channels == channel).nonzero())
         own = slice(place * t, place * t + t)
         y, u, v = (kept[:, : self._n] for kept in (self._y, self._u, self._v))
-        h = self._inverse[:, own] - torch.bmm(y[:, :, own].transpose(1, 2), y)  # H_c: (blocks, t, f)
-        a = self._products[:, own] - torch.bmm(u[:, :, own].transpose(1, 2), v)
-        a -= torch.bmm(v[:, :, own].transpose(1, 2), u)
+        h = self._inverse[:, own] - torch.bmm(y[:, :, own].mH, y)  # H_c: (blocks, t, f)
+        a = self._products[:, own] - torch.bmm(u[:, :, own].mH, v)
+        a -= torch.bmm(v[:, :, own].mH, u)
         factor = _root(h[:, :, own])
         y = torch.linalg.solve_triangular(factor, h, upper=False)
-        u = torch.linalg.solve_triangular(factor.transpose(1, 2), y, upper=True)
+        u = torch.linalg.solve_triangular(factor.mH, y, upper=True)
         v = a - torch.bmm(a[:, :, own], u) / 2
-        cross = self._in_channels(u).transpose(2, 3) @ self._in_channels(v)
-        self._their_inverses -= self._in_channels(y).transpose(2, 3) @ self._in_channels(y)
-        self._their_products -= cross + cross.transpose(2, 3)
+        cross = self._in_channels(u).mH @ self._in_channels(v)
+        self._their_inverses -= self._in_channels(y).mH @ self._in_channels(y)
+        self._their_products -= cross + cross.mH
         for kept, rows in ((self._y, y), (self._u, u), (self._v, v)):
             kept[:, self._n : self._n + t] = rows
         self._n += t
@@ -146,8 +148,8 @@ class _Reader:
     def _bring_up_to_date(self) -> None:
         """Apply all steps since the last time to the whole matrices, and forget what has left."""
         y, u, v = (kept[:, : self._n] for kept in (self._y, self._u, self._v))
-        self._inverse.baddbmm_(y.transpose(1, 2), y, alpha=-1)
-        self._products.baddbmm_(u.transpose(1, 2), v, alpha=-1).baddbmm_(v.transpose(1, 2), u, alpha=-1)
+        self._inverse.baddbmm_(y.mH, y, alpha=-1)
+        self._products.baddbmm_(u.mH, v, alpha=-1).baddbmm_(v.mH, u, alpha=-1)
         stays = self._is_here.repeat_interleave(self._t).nonzero().squeeze(1).to(self._inverse.device)
         self._inverse = self._inverse[:, stays[:, None], stays]
         self._products = self._products[:, stays[:, None], stays]

@@ -20,6 +20,7 @@ from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.least_squares import to_features
 from autoprune.reconstruct.statistics import FeatureReader
 from autoprune.surgery.forward import forward
+from autoprune.surgery.precision import single
 
 _NO_SCALE = 1e-6
 """Channels that a batch norm scales by less than this share of its largest scale are left out of equation (2)."""
@@ -189,7 +190,7 @@ def watch_dense(
     def on_call(name: str, x: Tensor, y: Tensor) -> None:
         goal = goals[name]
         if goal.shared_taps:
-            rows = torch.bmm(readers[name](x)[:, :, :-1], goal.weight.float().transpose(1, 2))
+            rows = torch.bmm(readers[name](x)[:, :, :-1], single(goal.weight).transpose(1, 2))
         else:
             rows = goal.in_blocks(readers[name].sampled(y)[:, goal.outputs] - goal.bias)
         goal.rows[-1].append(rows)

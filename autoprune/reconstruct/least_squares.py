@@ -9,6 +9,8 @@ whose optimum is
 
     V = W_K + W_R G_RK (G_KK + damping I)^-1.                                                     (1)
 
+Complex weights and features alike, with ``G = E x x^H``.
+
 Shrinking towards the weights that were there, rather than towards zero, costs nothing and gives two laws by
 construction: nothing removed changes nothing, bit for bit; and the calibration error of ``V`` never exceeds that of the
 plain ``W_K``, because ``W_K`` is feasible and pays no penalty. Where the model absorbs a constant, ``G`` is centred and
@@ -27,6 +29,7 @@ from torch import Tensor
 from autoprune.core.groups import BoolArray
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.statistics import Moments
+from autoprune.surgery.precision import double
 
 DAMPING = 1e-3
 
@@ -50,8 +53,8 @@ def factorised(gram: Tensor) -> Tensor | None:
     more = damping(gram)
     for _ in range(_TRIES):
         factor, info = torch.linalg.cholesky_ex(gram + more)
-        pivots = factor.diagonal(dim1=1, dim2=2).square()
-        if not info.any() and bool((pivots >= more.diagonal(dim1=1, dim2=2) / 2).all()):
+        pivots = factor.diagonal(dim1=1, dim2=2).abs().square()
+        if not info.any() and bool((pivots >= more.diagonal(dim1=1, dim2=2).abs() / 2).all()):
             return factor
         more = 10 * more
     return None
@@ -68,7 +71,7 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     Returns:
         (blocks, o, k) float64 weights on the kept features.
     """
-    weight = weight.double()
+    weight = double(weight)
     features = weight.shape[2]
     removed = torch.ones(features, dtype=torch.bool, device=weight.device)
     removed[kept] = False
@@ -77,12 +80,12 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     if not len(gone):
         return plain
     rows = gram[:, kept]
-    inner = rows[:, :, kept].double()
-    right = torch.bmm(rows[:, :, gone].double(), weight[:, :, gone].transpose(1, 2))  # G_KR W_R^T
+    inner = double(rows[:, :, kept])
+    right = torch.bmm(double(rows[:, :, gone]), weight[:, :, gone].mH)  # G_KR W_R^H
     factor = factorised(inner)
     if factor is None:
         return plain  # no numbers: keep what was there
-    return plain + torch.cholesky_solve(right, factor).transpose(1, 2)
+    return plain + torch.cholesky_solve(right, factor).mH
 
 
 class LeastSquares:
@@ -154,13 +157,13 @@ class LeastSquares:
         stays = np.repeat(stays, 1 if consumer.shared_taps else consumer.taps)
         positions = torch.from_numpy(np.flatnonzero(stays)).to(dense.device)
         solved = solve(rows, moments.gram, positions)
-        updated = rows.double().clone()
+        updated = double(rows).clone()
         updated[:, :, positions] = solved
         answer = {consumer.weight: from_features(updated.reshape(layout.shape), dense, consumer)}
         if consumer.takes_constant:
             bias = self._weights[consumer.weight.removesuffix("weight") + "bias"]
-            mean = moments.mean.double()
-            shift = torch.einsum("bof,bf->bo", rows.double(), mean)
+            mean = double(moments.mean)
+            shift = torch.einsum("bof,bf->bo", double(rows), mean)
             shift -= torch.einsum("bok,bk->bo", solved, mean[:, positions])
             answer[consumer.weight.removesuffix("weight") + "bias"] = (bias + shift.reshape(-1)).to(bias.dtype)
         return answer

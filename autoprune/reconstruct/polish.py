@@ -6,7 +6,7 @@ are polished already, the weights ``V`` of the cut consumer become the minimizer
 
     E ||t - V x'||^2 + damping ||V - V_0||^2,   that is   V = V_0 + (C - V_0 B) (B + damping I)^-1,      (1)
 
-``C = E t x'^T`` and ``B = E x' x'^T``, where ``t = W x`` is what the dense consumer computes. So errors made upstream
+``C = E t x'^H`` and ``B = E x' x'^H``, where ``t = W x`` is what the dense consumer computes. So errors made upstream
 are undone as well. A consumer that is added to a residual stream also makes up for what the stream ``s'`` has lost
 against the dense ``s``: it aims at the sum (He, Zhang, Sun 2017, section 3.2, with the batch norm in between),
 
@@ -45,6 +45,7 @@ from autoprune.reconstruct.least_squares import factorised, from_features, to_fe
 from autoprune.reconstruct.passes import Passes, Seen
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, products
 from autoprune.surgery.forward import evaluating
+from autoprune.surgery.precision import double
 
 N_STEPS = 3
 """Steps of equation (3); more of them change little."""
@@ -169,22 +170,22 @@ def polish(
 def _solve(pruned: nn.Module, consumer: Consumer, goal: Goal, seen: Seen, norms: MovedNorms | None) -> None:
     """Apply equation (1) to the weight, to the bias that takes the constant, and to the batch norm of equation (2)."""
     cross, mean_goal = _centred(seen.cross, seen.own, goal)
-    mean_own, own = seen.own[:, -1, :-1], seen.own[:, :-1, :-1]
+    mean_own, own = seen.own[:, :-1, -1], seen.own[:, :-1, :-1]
     if goal.absorbs_constant:
-        own = own - mean_own.unsqueeze(2) * mean_own.unsqueeze(1)
+        own = own - mean_own.unsqueeze(2) * mean_own.unsqueeze(1).conj()
     weight = pruned.get_parameter(consumer.weight)
     layout = to_features(weight, consumer)
-    now = (layout.flatten(1, 2) if consumer.shared_taps else layout).double()
+    now = double(layout.flatten(1, 2) if consumer.shared_taps else layout)
     factor = factorised(own)
     if factor is None:
         return  # no numbers: keep what was there
     residual = cross - torch.bmm(now, own)
-    solved = now + torch.cholesky_solve(residual.transpose(1, 2), factor).transpose(1, 2)
+    solved = now + torch.cholesky_solve(residual.mH, factor).mH
     if goal.gate and seen.rows:
         for _ in range(N_STEPS):
             cross, mean_goal = _centred(_rectified(goal, goal.gate, seen, solved, mean_goal), seen.own, goal)
             residual = cross - torch.bmm(now, own)
-            solved = now + torch.cholesky_solve(residual.transpose(1, 2), factor).transpose(1, 2)
+            solved = now + torch.cholesky_solve(residual.mH, factor).mH
     weight.copy_(from_features(solved.reshape(layout.shape), weight, consumer))
     if consumer.takes_constant:
         shift = mean_goal - torch.einsum("bof,bf->bo", solved, mean_own)

@@ -15,6 +15,7 @@ from autoprune.errors import DataError
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower
 from autoprune.surgery.forward import evaluating, forward
+from autoprune.surgery.precision import double, single
 
 ROWS_PER_BATCH = 4096
 """Positions sampled per consumer and batch: second moments of neighbouring positions say nearly the same."""
@@ -28,10 +29,10 @@ PREFIX = "second moments: "
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of one consumer's input features ``x``.
+    """Second moments of one consumer's input features ``x``; complex where these are.
 
     Attributes:
-        gram: (blocks, f, f) float32 tensor, the mean of ``x x^T`` over images and positions; the covariance of ``x``
+        gram: (blocks, f, f) float32 tensor, the mean of ``x x^H`` over images and positions; the covariance of ``x``
             where the model absorbs a constant.
         mean: (blocks, f) float32 tensor, the mean of ``x``.
         absorbs_constant: whether a constant added to the output is undone by the model: the consumer has a bias to
@@ -44,11 +45,11 @@ class Moments:
 
     @classmethod
     def of(cls, raw: Tensor, *, absorbs_constant: bool) -> Moments:
-        """Take apart the (blocks, f + 1, f + 1) float64 mean of ``[x; 1][x; 1]^T``."""
+        """Take apart the (blocks, f + 1, f + 1) float64 mean of ``[x; 1][x; 1]^H``."""
         gram, mean = raw[:, :-1, :-1], raw[:, :-1, -1]
         if absorbs_constant:
-            gram = gram - mean.unsqueeze(2) * mean.unsqueeze(1)
-        return cls(gram.float(), mean.float(), absorbs_constant)
+            gram = gram - mean.unsqueeze(2) * mean.unsqueeze(1).conj()
+        return cls(single(gram), single(mean), absorbs_constant)
 
 
 def pack_moments(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ class FeatureReader:
         if isinstance(self._module, nn.Linear) or self._consumer.shared_taps:
             rows = x if isinstance(self._module, nn.Linear) else x.movedim(1, -1)
             rows = rows.reshape(-1, rows.shape[-1])
-            rows = rows[self._sample(len(rows), rows.device)].float()
+            rows = single(rows[self._sample(len(rows), rows.device)])
             features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
         else:
             features = self._patches(x)
@@ -111,7 +112,7 @@ class FeatureReader:
     def outputs(self, y: Tensor) -> Tensor:
         """Return (rows, o) float32 values, at the positions read last, of what is shaped like the module's output."""
         rows = y.detach() if isinstance(self._module, nn.Linear) else y.detach().movedim(1, -1)
-        return rows.reshape(-1, rows.shape[-1])[self._positions].float()
+        return single(rows.reshape(-1, rows.shape[-1])[self._positions])
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return (blocks, rows, channels * taps) patches of a convolution's input at sampled output positions."""
@@ -133,7 +134,7 @@ class FeatureReader:
             taps = (along[:, None] + taps).flatten()
         index += flat * math.prod(sizes)
         rows = x.movedim(1, -1).reshape(-1, channels)  # a view where channels are last in memory
-        rows = rows.index_select(0, (index[:, None] + taps).flatten()).float()
+        rows = single(rows.index_select(0, (index[:, None] + taps).flatten()))
         return rows.reshape(len(index), len(taps), self._consumer.blocks, -1).permute(2, 0, 3, 1).flatten(2)
 
     def _sample(self, rows: int, device: torch.device) -> Tensor:
@@ -147,9 +148,10 @@ class FeatureReader:
 def products(left: Tensor, right: Tensor) -> Tensor:
     """Return the (blocks, f, g) float64 sums over rows of (blocks, rows, f) times (blocks, rows, g) features.
 
-    The products are float32, the sums over chunks float64: each chunk is short enough to lose nothing that matters.
+    Of complex ones, the second are conjugate and the sums complex128. The products are float32, the sums over chunks
+    float64: each chunk is short enough to lose nothing that matters.
     """
-    return torch.bmm(left.transpose(1, 2).float(), right.float()).double()
+    return double(torch.bmm(single(left).transpose(1, 2), single(right).conj()))
 
 
 def second_moments(features: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ def second_moments(features: Tensor) -> Tensor:
     halves = features[:, :, : size // 2], features[:, :, size // 2 :]
     across = products(*halves)
     first, second = (second_moments(half) for half in halves)
-    return torch.cat([torch.cat([first, across], dim=2), torch.cat([across.mT, second], dim=2)], dim=1)
+    return torch.cat([torch.cat([first, across], dim=2), torch.cat([across.mH, second], dim=2)], dim=1)
 
 
 class _Accumulator:

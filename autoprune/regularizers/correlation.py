@@ -79,8 +79,8 @@ def correlation(maps: Tensor) -> Tensor:
     """Return the mean absolute correlation of all pairs of rows, themselves included, of (n, w, positions) maps."""
     mean = maps.mean(dim=0)
     rows = mean - mean.mean(dim=1, keepdim=True)
-    squared = rows.square().sum(dim=1)
+    squared = rows.abs().square().sum(dim=1)
     alive = squared > (_CONSTANT**2 * squared.max()).detach()
     norms = torch.where(alive, squared, 1.0).sqrt()
     unit = rows / norms[:, None] * alive[:, None]
-    return (unit @ unit.T).abs().mean()
+    return (unit @ unit.mH).abs().mean()

@@ -114,7 +114,7 @@ class FeatureFlow(Regularizer):
     def _scaled(self, points: list[Tensor]) -> list[Tensor]:
         if not self.settings.scale_free:
             return points
-        size = points[0].detach().square().mean().sqrt()
+        size = points[0].detach().abs().square().mean().sqrt()
         return [point / torch.where(size > 0, size, 1.0) for point in points]
 
 
@@ -123,7 +123,7 @@ def _differences(points: list[Tensor], p: float) -> tuple[Tensor, Tensor]:
     first = [after - before for before, after in pairwise(points)]
     second = [after - before for before, after in pairwise(first)]
     length, bend = (
-        torch.stack([step.abs().pow(p).mean() for step in steps] or [points[0].new_zeros(())]).sum()
+        torch.stack([step.abs().pow(p).mean() for step in steps] or [torch.zeros_like(points[0].real.sum())]).sum()
         for steps in (first, second)
     )
     return length, bend
@@ -132,11 +132,11 @@ def _differences(points: list[Tensor], p: float) -> tuple[Tensor, Tensor]:
 def _arc(points: list[Tensor], p: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """Return the length of the path per root of the number of values, and how far its tangents turn: means of items."""
     steps = [(after - before).flatten(1) for before, after in pairwise(points)]
-    lengths = [safe_norms(step.square().sum(dim=1)) for step in steps]
+    lengths = [safe_norms(step.abs().square().sum(dim=1)) for step in steps]
     tangents = [
         step / torch.where(length > 0, length, 1.0)[:, None] * (length > 0)[:, None]
         for step, length in zip(steps, lengths, strict=True)
     ]
-    turns = [safe_norms((after - before).square().sum(dim=1)) for before, after in pairwise(tangents)]
+    turns = [safe_norms((after - before).abs().square().sum(dim=1)) for before, after in pairwise(tangents)]
     bend = torch.stack(turns or [torch.zeros_like(lengths[0])]).sum(dim=0).mean()
     return torch.stack(lengths).sum(dim=0).mean() / steps[0].shape[1] ** 0.5, bend

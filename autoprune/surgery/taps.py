@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.groups import Axis, IntArray, Structure
 from autoprune.surgery.forward import tensors_in
+from autoprune.surgery.precision import precision, single
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,9 @@ class Tap:
         return self.name.rsplit(".", 2)[0]
 
     def rows(self, maps: Tensor) -> Tensor:
-        """Return (n, w, copies, positions) values of an (n, channels, positions) activation."""
+        """Return (n, w, copies, positions) values of an (n, channels, positions) activation, complex where it is."""
         chosen = maps.index_select(1, torch.from_numpy(self.positions).to(maps.device))
-        chosen = torch.view_as_real(chosen).flatten(2) if chosen.is_complex() else chosen
-        chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
+        chosen = chosen if precision(chosen) == torch.float64 else single(chosen)
         return chosen.reshape(len(chosen), self.width, -1, chosen.shape[2])
 
     def read(self, module: nn.Module, activation: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.cost.multiply_adds import MacCounter
+from autoprune.surgery.precision import is_inexact
 from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule, StatisticCall
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, overlay, shrink, varying
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
@@ -68,7 +69,7 @@ class IdRecorder(TorchFunctionMode):
         self._undecided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            if is_inexact(tensor) or tensor.dtype == torch.bool:
                 self._names[tensor] = name
                 self._weights[tensor] = frozenset({name})
 

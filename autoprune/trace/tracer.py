@@ -222,7 +222,13 @@ def _tensors(model: nn.Module) -> list[TensorInfo]:
         for name, tensor in named:
             known = found.get(id(tensor))
             aliases = (*known.aliases, name) if known else (name,)
-            found[id(tensor)] = TensorInfo(aliases[0], tuple(tensor.shape), known.kind if known else kind, aliases)
+            found[id(tensor)] = TensorInfo(
+                aliases[0],
+                tuple(tensor.shape),
+                known.kind if known else kind,
+                aliases,
+                2 if tensor.is_complex() else 1,
+            )
     return list(found.values())
 
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import DataError
+from autoprune.surgery.precision import is_inexact
 from autoprune.train.content import content_of, digest
 from autoprune.train.source import MEMORY_LIMIT, Batch, to_device
 
@@ -127,7 +128,7 @@ def _as_rows(inputs: Tensor) -> Tensor:
 
 def _check_numbers(inputs: Tensor) -> None:
     """Refuse inputs that are not numbers: whatever is computed from them is not one either."""
-    if not inputs.is_floating_point():
+    if not is_inexact(inputs):
         return
     bad = [part.isnan().flatten(1).any(dim=1) for part in _as_rows(inputs).split(4096)]
     positions = torch.cat(bad).nonzero()[:, 0].tolist() if bad else []
@@ -147,7 +148,7 @@ def _tensor(values: npt.ArrayLike | Tensor, name: str) -> Tensor:
     except ValueError as error:
         msg = f"expected {name} of one shape, got items that differ ({error}); give a Dataset and a collate_fn"
         raise DataError(msg) from error
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biufc":
         msg = f"expected numbers as {name}, got an array of {array.dtype}"
         raise DataError(msg)
     if array.dtype in (np.uint16, np.uint32, np.uint64):

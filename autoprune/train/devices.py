@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.precision import model_precision
 
 
 def resolve_device(name: str) -> torch.device:
@@ -44,8 +45,7 @@ def prefers_channels_last(model: nn.Module) -> bool:
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
     """Return the precision that a model computes in: that of its first floating parameter, float32 without any."""
-    found = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
-    return next(found, torch.float32)
+    return model_precision(model, torch.float32)
 
 
 def autocast(device: torch.device, *, enabled: bool) -> torch.autocast | nullcontext[None]:

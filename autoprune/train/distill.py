@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.precision import is_inexact
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def output_error(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -
 
 
 def answers_of(outputs: Any) -> dict[str, Tensor]:
-    """Return what a model answers by name: its ``logits`` where it has some, else all floating-point tensors.
+    """Return what a model answers by name: its ``logits`` where it has some, else all tensors that are no integers.
+
+    Complex ones get a last dimension of real and imaginary parts.
 
     Args:
         outputs: a tensor, or any nesting of mappings, tuples, lists and dataclasses; tensors without dimensions, such
@@ -162,8 +165,8 @@ def outputs_beside_logits(outputs: Any) -> list[str]:
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        if value.is_floating_point() and value.dim():
-            yield name, value
+        if is_inexact(value) and value.dim():
+            yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return
     parts: Mapping[Any, Any] = {}
     if isinstance(value, Mapping):

@@ -343,6 +343,17 @@ _BUILT_IN = (
         takes_path=True,
         transform=_IMAGENET,
     ),
+    DataInfo(
+        "polsar",
+        "a radar scene in PolSARpro's format (T3) with labels, as 9x9 complex patches, split by blocks",
+        "autoprune.train.polsar:read_polsar",
+        takes_path=True,
+    ),
+    DataInfo(
+        "polsar-simulated",
+        "a simulated radar scene of four classes and one look, as 9x9 complex patches, split by blocks",
+        "autoprune.train.polsar:read_simulated",
+    ),
 )
 
 NAMED_DATA = Registry("data", "autoprune.data", DataInfo, _BUILT_IN)

@@ -26,9 +26,19 @@ MOST = 20.0
 """A variance moves by this factor at most."""
 
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the layers that keep running statistics of their inputs."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+def batch_norms(model: nn.Module) -> list[Any]:
+    """Return the layers that keep running statistics of their inputs: torch's, and those of complex numbers."""
+    return [
+        m
+        for m in model.modules()
+        if (isinstance(m, _BatchNorm) or _is_complex_norm(m)) and getattr(m, "running_mean", None) is not None
+    ]
+
+
+def _is_complex_norm(module: nn.Module) -> bool:
+    """Say whether a layer does to complex numbers what a BatchNorm does: its variances are 2x2 covariances."""
+    variance = getattr(module, "running_var", None)
+    return isinstance(variance, Tensor) and variance.shape[1:] == (2, 2) and hasattr(module, "reset_running_stats")
 
 
 @contextmanager
@@ -111,8 +121,15 @@ def move_by_difference(model: nn.Module, dense: Mapping[str, Tensor], stored: Ma
         if mean in dense and layer in batch_norms(layer):
             fresh: Any = layer  # whose statistics exist, as its being listed says
             fresh.running_mean.copy_(stored[mean] + (fresh.running_mean - dense[mean]))
-            ratio = (fresh.running_var + TINY) / (dense[variance] + TINY)
-            fresh.running_var.copy_(stored[variance] * ratio.clamp(1 / MOST, MOST))
+            fresh.running_var.copy_(stored[variance] * _ratio(fresh.running_var, dense[variance]))
+
+
+def _ratio(fresh: Tensor, dense: Tensor) -> Tensor:
+    """Return by what (c,) variances are moved, or (c, 2, 2) covariances: these by both parts' variances alone."""
+    is_matrix = fresh.dim() > 1
+    ours, theirs = (t.diagonal(dim1=1, dim2=2) if is_matrix else t for t in (fresh, dense))
+    ratio = ((ours + TINY) / (theirs + TINY)).clamp(1 / MOST, MOST)
+    return ratio.sqrt()[:, :, None] * ratio.sqrt()[:, None, :] if is_matrix else ratio
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
 from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.precision import in_precision, is_inexact
 from autoprune.train.randomness import derive_seed
 from autoprune.train.source import Batch, Source
 from autoprune.train.transforms import ImageTransform
@@ -143,7 +144,7 @@ class Loader:
 
     def _cast(self, value: Any) -> Any:
         """Give floating inputs the dtype that the model computes in."""
-        return value.to(self.split.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        return in_precision(value, self.split.dtype) if isinstance(value, Tensor) and is_inexact(value) else value
 
     def _shortened(self, target: Any) -> Any:
         """Give double targets single precision, which losses compute in unless the model itself is double."""

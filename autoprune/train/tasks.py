@@ -448,8 +448,8 @@ def check_metrics(figures: Any, names: Iterable[str]) -> dict[str, float]:
 def _logits(outputs: Any) -> Tensor:
     """Find the (n, classes) logits among what a model returns."""
     outputs = logits_of(outputs)
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        msg = f"expected (n, classes) logits from the model, got {_shown(outputs)}; write a Task for other outputs"
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or outputs.is_complex():
+        msg = f"expected (n, classes) real logits from the model, got {_shown(outputs)}; write a Task for other outputs"
         raise MetricError(msg)
     return outputs
 

@@ -1,8 +1,10 @@
-"""What a cut takes after sparsity training on the digits: `python benchmarks/methods/regularizers.py --help`.
+"""What a cut takes after sparsity training: `python benchmarks/methods/regularizers.py --help`.
 
 A network is trained, then trained on by `sparsify` with each regularizer given; its channels are ranked, it is cut to
 shares of its multiply-adds, and the BatchNorm statistics are recomputed: accuracy with the weights as they are, and
-with readers re-solved by least squares. Nothing is trained after the cut. Two minutes of CPU for the defaults.
+with readers re-solved by least squares. Nothing is trained after the cut. Two minutes of CPU for the defaults, two
+networks on the digits; ``--given DATA WEIGHTS`` takes the given ResNet-20 instead, a few minutes per regularizer, seed
+and epoch of all of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from given import given as given_network
 
 from autoprune.core.jobs import Prepare
+from autoprune.core.space import SearchSpace
+from autoprune.cost.model import CostModel
 from autoprune.criteria.scoring import order, scores
 from autoprune.prepare.recipe import Workbench
 from autoprune.prepare.sparsify import Sparsify
@@ -25,10 +30,12 @@ from autoprune.surgery.matching import model_weights
 from autoprune.testing.digits_network import digits_setup
 from autoprune.testing.recipe_laws import MemoryBlobs
 from autoprune.testing.regularizer_laws import stream_bench
+from autoprune.trace import trace
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.loop import fit
 from autoprune.train.recalibrate import recalibrate
 from autoprune.train.settings import FitSettings
+from autoprune.train.tasks import Classification
 from autoprune.weight_sets import WeightReader, put_weight_set
 
 SHARES = (1.0, 0.7, 0.5, 0.3)
@@ -45,13 +52,27 @@ REGULARIZERS = (
 def trained(setup: JobSetup) -> tuple[Workbench, Any]:
     """Return a bench with the trained network, ranked by `l2`, and its weights."""
     fit(setup.model, setup.data, setup.task, FitSettings(epochs=10, batch_size=64, learning_rate=0.1))
+    return started(setup)
+
+
+def resnet20(data: str, weights: str) -> JobSetup:
+    """Return the given ResNet-20 and the data that it was trained on."""
+    model, found = given_network("resnet20", weights, data)
+    space = SearchSpace.build(trace(model, found.example_batch()[0]), levels=16)
+    return JobSetup(model, space, CostModel(space.structure, space), found, Classification())
+
+
+def started(setup: JobSetup) -> tuple[Workbench, Any]:
+    """Return a bench with the network as it is, ranked by `l2`, and its weights."""
     blobs, structure = MemoryBlobs(), setup.structure
     ranked = order(scores("l2", setup.model.eval(), structure))
     return Workbench(setup, blobs), put_weight_set(blobs.put, structure, model_weights(setup.model, structure), ranked)
 
 
-def accuracies(bench: Workbench, parent: Any, given: dict[str, Any], criterion: str, seed: int) -> list[list[float]]:
-    """Return accuracy in % by share, without and with re-solved readers."""
+def accuracies(
+    bench: Workbench, parent: Any, given: dict[str, Any], criteria: list[str], seed: int
+) -> list[list[list[float]]]:
+    """Return accuracy in % by criterion and share, without and with re-solved readers."""
     setup = bench.setup
     structure, costs = setup.structure, setup.costs
     outcome = Sparsify(bench)(Prepare(0, "sparsify", given, parent, seed))
@@ -59,20 +80,25 @@ def accuracies(bench: Workbench, parent: Any, given: dict[str, Any], criterion: 
     made = WeightReader(bench.blobs, structure, "cpu")(outcome.weight_set)
     model = dense_model(setup, made.weights, torch.device("cpu")).eval()
     calibration = setup.data.train.subset(1000, 1).loader(100)
-    measured = setup.data.validation.loader(100)
+    measured = setup.data.validation.subset(2000, 0).loader(100)
     weights, consumers = model_weights(model, structure), find_consumers(model, structure)
     moments = collect(model, consumers, (images for images, _ in calibration))
     solver = LeastSquares(weights, consumers, moments, max_bytes=2**28)
-    orders = order(scores(criterion, model, structure, batches=calibration, loss=setup.task.loss))
-    found: list[list[float]] = [[], []]
-    for share in SHARES:
-        limits = {"macs": int(setup.dense_macs * share)}
-        genome = setup.space.repair(setup.space.full_genome[None, :], costs, limits)
-        kept = structure.kept_genes(orders, setup.space.widths(genome)[0])
-        for row, more in zip(found, ({}, solver(kept)), strict=True):
-            small = cut(setup.model, structure, kept, {**weights, **more}).eval()
-            recalibrate(small, calibration)
-            row.append(100 * setup.task.metric(small, measured)["accuracy"])
+    genomes = [
+        setup.space.repair(setup.space.full_genome[None, :], costs, {"macs": int(setup.dense_macs * share)})
+        for share in SHARES
+    ]
+    found = []
+    for criterion in criteria:
+        orders = order(scores(criterion, model, structure, batches=calibration, loss=setup.task.loss))
+        rows: list[list[float]] = [[], []]
+        for genome in genomes:
+            kept = structure.kept_genes(orders, setup.space.widths(genome)[0])
+            for row, more in zip(rows, ({}, solver(kept)), strict=True):
+                small = cut(setup.model, structure, kept, {**weights, **more}).eval()
+                recalibrate(small, calibration)
+                row.append(100 * setup.task.metric(small, measured)["accuracy"])
+        found.append(rows)
     return found
 
 
@@ -82,13 +108,18 @@ def main() -> None:
     parser.add_argument("--regularizers", nargs="+", default=REGULARIZERS, help="name:key=value,... each")
     parser.add_argument("--criteria", nargs="+", default=["l2", "obs"])
     parser.add_argument("--epochs", type=float, default=20.0)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--given", nargs=2, metavar=("DATA", "WEIGHTS"), help="CIFAR-10 and a trained ResNet-20")
     options = parser.parse_args()
     torch.set_num_threads(1)
     shares = " / ".join(f"{share:.0%}" for share in SHARES)
     print(f"accuracy in % at {shares} of the multiply-adds: weights as they are | readers re-solved")
-    for network, setup in (("chain", digits_setup()), ("stream", stream_bench()[0].setup)):
-        bench, parent = trained(setup)
+    if options.given:
+        benches = {"resnet20": started(resnet20(*options.given))}
+    else:
+        benches = {"chain": trained(digits_setup()), "stream": trained(stream_bench()[0].setup)}
+    for network, (bench, parent) in benches.items():
         for text in options.regularizers:
             name, _, values = text.partition(":")
             if network == "chain" and name == "ffr":
@@ -96,11 +127,14 @@ def main() -> None:
             settings = {
                 key: ast.literal_eval(value) for key, value in (item.split("=") for item in values.split(",") if item)
             }
-            given = {"regularizer": name, "regularization": settings, "epochs": options.epochs, "learning_rate": 0.05}
-            for criterion in options.criteria:
-                runs = [accuracies(bench, parent, given, criterion, seed) for seed in range(options.seeds)]
-                rows = [" / ".join(f"{value:.0f}" for value in row) for row in np.mean(runs, axis=0)]
-                print(f"{network:7s}{text:56s}{criterion:8s}{'  |  '.join(rows)}", flush=True)
+            given = {"regularizer": name, "regularization": settings, "epochs": options.epochs}
+            given |= {"learning_rate": options.learning_rate}
+            runs = [accuracies(bench, parent, given, options.criteria, seed) for seed in range(options.seeds)]
+            for criterion, mean, spread in zip(
+                options.criteria, np.mean(runs, axis=0), np.ptp(runs, axis=0), strict=True
+            ):
+                rows = [" / ".join(f"{value:.1f}" for value in row) for row in mean]
+                print(f"{network:9s}{text:56s}{criterion:8s}{'  |  '.join(rows)}  range {spread.max():.1f}", flush=True)
 
 
 if __name__ == "__main__":

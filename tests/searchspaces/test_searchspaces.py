@@ -16,6 +16,8 @@ from autoprune.trace import trace
 SPACES = (
     "digits-resnet",
     "mobilenetv2-cifar10",
+    "polsar-complex",
+    "polsar-real",
     "resnet18-imagenet",
     "resnet20-cifar10",
     "resnet50-imagenet",
@@ -47,7 +49,7 @@ def test_reference_costs_are_exact(name: str) -> None:
 def test_names_say_what_the_network_takes(name: str) -> None:
     """Every network classifies a batch of two."""
     file = read_problem_file(name)
-    n_classes = 1000 if name.endswith("imagenet") else 10
+    n_classes = 1000 if name.endswith("imagenet") else 4 if name.startswith("polsar") else 10
     with torch.inference_mode():
         outputs = build_model(file, with_weights=False)(build_example(file).repeat(2, 1, 1, 1))
     assert outputs.shape == (2, n_classes)

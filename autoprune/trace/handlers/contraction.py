@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from autoprune.cost.multiply_adds import per_product
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, varying
 from autoprune.trace.handlers.registry import TracedCall, handles
@@ -68,7 +69,7 @@ def conv(recorder: IdRecorder, call: TracedCall) -> None:
     recorder.put(output, (along(outgoing, channel, output.shape),))
     dense = math.prod(extent.size for extent in factors)
     positions = (x if transposed else output).numel() // (n_in if transposed else n_out)
-    recorder.contraction("conv", positions * (weight.numel() // dense), factors)
+    recorder.contraction("conv", per_product(output) * positions * (weight.numel() // dense), factors)
 
 
 def _pin_kernel(recorder: IdRecorder, weight: Tensor) -> None:
@@ -270,7 +271,9 @@ def contract(
     # a letter of one operand that is summed is summed first, without a product
     products = {letter for letter in sizes if letter in result or (letter in letters_a and letter in letters_b)}
     free = math.prod(size for letter, size in sizes.items() if letter in products - extents.keys())
-    recorder.contraction(kind, free, [extent for letter, extent in extents.items() if letter in products])
+    recorder.contraction(
+        kind, per_product(output) * free, [extent for letter, extent in extents.items() if letter in products]
+    )
 
 
 def _bind(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, other: int | None, summed: bool) -> None:

@@ -24,12 +24,13 @@ nan_to_num isnan isinf isfinite logical_not bitwise_not clone detach to float do
 cuda contiguous dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout requires_grad
 zeros_like ones_like empty_like full_like rand_like randn_like bernoulli zero fill normal uniform get:data conj
 identity rrelu positive digamma lgamma bool int long deg2rad rad2deg resolve_conj resolve_neg
+angle sgn conj_physical
 """
 
 _BINARY = """
 add sub rsub mul div divide multiply subtract true_divide floor_divide pow maximum minimum max min fmod remainder where
 lerp addcmul addcdiv masked_fill eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or atan2 copy
-logaddexp hypot heaviside clamp float_power xlogy fmax fmin
+logaddexp hypot heaviside clamp float_power xlogy fmax fmin polar complex
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autoprune.surgery.precision import is_inexact
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import Layers, along
 from autoprune.trace._sizes import TracedInt
@@ -46,7 +47,7 @@ def issue(recorder: IdRecorder, call: TracedCall, sizes: Mapping[int, Any]) -> L
     output = call.outputs[0]
     layers = []
     for dim, size in sizes.items():
-        if isinstance(size, TracedInt) and size > 1 and output.numel() and output.is_floating_point():
+        if isinstance(size, TracedInt) and size > 1 and output.numel() and is_inexact(output):
             layers.append(along(recorder.make(int(size)), dim, output.shape))
             recorder.rule(size, Extent(layers[-1], dim), f"`{call.name}`")
     return tuple(layers)

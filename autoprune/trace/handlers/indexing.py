@@ -102,13 +102,19 @@ def split_along(recorder: IdRecorder, call: TracedCall) -> None:
 
 @handles("gather take_along_dim")
 def gather(recorder: IdRecorder, call: TracedCall) -> None:
-    """Positions along one dimension, picked anew at every other place: the others keep what they are."""
+    """Positions along one dimension, picked anew at every other place: the others keep what they are.
+
+    An index that was itself computed channel by channel (where a pool found its values) vanishes with its channel.
+    """
     source, index = call.inputs[:2]
     dim = call.arg(1, "dim") if call.name == "gather" else call.arg(2, "dim")
     if dim is None:
         recorder.give_up([source], call.outputs, f"is picked by index through `{call.name}`")
         return
-    _refuse_channels_as_index(recorder, index)
+    own = [layer for layer in recorder.layers(index) if has_ids(layer)] if recorder.carries(index) else []
+    if index.dim() != source.dim() or any(dim % source.dim() in varying(layer) for layer in own):
+        _refuse_channels_as_index(recorder, index)
+        own = []
     for layer in recorder.layers(source):
         for other in range(source.dim()):
             if other == dim % source.dim() or index.shape[other] not in (1, source.shape[other]):
@@ -116,6 +122,9 @@ def gather(recorder: IdRecorder, call: TracedCall) -> None:
     put_moved(recorder, call, lambda ids: torch.take_along_dim(ids, index.cpu(), dim) if call.name != "gather" else (
         torch.gather(ids.expand(source.shape), dim, index.cpu())
     ))  # fmt: skip
+    for layer in own:
+        for moved in recorder.layers(call.outputs[0]):
+            recorder.book.unite(layer, moved, recorder.site())
 
 
 def _refuse_channels_as_index(recorder: IdRecorder, index: Tensor) -> None:

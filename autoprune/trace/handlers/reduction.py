@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from autoprune.surgery.precision import is_inexact
 from autoprune.trace._book import Attach, Extent
 from autoprune.trace._ids import along, constant, has_ids, varying
 from autoprune.trace._statistics import STATISTICS
@@ -204,7 +205,7 @@ def reduction(recorder: IdRecorder, call: TracedCall) -> None:
 def _reduced(recorder: IdRecorder, call: TracedCall, layer: Tensor, *, weight: bool) -> None:
     reason = f"is reduced over channels by `{call.name}`"
     # a number may decide something in Python; one that comes from a weight more likely scales it, by way of a float
-    if all(output.numel() == 1 and not (weight and output.is_floating_point()) for output in call.outputs):
+    if all(output.numel() == 1 and not (weight and is_inexact(output)) for output in call.outputs):
         for output in call.outputs:
             recorder.owe(output, layer, reason)
     else:

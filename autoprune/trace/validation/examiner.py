@@ -21,6 +21,7 @@ from autoprune.cost.samples import Samples
 from autoprune.errors import SurgeryError, TraceError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
+from autoprune.surgery.precision import is_inexact, model_precision, single, to_precision
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.trace.given_model import NOT_USER_CODE, copy_model
 from autoprune.trace.validation.probes import ProbedRun, observe
@@ -87,9 +88,7 @@ class Examiner:
         self._seed = seed
         self._model, self._example = _prepared(model, samples.example, seed)
         self._samples = replace(samples, example=self._example)
-        self.dtype = next(
-            (p.dtype for p in self._model.parameters() if p.is_floating_point()), torch.get_default_dtype()
-        )
+        self.dtype = model_precision(self._model, torch.get_default_dtype())
         self.tolerance, self._jitter, self._beyond_rounding = _PRECISION.get(self.dtype, _PRECISION[torch.bfloat16])
         self._reference = Reference(self._model)
         self._weights = model_weights(self._model, structure)
@@ -335,11 +334,11 @@ class Examiner:
 def _prepared(model: nn.Module, example: Any, seed: int) -> tuple[nn.Module, Any]:
     """Return a copy with new weights, in float64 where the model's code allows, and an example to match."""
     failure = ""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    own = model_precision(model, torch.float32)
     for dtype in dict.fromkeys((torch.float64, torch.float32, own)):
         for renew in (redraw, _without_zeros):
             generator = torch.Generator().manual_seed(seed)
-            copied = copy_model(model).to(dtype).eval()
+            copied = to_precision(copy_model(model), dtype).eval()
             renew(copied, generator)
             inputs = as_floats(example, dtype, generator)
             try:
@@ -361,7 +360,7 @@ def _without_zeros(model: nn.Module, generator: torch.Generator) -> None:
     """Keep a model's own weights but replace zeros, which hide what they multiply."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if is_inexact(parameter):
                 noise = torch.rand(parameter.shape, generator=generator).to(parameter) * 0.1 + 0.01
                 parameter.copy_(torch.where(parameter == 0, noise, parameter))
 
@@ -461,9 +460,9 @@ def _enlarged(example: Any, by: int = 32) -> Any:
     """Return random images ``by`` pixels larger for every floating (n, c, h, w) tensor of the example."""
 
     def larger(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() != 4 or not leaf.is_floating_point():
+        if not isinstance(leaf, Tensor) or leaf.dim() != 4 or not is_inexact(leaf):
             return leaf
         n, c, h, w = leaf.shape
-        return torch.randn((n, c, h + by, w + by)).to(leaf)
+        return torch.randn((n, c, h + by, w + by), dtype=single(leaf).dtype).to(leaf)
 
     return pytree.tree_map(larger, example)

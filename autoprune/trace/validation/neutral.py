@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.core.groups import BoolArray, Structure
+from autoprune.surgery.precision import is_inexact, precision
 from autoprune.trace._statistics import APPLIED, STATISTICS, StatisticCalls, watch_modules
 from autoprune.trace.handlers import plain_name
 
@@ -40,8 +41,8 @@ class NeutralStatistics(TorchFunctionMode):
         self._dtype = torch.get_default_dtype()
         for parameter in model.parameters():
             self._weights[parameter] = True
-            if parameter.is_floating_point():
-                self._dtype = parameter.dtype
+            if is_inexact(parameter):
+                self._dtype = precision(parameter)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autoprune.surgery.forward import counted_outputs, forward
+from autoprune.surgery.precision import is_inexact
 from autoprune.trace.validation.neutral import KeptStatistics, NeutralStatistics
 
 _SAMPLES = 64  # positions of a layer's output that are looked at
@@ -129,7 +130,7 @@ class _Watch(TorchFunctionMode):
         """Execute ``func``; look at what it puts out if it is a layer."""
         result = func(*args, **(kwargs or {}))
         layer = _LAYERS.get(func)
-        if layer is None or not result.is_floating_point():
+        if layer is None or not is_inexact(result):
             return result
         factor = self._factor(result)
         if factor != 1.0:
@@ -149,7 +150,7 @@ class _Watch(TorchFunctionMode):
         if self._given is not None:
             factor = self._given[len(self.factors)] if len(self.factors) < len(self._given) else 1.0
         else:
-            size = float(result.detach().square().mean().sqrt()) if result.numel() else 1.0
+            size = float(result.detach().abs().square().mean().sqrt()) if result.numel() else 1.0
             wild = math.isfinite(size) and size > _SILENT and not 1 / _CALM < size < _CALM
             factor = 2.0 ** -round(math.log2(size)) if wild else 1.0
         self.factors.append(factor)

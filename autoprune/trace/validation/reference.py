@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import BoolArray, Structure
+from autoprune.surgery.precision import in_precision, is_inexact
 from autoprune.surgery.reading import acting_axes
 from autoprune.trace.validation.neutral import KeptStatistics
 from autoprune.trace.validation.probes import ProbedRun, observe
@@ -26,7 +27,7 @@ def redraw(model: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.is_floating_point():
+            if is_inexact(parameter):
                 parameter.copy_(_fresh(name, parameter, generator))
         for module in model.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
@@ -46,7 +47,8 @@ def _fresh(name: str, old: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator).to(like)
+    drawn = torch.complex64 if like.is_complex() else torch.float32
+    return torch.randn(like.shape, generator=generator, dtype=drawn).to(like)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,13 +56,13 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def as_floats(example: Any, dtype: torch.dtype, generator: torch.Generator) -> Any:
-    """Return the example with floating tensors of ``dtype``; constant ones (zeros, ones) become random."""
+    """Return the example with its numbers in ``dtype``; constant tensors (zeros, ones) become random."""
 
     def convert(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        if not isinstance(leaf, Tensor) or not is_inexact(leaf):
             return leaf
         constant = leaf.numel() > 1 and bool((leaf == leaf.reshape(-1)[0]).all())
-        return (torch.randn(leaf.shape, generator=generator).to(leaf.device) if constant else leaf).to(dtype)
+        return in_precision(_normal(leaf, generator) if constant else leaf, dtype)
 
     return pytree.tree_map(convert, example)
 
@@ -102,7 +104,7 @@ class Reference:
         """
         changed = self._masked(structure, kept, generator)
         for name, tensor in self._tensors.items():
-            if jitter and tensor.is_floating_point():
+            if jitter and is_inexact(tensor):
                 noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
                 changed[name] = changed.get(name, tensor.data) * (1 + jitter * (2 * noise - 1))
             elif training and name not in changed and not isinstance(tensor, nn.Parameter):
@@ -131,7 +133,7 @@ class Reference:
         for axis in structure.axes:
             removed = torch.from_numpy((axis.genes >= 0) & ~kept[axis.genes])
             tensor = self._tensors[axis.tensor].data
-            if not removed.any() or not tensor.is_floating_point():
+            if not removed.any() or not is_inexact(tensor):
                 continue
             # a product of what was there: rows of noise differ from draw to draw, and a variance stays positive
             noise = 2.0 + torch.rand(removed.shape, generator=generator, dtype=torch.float64)
@@ -151,7 +153,7 @@ def agree(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, str]:
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape:
             return math.inf, f"the output has shape {tuple(b.shape)} instead of {tuple(a.shape)}"
-        if not a.is_floating_point():
+        if not is_inexact(a):
             if not torch.equal(a, b):
                 return math.inf, "the output differs"
         elif a.numel():

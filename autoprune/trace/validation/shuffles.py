@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, BoolArray, ChannelGroup, Structure
+from autoprune.surgery.precision import as_real, is_inexact
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.trace.validation.probes import ProbedRun, observe
 from autoprune.trace.validation.reference import agree, agree_on_the_way
@@ -54,7 +55,7 @@ class ShuffleEffects:
         self._right = self._observe(small, example, training=training)
         self.ran = frozenset(probe.weight for probe in self._right.probes)
         self._gradients: dict[str, Tensor] = {}
-        parameters = {name: p for name, p in small.named_parameters() if p.is_floating_point()}
+        parameters = {name: p for name, p in small.named_parameters() if is_inexact(p)}
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_()
@@ -72,7 +73,7 @@ class ShuffleEffects:
         if gradient is None:
             return 0.0
         change = self._slice(axis, wrong) - self._slice(axis, axis)
-        return abs(float((gradient * change).sum()))
+        return abs(float((gradient.conj() * change).sum().real))
 
     def in_truth(self, axis: Axis, wrong: Axis) -> float:
         """Return how much a run with a shuffled axis differs."""
@@ -110,6 +111,7 @@ def _projected(seen: ProbedRun) -> Tensor:
     total = torch.zeros(())
     for part in parts:
         scale = max(float(part.detach().abs().max()), _FLOOR)
+        part = as_real(part)
         total = total + (part * (torch.randn(part.shape, generator=generator).to(part) / scale)).sum()
     return total
 
