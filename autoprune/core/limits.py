@@ -67,7 +67,7 @@ def resolve_limits(
         space: the search space.
         costs: counts genomes of ``space``.
         predicted: costs that are predicted, by name: the limit is tightened by their margin, so that it still holds
-            where the prediction is off.
+            where the prediction is off. All of the dense model (``"100%"``) is not tightened: the dense model has it.
 
     Returns:
         The largest allowed integer by cost name.
@@ -84,14 +84,15 @@ def resolve_limits(
     for name in limits:
         if name not in costs.names:
             raise unknown_name("cost limit", name, dict.fromkeys((*costs.names, *COSTS)))
-    dense = costs(space.full_genome[None, :])
-    asked = {name: parse_limit(name, limit, int(dense[name][0])) for name, limit in limits.items()}
+    dense = {name: int(cost[0]) for name, cost in costs(space.full_genome[None, :]).items()}
+    asked = {name: parse_limit(name, limit, dense[name]) for name, limit in limits.items()}
     check_feasible(space, costs, asked, predicted)
-    return {name: math.floor(limit / (1 + _margin(predicted, name))) for name, limit in asked.items()}
+    return {name: math.floor(limit / _sure(predicted, name, limit, dense[name])) for name, limit in asked.items()}
 
 
-def _margin(predicted: Mapping[str, Prediction] | None, name: str) -> float:
-    return predicted[name].margin if predicted and name in predicted else 0.0
+def _sure(predicted: Mapping[str, Prediction] | None, name: str, limit: int, dense: int) -> float:
+    """Return what a prediction is multiplied by to be compared with a limit; 1 where the limit is the dense model's."""
+    return 1 + predicted[name].margin if predicted and name in predicted and limit != dense else 1.0
 
 
 def cost_in_words(name: str, value: float) -> str:
@@ -189,14 +190,14 @@ def check_feasible(
     Raises:
         InfeasibleError: it is not; the message gives what it costs and which layers hold most of it.
     """
-    smallest = costs(space.min_genome[None, :])
+    ends = costs(np.stack([space.min_genome, space.full_genome]))
     for name, limit in limits.items():
-        reachable = int(smallest[name][0])
-        sure = 1 + _margin(predicted, name)
+        reachable, dense = (int(cost) for cost in ends[name])
+        sure = _sure(predicted, name, limit, dense)
         if reachable > math.floor(limit / sure):
-            dense = int(costs(space.full_genome[None, :])[name][0])
             bound = (
                 f", and at most {cost_in_words(name, reachable * sure)} 9 times in 10, which is what limits hold for"
+                f"{' (a longer measurement of a quieter machine makes that less)' if reachable <= limit else ''}"
             )
             msg = (
                 f"no network of this space has {name} <= {cost_in_words(name, limit)}: the smallest "

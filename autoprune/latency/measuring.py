@@ -26,18 +26,21 @@ from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError
 from autoprune.latency.runtimes import Marked, Runtime, open_runtime, runtime_version
 from autoprune.latency.settings import LatencySettings
-from autoprune.latency.table import LatencyTable, fit_segment, fit_table
+from autoprune.latency.table import LatencyTable, find_block, fit_segment, fit_table
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import resolve_device
 
 QUANTILE = 0.3
 """Which of the times over rounds is kept: low, because whatever else the machine does only adds."""
 
-ROUNDS = (5, 60)
+ROUNDS = (3, 60)
 """Fewest and most passes of every network."""
 
+WHOLE_ROUNDS = 4
+"""Fewest passes of every network that is timed as a whole: each half of them is compared with the other."""
+
 WARMUP = 2
-"""Passes of every network before the first that counts."""
+"""Passes of every network before the first that counts; 1 where that alone takes a tenth of the time there is."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how many steps are, and of how many."""
@@ -89,22 +92,24 @@ def measure_table(
                 runs.append(runtime.load(network))
             if progress is not None:
                 progress("networks", i + 1, len(genomes))
-        rounds = _rounds(settings.seconds, _seconds_of_one_round([*marked, *runs], device))
+        rounds = _rounds([*marked, *runs], device, settings.seconds)
         modules, seconds = _segment_times(marked, min(rounds, runtime.most_marked), rng, progress)
-        whole, busy = _whole_times(runs, device, max(rounds, 12), rng, progress)
+        whole, busy = _whole_times(runs, device, max(rounds, WHOLE_ROUNDS), rng, progress)
     segments = [
         fit_segment(module, operators, widths[fitted], seconds[:, i])
         for i, (module, operators) in enumerate(_segments(operators, modules))
     ]
+    measured = np.quantile(whole, QUANTILE, axis=0)
     return fit_table(
         segments,
         widths[checked],
-        np.quantile(whole, QUANTILE, axis=0),
+        measured,
         noise=noise_of(whole),
         busy=busy,
         conditions=settings.conditions,
         made_on=made_on(device, settings.runtime),
         structure=space.structure.fingerprint,
+        block=find_block(segments, widths[fitted], seconds, widths[checked], measured),
     )
 
 
@@ -125,7 +130,7 @@ def time_networks(
     with _running(settings.threads):
         runtime = _runtime(model, find_samples(model, example_input), settings, device)
         runs = [runtime.load(_network(model, space, genome, settings)) for genome in genomes]
-        rounds = _rounds(settings.seconds, _seconds_of_one_round(runs, device))
+        rounds = max(_rounds(runs, device, settings.seconds), WHOLE_ROUNDS)
         seconds, _ = _whole_times(runs, device, rounds, np.random.default_rng(settings.seed), None)
     return np.asarray(np.quantile(seconds, QUANTILE, axis=0))
 
@@ -147,8 +152,8 @@ def device_of(settings: LatencySettings) -> torch.device:
     Raises:
         InvalidArgumentError: it is not here, or its clock is not known.
     """
-    device = resolve_device(settings.device)
-    if device.type not in ("cpu", "cuda") or settings.device == "auto":
+    device = resolve_device(settings.device, auto=False)
+    if device.type not in ("cpu", "cuda"):
         msg = f"latency is measured on a device such as 'cpu' or 'cuda:0', got {settings.device!r}"
         raise InvalidArgumentError(msg)
     return device
@@ -195,19 +200,19 @@ def _running(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _rounds(seconds: float, round_seconds: float) -> int:
+def _rounds(runs: Sequence[Callable[[], object]], device: torch.device, seconds: float) -> int:
+    """Warm up, and return how many passes of every network fit into ``seconds``."""
     fewest, most = ROUNDS
-    return int(np.clip(seconds / max(round_seconds, 1e-9), fewest, most))
-
-
-def _seconds_of_one_round(runs: Sequence[Callable[[], object]], device: torch.device) -> float:
     for _ in range(WARMUP):
         start = time.perf_counter()
         for run in runs:
             run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        elapsed = time.perf_counter() - start
+        if elapsed > seconds / 10:
+            break
+    return int(np.clip(seconds / max(elapsed, 1e-9), fewest, most))
 
 
 def _segment_times(
@@ -222,7 +227,7 @@ def _segment_times(
             marked[i]()
         if progress is not None:
             progress("segments", turn + 1, rounds)
-    noted = [network.passes()[WARMUP:] for network in marked]
+    noted = [network.passes()[-rounds:] for network in marked]
     orders = {names for own in noted for names, _ in own}
     rows = [
         np.stack([seconds if len(orders) == 1 else seconds.sum(keepdims=True) for _, seconds in own]) for own in noted

@@ -47,7 +47,7 @@ class OnnxRuntime:
         TraceError: torch cannot export the model.
     """
 
-    most_marked = 15  # reading what the profiler wrote of a pass takes longer than the pass
+    most_marked = 10  # reading what the profiler wrote of a pass takes longer than the pass
 
     def __init__(self, model: nn.Module, sample: Any, batch: Any, threads: int) -> None:
         missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
@@ -68,49 +68,50 @@ class OnnxRuntime:
 
     def load(self, network: nn.Module) -> Callable[[], object]:
         """Return what runs one pass in ONNX Runtime, see `Runtime`."""
-        session = self._session(self._graph(network))
+        session = self._opened(network)
         return partial(session.run, None, _feeds(session, self._batch))
 
     def mark(self, network: nn.Module, operators: Sequence[Operator]) -> Marked:
         """Return what runs one pass under ONNX Runtime's profiler, see `Runtime`."""
         modules = {operator.module for operator in operators}
+        folder = tempfile.TemporaryDirectory(prefix="autoprune-profile-")
+        session = self._opened(network, str(Path(folder.name) / "pass"))
         labels = {name: own if own in modules else "" for name, own in self._graphs.modules().items()}
-        return _Profiled(partial(self._session, self._graph(network)), self._batch, labels)
+        return _Profiled(session, self._batch, labels, folder)
 
-    def _graph(self, network: nn.Module) -> bytes:
-        """Return a graph that computes what ``network`` does; where the learnt constants do not, torch's export."""
+    def _opened(self, network: nn.Module, profile: str = "") -> Any:
+        """Return a session that computes what ``network`` does: where learnt constants do not, of torch's export."""
         with torch.inference_mode():
             expected = [tensor.float().cpu().numpy() for tensor in tensors_in(forward(network, self._sample))]
-        graph = self._graphs.of(network)
-        if self._check(graph, expected) == "":
-            return graph
-        graph = self._graphs.exported_anew(network)
+        session, wrong = self._tried(self._graphs.of(network), expected, profile)
+        if not wrong:
+            return session
+        session, wrong = self._tried(self._graphs.exported_anew(network), expected, profile)
         if self._graphs.exported == MANY:
             warn(
                 f"how the ONNX graph of {type(network).__name__} follows its widths is not understood: torch exports "
                 "every network by itself, which takes seconds for each",
                 stacklevel=2,
             )
-        wrong = self._check(graph, expected)
         if wrong:
             msg = f"ONNX Runtime does not run the model of class {type(network).__name__}: {wrong}; use runtime='torch'"
             raise TraceError(msg)
-        return graph
+        return session
 
-    def _check(self, graph: bytes, expected: Sequence[Any]) -> str:
-        """Return what is wrong with a graph whose outputs for one sample should be ``expected``; "" for nothing."""
+    def _tried(self, graph: bytes, expected: Sequence[Any], profile: str) -> tuple[Any, str]:
+        """Open a graph whose outputs for one sample should be ``expected``, and say what is wrong; "" for nothing."""
         try:
-            session = self._session(graph)
+            session = self._session(graph, profile)
             found = session.run(None, _feeds(session, self._sample))
         except Exception as error:  # noqa: BLE001 - the bindings raise a dozen types
-            return f"the exported graph does not run ({error})"
+            return None, f"the exported graph does not run ({error})"
         if [output.shape for output in found] != [output.shape for output in expected]:
-            return "the exported graph has outputs of other shapes"
+            return session, "the exported graph has outputs of other shapes"
         off = [
             np.abs(a - b).max(initial=0) / (np.abs(b).max(initial=0) + 1e-12)
             for a, b in zip(found, expected, strict=True)
         ]
-        return "" if all(each <= TOLERANCE for each in off) else f"what it computes is off by {max(off):.1g}"
+        return session, "" if all(each <= TOLERANCE for each in off) else f"what it computes is off by {max(off):.1g}"
 
     def _session(self, graph: bytes, profile: str = "") -> Any:
         import onnxruntime
@@ -145,16 +146,19 @@ class _Profiled:
     """Runs passes under the profiler, which has the wall clock's time of every node.
 
     Args:
-        open_session: opens the session, given where its profile is written.
+        session: a session that is profiled, and may have run before.
         batch: the batch that is run.
         labels: the module of each node and value of the graph before ONNX Runtime has fused any.
+        folder: folder that the profile is written to.
     """
 
-    def __init__(self, open_session: Callable[[str], Any], batch: Any, labels: Mapping[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="autoprune-profile-")
-        self._session = open_session(str(Path(self._folder.name) / "pass"))
-        self._feeds = _feeds(self._session, batch)
+    def __init__(
+        self, session: Any, batch: Any, labels: Mapping[str, str], folder: tempfile.TemporaryDirectory[str]
+    ) -> None:
+        self._session = session
+        self._feeds = _feeds(session, batch)
         self._labels = labels
+        self._folder = folder
         self._known: dict[str, str | None] = {}
 
     def __call__(self) -> None:

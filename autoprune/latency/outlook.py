@@ -64,6 +64,8 @@ class Outlook:
         stairs: variables whose channels save time in steps, in execution order.
         pays: share of the dense time that a variable saves per share of the dense multiply-adds when its channels are
             halved, by name of the variable; without those that save none.
+        block: see `LatencyTable`.
+        block_cost: see `LatencyTable`.
     """
 
     dense: float
@@ -77,6 +79,8 @@ class Outlook:
     n_variables: int
     stairs: tuple[Stair, ...]
     pays: Mapping[str, float]
+    block: int = 1
+    block_cost: float = 0.0
 
     @property
     def best_speedup(self) -> float:
@@ -107,7 +111,13 @@ class Outlook:
             flat = ", ".join(f"between {s.flat_from} and {s.channels} channels of {s.variable}" for s in own[:NAMED])
             more = f" and so on in {len(own) - NAMED} more" if len(own) > NAMED else ""
             found.append(f"this machine gains nothing {flat}{more}: multiples of {step} lose nothing there")
-        if self.stairs and len(self.stairs) == self.n_variables:
+        if self.block > 1:
+            found.append(
+                f"widths that are multiples of {self.block} run faster than those just above, networks of other widths "
+                f"take up to {100 * self.block_cost:.0f} % longer, and are predicted less well: use "
+                f"divisor={self.block}"
+            )
+        elif self.stairs and len(self.stairs) == self.n_variables:
             found.append(f"divisor={min(stair.step for stair in self.stairs)} suits every layer")
         return tuple(found)
 
@@ -153,6 +163,8 @@ def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
         n_variables=space.n_variables,
         stairs=tuple(_stairs(table, space)),
         pays=_pays(table, space),
+        block=table.block,
+        block_cost=table.block_cost,
     )
 
 

@@ -34,7 +34,7 @@ class Marked(Protocol):
         """Run one pass."""
 
     def passes(self) -> Sequence[Pass]:
-        """Return what was noted of every pass; the last thing that is asked of it."""
+        """Return what was noted of every pass, also of those while it was made ready; the last that is asked of it."""
 
 
 class Runtime(Protocol):
@@ -191,8 +191,7 @@ class _MarkedModule:
     def passes(self) -> Sequence[Pass]:
         return self._passes
 
-    @staticmethod
-    def _event() -> Any:
+    def _event(self) -> Any:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))  # the current device may be another one
         return event

@@ -46,8 +46,8 @@ class LatencySettings:
     channels_last: bool = False
     runtime: str = "torch"
     target: str = DRIVER
-    candidates: int = 48
-    checks: int = 24
+    candidates: int = 24
+    checks: int = 16
     seconds: float = 30.0
     seed: int = 0
 

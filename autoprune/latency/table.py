@@ -42,6 +42,15 @@ WORTH = 0.8
 CONFIDENCE = 0.9
 """Share of networks whose time is within the printed bounds."""
 
+BLOCKS = (4, 8, 16)
+"""Numbers of channels that kernels may want multiples of."""
+
+CLEAR = 0.5
+"""Kernels are said to want multiples where that lowers the held-out squared error to this share or below."""
+
+EXACT = 0.01
+"""Root of the mean squared relative error below which nothing is missing in a prediction."""
+
 NOISY, BUSY = 0.05, 0.2
 """Noise, and share of other work, from which on a machine is not called quiet."""
 
@@ -130,6 +139,9 @@ class LatencyTable:
         structure: fingerprint of the traced model that it belongs to.
         noise: mean relative difference of two measurements of the same networks, minutes or seconds apart.
         busy: share of the time of measuring that the processor worked for others, as far as that is known.
+        block: number of channels whose multiples run faster than the widths above them, which no prediction shows,
+            since none falls with a width; 1 where none was found.
+        block_cost: largest share by which a measured network takes longer because of other widths.
     """
 
     segments: tuple[Segment, ...]
@@ -142,6 +154,8 @@ class LatencyTable:
     structure: str
     noise: float = 0.0
     busy: float = 0.0
+    block: int = 1
+    block_cost: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -208,7 +222,8 @@ class LatencyTable:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that predictions depend on."""
-        decisive = {name: value for name, value in self.to_json().items() if name not in ("noise", "busy")}
+        remarks = ("noise", "busy", "block", "block_cost")
+        decisive = {name: value for name, value in self.to_json().items() if name not in remarks}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -228,6 +243,8 @@ class LatencyTable:
             "structure": self.structure,
             "noise": self.noise,
             "busy": self.busy,
+            "block": self.block,
+            "block_cost": self.block_cost,
         }
 
     @classmethod
@@ -251,12 +268,14 @@ class LatencyTable:
                 for module, operators, step, coefficients in data["segments"]
             )
             slope, offset, margin, error = (_number(data[name]) for name in ("slope", "offset", "margin", "error"))
-            noise, busy = (_number(data.get(name, 0.0)) for name in ("noise", "busy"))
+            noise, busy, cost = (_number(data.get(name, 0.0)) for name in ("noise", "busy", "block_cost"))
+            block = int(data.get("block", 1))
             conditions, made_on, structure = dict(data["conditions"]), dict(data["made_on"]), str(data["structure"])
         except (KeyError, TypeError, ValueError) as problem:
             msg = f"the latency table is damaged ({problem!r}); measure it again: autoprune latency PROBLEM"
             raise InvalidArgumentError(msg) from problem
-        return cls(segments, slope, offset, margin, error, conditions, made_on, structure, noise, busy)
+        correction = slope, offset, margin, error
+        return cls(segments, *correction, conditions, made_on, structure, noise, busy, block, cost)
 
     def save(self, path: str | Path) -> None:
         """Write the table to a JSON file."""
@@ -314,6 +333,7 @@ def fit_table(
     structure: str,
     noise: float = 0.0,
     busy: float = 0.0,
+    block: tuple[int, float] = (1, 0.0),
 ) -> LatencyTable:
     """Correct the sum of the segments by whole networks, and say how far it is off.
 
@@ -330,19 +350,74 @@ def fit_table(
         structure: see `LatencyTable`.
         noise: see `LatencyTable`.
         busy: see `LatencyTable`.
+        block: number and share that `find_block` returns.
     """
     sums = np.sum([segment.seconds(widths) for segment in segments], axis=0)
-    n = len(sums)
-    missed = np.empty(n)
-    for i in range(n):
-        rest = np.arange(n) != i
-        slope, offset = _line(sums[rest], seconds[rest])
-        missed[i] = seconds[i] / max(slope * sums[i] + offset, 1e-9) - 1
+    missed = _missed(sums, seconds)
     slope, offset = _line(sums, seconds)
-    rank = min(math.ceil(CONFIDENCE * (n + 1)), n)
+    rank = min(math.ceil(CONFIDENCE * (len(sums) + 1)), len(sums))
     margin = (1 + max(float(np.sort(missed)[rank - 1]), 0.0)) * (1 + noise) - 1
     error = float(np.mean(np.abs(missed)))
-    return LatencyTable(tuple(segments), slope, offset, margin, error, conditions, made_on, structure, noise, busy)
+    return LatencyTable(
+        tuple(segments), slope, offset, margin, error, conditions, made_on, structure, noise, busy, *block
+    )
+
+
+def find_block(
+    segments: Sequence[Segment], fitted: IntArray, times: FloatArray, checked: IntArray, seconds: FloatArray
+) -> tuple[int, float]:
+    """Find out whether kernels run faster at widths that are multiples of some number than at those above.
+
+    Each segment may take longer where one of its sizes is no multiple. Where that makes the sums of other networks
+    clearly better, it is believed.
+
+    Args:
+        segments: fitted.
+        fitted: (n, g) kept channels of the networks that they were fitted to.
+        times: (n, s) seconds of each segment there.
+        checked: (m, g) kept channels of other networks.
+        seconds: (m,) time of each as a whole.
+
+    Returns:
+        The number, 1 where there is none; and by how much longer one of the other networks takes at most, relatively.
+    """
+    plain = np.sum([segment.seconds(checked) for segment in segments], axis=0)
+    error, found = np.mean(_missed(plain, seconds) ** 2), (1, 0.0)
+    best = CLEAR * error
+    for block in BLOCKS if error > EXACT**2 else ():
+        sums, lost = np.zeros(len(seconds)), np.zeros(len(seconds))
+        for segment, own in zip(segments, times.T, strict=True):
+            columns = [
+                np.hstack([features(segment.operators, widths, segment.step), _off(segment.operators, widths, block)])
+                for widths in (fitted, checked)
+            ]
+            parts = columns[1] * _fit(columns[0], own)
+            sums += parts.sum(axis=1)
+            lost += parts[:, len(segment.coefficients) :].sum(axis=1)
+        error = np.mean(_missed(sums, seconds) ** 2)
+        if error < best:
+            best, found = error, (block, float(np.max(lost / (sums - lost))))
+    return found
+
+
+def _off(operators: Sequence[Operator], widths: IntArray, block: int) -> FloatArray:
+    """Return, for each size of each contraction, whether it is no multiple: as multiply-adds, and as one."""
+    columns = [np.zeros((len(widths), 0))]
+    for operator in operators:
+        sizes = np.stack([np.ones(len(widths), dtype=np.int64), *(f.at(widths) for f in operator.factors)], axis=1)
+        off = sizes[:, 1:] % block != 0
+        columns += [off * (operator.weight * sizes.prod(axis=1, keepdims=True)), off]
+    return np.hstack(columns).astype(np.float64)
+
+
+def _missed(sums: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Return by how much each network takes longer than a line fitted to the others says, relatively."""
+    missed = np.empty(len(sums))
+    for i in range(len(sums)):
+        rest = np.arange(len(sums)) != i
+        slope, offset = _line(sums[rest], seconds[rest])
+        missed[i] = seconds[i] / max(slope * sums[i] + offset, 1e-9) - 1
+    return missed
 
 
 def _fit(matrix: FloatArray, seconds: FloatArray) -> FloatArray:

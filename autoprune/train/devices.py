@@ -12,21 +12,27 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.precision import model_precision
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, *, auto: bool = True) -> torch.device:
     """Return the device called ``name``; ``"auto"`` is an accelerator if there is one, else the CPU.
+
+    Args:
+        name: such as ``"cuda:0"``.
+        auto: whether ``"auto"`` is a name here.
 
     Raises:
         InvalidArgumentError: there is no such device here.
     """
-    if name == "auto":
+    if name == "auto" and auto:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        msg = f"expected a device such as 'cpu', 'cuda' or 'auto', got {name!r}"
+        names = "'cpu', 'cuda' or 'auto'" if auto else "'cpu' or 'cuda:0'"
+        msg = f"expected a device such as {names}, got {name!r}"
         raise InvalidArgumentError(msg) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        msg = f"expected a device of this machine, got {name!r}, but torch sees no GPU; use 'cpu' or 'auto'"
+        instead = "'cpu' or 'auto'" if auto else "'cpu'"
+        msg = f"expected a device of this machine, got {name!r}, but torch sees no GPU; use {instead}"
         raise InvalidArgumentError(msg)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         msg = f"expected a device of this machine, got {name!r}, but torch sees {torch.cuda.device_count()} GPUs"

@@ -107,7 +107,12 @@ def test_genomes_spread_from_dense_to_smallest() -> None:
 
 @pytest.mark.parametrize(
     ("device", "match"),
-    [("cuda:63", "of this machine"), ("meta", "such as 'cpu'"), ("auto", "such as 'cpu'"), ("x", "x")],
+    [
+        ("cuda:63", "of this machine"),
+        ("meta", "such as 'cpu'"),
+        ("auto", "such as 'cpu' or 'cuda:0', got 'auto'"),
+        ("x", "x"),
+    ],
 )
 def test_a_device_that_is_not_there(device: str, match: str) -> None:
     """What is not here, or has no clock that is known, is refused before anything is cut."""
