@@ -24,8 +24,8 @@ What there is:
 - **Training**: `finetune` trains chosen points to their final weights (a `TunedFront` of `TunedPoint`); `recover`
   brings a smaller model nearer to the dense one without labels; `fit` is the training loop itself, `FitSettings` its
   settings, `Distillation` how much it learns from the dense model.
-- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `TorchMetrics`, `FunctionTask`;
-  `Unlabelled` for `Data` of inputs alone.
+- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `Segmentation`, `TorchMetrics`,
+  `FunctionTask`; `Unlabelled` for `Data` of inputs alone.
 - **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
 - **Files**: `load` and `describe` read pruned-model files.
 - **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
@@ -74,12 +74,14 @@ if TYPE_CHECKING:
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
     from autoprune.trace.validation import validate
+    from autoprune.train.brought_tasks import FunctionTask, TorchMetrics
     from autoprune.train.data import Data
     from autoprune.train.distill import Distillation
     from autoprune.train.loop import fit
     from autoprune.train.named_data import load_data
+    from autoprune.train.segmentation import Segmentation
     from autoprune.train.settings import FitSettings
-    from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, Unlabelled
+    from autoprune.train.tasks import Classification, Unlabelled
     from autoprune.train.transforms import ImageTransform
 
 _PAGES = ("criteria", "data", "evaluators", "recipes", "regularizers", "strategies", "tasks")
@@ -113,12 +115,14 @@ _WHERE = {
     "autoprune.surgery.cut": ("cut",),
     "autoprune.trace": ("trace_model:trace",),
     "autoprune.trace.validation": ("validate",),
+    "autoprune.train.brought_tasks": ("FunctionTask", "TorchMetrics"),
     "autoprune.train.data": ("Data",),
     "autoprune.train.distill": ("Distillation",),
     "autoprune.train.loop": ("fit",),
     "autoprune.train.named_data": ("load_data",),
+    "autoprune.train.segmentation": ("Segmentation",),
     "autoprune.train.settings": ("FitSettings",),
-    "autoprune.train.tasks": ("Classification", "FunctionTask", "TorchMetrics", "Unlabelled"),
+    "autoprune.train.tasks": ("Classification", "Unlabelled"),
     "autoprune.train.transforms": ("ImageTransform",),
 }
 
@@ -142,6 +146,7 @@ __all__ = [
     "Run",
     "RunPoint",
     "SearchSpace",
+    "Segmentation",
     "TorchMetrics",
     "TunedFront",
     "TunedPoint",

@@ -30,12 +30,13 @@ from autoprune.latency.library import Wanted
 from autoprune.latency.settings import LatencySettings
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
+from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
 from autoprune.train.loop import Progress, fit
 from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
 from autoprune.train.settings import IMITATION, FitSettings
-from autoprune.train.tasks import FunctionTask, Task, Unlabelled
+from autoprune.train.tasks import Task, Unlabelled
 
 PROBES, FEWEST, MOST = 120, 4, 9
 """Probes of all variables together, but no fewer nor more levels of each than these: 9 are all that there are."""

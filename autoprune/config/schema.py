@@ -213,7 +213,7 @@ class DataTable(Table):
         transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads; ``data`` in the working folder if left out.
         download: let torchvision fetch what is not there.
-        image_size: pixels per side for ``imagefolder`` and ``images``.
+        image_size: pixels per side for ``imagefolder``, ``images`` and ``voc_segmentation``.
         val_size: share or number of training items to hold back where no validation data is given; see `Data`.
         held_out: whether the weights were trained without the search-validation items.
         factory: reference to the function that builds an `autoprune.Data`; instead of ``name``.

@@ -14,7 +14,7 @@ from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 COSTS = ("macs", "params", "peak_bytes", "latency")
 """Names that are counted on the cut model, or predicted for it; all are minimised. Latency is in nanoseconds."""
 
-RATES = ("accuracy", "top1", "top5", "f1", "iou", "miou", "auroc")
+RATES = ("accuracy", "top1", "top5", "f1", "iou", "miou", "pixel_accuracy", "auroc")
 """Metric names that everybody gives to shares of 1; ``error`` and ``map`` are given to other figures, too."""
 
 AGREED = dict.fromkeys(RATES, "max") | dict.fromkeys(

@@ -20,7 +20,7 @@ from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.errors import MetricError
 from autoprune.evaluate.distance import DISTANCE, DenseAnswers, check_outputs
-from autoprune.evaluate.measure import Batches, MeasureSettings, is_ours, metrics_of, resident
+from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
 from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import autocast, reproducible, resolve_device
@@ -29,6 +29,7 @@ from autoprune.train.randomness import preserved_random_state
 from autoprune.train.recalibrate import batch_norms, move_by_difference, recalibrate
 from autoprune.train.source import Batch
 from autoprune.train.split import Loader, Split
+from autoprune.train.task_traits import is_ours
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
 

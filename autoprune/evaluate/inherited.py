@@ -15,7 +15,6 @@ from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.settings import settings_of
 from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
-from autoprune.evaluate.measure import is_ours
 from autoprune.evaluate.prefix import SharedPrefix
 from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpack_norms
 from autoprune.surgery.copying import copy_model
@@ -26,6 +25,7 @@ from autoprune.train.devices import autocast, placed, reproducible
 from autoprune.train.generators import PruningNet
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import KINDS
+from autoprune.train.task_traits import is_ours
 from autoprune.weight_sets import Inherited
 
 N_TRIED = 2

@@ -16,7 +16,8 @@ from autoprune.surgery.copying import copy_with
 from autoprune.train.devices import autocast, compute_dtype, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Loader, Split
-from autoprune.train.tasks import Classification, Task, TorchMetrics, Unlabelled, check_metrics
+from autoprune.train.task_traits import is_ours
+from autoprune.train.tasks import Task, check_metrics
 
 Batches = Loader | Sequence[Batch]
 
@@ -109,11 +110,6 @@ def metrics_of(
             msg = f"the metric of {type(task).__name__} raised {type(error).__name__}: {error}"
             raise MetricError(msg) from error
     return check_metrics(figures, task.metrics)
-
-
-def is_ours(task: Task) -> bool:
-    """Say whether measuring by a task runs no code of a user on the model."""
-    return type(task) in (Classification, TorchMetrics, Unlabelled)
 
 
 class _Copies(Sequence[Batch]):

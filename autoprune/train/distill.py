@@ -132,6 +132,10 @@ def answers_of(outputs: Any) -> dict[str, Tensor]:
     return dict(_leaves(logits_of(outputs), ""))
 
 
+AUXILIARY = "aux"
+"""Name of the answer of a second classifier, which is there for training."""
+
+
 class Recorder:
     """Calls a model and remembers its answer, so that a task's loss and distillation share one forward pass.
 
@@ -150,9 +154,13 @@ class Recorder:
 
 
 def logits_of(outputs: Any) -> Any:
-    """Return the ``logits`` of a mapping or named tuple (GoogLeNet in training, transformers), else ``outputs``."""
+    """Return the ``logits`` of a mapping or named tuple (GoogLeNet in training, transformers), else ``outputs``.
+
+    Of torchvision's networks for segmentation, which return ``out`` and perhaps ``aux``, these are ``out``.
+    """
     if isinstance(outputs, Mapping):
-        return outputs.get("logits", outputs)
+        is_segmentation = "out" in outputs and outputs.keys() <= {"out", AUXILIARY}
+        return outputs["out"] if is_segmentation else outputs.get("logits", outputs)
     return getattr(outputs, "logits", outputs)
 
 
@@ -160,7 +168,8 @@ def outputs_beside_logits(outputs: Any) -> list[str]:
     """Return the names of floating-point outputs that `answers_of` leaves out because there are logits."""
     if logits_of(outputs) is outputs:
         return []
-    return [name for name, _ in _leaves(outputs, "") if name.partition(".")[0] != "logits"]
+    counted = {id(leaf) for _, leaf in _leaves(logits_of(outputs), "")}
+    return [name for name, leaf in _leaves(outputs, "") if id(leaf) not in counted and name != AUXILIARY]
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

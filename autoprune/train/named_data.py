@@ -111,7 +111,7 @@ def load_data(
         transform: transform to use instead of the default of that name.
         root: folder of torchvision's downloads.
         download: fetch files that are missing.
-        image_size: pixels per side for ``imagefolder`` and ``images``.
+        image_size: pixels per side for ``imagefolder``, ``images`` and ``voc_segmentation``.
         val_size: part of the training data to hold back for the search if no validation data is given; see `Data`.
         held_out: see `Data`.
         seed: seed for the choice of the items that are held back.
@@ -353,6 +353,19 @@ _BUILT_IN = (
         "polsar-simulated",
         "a simulated radar scene of four classes and one look, as 9x9 complex patches, split by blocks",
         "autoprune.train.polsar:read_simulated",
+    ),
+    DataInfo(
+        "shapes_masks",
+        "1,000 drawn scenes of discs, squares and triangles, 64x64, with the class of every pixel",
+        "autoprune.train.generated_shapes:read_masks",
+        transform=ImageTransform((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    ),
+    DataInfo(
+        "voc_segmentation",
+        "PASCAL VOC 2012 through torchvision, with the class of every pixel",
+        "autoprune.train.voc:read_segmentation",
+        paper="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010",
+        transform=ImageTransform(IMAGENET_MEAN, IMAGENET_STD),
     ),
 )
 

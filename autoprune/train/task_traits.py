@@ -9,12 +9,23 @@ from torch import Tensor, nn
 
 from autoprune.errors import DataError, InvalidArgumentError
 from autoprune.surgery.forward import forward
+from autoprune.train.brought_tasks import TorchMetrics
 from autoprune.train.distill import Distillation, Recorder
+from autoprune.train.segmentation import Segmentation
 from autoprune.train.source import Batch
-from autoprune.train.tasks import TEACHER_ALONE, Classification, Task, TorchMetrics, Unlabelled, without_loss
+from autoprune.train.tasks import TEACHER_ALONE, Classification, Task, Unlabelled, without_loss
 
 if TYPE_CHECKING:
     from autoprune.train.data import Data
+
+
+OURS = (Classification, Segmentation, TorchMetrics, Unlabelled)
+"""Tasks whose metrics run no code of a user on the model, and that compare with targets, if with anything."""
+
+
+def is_ours(task: Task) -> bool:
+    """Say whether measuring by a task runs no code of a user on the model."""
+    return type(task) in OURS
 
 
 def default_task(data: Data) -> Task:
@@ -28,7 +39,7 @@ def check_task(task: Task, data: Data) -> None:
     What a user wrote may do without targets, as an autoencoder's loss does; ours do not.
 
     Raises:
-        DataError: items that are measured on have no targets, or a known class is negative.
+        DataError: items that are measured on have no targets, or of another kind than the task's.
     """
     for split in (data.train, data.validation, data.test):
         if split is None:
@@ -41,7 +52,7 @@ def check_task(task: Task, data: Data) -> None:
                 "metrics; where targets are there and were not found, see unpack= of ap.Data"
             )
             raise DataError(msg)
-        if isinstance(task, Classification):
+        if isinstance(task, Classification | Segmentation):
             task.check(split)
 
 
@@ -52,7 +63,7 @@ def has_loss(task: Task, data: Data) -> bool:
 
 def _needs_targets(task: Task) -> bool:
     """Say whether a task is one of ours that compare with targets; what a user wrote may do without."""
-    return type(task) in (Classification, TorchMetrics)
+    return is_ours(task) and type(task) is not Unlabelled
 
 
 def check_loss(task: Task, data: Data, what: str, instead: str = TEACHER_ALONE) -> None:

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassPrecision, MultilabelF1Score
 
 import autoprune as ap
+from autoprune.train.brought_tasks import FunctionTask, TorchMetrics
 from autoprune.train.named_data import load_data
-from autoprune.train.tasks import FunctionTask, TorchMetrics
 
 EVALUATION = ap.ProxySettings(n_calibration=48, n_validation=48, batch_size=24)
 LEVEL = {"now": 0.5}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.errors import AutopruneWarning, StoreError
-from autoprune.train.tasks import FunctionTask
+from autoprune.train.brought_tasks import FunctionTask
 
 DRIVER = Path(__file__).with_name("changed_problems.py")
 

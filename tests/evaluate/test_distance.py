@@ -20,7 +20,7 @@ from autoprune.evaluate.evaluator import ProxySettings
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.surgery.forward import forward
 from autoprune.testing.digits_network import digits_inherited, digits_setup
-from autoprune.train.tasks import FunctionTask
+from autoprune.train.brought_tasks import FunctionTask
 
 SETTINGS = ProxySettings(n_calibration=100, n_validation=60, batch_size=25)
 

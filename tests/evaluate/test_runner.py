@@ -25,8 +25,9 @@ from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.execute.in_process import attempt
 from autoprune.testing.digits_network import digits_inherited, digits_setup
 from autoprune.testing.toys import chain
+from autoprune.train.brought_tasks import FunctionTask, TorchMetrics
 from autoprune.train.settings import FitSettings
-from autoprune.train.tasks import FunctionTask, Task, TorchMetrics
+from autoprune.train.tasks import Task
 from autoprune.weight_sets import pack_weights, put_weight_set, unpack_weights
 
 SETTINGS = ProxySettings(n_calibration=100, n_validation=100, batch_size=50, batchnorm="afresh")

@@ -22,6 +22,7 @@ SPACES = (
     "resnet20-cifar10",
     "resnet50-imagenet",
     "resnet56-cifar10",
+    "shapes-segmenter",
     "vgg16-cifar10",
 )
 
@@ -47,9 +48,12 @@ def test_reference_costs_are_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_names_say_what_the_network_takes(name: str) -> None:
-    """Every network classifies a batch of two."""
+    """Every network answers to a batch of two."""
     file = read_problem_file(name)
     n_classes = 1000 if name.endswith("imagenet") else 4 if name.startswith("polsar") else 10
     with torch.inference_mode():
         outputs = build_model(file, with_weights=False)(build_example(file).repeat(2, 1, 1, 1))
-    assert outputs.shape == (2, n_classes)
+    if name == "shapes-segmenter":
+        assert outputs["out"].shape == (2, 4, 64, 64)
+    else:
+        assert outputs.shape == (2, n_classes)

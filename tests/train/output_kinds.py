@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
 from autoprune.train.named_data import load_data
-from autoprune.train.tasks import Classification, FunctionTask, Task
+from autoprune.train.tasks import Classification, Task
 
 N_ITEMS = 240
 

@@ -23,11 +23,12 @@ from autoprune.evaluate.short_training import ShortTraining, ShortTrainingSettin
 from autoprune.prepare.recipe import Workbench
 from autoprune.prepare.width_training import SupernetRecipe
 from autoprune.testing.recipe_laws import MemoryBlobs
+from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.distill import Distillation, Recorder, answers_of
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.loop import fit
 from autoprune.train.task_traits import class_axis_of, distilled_loss
-from autoprune.train.tasks import Classification, FunctionTask
+from autoprune.train.tasks import Classification
 from autoprune.weight_sets import WeightReader, put_weight_set
 from tests.train.output_kinds import OutputKind, output_kinds
 

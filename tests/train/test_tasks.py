@@ -8,8 +8,19 @@ import torchmetrics
 from torch import nn
 
 from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError
+from autoprune.testing.digits_network import digits_network
+from autoprune.testing.task_laws import Subject, TaskLaws
+from autoprune.train.brought_tasks import FunctionTask, TorchMetrics
+from autoprune.train.named_data import load_data
 from autoprune.train.task_traits import directions_of
-from autoprune.train.tasks import Classification, FunctionTask, TorchMetrics, check_metrics
+from autoprune.train.tasks import Classification, Unlabelled, check_metrics
+
+
+class TestClassification(TaskLaws):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        others = Classification(label_smoothing=0.1), Unlabelled()
+        return Subject(Classification(), digits_network(), load_data("digits"), others)
 
 
 class Answers(nn.Module):
