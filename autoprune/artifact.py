@@ -13,7 +13,6 @@ import os
 import platform
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +69,7 @@ def save(
         ArtifactError: the file cannot be written.
     """
     widths = check_kept(structure, kept)
-    tensors = model_tensors(model, _pruned(structure, kept))
+    tensors = model_tensors(model, structure.cut(kept))
     values = AttributePlan(structure).values(widths)
     header = {
         "sha256": _NO_DIGEST,  # first, so that it is the first of its text in the file
@@ -174,17 +173,6 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     header, _ = _read(_given(path))
     return {key: value for key, value in header.items() if key not in _INTERNAL}
-
-
-def _pruned(structure: Structure, kept: BoolArray) -> Structure:
-    """Return the tensors of ``structure`` in the shapes they have once cut."""
-    infos = []
-    for info in structure.tensors:
-        shape = list(info.shape)
-        for axis in structure.axes_of.get(info.name, ()):
-            shape[axis.dim] = len(structure.kept_positions(axis, kept))
-        infos.append(replace(info, shape=tuple(shape)))
-    return Structure(groups=(), axes=(), tensors=tuple(infos))
 
 
 def _given(path: object) -> Path:

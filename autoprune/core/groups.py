@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -288,6 +288,25 @@ class Structure:
     def kept_positions(self, axis: Axis | Statistic, kept: BoolArray) -> IntArray:
         """Return the sorted positions of ``axis`` that stay, given the (n_genes,) boolean ``kept``."""
         return np.flatnonzero((axis.genes < 0) | kept[axis.genes])
+
+    def cut(self, kept: BoolArray) -> Structure:
+        """Return groups, axes and tensors of the network that keeps (n_genes,) ``kept`` channels; no costs or pins."""
+        number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # of a gene in the cut network; -1 stays -1
+        axes, sizes = [], {}
+        for axis in self.axes:
+            positions = self.kept_positions(axis, kept)
+            axes.append(Axis(axis.tensor, axis.dim, number[axis.genes[positions]]))
+            sizes[axis.key] = len(positions)
+        groups, start = [], 0
+        for group in self.groups:
+            width = int(kept[group.genes].sum())
+            groups.append(replace(group, start=start, width=width))
+            start += width
+        tensors = tuple(
+            replace(info, shape=tuple(sizes.get((info.name, dim), size) for dim, size in enumerate(info.shape)))
+            for info in self.tensors
+        )
+        return Structure(tuple(groups), tuple(axes), tensors)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -85,6 +85,18 @@ class Prepare:
 Job = Evaluate | Prepare
 
 
+MATE = "mate"
+"""The setting of a `Prepare` that names a second parent: ``[weights, order]``, or None."""
+
+
+def weight_sets_of(job: Job) -> tuple[WeightSet, ...]:
+    """Return the weight sets that a job reads: what it inherits, and of a preparation a second parent, if any."""
+    if isinstance(job, Evaluate):
+        return (job.candidate.weight_set,)
+    mate = job.settings.get(MATE)
+    return (job.parent,) if mate is None else (job.parent, WeightSet(*mate))
+
+
 class Status(StrEnum):
     """The way in which a job ended."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoprune.core import check
 from autoprune.core.groups import BoolArray, FloatArray, IntArray
@@ -21,6 +21,7 @@ from autoprune.core.protocols import Costs
 from autoprune.core.space import SearchSpace
 from autoprune.errors import unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.regularizers.base import Regularizer
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
@@ -36,8 +37,8 @@ PASSES = 3
 
 
 @dataclass(frozen=True)
-class BudgetedSettings:
-    """Settings of a search for one budget.
+class TargetSettings:
+    """Settings of whatever finds a network for one budget and trains it.
 
     Attributes:
         target: the budget, as a share of the dense model's cost.
@@ -46,8 +47,7 @@ class BudgetedSettings:
             outside of it are gone for good. None: all channels.
         learns: whether the search follows the loss; False trains the weights all the same, with one factor on all
             widths: the twin.
-        epochs: passes of the weights over the training items during the search; may be a fraction.
-        tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
+        epochs: passes of the weights over the training items; may be a fraction.
         batch_size: items per step, of training items and of search-validation items alike.
         learning_rate: learning rate of the weights: constant after a warm-up in the search, a cosine down to 0 in the
             tuning (SGD).
@@ -63,7 +63,6 @@ class BudgetedSettings:
     start: Sequence[int] | None = None
     learns: bool = True
     epochs: float = 4.0
-    tune_share: float = 0.5
     batch_size: int = 64
     learning_rate: float = 0.02
     momentum: float = 0.9
@@ -74,7 +73,6 @@ class BudgetedSettings:
         if self.start is not None:
             object.__setattr__(self, "start", tuple(self.start))
         check.share(self, "target", but=(0,), of="the dense model's cost")
-        check.share(self, "tune_share", but=(1,))
         check.positive(self, "epochs", finite=True)
         check.not_negative(self, "momentum", "weight_decay")
         self.fit(1)
@@ -92,6 +90,28 @@ class BudgetedSettings:
     def n_steps(self, n_items: int) -> int:
         """Return the steps of the weights in the search, with ``n_items`` training items; at least one."""
         return max(1, round(self.epochs * steps_per_epoch(n_items, self.batch_size)))
+
+
+@dataclass(frozen=True)
+class BudgetedSettings(TargetSettings):
+    """Settings of a search for one budget.
+
+    Attributes:
+        tune_share: share of all multiply-adds that is spent on training the sliced model after the search, which takes
+            the ``epochs``.
+
+    The other attributes are those of `TargetSettings`.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
+
+    tune_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the share, too."""
+        super().__post_init__()
+        check.share(self, "tune_share", but=(1,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +134,8 @@ class Found:
 class BudgetedRecipe(Recipe):
     """Searches for one budget, slices what was found and trains it on for the rest of the multiply-adds.
 
-    Subclasses say how they search and what that costs; their ``Settings`` are `BudgetedSettings` with more.
+    Subclasses say how they search and what that costs; their ``Settings`` are `TargetSettings` with more, and
+    `BudgetedSettings` where `estimate_macs` stays.
     """
 
     keeps_order = True
@@ -137,12 +158,12 @@ class BudgetedRecipe(Recipe):
     def _items(self, settings: Any) -> int:
         """Return how many items go forward and backward through the start during the search."""
 
-    def estimate_macs(self, settings: BudgetedSettings) -> int:
+    def estimate_macs(self, settings: Any) -> int:
         """Return the multiply-adds of search and tuning."""
         return int(self._search_macs(settings) / (1 - settings.tune_share))
 
     def prepare(
-        self, settings: BudgetedSettings, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
+        self, settings: Any, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
     ) -> Prepared:
         """Search, slice, train on.
 
@@ -159,7 +180,7 @@ class BudgetedRecipe(Recipe):
         found = self._search(settings, parent, limits, seed, identity=identity, slot=search_slot)
         genome = tuple(found.genome.tolist())
         kept = setup.structure.kept_genes(found.orders, setup.space.widths(found.genome[None, :])[0])
-        weights, tune_macs = self._tune(settings, found.weights, kept, setup.macs(genome), seed, tune_slot)
+        weights, tune_macs = self._tune(settings, found, kept, setup.macs(genome), seed, tune_slot)
         dense = setup.costs(setup.space.full_genome[None, :])[settings.cost][0]
         share = float(setup.costs(found.genome[None, :])[settings.cost][0] / dense)
         metrics = {"cost_share": share, **found.metrics}
@@ -167,8 +188,8 @@ class BudgetedRecipe(Recipe):
 
     def _tune(
         self,
-        settings: BudgetedSettings,
-        weights: dict[str, Tensor],
+        settings: Any,
+        found: Found,
         kept: BoolArray,
         macs: int,
         seed: int,
@@ -179,13 +200,25 @@ class BudgetedRecipe(Recipe):
         per_step = PASSES * macs * min(settings.batch_size, len(setup.data.train))
         n_steps = (self.estimate_macs(settings) - self._search_macs(settings)) // per_step
         if n_steps < 1:
-            return weights, 0
-        model = cut(setup.model, setup.structure, kept, weights)
+            return found.weights, 0
+        model = cut(setup.model, setup.structure, kept, found.weights)
         fit_settings = replace(settings.fit(n_steps), device=str(self.bench.torch_device), threads=self.bench.threads)
-        fit(model, setup.data, setup.task, fit_settings, checkpoint=slot, seed=derive_seed(seed, "tune"))
-        return written_back(weights, named_tensors(model), setup.structure, kept), n_steps * per_step
+        fit(
+            model,
+            setup.data,
+            setup.task,
+            fit_settings,
+            regularizer=self._regularizer(settings, model, kept),
+            checkpoint=slot,
+            seed=derive_seed(seed, "tune"),
+        )
+        return written_back(found.weights, named_tensors(model), setup.structure, kept), n_steps * per_step
 
-    def _limits(self, settings: BudgetedSettings) -> dict[str, int]:
+    def _regularizer(self, settings: Any, model: nn.Module, kept: BoolArray) -> Regularizer | None:  # noqa: ARG002
+        """Return what joins the training of the sliced model; nothing, by default."""
+        return None
+
+    def _limits(self, settings: TargetSettings) -> dict[str, int]:
         """Return the hard limits with the budget of this search among them."""
         costs = self.setup.costs
         if settings.cost not in costs.names:
@@ -194,7 +227,7 @@ class BudgetedRecipe(Recipe):
         target = int(settings.target * dense)
         return {**self.bench.limits, settings.cost: min(target, self.bench.limits.get(settings.cost, target))}
 
-    def _start(self, settings: BudgetedSettings) -> IntArray:
+    def _start(self, settings: TargetSettings) -> IntArray:
         """Return the (d,) genome to start from."""
         space = self.setup.space
         if settings.start is None:
@@ -203,7 +236,7 @@ class BudgetedRecipe(Recipe):
         space.check(start[None, :])
         return start
 
-    def _search_macs(self, settings: BudgetedSettings) -> int:
+    def _search_macs(self, settings: TargetSettings) -> int:
         """Return the multiply-adds of the search: gates only scale weights, so a step costs what the start costs."""
         return PASSES * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
 

@@ -77,6 +77,13 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         ("loss",),
     ),
     RecipeInfo(
+        "synthesis",
+        "one offspring: channels survive at random by their strength, within a budget, and train under stress",
+        "autoprune.prepare.synthesis:SynthesisRecipe",
+        "Wong et al., StressedNets, 2018, arXiv 1801.05387; evolutionary-synthesis-style",
+        ("loss",),
+    ),
+    RecipeInfo(
         "statistics",
         "second moments of every consumer's input, for closed-form reconstruction",
         "autoprune.prepare.statistics:Statistics",

@@ -71,6 +71,33 @@ class Channels:
         return {f"{name}:{dim}": self._rows(name, dim, positions) for name, dim, positions, _ in self._producing}
 
     @torch.no_grad()
+    def strengths(self, weak: float) -> Tensor:
+        """Return the (n_genes,) summed moduli of the weights that produce each channel.
+
+        Of every layer relative to its mean channel, and without the ``weak`` share of its smallest weights.
+        """
+
+        def of_rows(rows: Tensor) -> Tensor:
+            sizes = rows.abs()
+            n = int(weak * sizes.numel())
+            if n:
+                sizes = sizes.where(sizes > sizes.flatten().kthvalue(n).values, 0.0)
+            total = sizes.sum(dim=1)
+            mean = total.mean()
+            return total / torch.where(mean > 0, mean, 1.0)
+
+        return self._summed(of_rows, readers=False)
+
+    @torch.no_grad()
+    def shrink(self, factors: Tensor) -> None:
+        """Multiply the weights that produce each channel, in place, by its factor of (n_genes,) ones."""
+        for name, dim, positions, genes in self._producing:
+            rows = self.tensors[name].movedim(dim, 0)
+            at = positions.to(rows.device)
+            by = factors[genes.to(factors.device)].to(rows.device)
+            rows[at] = rows[at] * by.reshape(-1, *(1,) * (rows.dim() - 1)).to(rows.real)
+
+    @torch.no_grad()
     def erase(self, masks: Mapping[str, Tensor]) -> None:
         """Set to zero, in place, where (k, e) masks over what `producing` returns are true."""
         for name, dim, positions, _ in self._producing:

@@ -68,6 +68,12 @@ _BUILT_IN = (
         "autoprune.regularizers.feature_flow:FeatureFlow",
         "Wu et al., Feature flow regularization, 2021, arXiv 2106.02914; FFR-style",
     ),
+    RegularizerInfo(
+        "stress",
+        "drops weak channels at random while the network trains, or shrinks them, ever more (evolutionary synthesis)",
+        "autoprune.regularizers.stress:Stress",
+        "Wong et al., StressedNets, 2018, arXiv 1801.05387; style: the paper's rule is not known to us",
+    ),
     RegularizerInfo("none", "plain training, the control of all others", "autoprune.regularizers.base:NoPenalty"),
 )
 

@@ -56,6 +56,11 @@ class Preparations(Generic[TargetT]):
         made = ((target, self.made.get(target)) for target in self._targets)
         return {target: item.found for target, item in made if item is not None and item.found is not None}
 
+    @property
+    def next(self) -> TargetT:
+        """What the next one that waits is for."""
+        return self._waiting[0]
+
     def start(self) -> TargetT:
         """Return what the next one is for, which is asked now."""
         return self._waiting.popleft()

@@ -63,13 +63,20 @@ class SweepSettings:
         if self.min_epochs > self.epochs:
             msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
-        if self.targets is not None and (
-            not self.targets
-            or not all(0 < target <= 1 for target in self.targets)
-            or len(set(self.targets)) < len(self.targets)
-        ):
-            msg = f"expected different targets as shares of the dense model's cost in 0..1, got {self.targets}"
-            raise InvalidArgumentError(msg)
+        check_targets(self.targets)
+
+
+def check_targets(targets: Sequence[float] | None) -> None:
+    """Refuse targets that are no different shares.
+
+    Raises:
+        InvalidArgumentError: they are not.
+    """
+    if targets is None:
+        return
+    if not targets or not all(0 < target <= 1 for target in targets) or len(set(targets)) < len(targets):
+        msg = f"expected different targets as shares of the dense model's cost in 0..1, got {targets}"
+        raise InvalidArgumentError(msg)
 
 
 class SweepStrategy(BaseStrategy):
@@ -98,12 +105,12 @@ class SweepStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: SweepSettings | None = None) -> None:
         super().__init__(setup, settings)
-        self._cost = _soft_cost(setup)
+        self._cost = soft_cost(setup)
         top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
         self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
         self._known: set[Candidate] = set()
         self._measured: dict[Candidate, FloatArray] = {}
-        targets = _spread(setup, self._cost, top, self.settings)
+        targets = spread_targets(setup, self._cost, top, self.settings.targets, self.settings.n_targets)
         for_steps, *for_targets = child_seeds(setup.seed, 1 + len(targets))
         self._rng = np.random.default_rng(for_steps)
         self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
@@ -274,13 +281,15 @@ class UniformDsaStrategy(DsaStrategy):
     learns = False
 
 
-def _soft_cost(setup: SearchSetup) -> str:
+def soft_cost(setup: SearchSetup) -> str:
     """Return the cost that budgets are in."""
     wanted = (spread_cost(setup), *setup.objectives.names, *setup.limits)
     return next((name for name in wanted if name in SOFT_COSTS), SOFT_COSTS[0])
 
 
-def _spread(setup: SearchSetup, cost: str, top: IntArray, settings: SweepSettings) -> list[float]:
+def spread_targets(
+    setup: SearchSetup, cost: str, top: IntArray, targets: Sequence[float] | None, n: int
+) -> list[float]:
     """Return the targets from large to small.
 
     Raises:
@@ -289,15 +298,15 @@ def _spread(setup: SearchSetup, cost: str, top: IntArray, settings: SweepSetting
     space = setup.space
     ends = np.concatenate([space.full_genome[None, :], top, space.min_genome[None, :]])
     dense, largest, smallest = setup.costs(ends)[cost].tolist()
-    if settings.targets is not None:
-        low = min(settings.targets)
+    if targets is not None:
+        low = min(targets)
         if low * dense < smallest:
             msg = (
                 f"target {low:g} is out of reach: the smallest network of this space has {smallest / dense:.4f} of the "
                 f"dense model's {cost}; raise the target, unlock layers, or lower min_width or min_keep_ratio"
             )
             raise InfeasibleError(msg)
-        return sorted(settings.targets, reverse=True)
+        return sorted(targets, reverse=True)
     first, last = np.sqrt([largest / dense, smallest / dense])
-    inside = np.linspace(first, last, settings.n_targets + 2)[1:-1] ** 2
+    inside = np.linspace(first, last, n + 2)[1:-1] ** 2
     return list(dict.fromkeys(inside.tolist()))

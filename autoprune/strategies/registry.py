@@ -70,6 +70,7 @@ _DEB_2014 = "Deb and Jain, An evolutionary many-objective optimization algorithm
 _GUAN_2023 = (
     "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023"
 )
+_WONG_2018 = "Wong et al., StressedNets, 2018, arXiv 1801.05387; evolutionary-synthesis-style"
 _NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
     StrategyInfo(
@@ -148,6 +149,23 @@ _BUILT_IN = (
         is_learning=False,
         recipes=("dsa",),
         twin_of="dsa",
+    ),
+    StrategyInfo(
+        "synthesis",
+        "generations of offspring whose channels survive at random by their strength, trained under stress",
+        "autoprune.strategies.synthesis:SynthesisStrategy",
+        _WONG_2018,
+        is_learning=False,
+        recipes=("synthesis",),
+    ),
+    StrategyInfo(
+        "synthesis:uniform",
+        "the generations of synthesis with one keep ratio for all layers, trained all the same without stress",
+        "autoprune.strategies.synthesis:UniformSynthesisStrategy",
+        _WONG_2018,
+        is_learning=False,
+        recipes=("synthesis",),
+        twin_of="synthesis",
     ),
     StrategyInfo(
         "metapruning",

@@ -19,6 +19,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},
     "pruningnet": {"epochs": 1.0, "batch_size": 130, "hidden": 4, "rank": 2},
     "supernet": {"epochs": 1.0, "batch_size": 130},
+    "synthesis": {"epochs": 1.5, "batch_size": 64},
 }
 """Settings with little to do, by recipe."""
 

@@ -17,6 +17,8 @@ VARIANTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("group_lasso", {"strength": 0.1, "size_norm": "sqrt"}),
     ("sparse_group_lasso", {"strength": 0.01, "coupling": 30.0}),
     ("sparse_group_lasso", {"penalty": "l1_l2", "finish": "project"}),
+    ("stress", {"stress": "decay", "eta": 0.1}),
+    ("stress", {}),
     ("ffr", {"length": 0.1, "bend": 0.1}),
     ("ffr", {"length": 0.1, "bend": 0.1, "variant": "arc"}),
 )

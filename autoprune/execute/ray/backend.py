@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluate, Job, failed
+from autoprune.core.jobs import Job, failed, weight_sets_of
 from autoprune.errors import AutopruneWarning, ExecutorError, StoreError
 from autoprune.execute.pool import WorkerPool
 from autoprune.execute.ray.checkpoints import Archive
@@ -223,8 +223,7 @@ class RayBackend:
         """
         found: dict[str, Any] = {}
         for job in jobs:
-            inherited = job.candidate.weight_set if isinstance(job, Evaluate) else job.parent
-            for name in (inherited.weights, inherited.order):
+            for name in (blob for read in weight_sets_of(job) for blob in (read.weights, read.order)):
                 if name not in self._shipped:
                     try:
                         data = self._blobs.get(name)

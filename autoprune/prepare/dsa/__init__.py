@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from autoprune.core import check
 from autoprune.cost.model import CostModel
-from autoprune.cost.soft import SoftCosts
+from autoprune.cost.soft import SOFT, SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found, rounded
 from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
@@ -38,9 +38,6 @@ from autoprune.train.randomness import derive_seed, preserved_random_state, seed
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.stepping import StepPlan, train_steps
 from autoprune.weight_sets import Inherited
-
-COSTS = ("macs", "params")
-"""What a budget can be in: costs that are polynomials in the widths."""
 
 IMPORTANCES = ("scale", "taylor")
 
@@ -81,7 +78,7 @@ class DsaSettings(BudgetedSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check.one_of(self, "cost", COSTS)
+        check.one_of(self, "cost", SOFT)
         check.one_of(self, "importance", IMPORTANCES)
         check.share(self, "warmup", "ramp", "coupling")
         if self.warmup == 1:
