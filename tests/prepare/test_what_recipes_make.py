@@ -53,6 +53,7 @@ MADE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sparsify, growing": ("sparsify", {"epochs": 4.0, "regularizer": "growing"}),
     "pruningnet": ("pruningnet", {"epochs": 4.0}),
     "supernet": ("supernet", {"epochs": 4.0}),
+    "synthesis": ("synthesis", {"epochs": 2.0, "target": 0.5}),
 }
 """Every recipe, and variants of those that find a genome."""
 
