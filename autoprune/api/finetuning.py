@@ -198,7 +198,8 @@ def finetune(
     if any(item.distillation is None or item.distillation.weight < 1 for item in variants):
         check_loss(problem.task, problem.data, "fine-tuning on labels")
     polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
-    how = distillation_identity(problem.task) if any(item.distillation for item in variants) else []
+    outputs = problem.structure.outputs
+    how = distillation_identity(problem.task, outputs) if any(item.distillation for item in variants) else []
     key = _key(variants, seed, polish=polish, how=how)
     metric = problem.objectives.quality
     if metric.is_cost:  # nothing among them is measured: the task's first metric decides which training was best
@@ -219,6 +220,7 @@ def finetune(
                     maximize=metric.maximize,
                     seed=seed,
                     compares=DISTANCE in problem.objectives.names,
+                    outputs=outputs,
                 )
             )
             for point in chosen

@@ -368,7 +368,8 @@ def _recovered(
         tell(PruneProgress("recovering", now.step, now.n_steps))
 
     try:
-        trained = _learned(found.model, problem.model, problem.data, minutes, None, seed, say)
+        outputs = problem.structure.outputs
+        trained = _learned(found.model, problem.model, problem.data, outputs, minutes, None, seed, say)
         after = problem.evaluator.measure(trained)
     except MetricError:  # it diverged
         return found
@@ -390,6 +391,7 @@ def recover(
     *,
     minutes: float = 1.0,
     settings: FitSettings | None = None,
+    outputs: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
@@ -403,6 +405,7 @@ def recover(
             name a number of steps.
         settings: settings of the training; by default AdamW, at the best of some learning rates that are tried for a
             few steps each, with smaller batches where the time suffices for few steps only.
+        outputs: dotted names of the outputs that count, see `Problem`; all by default.
         seed: seed for the order and the transforms.
         progress: called now and then with how far the training is.
 
@@ -412,8 +415,8 @@ def recover(
     """
     device = "cpu" if settings is None else settings.device
     try:
-        trained = _learned(model, dense, data, minutes, settings, seed, progress)
-        before, after = (_distance(small, dense, data, device) for small in (model, trained))
+        trained = _learned(model, dense, data, outputs, minutes, settings, seed, progress)
+        before, after = (_distance(small, dense, data, device, outputs) for small in (model, trained))
     except MetricError as error:  # it diverged
         why = str(error)
     else:
@@ -431,6 +434,7 @@ def _learned(
     model: nn.Module,
     dense: nn.Module,
     data: Data,
+    outputs: Sequence[str],
     minutes: float,
     settings: FitSettings | None,
     seed: int,
@@ -443,37 +447,38 @@ def _learned(
     """
     chosen = settings or IMITATION
     if settings is None:
-        chosen = _affordable(model, dense, data, minutes)
+        chosen = _affordable(model, dense, data, outputs, minutes)
     elif not chosen.steps:
-        chosen = replace(chosen, steps=_affordable_steps(model, dense, data, minutes, chosen))
-    settles = _statistics_settle(dense, data, chosen)
+        chosen = replace(chosen, steps=_affordable_steps(model, dense, data, outputs, minutes, chosen))
+    settles = _statistics_settle(dense, data, chosen, outputs)
 
     def trained(how: FitSettings, tell: Callable[[Progress], None] | None = None) -> nn.Module:
         small = copy_model(model)
         with nullcontext() if settles else statistics_kept(small):
-            fit(small, data, Unlabelled(), how, teacher=dense, seed=seed, progress=tell)
+            fit(small, data, Unlabelled(), how, teacher=dense, outputs=outputs, seed=seed, progress=tell)
         return small.eval()
 
     def distance_after(how: FitSettings) -> float:
-        return _distance(trained(how), dense, data, how.device, N_TRIED)
+        return _distance(trained(how), dense, data, how.device, outputs, N_TRIED)
 
     if settings is None:
-        chosen = _with_rate(chosen, _distance(model, dense, data, chosen.device, N_TRIED), distance_after)
+        start = _distance(model, dense, data, chosen.device, outputs, N_TRIED)
+        chosen = _with_rate(chosen, start, distance_after)
     return trained(chosen, progress)
 
 
-def _affordable(model: nn.Module, dense: nn.Module, data: Data, minutes: float) -> FitSettings:
+def _affordable(model: nn.Module, dense: nn.Module, data: Data, outputs: Sequence[str], minutes: float) -> FitSettings:
     """Return the usual settings with as many steps as fit into a time.
 
     Where it does not suffice for `FEW_STEPS` of the usual size, steps have fewer items.
     """
     usual, smallest = IMITATION, replace(IMITATION, batch_size=FEWEST_ITEMS)
-    steps = _affordable_steps(model, dense, data, minutes, smallest)
+    steps = _affordable_steps(model, dense, data, outputs, minutes, smallest)
     size = min(usual.batch_size, FEWEST_ITEMS * 2 ** int(math.log2(max(1, steps // FEW_STEPS))))
     if size == FEWEST_ITEMS:
         return replace(smallest, steps=steps)
     chosen = replace(usual, batch_size=size)  # larger steps take less time per item
-    return replace(chosen, steps=_affordable_steps(model, dense, data, minutes, chosen))
+    return replace(chosen, steps=_affordable_steps(model, dense, data, outputs, minutes, chosen))
 
 
 def _with_rate(chosen: FitSettings, start: float, distance_after: Callable[[FitSettings], float]) -> FitSettings:
@@ -498,7 +503,7 @@ def _with_rate(chosen: FitSettings, start: float, distance_after: Callable[[FitS
     return chosen
 
 
-def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings) -> bool:
+def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings, outputs: Sequence[str]) -> bool:
     """Say whether BatchNorm may run on the statistics of batches in a recovery, and end with those of the items.
 
     Not where these are far from the dense model's own (images from elsewhere), for which a small model would first have
@@ -514,24 +519,29 @@ def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings) -> b
     with placed(fresh, device, training=False, channels_last=False):
         recalibrate(fresh, few.loader(settings.batch_size, device=device, augment=True))
     try:
-        return _distance(fresh, dense, data, settings.device, N_JUDGED) < FAR
+        return _distance(fresh, dense, data, settings.device, outputs, N_JUDGED) < FAR
     except MetricError:  # not finite
         return False
 
 
-def _distance(model: nn.Module, dense: nn.Module, data: Data, device: str, n: int = N_COMPARED) -> float:
+def _distance(
+    model: nn.Module, dense: nn.Module, data: Data, device: str, outputs: Sequence[str], n: int = N_COMPARED
+) -> float:
     """Return the distance on a few search-validation items.
 
     Raises:
         MetricError: the outputs are not finite.
     """
     items = data.score.subset(n, 0)
-    return measure_with_distance(model, dense, items, Unlabelled(), MeasureSettings(device=device))[DISTANCE]
+    measuring = MeasureSettings(device=device)
+    return measure_with_distance(model, dense, items, Unlabelled(), measuring, outputs)[DISTANCE]
 
 
-def _affordable_steps(model: nn.Module, dense: nn.Module, data: Data, minutes: float, settings: FitSettings) -> int:
+def _affordable_steps(
+    model: nn.Module, dense: nn.Module, data: Data, outputs: Sequence[str], minutes: float, settings: FitSettings
+) -> int:
     """Return how many steps fit into a time, by the pace of a few."""
     started = time.monotonic()
-    fit(copy_model(model), data, Unlabelled(), replace(settings, steps=TIMED_STEPS), teacher=dense)
+    fit(copy_model(model), data, Unlabelled(), replace(settings, steps=TIMED_STEPS), teacher=dense, outputs=outputs)
     pace = (time.monotonic() - started) / TIMED_STEPS
     return max(1, int(60 * minutes / pace) - TIMED_STEPS)

@@ -25,6 +25,14 @@ Limit = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="COST=VALUE", help="Hard limit such as macs=60% or params=500k; may be repeated."),
 ]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAME",
+        help="Output that counts, such as logits, where the model returns others, too; may be repeated.",
+    ),
+]
 Evaluator = Annotated[
     str | None,
     typer.Option(
@@ -138,6 +146,7 @@ def read_problem(
     weights: Path | None = None,
     data: str | None = None,
     limits: list[str] | None = None,
+    outputs: list[str] | None = None,
     evaluator: str | None = None,
     criterion: str | None = None,
     strategy: str | None = None,
@@ -163,6 +172,8 @@ def read_problem(
         kind, colon, path = data.partition(":")
         overrides["data", "name"] = f"{kind}:{Path(path).absolute()}" if colon else kind
         overrides["data", "factory"] = None
+    if outputs:
+        overrides["model", "outputs"] = outputs
     overrides |= {("limits", cost): value for cost, value in pairs(limits, "--limit").items()}
     given = {name: amount for name, amount in (budget or {}).items() if amount is not None}
     if given:

@@ -31,6 +31,7 @@ def prune(
         ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0, help="About how long to recover.")] = 1.0,
+    outputs: options.Outputs = None,
     weights: options.Weights = None,
     data: options.Data = None,
     seed: options.Seed = None,
@@ -47,7 +48,9 @@ def prune(
     from autoprune.config.building import build_problem, wanted_latency
 
     files = [
-        options.read_problem(problem, weights=weights, data=data, limits=size, seed=seed, settings=set_)
+        options.read_problem(
+            problem, weights=weights, data=data, limits=size, outputs=outputs, seed=seed, settings=set_
+        )
         for size in _sizes(limit or [])
     ]
     file = files[0]

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import InvalidArgumentError, MetricError, warn
 from autoprune.evaluate.measure import Batches, MeasureSettings, measure
-from autoprune.surgery.forward import forward, is_named
+from autoprune.surgery.forward import forward
 from autoprune.train.devices import autocast, compute_dtype, placed, reproducible, resolve_device
-from autoprune.train.distill import answers_of, logits_of, outputs_beside_logits
+from autoprune.train.distill import answers_of, outputs_beside_logits
 from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Split
 from autoprune.train.tasks import Task
@@ -62,6 +62,7 @@ class DenseAnswers:
         self, dense: nn.Module, batches: Batches, max_bytes: int = MAX_BYTES, counted: Sequence[str] = ()
     ) -> None:
         self._answers: list[dict[str, Tensor]] = []
+        self._counted = tuple(counted)
         self._finite: list[dict[str, Tensor]] = []  # where numbers are, of outputs that are not all finite
         self.axes: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
@@ -69,12 +70,9 @@ class DenseAnswers:
         for inputs, _ in batches:
             outputs = forward(dense, inputs)
             if not self._answers:
-                self.axes, self.left_out = _item_axes(dense, inputs, outputs)
-                logits = logits_of(outputs) is not outputs  # what they hold has no name of its own
-                self.axes = {n: axis for n, axis in self.axes.items() if logits or is_named(n, counted)}
-            answers = {
-                name: answer.detach().clone() for name, answer in answers_of(outputs).items() if name in self.axes
-            }
+                self.axes, self.left_out = _item_axes(dense, inputs, outputs, counted)
+            own = answers_of(outputs, counted)
+            answers = {name: answer.detach().clone() for name, answer in own.items() if name in self.axes}
             size += sum(answer.nbytes for answer in answers.values())
             if self._answers and size > max_bytes:
                 break
@@ -121,7 +119,7 @@ class DenseAnswers:
         Raises:
             MetricError: the outputs are of other names or shapes.
         """
-        found = answers_of(outputs)
+        found = answers_of(outputs, self._counted)
         errors = {}
         for name, scale in self._scales.items():
             wanted = self._answers[number][name]
@@ -196,16 +194,18 @@ class ComparedBatches:
         return found
 
 
-def _item_axes(dense: nn.Module, inputs: Any, outputs: Any) -> tuple[dict[str, int], dict[str, str]]:
+def _item_axes(
+    dense: nn.Module, inputs: Any, outputs: Any, counted: Sequence[str]
+) -> tuple[dict[str, int], dict[str, str]]:
     """Return, by output, the axis that grows with the number of items; and why other outputs have none.
 
     The model is run on three items and on two of them.
     """
     n = n_items((inputs, None))
-    three, two = (answers_of(forward(dense, _taken(inputs, n, count))) for count in (3, 2))
+    three, two = (answers_of(forward(dense, _taken(inputs, n, count)), counted) for count in (3, 2))
     axes: dict[str, int] = {}
     left_out: dict[str, str] = {}
-    for name, answer in answers_of(outputs).items():
+    for name, answer in answers_of(outputs, counted).items():
         if name not in three or name not in two:
             left_out[name] = "is there for some numbers of items only, as in a list with one entry per item"
             continue
@@ -344,8 +344,8 @@ def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) ->
     n = n_items((inputs, None))
     if n > 1 and set(answers.constant) == set(answers.axes):
         warn("the dense model gives the same outputs for every item: is it trained, and are these its inputs?")
-    found = answers_of(outputs)
-    turned = answers_of(forward(model, pytree.tree_map(lambda leaf: _turned(leaf, 0, n), inputs)))
+    found = answers_of(outputs, counted)
+    turned = answers_of(forward(model, pytree.tree_map(lambda leaf: _turned(leaf, 0, n), inputs)), counted)
     for name, axis in answers.axes.items():
         if found[name].shape[axis] == n:  # else items share their axis with positions, in whichever order
             found[name] = _turned(turned[name], axis, n)

@@ -180,7 +180,7 @@ class Reconstructed(InheritedWeights):
             seed=self.settings.proxy_seed,
         )
         with torch.no_grad():
-            answers = DenseAnswers(dense, self._judged)
+            answers = DenseAnswers(dense, self._judged, counted=self.setup.structure.outputs)
         teacher = _Teacher(polisher, self._losses(dense), answers)
         if polisher.n_bytes <= ANSWER_BYTES:
             self._taught = (weights, teacher)

@@ -72,8 +72,9 @@ class ShortTraining(InheritedWeights):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over settings, task and machine."""
-        how = [] if self._fit.distillation is None else distillation_identity(self.setup.task)
-        return fingerprint_of(self.name if not how else json.dumps([self.name, how]), self.settings, self.setup.task)
+        setup = self.setup
+        how = [] if self._fit.distillation is None else distillation_identity(setup.task, setup.structure.outputs)
+        return fingerprint_of(self.name if not how else json.dumps([self.name, how]), self.settings, setup.task)
 
     def evaluation_macs(self, macs: int) -> int:
         """Return the multiply-adds of one evaluation: training, teacher included, recalibration and measurement."""
@@ -94,7 +95,15 @@ class ShortTraining(InheritedWeights):
         """Return the trained smaller model that `evaluate` measures: the training is repeated, bit for bit."""
         setup, kept = self.setup, self.setup.kept(genome, inherited)
         model = cut(setup.model, setup.structure, kept, inherited.weights)
-        fit(model, setup.data, setup.task, self._fit, teacher=self._teacher, seed=seed)
+        fit(
+            model,
+            setup.data,
+            setup.task,
+            self._fit,
+            teacher=self._teacher,
+            outputs=setup.structure.outputs,
+            seed=seed,
+        )
         with (
             reproducible(self.settings.threads),
             placed(model, self.device, training=False, channels_last=False),

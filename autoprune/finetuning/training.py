@@ -41,6 +41,7 @@ class PointTraining:
         maximize: whether more of it is better.
         seed: seed for batch order, augmentation and dropout.
         compares: whether the distance from the teacher is among the figures.
+        outputs: dotted names of the outputs that count: that are compared, and that the teacher teaches.
     """
 
     point: int
@@ -54,6 +55,7 @@ class PointTraining:
     maximize: bool
     seed: int
     compares: bool = False
+    outputs: tuple[str, ...] = ()
 
     def checkpoint(self, folder: Path, variant: int) -> Checkpoint:
         """Return where the training with the settings of this number is saved, after every epoch."""
@@ -63,7 +65,8 @@ class PointTraining:
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Return a model's metrics on all search-validation items that score."""
         if self.compares:
-            return measure_with_distance(model, self.teacher, self.data.score, self.task, self.measuring)
+            items = self.data.score
+            return measure_with_distance(model, self.teacher, items, self.task, self.measuring, self.outputs)
         return measure(model, self.data.score, self.task, self.measuring)
 
 
@@ -138,6 +141,7 @@ def train_point(
         job.task,
         settings,
         teacher=None if settings.distillation is None else job.teacher,
+        outputs=job.outputs,
         checkpoint=checkpoint,
         progress=None if progress is None else lambda where: progress(where, model),
         seed=job.seed,

@@ -117,6 +117,7 @@ class Sparsify(Recipe):
             settings.fit(str(self.bench.torch_device), self.bench.threads),
             teacher=copy_model(setup.model) if settings.distillation else None,
             regularizer=make_regularizer(settings.regularizer, channels, settings.regularization),
+            outputs=setup.structure.outputs,
             checkpoint=slot,
             seed=seed,
         )

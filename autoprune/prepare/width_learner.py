@@ -143,7 +143,8 @@ class WidthLearner:
             loss.backward()
             total += loss.detach()
             if self._in_place and answers is None:
-                answers = {name: answer.detach() for name, answer in answers_of(recorder.output).items()}
+                own = answers_of(recorder.output, self._setup.structure.outputs)
+                answers = {name: answer.detach() for name, answer in own.items()}
         nn.utils.clip_grad_norm_(self._trained.values(), self._settings.clip_norm)
         self._optimizer.step()
         return total / self._structures.shape[1]
@@ -164,4 +165,5 @@ class WidthLearner:
     def _loss(self, model: Recorder, batch: Batch, answers: Any) -> Tensor:
         if answers is None:
             return self._setup.task.loss(model, batch)
-        return distilled_loss(self._setup.task, model, batch, lambda: answers, self._distillation)
+        counted = self._setup.structure.outputs
+        return distilled_loss(self._setup.task, model, batch, lambda: answers, self._distillation, counted)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
+from autoprune.surgery.forward import is_named, named_outputs
 from autoprune.surgery.precision import is_inexact
 
 
@@ -35,7 +35,7 @@ class Distillation:
         check.share(self, "weight")
         check.positive(self, "temperature")
 
-    def loss(self, student: Any, teacher: Any, class_axis: int | None = 1) -> Tensor:
+    def loss(self, student: Any, teacher: Any, class_axis: int | None = 1, counted: Sequence[str] = ()) -> Tensor:
         """Return how far the student's answers are from the teacher's; 0 for equal ones, whatever their number.
 
         Args:
@@ -43,11 +43,12 @@ class Distillation:
             teacher: outputs of the teacher for the same inputs.
             class_axis: the axis of logits that belongs to the classes: the divergence of the softened probabilities,
                 averaged over items and positions. None for any other outputs: their `output_error`.
+            counted: dotted names of the outputs that count, see `answers_of`.
 
         Raises:
             InvalidArgumentError: the two cannot be compared; the message names the way out.
         """
-        found, wanted = answers_of(student), answers_of(teacher)
+        found, wanted = answers_of(student, counted), answers_of(teacher, counted)
         if class_axis is None:
             return output_error(found, wanted)
         if len(found) != 1 or len(wanted) != 1:
@@ -116,7 +117,7 @@ def output_error(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -
     return torch.stack(errors).mean()
 
 
-def answers_of(outputs: Any) -> dict[str, Tensor]:
+def answers_of(outputs: Any, counted: Sequence[str] = ()) -> dict[str, Tensor]:
     """Return what a model answers by name: its ``logits`` where it has some, else all tensors that are no integers.
 
     Complex ones get a last dimension of real and imaginary parts.
@@ -124,12 +125,18 @@ def answers_of(outputs: Any) -> dict[str, Tensor]:
     Args:
         outputs: a tensor, or any nesting of mappings, tuples, lists and dataclasses; tensors without dimensions, such
             as a loss, and whatever is no tensor are left out.
+        counted: dotted names of the outputs that count; with them it is these that are returned.
 
     >>> import torch
     >>> list(answers_of({"boxes": torch.zeros(2, 4), "levels": [torch.zeros(2, 3), torch.zeros(2, 5)]}))
     ['boxes', 'levels.0', 'levels.1']
     """
-    return dict(_leaves(logits_of(outputs), ""))
+    found = named_outputs(outputs if counted else logits_of(outputs))
+    return {
+        name: torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+        for name, tensor in found
+        if is_named(name, counted) and _is_answer(tensor)
+    }
 
 
 AUXILIARY = "aux"
@@ -168,24 +175,13 @@ def outputs_beside_logits(outputs: Any) -> list[str]:
     """Return the names of floating-point outputs that `answers_of` leaves out because there are logits."""
     if logits_of(outputs) is outputs:
         return []
-    counted = {id(leaf) for _, leaf in _leaves(logits_of(outputs), "")}
-    return [name for name, leaf in _leaves(outputs, "") if id(leaf) not in counted and name != AUXILIARY]
+    counted = {id(leaf) for _, leaf in named_outputs(logits_of(outputs))}
+    beside = [name for name, leaf in named_outputs(outputs) if id(leaf) not in counted and _is_answer(leaf)]
+    return [name for name in beside if name != AUXILIARY]
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        if is_inexact(value) and value.dim():
-            yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-        return
-    parts: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        parts = value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    elif isinstance(value, tuple | list):
-        parts = dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
-    for key, part in parts.items():
-        yield from _leaves(part, f"{name}.{key}" if name else str(key))
+def _is_answer(tensor: Tensor) -> bool:
+    return is_inexact(tensor) and tensor.dim() > 0
 
 
 def _shown(answers: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -111,6 +111,7 @@ def fit(
     *,
     teacher: nn.Module | None = None,
     regularizer: Penalty | None = None,
+    outputs: Sequence[str] = (),
     checkpoint: CheckpointSlot | None = None,
     progress: Callable[[Progress], None] | None = None,
     seed: int = 0,
@@ -127,6 +128,7 @@ def fit(
         settings: everything else about the training.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         regularizer: adds to the loss of every step, in full precision; built over the parameters of ``model``.
+        outputs: dotted names of the outputs that the teacher teaches, such as ``["logits"]``; all by default.
         checkpoint: slot to save to and resume from.
         progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end.
         seed: seed for batch order, augmentation and dropout.
@@ -140,7 +142,7 @@ def fit(
     distillation = _distillation(settings, teacher)
     if distillation is None or distillation.weight < 1:
         check_loss(task, data, "training on labels")
-    objective = _Objective(model, task, teacher, distillation)
+    objective = _Objective(model, task, teacher, distillation, tuple(outputs))
     device = resolve_device(settings.device)
     channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
     macs = _counted_macs(model, teacher, data, settings)
@@ -162,7 +164,7 @@ def fit(
             _Student(objective, settings, device, regularizer),
             data.train,
             StepPlan(n_steps, settings.batch_size, device, channels_last, settings.threads),
-            identity=_identity(model, data, task, settings, teacher, regularizer, seed),
+            identity=_identity(model, data, task, settings, teacher, regularizer, seed, outputs),
             checkpoint=checkpoint,
             report=report,
             seed=seed,
@@ -194,11 +196,14 @@ class _Objective:
     task: Task
     teacher: nn.Module | None
     distillation: Distillation | None
+    outputs: tuple[str, ...]
 
     def __call__(self, batch: Batch) -> Tensor:
         if self.teacher is None or self.distillation is None:
             return self.task.loss(self.model, batch)
-        return distilled_loss(self.task, Recorder(self.model), batch, lambda: self._answers(batch), self.distillation)
+        return distilled_loss(
+            self.task, Recorder(self.model), batch, lambda: self._answers(batch), self.distillation, self.outputs
+        )
 
     @torch.no_grad()
     def _answers(self, batch: Batch) -> Any:
@@ -290,6 +295,7 @@ def _identity(
     teacher: nn.Module | None,
     regularizer: Penalty | None,
     seed: int,
+    outputs: Sequence[str],
 ) -> str:
     """Name a run by all that decides its weights but the initial ones."""
     shapes = [
@@ -298,5 +304,6 @@ def _identity(
     ]
     parts = [shapes, data.fingerprint, task.fingerprint, asdict(settings), seed]
     parts += [] if regularizer is None else [regularizer.fingerprint]
+    parts += [["outputs", *outputs]] if outputs else []
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

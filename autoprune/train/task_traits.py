@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
@@ -117,7 +117,12 @@ def class_axis_of(task: Task) -> int | None:
 
 
 def distilled_loss(
-    task: Task, student: Recorder, batch: Batch, teacher: Callable[[], Any], distillation: Distillation
+    task: Task,
+    student: Recorder,
+    batch: Batch,
+    teacher: Callable[[], Any],
+    distillation: Distillation,
+    counted: Sequence[str] = (),
 ) -> Tensor:
     """Return the task's loss of one batch, mixed with how far the student's answers are from its teacher's.
 
@@ -127,15 +132,18 @@ def distilled_loss(
         batch: a batch; its targets are not looked at if only the teacher counts.
         teacher: returns the teacher's answers; called after the student.
         distillation: settings that say how much they count.
+        counted: dotted names of the outputs that are learned; all without names.
     """
-    weight = distillation.weight
-    if weight == 1:
+    own = None
+    if distillation.weight < 1:
+        own = task.loss(student, batch)
+    else:
         forward(cast(nn.Module, student), batch[0])
-        return distillation.loss(student.output, teacher(), class_axis_of(task))
-    own = task.loss(student, batch)
-    return (1 - weight) * own + weight * distillation.loss(student.output, teacher(), class_axis_of(task))
+    learned = distillation.loss(student.output, teacher(), class_axis_of(task), counted)
+    return learned if own is None else (1 - distillation.weight) * own + distillation.weight * learned
 
 
-def distillation_identity(task: Task) -> list[Any]:
-    """Return JSON that names how the outputs of ``task`` are distilled; nothing for classification."""
-    return [] if type(task) is Classification else ["class axis", class_axis_of(task)]
+def distillation_identity(task: Task, counted: Sequence[str] = ()) -> list[Any]:
+    """Return JSON that names how the outputs of ``task`` are distilled; nothing for classification with all of them."""
+    axis = [] if type(task) is Classification else ["class axis", class_axis_of(task)]
+    return [*axis, *(["outputs", *counted] if counted else [])]
