@@ -21,7 +21,7 @@ $(VENV)/.deps: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) "hatchling>=1.26" "build>=1.2" "editables>=0.5"
-	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; print(*p["dependencies"], *[d for d in x["dev"] + x["export"] if not d.startswith("autoprune")], sep="\n")' > $(VENV)/requirements.txt
+	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; print(*p["dependencies"], *[d for e in ("dev", "export", "recipes") for d in x[e] if not d.startswith("autoprune")], sep="\n")' > $(VENV)/requirements.txt
 	$(PIP) -r $(VENV)/requirements.txt
 	touch $@
 
@@ -58,7 +58,7 @@ demo: dev  ## Train a small network on handwritten digits, search, report, save,
 .PHONY: $(BED)
 $(BED): setup
 	rm -rf $(BED) && mkdir -p $(BED)
-	cp -r tests benchmarks docs pyproject.toml README.md $(BED)/
+	cp -r tests benchmarks docs examples pyproject.toml README.md $(BED)/
 	cd $(BED) && PYTHONPATH=$(abspath $(SITE)) ../../$(PY) -c 'import autoprune, sys; sys.exit(0 if "build/site" in autoprune.__file__ else f"expected the wheel, got {autoprune.__file__}")'
 
 browser:

@@ -27,7 +27,8 @@ What there is:
 - **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `Segmentation`, `TorchMetrics`,
   `FunctionTask`; `Unlabelled` for `Data` of inputs alone.
 - **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
-- **Files**: `load` and `describe` read pruned-model files.
+- **Files**: `load` and `describe` read pruned-model files; `save_pretrained` and `load_pretrained` keep the
+  configuration of a model of transformers beside one, `correct_feature_info` puts timm's table right.
 - **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
 
 To extend autoprune, see the pages of `strategies`, `criteria`, `evaluators`, `recipes`, `regularizers`, `data` and
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from autoprune.execute.settings import RaySettings
     from autoprune.latency.settings import LatencySettings
     from autoprune.latency.table import LatencyTable
+    from autoprune.libraries import correct_feature_info, load_pretrained, save_pretrained
     from autoprune.pareto.front import Front
     from autoprune.surgery.cut import cut
     from autoprune.trace import trace as trace_model
@@ -111,6 +113,7 @@ _WHERE = {
     "autoprune.execute.settings": ("RaySettings",),
     "autoprune.latency.settings": ("LatencySettings",),
     "autoprune.latency.table": ("LatencyTable",),
+    "autoprune.libraries": ("correct_feature_info", "load_pretrained", "save_pretrained"),
     "autoprune.pareto.front": ("Front",),
     "autoprune.surgery.cut": ("cut",),
     "autoprune.trace": ("trace_model:trace",),
@@ -153,6 +156,7 @@ __all__ = [
     "Unlabelled",
     "__version__",
     "compare",
+    "correct_feature_info",
     "criteria",
     "cut",
     "data",
@@ -162,11 +166,13 @@ __all__ = [
     "fit",
     "load",
     "load_data",
+    "load_pretrained",
     "open_run",
     "prune",
     "recipes",
     "recover",
     "regularizers",
+    "save_pretrained",
     "search",
     "strategies",
     "tasks",

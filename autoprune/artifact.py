@@ -113,10 +113,11 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     Args:
         path: a file that `save` wrote.
         model: a dense model as it was traced, such as ``resnet56()``; its weights do not matter, it is not changed.
+            One on the meta device, which takes no memory, will do.
 
     Returns:
-        The pruned model: of the class of ``model``, on its devices, with the tensors of the file, in train or eval
-        mode as it was saved.
+        The pruned model: of the class of ``model``, on its devices (the CPU for meta), with the tensors of the file, in
+        train or eval mode as it was saved.
 
     Raises:
         ArtifactError: the file is missing, truncated, altered, foreign or of a newer schema, or was made from another
@@ -152,7 +153,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         for attribute, value in values:
             check_smaller(model, attribute, value)
         _check_rules(header, model, values)
-        pairs: list[tuple[Tensor, Tensor]] = [(own[name], tensors[name].to(own[name].device)) for name in own]
+        homes = {name: "cpu" if tensor.is_meta else tensor.device for name, tensor in own.items()}
+        pairs: list[tuple[Tensor, Tensor]] = [(own[name], tensors[name].to(home)) for name, home in homes.items()]
         pruned = copy_with(model, pairs, values)
         check_measures(pruned)
     except SurgeryError as error:

@@ -22,7 +22,7 @@ LAYERS = (
     ("core",),
     ("pareto", "store", "surgery", "searchspaces", "weight_sets"),
     ("clustering", "trace", "cost", "criteria", "regularizers", "train", "reconstruct", "strategies", "artifact"),
-    ("prepare", "evaluate", "export", "latency"),
+    ("prepare", "evaluate", "export", "latency", "libraries"),
     ("execute",),
     ("orchestrator", "comparison", "finetuning", "report", "plan"),
     ("api", ""),  # "" is the package itself, whose names are those of api
