@@ -2,6 +2,8 @@
 
 What comes out are dense weights in the order that went in; a search ranks the channels again. How channels are pushed
 is the regularizer's business (`autoprune.regularizers`); the training loop is that of every other training.
+
+In *rounds*, as in OICSR (CVPR 2019), channels die while it trains (`autoprune.regularizers.rounds`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import dense_model
 from autoprune.regularizers.base import Channels
 from autoprune.regularizers.registry import REGULARIZERS, make_regularizer
+from autoprune.regularizers.rounds import PruningRounds
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.matching import model_weights
 from autoprune.train.checkpoint import CheckpointSlot
@@ -40,6 +43,9 @@ class SparsifySettings:
         weight_decay: weight decay of SGD, beside the penalty.
         distillation: share of the loss that is learned from the dense model's answers; at 1 no label is looked at.
         temperature: see `Distillation`.
+        rounds: times at which the weakest channels are set to zero for good; 0 for none.
+        target: multiply-adds that would be left after the last round, as a share of the dense model's.
+        round_cap: largest share of a group's channels that dies in one round.
 
     Raises:
         UnknownNameError: there is no such regularizer.
@@ -56,6 +62,9 @@ class SparsifySettings:
     weight_decay: float = 5e-4
     distillation: float = 0.0
     temperature: float = 4.0
+    rounds: int = 0
+    target: float = 0.5
+    round_cap: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the values; settings of the regularizer that were left out are written down."""
@@ -64,6 +73,8 @@ class SparsifySettings:
         check.not_negative(self, "momentum", "weight_decay")
         check.share(self, "distillation")
         check.positive(self, "temperature")
+        check.at_least(self, 0, "rounds")
+        check.share(self, "target", "round_cap", but=(0,))
         self.fit()
 
     def fit(self, device: str = "cpu", threads: int = 1) -> FitSettings:
@@ -110,13 +121,16 @@ class Sparsify(Recipe):
         setup = self.setup
         model = dense_model(setup, parent.weights, self.bench.torch_device)
         channels = Channels(model, setup.structure, parent.orders)
+        regularizer = make_regularizer(settings.regularizer, channels, settings.regularization)
+        if settings.rounds:
+            regularizer = PruningRounds(regularizer, settings.rounds, settings.target, settings.round_cap)
         fit(
             model,
             setup.data,
             setup.task,
             settings.fit(str(self.bench.torch_device), self.bench.threads),
             teacher=copy_model(setup.model) if settings.distillation else None,
-            regularizer=make_regularizer(settings.regularizer, channels, settings.regularization),
+            regularizer=regularizer,
             outputs=setup.structure.outputs,
             checkpoint=slot,
             seed=seed,

@@ -61,6 +61,10 @@ class Channels:
         """
         return self._summed(lambda rows: rows.square().sum(dim=1), readers=readers)
 
+    def absolute_sums(self) -> Tensor:
+        """Return the (n_genes,) sums of the moduli of all that each channel couples, differentiable."""
+        return self._summed(lambda rows: rows.abs().sum(dim=1), readers=True)
+
     def n_weights(self, *, readers: bool = True) -> Tensor:
         """Return the (n_genes,) number of weights whose squares are in `squared_norms`."""
         with torch.no_grad():
@@ -87,6 +91,16 @@ class Channels:
             return total / torch.where(mean > 0, mean, 1.0)
 
         return self._summed(of_rows, readers=False)
+
+    @torch.no_grad()
+    def kill(self, genes: IntArray) -> None:
+        """Set to zero, in place, all that belongs to channels: rows, slices, biases, the affine parts of norms."""
+        parameters = {info.name for info in self.structure.tensors if info.kind == "parameter"}
+        for axis in self.structure.axes:
+            positions = np.flatnonzero(np.isin(axis.genes, genes))
+            if axis.tensor in parameters and len(positions):
+                tensor = self.tensors[axis.tensor].data
+                tensor.index_fill_(axis.dim, torch.from_numpy(positions).to(tensor.device), 0)
 
     @torch.no_grad()
     def shrink(self, factors: Tensor) -> None:

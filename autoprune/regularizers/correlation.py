@@ -61,7 +61,7 @@ class Correlation(Regularizer):
         Raises:
             InvalidArgumentError: no layer read maps of four positions or more.
         """
-        found = [correlation(maps) for _, maps in self._maps.take() if maps.shape[2] >= MIN_POSITIONS]
+        found = [correlation(maps) for _, maps, _ in self._maps.take() if maps.shape[2] >= MIN_POSITIONS]
         if not found:
             msg = (
                 f"'ccm' correlates feature maps of {MIN_POSITIONS} positions or more, and no layer reads any of "

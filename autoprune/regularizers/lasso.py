@@ -8,6 +8,10 @@ couples, as for the criterion ``l2``. A weight between two layers is in two grou
 step, and the subgradient is followed, which is zero at a dead channel. Whether the paper scales by the size of a group
 is not known to us: ``size_norm``.
 
+The paper also has a combined group and exclusive lasso (CGES), which here is ``variant="cges"``, after what is known of
+it elsewhere: ``(1 - mu) ||u||_2 + mu / 2 ||u||_1^2`` with mu rising from group to group, to 1 at the last: deep layers
+become sparse inside their groups.
+
 *L1 of BatchNorm scales*: Liu et al., "Learning efficient convolutional networks through network slimming", ICCV 2017,
 equation 1: ``strength * sum |gamma|``; the released code adds ``s * sign(gamma)`` to the gradient, with s = 1e-4, which
 is the same. Scales of channels that cannot be cut are left alone: nothing would be won. With no BatchNorm in front of
@@ -27,6 +31,8 @@ from autoprune.regularizers.base import Channels, Regularizer
 
 SIZE_NORMS = ("none", "sqrt")
 
+VARIANTS = ("gl", "cges")
+
 
 def safe_norms(squared: Tensor) -> Tensor:
     """Return the roots of squared norms, with a gradient of zero where these are zero."""
@@ -44,18 +50,21 @@ class GroupLassoSettings:
             trainings need more.
         size_norm: ``"none"``, or ``"sqrt"`` to multiply every norm by the root of the number of weights in it (Yuan and
             Lin, "Model selection and estimation in regression with grouped variables", 2006).
+        variant: ``"gl"``, norms alone, or ``"cges"``.
 
     Raises:
-        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such norm.
+        InvalidArgumentError: a value cannot be used; UnknownNameError: there is no such norm or variant.
     """
 
     strength: float = 1e-3
     size_norm: str = "none"
+    variant: str = "gl"
 
     def __post_init__(self) -> None:
         """Check the values."""
         check.not_negative(self, "strength")
         check.one_of(self, "size_norm", SIZE_NORMS)
+        check.one_of(self, "variant", VARIANTS)
 
 
 class GroupLasso(Regularizer):
@@ -68,6 +77,10 @@ class GroupLasso(Regularizer):
         norms = safe_norms(self.channels.squared_norms())
         if self.settings.size_norm == "sqrt":
             norms = norms * self.channels.n_weights().sqrt()
+        if self.settings.variant == "cges":
+            depth = torch.from_numpy(self.channels.structure.group_of + 1) / len(self.channels.structure.groups)
+            mu = depth.to(norms)
+            norms = (1 - mu) * norms + mu / 2 * self.channels.absolute_sums().square()
         return self.settings.strength * norms.sum()
 
 

@@ -35,7 +35,7 @@ def figures(model: torch.nn.Module, data: ap.Data, epochs: float, seed: int) -> 
     ap.fit(model, data, ap.Classification(), settings, seed=seed)
     problem = ap.Problem(model.eval(), data=data, objectives=("accuracy", "macs"))
     with tempfile.TemporaryDirectory() as folder:
-        run = ap.search(problem, "knapsack", ap.Budget(evaluations=40), store=folder, seed=seed)
+        run = ap.search(problem, "knapsack", ap.Budget(evaluations=30), store=folder, seed=seed)
         point = run.pick(max_macs="50%")
         found = [problem.test(built)["accuracy"] for built in (model, point.build(), point.build(polish=True))]
         tuned = point.build(polish=True)
@@ -52,33 +52,36 @@ def figures(model: torch.nn.Module, data: ap.Data, epochs: float, seed: int) -> 
 def main() -> None:
     """Measure and print one line per network and seed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--numbers", nargs="+", choices=("complex", "real"), default=["complex", "real"])
+    parser.add_argument("--networks", nargs="+", choices=("fixed", "searched"), default=["fixed", "searched"])
     parser.add_argument("--looks", type=int, default=1)
-    parser.add_argument("--epochs", type=float, default=8.0)
+    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--steps", type=int, default=200, help="of the search for layers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         scene = simulated_scene(192, 192, looks=options.looks, seed=seed)
         roles = patches(scene, seed=seed)
         data = ap.Data(roles.train, roles.val, roles.test, seed=seed)
         tested = block_roles(scene.labels.shape, 24, (0.5, 0.2, 0.3), seed) == 2
         ceiling = np.mean(most_likely(scene.coherency)[tested] == scene.labels[tested])
         print(f"seed {seed}: a pixel alone {100 * ceiling:.1f} % (on the test blocks)", flush=True)
-        for is_complex in (True, False):
-            kind = "complex" if is_complex else "real"
-            torch.manual_seed(seed)
-            relaxed = RelaxedPolsarNet(WIDTHS[is_complex], 3, 4, is_complex=is_complex)
-            parts = [tuple(map(torch.as_tensor, role)) for role in (roles.train, roles.val)]
-            chosen = search_layers(relaxed, *parts, seed=seed)
-            networks = {
-                "fixed": (polsar_complex if is_complex else polsar_real)(),
-                "searched": PolsarNet(chosen, 4, is_complex=is_complex),
-            }
-            for name, model in networks.items():
+        for kind in options.numbers:
+            is_complex = kind == "complex"
+            for name in options.networks:
+                torch.manual_seed(seed)
+                if name == "searched":
+                    relaxed = RelaxedPolsarNet(WIDTHS[is_complex], 3, 4, is_complex=is_complex)
+                    parts = [tuple(map(torch.as_tensor, role)) for role in (roles.train, roles.val)]
+                    chosen = search_layers(relaxed, *parts, steps=options.steps, seed=seed)
+                    model = PolsarNet(chosen, 4, is_complex=is_complex)
+                    what = "  " + " ".join(f"{c.width}:{c.kernel}:{c.activation}" for c in chosen)
+                else:
+                    model, what = (polsar_complex if is_complex else polsar_real)(), ""
                 macs = count_macs(model, example_patches())
                 row = " / ".join(f"{value:.1f}" for value in figures(model, data, options.epochs, seed))
-                what = "" if name == "fixed" else " ".join(f"{c.width}:{c.kernel}:{c.activation}" for c in chosen)
-                print(f"  {kind:8s}{name:9s}{macs:>9,} MACs  {row}  {what}", flush=True)
+                print(f"  {kind:8s}{name:9s}{macs:>9,} MACs  {row}{what}", flush=True)
 
 
 if __name__ == "__main__":

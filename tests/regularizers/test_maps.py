@@ -148,8 +148,9 @@ def test_what_is_seen_is_the_latest_pass_and_everything_once() -> None:
     channels.model(torch.zeros(1, 4, 4, 4))
     channels.model(torch.ones(2, 4, 4, 4))
     seen = list(maps.take())
-    assert [tap.layer for tap, _ in seen] == ["blocks.0", "blocks.1", "blocks.2", "down", "out"]
-    assert [found.shape for _, found in seen] == [(2, 4, 16)] * 4 + [(2, 5, 4)]
+    assert [tap.layer for tap, _, _ in seen] == ["blocks.0", "blocks.1", "blocks.2", "down", "out"]
+    assert [found.shape for _, found, _ in seen] == [(2, 4, 16)] * 4 + [(2, 5, 4)]
+    assert [sizes for _, _, sizes in seen] == [(4, 4)] * 4 + [(2, 2)]
     torch.testing.assert_close(seen[3][1][0, :, 0], torch.tensor([3.0, 2.0, 1.0, 1.0]))
     assert list(maps.take()) == []
     maps.close()
