@@ -213,6 +213,8 @@ class Problem:
             warn(elsewhere, stacklevel=3)
         self._count(table)
         self._evaluate_with(evaluator)
+        if DISTANCE in self.objectives.names:
+            self.evaluator.proxy.check_outputs()
 
     def _count(self, table: LatencyTable | None) -> None:
         """Set what counts costs, and the limits in absolute numbers."""
@@ -235,8 +237,6 @@ class Problem:
     def _evaluate_with(self, name: str) -> None:
         self.evaluator: Evaluator = make_evaluator(name, self._setup, self.evaluation)
         self._evaluators = {FIDELITY: self.evaluator}
-        if DISTANCE in self.objectives.names:
-            self.evaluator.proxy.check_outputs()
 
     @property
     def structure(self) -> Structure:
@@ -442,10 +442,17 @@ class Problem:
 
     def with_batchnorm(self, batchnorm: str) -> Problem:
         """Return this problem with another treatment of BatchNorm statistics, see `ProxySettings`."""
-        if batchnorm == self.evaluation.batchnorm:
+        return self._with_evaluation(replace(self.evaluation, batchnorm=batchnorm))
+
+    def with_batch_size(self, batch_size: int) -> Problem:
+        """Return this problem with so many items in a forward pass of a measurement."""
+        return self._with_evaluation(replace(self.evaluation, batch_size=batch_size))
+
+    def _with_evaluation(self, evaluation: ProxySettings) -> Problem:
+        if evaluation == self.evaluation:
             return self
         found = self._fresh_copy()
-        found.evaluation = replace(self.evaluation, batchnorm=batchnorm)
+        found.evaluation = evaluation
         found._evaluate_with(self.evaluator.name)
         return found
 

@@ -22,8 +22,10 @@ from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
-from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, shown, unknown_name, warn
+from autoprune.cost.counter import count_peak_bytes
+from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name, warn
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
+from autoprune.evaluate.inherited import FEWEST_AT_ONCE
 from autoprune.evaluate.measure import MeasureSettings
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted
@@ -40,6 +42,9 @@ from autoprune.train.tasks import Task, Unlabelled
 
 PROBES, FEWEST, MOST = 120, 4, 9
 """Probes of all variables together, but no fewer nor more levels of each than these: 9 are all that there are."""
+
+ROOM = 2**26
+"""Bytes of activations of the items that run at once: large images go faster few at a time (docs/reconstruction.md)."""
 
 N_COMPARED = 1000
 """Search-validation items at most that say whether a recovery helped."""
@@ -291,6 +296,7 @@ def prune(
         outputs=outputs,
         seed=seed,
     )
+    problem = problem.with_batch_size(_batch_size(problem))
     targets = [problem.resolve_limits(item) for item in wanted]
     tell = progress or (lambda _: None)
     budget = budget_of(problem.space, len(targets))
@@ -321,6 +327,16 @@ def budget_of(space: SearchSpace, n_limits: int = 1) -> Budget:
     """Return what `prune` spends on a space: its probes, and the predicted optimum of every limit."""
     probes = int(np.minimum(_levels_probed(space), space.n_levels - 1).sum())
     return Budget(evaluations=1 + probes + n_limits)
+
+
+def _batch_size(problem: Problem) -> int:
+    """Return how many items run at once: no more than leave most of the activations in the caches of a processor."""
+    usual = problem.evaluation.batch_size
+    try:
+        peak = count_peak_bytes(problem.model, problem.example_input)
+    except TraceError:  # it was traced by other means
+        return usual
+    return min(usual, max(FEWEST_AT_ONCE, ROOM // max(1, peak)))
 
 
 def _levels_probed(space: SearchSpace) -> int:

@@ -22,7 +22,9 @@ from autoprune.errors import MetricError
 from autoprune.evaluate.distance import DISTANCE, DenseAnswers, check_outputs
 from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
 from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
+from autoprune.reconstruct.norms import DenseNorms
 from autoprune.surgery.cut import cut
+from autoprune.surgery.forward import forward
 from autoprune.train.devices import autocast, reproducible, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.randomness import preserved_random_state
@@ -266,6 +268,26 @@ class Proxy:
             metrics = metrics or self.task_metrics(model, watched)
             with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
                 return {**metrics, DISTANCE: watched.distance()}
+
+    def distance(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the distance alone; nothing for a model whose outputs cannot be compared."""
+        if not self._answers.exist:
+            return {}
+        with (
+            torch.inference_mode(),
+            autocast(self.device, enabled=self.settings.mixed_precision),
+            self._answers.compared(model, batches) as watched,
+        ):
+            return {DISTANCE: watched.distance()}
+
+    def norms_of(self, dense: nn.Module) -> DenseNorms:
+        """Return what the batch norms of a dense model see on the search-validation batches."""
+        norms = DenseNorms(dense)
+        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision), norms:
+            for inputs, _ in self.validation:
+                norms.next_batch()
+                forward(dense, inputs)
+        return norms
 
     def task_metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the task's metrics alone, on any batches."""

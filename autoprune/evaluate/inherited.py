@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from typing import ClassVar
@@ -16,7 +17,8 @@ from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.settings import settings_of
 from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
 from autoprune.evaluate.prefix import SharedPrefix
-from autoprune.prepare.statistics import StatisticsSettings, collect_norms, unpack_norms
+from autoprune.prepare.statistics import StatisticsSettings, collect_norms, dense_model, unpack_norms
+from autoprune.reconstruct.norms import DenseNorms, MovedNorms
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
@@ -30,6 +32,12 @@ from autoprune.weight_sets import Inherited
 
 N_TRIED = 2
 """Items of either role that what probes share is tried on."""
+
+FEWEST_AT_ONCE = 16
+"""Items of a batch on which BatchNorm statistics may be moved by what a cut changes on that batch alone.
+
+Of fewer the difference would hide much of the damage that it is to make good on average.
+"""
 
 
 class InheritedWeights:
@@ -64,6 +72,7 @@ class InheritedWeights:
         self.device = self._proxy.device
         self._norms: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
         self._shared: tuple[Mapping[str, Tensor], SharedPrefix | None] | None = None
+        self._seen: tuple[Mapping[str, Tensor], DenseNorms] | None = None
 
     @property
     def proxy(self) -> Proxy:
@@ -121,30 +130,54 @@ class InheritedWeights:
     def probe(self, genome: Genome, inherited: Inherited) -> dict[str, float]:
         """Return the metrics and the distance of a candidate on few items: enough to predict by.
 
+        Its BatchNorm statistics are moved by the difference on these items, batch by batch, so that one pass measures
+        it, not one to recalibrate and another. Only where batches are too small for that, or statistics are taken
+        afresh, it is recalibrated on as many calibration items first.
+
         Raises:
             InvalidArgumentError: the genome is not of this space.
             MetricError: a figure is not one finite number.
         """
-        few = self._few
         with reproducible(self.settings.threads):
             kept = self.setup.kept(genome, inherited)
             weights = self._weights(kept, inherited)
             model = self._skeleton.build(weights, kept).eval()
-            prefix = self._prefix(model, inherited.weights)
-            if prefix is None:
-                self._recalibrate(model, kept, weights, inherited, few)
-                return few.measure(model)
-            with autocast(self.device, enabled=self.settings.mixed_precision):
-                unchanged = prefix.advance(*_changes(self.setup.structure, kept, weights, inherited.weights))
-            with prefix.skipping():
-                self._recalibrate(model, kept, weights, inherited, few)
+            prefix, unchanged = self._prefix(model, inherited.weights), list[str]()
+            if prefix is not None:
+                with autocast(self.device, enabled=self.settings.mixed_precision):
+                    unchanged = prefix.advance(*_changes(self.setup.structure, kept, weights, inherited.weights))
+            with nullcontext() if prefix is None else prefix.skipping():
+                if self._moves_norms_at_once:
+                    return self._measured_at_once(model, kept, inherited.weights, unchanged)
+                self._recalibrate(model, kept, weights, inherited, self._few)
                 for name in (f"{norm}.{kind}" for norm in unchanged for kind in KINDS):
                     model.get_buffer(name).copy_(inherited.weights[name])
-                return few.measure(model)
+                return self._few.measure(model)
 
     def probe_macs(self, macs: int) -> int:
         """Return the multiply-adds of one probe, those that it shares with others included."""
-        return macs * self._few.n_items
+        return macs * (self._few.n_validation if self._moves_norms_at_once else self._few.n_items)
+
+    @property
+    def _moves_norms_at_once(self) -> bool:
+        """Whether probes need no recalibration of their own: batches have enough items to say what a cut moves."""
+        return self._moves_norms and min(self.settings.batch_size, self._few.n_validation) >= FEWEST_AT_ONCE
+
+    def _measured_at_once(
+        self, model: nn.Module, kept: BoolArray, weights: Mapping[str, Tensor], unchanged: Collection[str]
+    ) -> dict[str, float]:
+        """Return the figures of a cut model on few items, with BatchNorm statistics moved by the difference on them."""
+        few = self._few
+        if self._seen is None or self._seen[0] is not weights:
+            dense = dense_model(self.setup, weights, self.device)
+            self._seen = (weights, few.norms_of(dense))
+        moved = MovedNorms(self._seen[1], self.setup.structure, kept)
+        with moved.normalising(model, few.validation, unchanged) as batches:
+            if is_ours(self.setup.task):
+                return few.measure(model, batches)
+            distance = few.distance(model, batches)  # a user's metric may run the model as often as it likes
+        moved.settle(model)
+        return {**few.task_metrics(model, few.validation), **distance}
 
     @cached_property
     def _few(self) -> Proxy:
@@ -154,7 +187,8 @@ class InheritedWeights:
         """Return what remembers the beginning of the dense model; None where probes have to run as a whole."""
         if self._shared is None or self._shared[0] is not weights:
             few, found = self._few, None
-            batches = [few.validation, *([few.calibration] if few.calibrates else [])]
+            needs_more = few.calibrates and not self._moves_norms_at_once
+            batches = [few.validation, *([few.calibration] if needs_more else [])]
             keeps_norms = self._moves_norms or not few.calibrates
             if keeps_norms and is_ours(self.setup.task) and all(isinstance(part, Sequence) for part in batches):
                 tried = [next(iter(few.few(N_TRIED, role)))[0] for role in ("validation", "train")]

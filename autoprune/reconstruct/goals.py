@@ -10,23 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.least_squares import to_features
+from autoprune.reconstruct.norms import DenseNorms
 from autoprune.reconstruct.statistics import FeatureReader
 from autoprune.surgery.forward import forward
 from autoprune.surgery.precision import single
 
 _NO_SCALE = 1e-6
 """Channels that a batch norm scales by less than this share of its largest scale are left out of equation (2)."""
-
-_LARGEST_RATIO = 20.0
-"""Of the variances of a cut and a dense model: beyond it, or below its inverse, a channel is as good as dead in one."""
 
 
 class Batches(Protocol):
@@ -305,124 +301,3 @@ class DenseTargets:
         )
         self._at = part
         self._is_finished |= to_the_end
-
-
-class DenseNorms:
-    """What the batch norms of the dense model see, batch by batch; the same for every model that is cut from it.
-
-    Args:
-        dense: the dense model.
-    """
-
-    def __init__(self, dense: nn.Module) -> None:
-        self.layers: dict[str, Any] = {
-            name: module
-            for name, module in dense.named_modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
-        }
-        self.seen: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in self.layers}
-        self._turn = -1
-        self._calls: Counter[str] = Counter()
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> None:
-        """Watch the next passes, which begin with the first batch."""
-        self._turn = -1
-        for name, layer in self.layers.items():
-            hook = layer.register_forward_pre_hook(lambda _, args, name=name: self._watch(name, args[0]))
-            self._hooks.callback(hook.remove)
-
-    def __exit__(self, *_: object) -> None:
-        """Watch no more."""
-        self._hooks.close()
-
-    def next_batch(self) -> None:
-        """Say that what follows belongs to the next batch."""
-        self._turn += 1
-        self._calls.clear()
-        for seen in self.seen.values():
-            if len(seen) == self._turn:
-                seen.append([])
-
-    def _watch(self, name: str, x: Tensor) -> None:
-        seen = self.seen[name][self._turn]
-        if len(seen) == self._calls[name]:  # no earlier pass has come as far
-            seen.append(input_statistics(x))
-        self._calls[name] += 1
-
-
-class MovedNorms:
-    """Normalises a cut model by the difference.
-
-    With ``m, v`` the stored statistics of a dense batch norm, ``m_b, v_b`` those of its inputs on a batch and
-    ``m'_b, v'_b`` those of the cut one's, the cut one uses ``m + m'_b - m_b`` and ``v v'_b / v_b``. So a model that
-    nothing was cut from remains what it is, whatever the batches are, and one that something was cut from sees its
-    layers' inputs on the scale that the dense model sees them on.
-
-    Args:
-        dense: statistics of the dense batch norms.
-        structure: the structure traced from the dense model.
-        kept: (n_genes,) boolean array of what the cut model still has.
-    """
-
-    def __init__(self, dense: DenseNorms, structure: Structure, kept: BoolArray) -> None:
-        self._dense = dense
-        self._used: dict[str, dict[tuple[int, int], tuple[Tensor, Tensor]]] = {name: {} for name in dense.layers}
-        self._kept = {}
-        for name, layer in dense.layers.items():
-            axes = structure.axes_of.get(f"{name}.running_mean", ())
-            positions = [torch.from_numpy(structure.kept_positions(axis, kept)) for axis in axes]
-            found = positions[0] if positions else torch.arange(layer.num_features)
-            self._kept[name] = found.to(layer.running_mean.device)
-
-    def normalise(self, name: str, layer: Any, x: Tensor, turn: int, call: int) -> None:
-        """Give the batch norm ``name`` of the cut model its statistics for the input of a batch, in place."""
-        mean, variance = input_statistics(x)
-        seen = self._dense.seen[name][turn]
-        if call < len(seen):
-            stored, positions = self._dense.layers[name], self._kept[name]
-            dense_mean, dense_variance = (found[positions] for found in seen[call])
-            mean = stored.running_mean[positions] + (mean - dense_mean)  # exactly the stored one without a cut
-            variance = stored.running_var[positions] * self._ratio(variance, dense_variance)
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(variance)
-        self._used[name][turn, call] = (mean, variance)
-
-    def settle(self, pruned: nn.Module) -> None:
-        """Give the batch norms of the cut model the means of what they used on the batches when they last ran."""
-        for name, used in self._used.items():
-            layer: Any = pruned.get_submodule(name)
-            if used:
-                mean, variance = (torch.stack(found).mean(0) for found in zip(*used.values(), strict=True))
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(variance)
-
-    def expected(self, name: str, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a cut batch norm uses over all batches.
-
-        Args:
-            name: name of the batch norm.
-            variance: (o,) of its inputs in the cut model.
-
-        Returns:
-            (o,) stored mean less that of the dense inputs, and the (o,) variance by difference.
-        """
-        seen = [statistics for batch in self._dense.seen[name] for statistics in batch]
-        stored, positions = self._dense.layers[name], self._kept[name]
-        means, variances = (torch.stack(found)[:, positions] for found in zip(*seen, strict=True))
-        dense_variance = variances.mean(0) + means.var(0, correction=0)
-        ratio = self._ratio(variance, dense_variance)
-        return stored.running_mean[positions] - means.mean(0), stored.running_var[positions] * ratio
-
-    @staticmethod
-    def _ratio(cut: Tensor, dense: Tensor) -> Tensor:
-        least = torch.finfo(dense.dtype).tiny
-        return ((cut + least) / (dense + least)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
-
-
-def input_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (c,) mean and variance of a batch norm's input, by the kernel that is fast for it."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    mean, variance = (torch.zeros(x.shape[1], device=x.device, dtype=dtype) for _ in range(2))
-    F.batch_norm(x.to(dtype), mean, variance, training=True, momentum=1.0)
-    return mean, variance

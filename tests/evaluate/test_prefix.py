@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,13 @@ from autoprune.cost.model import CostModel
 from autoprune.evaluate import prefix
 from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.registry import EVALUATORS, make_evaluator
+from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace
 from autoprune.train.data import Data
 from autoprune.train.job_setup import JobSetup
-from autoprune.train.tasks import Classification
+from autoprune.train.source import Batch
+from autoprune.train.tasks import Classification, Task
 from autoprune.weight_sets import Inherited
 from tests.trace.random_networks import BLOCKS, NetworkSpec, build_network
 
@@ -112,14 +114,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 } | {"-".join(BLOCKS[i::4]): partial(build_network, NetworkSpec(BLOCKS[i::4])) for i in range(4)}
 
 
-def make(name: str, evaluator: str, settings: Mapping[str, Any] | None = None) -> tuple[InheritedWeights, Inherited]:
+def make(
+    name: str, evaluator: str, settings: Mapping[str, Any] | None = None, task: Task | None = None
+) -> tuple[InheritedWeights, Inherited]:
     """Return an evaluator of a network on random items, and the weights that its candidates inherit."""
     torch.manual_seed(0)
     model = NETWORKS[name]().eval()
     inputs, targets = torch.randn(96, 3, 8, 8), torch.arange(96) % 5
     data = Data((inputs[:48], targets[:48]), val=(inputs[48:], targets[48:]))
     space = SearchSpace.build(trace(model, inputs[:1]), levels=3)
-    setup = JobSetup(model, space, CostModel(space.structure, space), data, Classification())
+    setup = JobSetup(model, space, CostModel(space.structure, space), data, task or Classification())
     chosen = EVALUATORS.settings(evaluator, {"batch_size": 24, "n_calibration": 48, **(settings or {})})
     made = make_evaluator(evaluator, setup, chosen)
     assert isinstance(made, InheritedWeights)
@@ -150,9 +154,9 @@ def test_what_is_shared_changes_no_bit(name: str, evaluator: str) -> None:
         assert sharing.probe(genome, inherited) == expected[genome], genome
 
 
-@pytest.mark.parametrize("settings", [{"batchnorm": "afresh"}, {"n_calibration": 0}])
+@pytest.mark.parametrize("settings", [{"batchnorm": "afresh"}, {"n_calibration": 0}, {"batch_size": 8}])
 def test_other_statistics_change_no_bit(settings: Mapping[str, Any]) -> None:
-    """Nor where batch norms are recalibrated afresh, or left alone."""
+    """Nor where batch norms are recalibrated afresh, or left alone, or batches are too small to say what is moved."""
     plain, inherited = make("Stepwise", "inherited", settings)
     plain._shared = (inherited.weights, None)
     sharing, _ = make("Stepwise", "inherited", settings)
@@ -169,6 +173,35 @@ def test_little_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         sharing, _ = make("Stepwise", "inherited")
         for genome in probes_of(plain.setup.space):
             assert sharing.probe(genome, inherited) == plain.probe(genome, inherited), (max_bytes, genome)
+
+
+class Twice(Classification):
+    """A user's own task, whose metric runs the model as often as it likes."""
+
+    def metric(self, model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        """Measure twice."""
+        super().metric(model, loader)
+        return super().metric(model, loader)
+
+
+@pytest.mark.parametrize("task", [Classification(), Twice()])
+def test_a_probe_moves_statistics_by_what_its_cut_changes_on_its_items(task: Task) -> None:
+    """Its distance is that of the cut model whose norm has the stored mean, moved by the difference of the inputs'."""
+    evaluator, inherited = make("Stepwise", "inherited", {"batch_size": 48}, task)
+    ((inputs, _),) = evaluator._few.validation
+    dense, structure = evaluator.setup.model, evaluator.setup.structure
+    for genome in probes_of(evaluator.setup.space):
+        kept = evaluator.setup.kept(genome, inherited)
+        small = cut(dense, structure, kept, inherited.weights).eval()
+        with torch.inference_mode():
+            own, seen = small.first(inputs), dense.first(inputs)
+            positions = structure.positions_of(["first.weight"], kept)["first.weight"][0]
+            seen = seen[:, torch.from_numpy(positions)]
+            small.norm.running_mean += own.mean((0, 2, 3)) - seen.mean((0, 2, 3))
+            small.norm.running_var *= own.var((0, 2, 3)) / seen.var((0, 2, 3))
+            wanted, found = dense(inputs), small(inputs)
+        distance = (found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        assert evaluator.probe(genome, inherited)["distance"] == pytest.approx(float(distance), rel=1e-3, abs=1e-9)
 
 
 class Counting(TorchFunctionMode):
@@ -189,7 +222,7 @@ class Counting(TorchFunctionMode):
 def test_what_comes_before_the_change_runs_once() -> None:
     """Of three convolutions in a row the next probe of the last one runs one on every batch."""
     evaluator, inherited = make("Stepwise", "inherited")
-    n_batches = len(evaluator._few.calibration) + len(evaluator._few.validation)
+    n_batches = len(evaluator._few.validation)
     evaluator.probe((2, 2, 1), inherited)
     with Counting() as counting:
         evaluator.probe((2, 2, 0), inherited)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct import Consumer, LeastSquares, Polisher, collect, find_consumers, polish
 from autoprune.reconstruct.following import OutputFollower
-from autoprune.reconstruct.goals import Goal, find_goals, input_statistics, watch_dense
+from autoprune.reconstruct.goals import Goal, find_goals, watch_dense
 from autoprune.reconstruct.least_squares import DAMPING
+from autoprune.reconstruct.norms import input_statistics
 from autoprune.reconstruct.passes import Seen
 from autoprune.reconstruct.polish import _as_calibrated, _solve
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, FeatureReader, products
