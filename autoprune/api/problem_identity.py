@@ -24,7 +24,7 @@ def behaviour_of(problem: Problem) -> Identity:
     splits = [split for split in (data.train, data.validation, data.test) if split is not None]
     content = data.fingerprint if all(split.source.whole for split in splits) else str([len(s) for s in splits])
     settings = problem.evaluator.proxy.settings
-    rounding = {"device", "threads", "mixed_precision", "channels_last"}  # changes last digits, and no more
+    rounding = {"device", "threads", "mixed_precision", "cpu_bfloat16", "channels_last"}  # changes last digits
     chosen = {name: value for name, value in asdict(settings).items() if name not in rounding}
     torch_version, device, processor = settings.identity()
     decided = {
@@ -45,7 +45,7 @@ def behaviour_of(problem: Problem) -> Identity:
         "device": str(device),
         "processor": str(processor),
         "threads": str(settings.threads),
-        "mixed precision": str(settings.mixed_precision),
+        "mixed precision": "on CPUs, too" if settings.cpu_bfloat16 else str(settings.mixed_precision),
         "channels last": str(settings.layout(problem.model)),
     }
     # Items of datasets are hashed as they are decoded, which another version of a library does with other digits.

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import InvalidArgumentError, MetricError, warn
 from autoprune.evaluate.measure import Batches, MeasureSettings, measure
 from autoprune.surgery.forward import forward
-from autoprune.train.devices import autocast, compute_dtype, placed, reproducible, resolve_device
+from autoprune.train.devices import compute_dtype, placed, reproducible, resolve_device
 from autoprune.train.distill import answers_of, outputs_beside_logits
 from autoprune.train.source import Batch, n_items
 from autoprune.train.split import Split
@@ -301,7 +301,7 @@ def measure_with_distance(
         placed(dense, device, training=False, channels_last=False),
         placed(model, device, training=False, channels_last=False),
         torch.inference_mode(),
-        autocast(device, enabled=settings.mixed_precision),
+        settings.autocast(device),
         DenseAnswers(dense, items, counted=counted).compared(model, items) as watched,
     ):
         return {**figures, DISTANCE: watched.distance()}

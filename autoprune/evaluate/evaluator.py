@@ -25,7 +25,7 @@ from autoprune.prepare.statistics import PROBE_ITEMS, unpack_norms
 from autoprune.reconstruct.norms import DenseNorms
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
-from autoprune.train.devices import autocast, reproducible, resolve_device
+from autoprune.train.devices import reproducible, resolve_device
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.randomness import preserved_random_state
 from autoprune.train.recalibrate import batch_norms, move_by_difference, recalibrate
@@ -247,7 +247,7 @@ class Proxy:
         """
         if not self.calibrates:
             return
-        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
+        with torch.inference_mode(), self.settings.autocast(self.device):
             recalibrate(model, self.calibration)
         if norms is not None:
             move_by_difference(model, norms.dense, norms.stored)
@@ -266,7 +266,7 @@ class Proxy:
         metrics = {} if is_ours(self._setup.task) else self.task_metrics(model, batches)
         with self._answers.compared(model, batches) as watched:
             metrics = metrics or self.task_metrics(model, watched)
-            with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
+            with torch.inference_mode(), self.settings.autocast(self.device):
                 return {**metrics, DISTANCE: watched.distance()}
 
     def distance(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -275,7 +275,7 @@ class Proxy:
             return {}
         with (
             torch.inference_mode(),
-            autocast(self.device, enabled=self.settings.mixed_precision),
+            self.settings.autocast(self.device),
             self._answers.compared(model, batches) as watched,
         ):
             return {DISTANCE: watched.distance()}
@@ -283,7 +283,7 @@ class Proxy:
     def norms_of(self, dense: nn.Module) -> DenseNorms:
         """Return what the batch norms of a dense model see on the search-validation batches."""
         norms = DenseNorms(dense)
-        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision), norms:
+        with torch.inference_mode(), self.settings.autocast(self.device), norms:
             for inputs, _ in self.validation:
                 norms.next_batch()
                 forward(dense, inputs)
@@ -296,7 +296,7 @@ class Proxy:
     @cached_property
     def _answers(self) -> DenseAnswers:
         """The dense model's outputs on the search-validation items."""
-        with torch.inference_mode(), autocast(self.device, enabled=self.settings.mixed_precision):
+        with torch.inference_mode(), self.settings.autocast(self.device):
             return DenseAnswers(self._dense(), self.validation, counted=self._setup.structure.outputs)
 
     def _dense(self) -> nn.Module:
@@ -315,7 +315,7 @@ class Proxy:
             reproducible(self.settings.threads),
             preserved_random_state(self.device),
             torch.inference_mode(),
-            autocast(self.device, enabled=self.settings.mixed_precision),
+            self.settings.autocast(self.device),
         ):
             check_outputs(self._dense(), inputs, self._setup.structure.outputs)
 
@@ -340,7 +340,7 @@ class Proxy:
             few.recalibrate(model)
             with (
                 torch.inference_mode(),
-                autocast(self.device, enabled=self.settings.mixed_precision),
+                self.settings.autocast(self.device),
                 few._answers.compared(model, few.validation) as watched,
             ):
                 try:
@@ -381,5 +381,6 @@ class Proxy:
 
 def fingerprint_of(name: str, settings: MeasureSettings, task: Task) -> str:
     """Return the SHA-256 of an evaluator's name, settings, task and machine."""
-    text = json.dumps([name, asdict(settings), settings.identity(), task.fingerprint], sort_keys=True)
+    chosen = {key: value for key, value in asdict(settings).items() if key != "cpu_bfloat16" or value}  # as it was
+    text = json.dumps([name, chosen, settings.identity(), task.fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

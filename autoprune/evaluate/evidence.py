@@ -30,7 +30,7 @@ from autoprune.store.identity import Observation, metrics_evidence
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
-from autoprune.train.devices import autocast, reproducible
+from autoprune.train.devices import reproducible
 from autoprune.train.randomness import preserved_random_state, seed_libraries
 from autoprune.train.recalibrate import recalibrate
 from autoprune.train.source import Batch
@@ -262,7 +262,7 @@ class _Look:
         return model.to(self._evaluator.device).eval()
 
     def _autocast(self) -> Any:
-        return autocast(self._evaluator.device, enabled=self._settings.mixed_precision)
+        return self._settings.autocast(self._evaluator.device)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.skeleton import Skeleton
 from autoprune.surgery.slicing import check_kept
-from autoprune.train.devices import autocast, placed, reproducible
+from autoprune.train.devices import placed, reproducible
 from autoprune.train.generators import PruningNet
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.recalibrate import KINDS
@@ -144,7 +144,7 @@ class InheritedWeights:
             model = self._skeleton.build(weights, kept).eval()
             prefix, unchanged = self._prefix(model, inherited.weights), list[str]()
             if prefix is not None:
-                with autocast(self.device, enabled=self.settings.mixed_precision):
+                with self.settings.autocast(self.device):
                     unchanged = prefix.advance(*_changes(self.setup.structure, kept, weights, inherited.weights))
             with nullcontext() if prefix is None else prefix.skipping():
                 if self._moves_norms_at_once:
@@ -192,7 +192,7 @@ class InheritedWeights:
             keeps_norms = self._moves_norms or not few.calibrates
             if keeps_norms and is_ours(self.setup.task) and all(isinstance(part, Sequence) for part in batches):
                 tried = [next(iter(few.few(N_TRIED, role)))[0] for role in ("validation", "train")]
-                with autocast(self.device, enabled=self.settings.mixed_precision):
+                with self.settings.autocast(self.device):
                     found = SharedPrefix(model, [inputs for part in batches for inputs, _ in part], tried)
             self._shared = (weights, found)
         return self._shared[1]

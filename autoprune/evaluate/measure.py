@@ -31,6 +31,7 @@ class MeasureSettings:
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
         threads: CPU threads that one operator may use.
         mixed_precision: bfloat16 on GPUs.
+        cpu_bfloat16: bfloat16 on CPUs, too: for processors that compute in it (AVX512-BF16, AMX), slow on others.
         channels_last: memory format of (n, c, h, w) inputs; None picks it for models with 2-d convolutions.
     """
 
@@ -38,6 +39,7 @@ class MeasureSettings:
     device: str = "cpu"
     threads: int = 1
     mixed_precision: bool = True
+    cpu_bfloat16: bool = False
     channels_last: bool | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +49,10 @@ class MeasureSettings:
     def layout(self, model: nn.Module) -> bool:
         """Return whether ``model`` gets its inputs channels-last."""
         return prefers_channels_last(model) if self.channels_last is None else self.channels_last
+
+    def autocast(self, device: torch.device) -> Any:
+        """Return the context that a model is measured in."""
+        return autocast(device, enabled=self.mixed_precision, on_cpu=self.cpu_bfloat16)
 
     def identity(self) -> list[Any]:
         """Return JSON that is equal where figures may be compared: the machine's part of an evaluator's fingerprint."""
@@ -99,7 +105,7 @@ def metrics_of(
     if not is_own:
         model = copy_with(model, ()).eval()
         batches = _Copies(batches) if isinstance(batches, Sequence) else batches  # loaders make new ones every time
-    with torch.inference_mode(), autocast(device, enabled=settings.mixed_precision):
+    with torch.inference_mode(), settings.autocast(device):
         try:
             figures = task.metric(model, batches)
         except (AutopruneError, torch.OutOfMemoryError, MemoryError):

@@ -54,9 +54,11 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
     return model_precision(model, torch.float32)
 
 
-def autocast(device: torch.device, *, enabled: bool) -> torch.autocast | nullcontext[None]:
-    """Return the mixed-precision context: bfloat16 on GPUs, nothing elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if enabled and device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, *, enabled: bool, on_cpu: bool = False) -> torch.autocast | nullcontext[None]:
+    """Return the mixed-precision context: bfloat16 on GPUs, on a CPU where asked for, nothing elsewhere."""
+    if (enabled and device.type == "cuda") or (on_cpu and device.type == "cpu"):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 @contextmanager

@@ -49,10 +49,9 @@ def main() -> None:
             ap.Budget(evaluations=1 + n_probes + len(targets)),
             settings={"probes": n, "targets": targets},
             store=Path(tempfile.mkdtemp()) / "run",
-            cache=None,
             seed=options.seed,
         )
-        found = [run.pick(max_macs=target["macs"], by="distance").metrics for target in targets]
+        found = [run.pick(max_macs=limit).metrics for limit in options.limits]
         distances, accuracies = (
             " / ".join(form.format(row[name]) for row in found)
             for name, form in (("distance", "{:.3f}"), ("accuracy", "{:.3f}"))

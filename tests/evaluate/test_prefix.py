@@ -204,6 +204,21 @@ def test_a_probe_moves_statistics_by_what_its_cut_changes_on_its_items(task: Tas
         assert evaluator.probe(genome, inherited)["distance"] == pytest.approx(float(distance), rel=1e-3, abs=1e-9)
 
 
+@pytest.mark.parametrize("evaluator", ["inherited", "reconstructed"])
+def test_bfloat16_on_a_cpu_is_another_measurement(evaluator: str) -> None:
+    """Its figures are near those of float32, under a key of their own, and the whole model has no distance."""
+    usual, inherited = make("Stepwise", evaluator)
+    half, _ = make("Stepwise", evaluator, {"cpu_bfloat16": True})
+    assert half.fingerprint != usual.fingerprint
+    whole, *lowered = probes_of(usual.setup.space)
+    for measured in (half.probe, half.evaluate):
+        assert measured(whole, inherited)["distance"] == 0
+    for genome in lowered:
+        found, wanted = (made.evaluate(genome, inherited)["distance"] for made in (half, usual))
+        assert found != wanted
+        assert found == pytest.approx(wanted, rel=0.3, abs=0.01)  # what a random network answers hardly varies
+
+
 class Counting(TorchFunctionMode):
     """Counts functions by their name."""
 
