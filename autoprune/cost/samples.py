@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from autoprune.cost.multiply_adds import MacCounter
-from autoprune.cost.observation import observe
+from autoprune.cost.shrinking import count_calls, shrunk
 from autoprune.errors import TraceError
 
 Form = Literal["tensors", "lists", "whole"]
+
+_MANY = 500_000_000  # multiply-adds
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +35,27 @@ class Samples:
             ``"whole"``: the input is one sample.
         macs: multiply-adds of the model for one sample.
         left_out: names of operators that ran, compute, and are not counted.
+        small: one sample of smaller images on which the model does the same, where it computes much; else None.
     """
 
     example: Any
     form: Form
     macs: int
     left_out: tuple[str, ...] = ()
+    small: Any = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the model computes so much for one sample that it should not be run on many."""
+        return self.macs > _MANY
 
     def take(self, n: int) -> Any:
         """Return the first sample ``n`` times, in new storages; the input itself where it is one sample as a whole."""
         return _take(self.example, self.form, n)
+
+    def take_small(self, n: int) -> Any:
+        """Return what `take` does, of smaller images where there are any."""
+        return self.take(n) if self.small is None else _take(self.small, self.form, n)
 
     def negated(self) -> Any:
         """Return the first sample with the sign of every number turned: other data of the same shape."""
@@ -61,12 +74,18 @@ def find_samples(model: nn.Module, example_input: Any) -> Samples:
     """
     for form in _candidates(example_input):
         try:
-            one, *more = (count_sample(model, _take(example_input, form, n)) for n in (1, 2, 3))
+            sample = _take(example_input, form, 1)
+            counter, calls = count_calls(model, sample)
+            small = shrunk(model, sample, calls) if counter.macs > _MANY else sample
+            one = counter.macs if small is sample else count_sample(model, small).macs
+            two = count_sample(model, _take(small, form, 2)).macs
+            is_twice = counter.macs > _MANY and two == 2 * one  # dear to run, and hardly by chance
+            three = one + two if is_twice else count_sample(model, _take(small, form, 3)).macs
         except TraceError:
             continue
-        two, three = (counter.macs for counter in more)
-        if three - two == two - one.macs and (two > one.macs or not one.macs):
-            return Samples(example_input, form, one.macs, tuple(one.left_out))
+        if three - two == two - one and (two > one or not one):
+            found = None if small is sample else small
+            return Samples(example_input, form, counter.macs, tuple(counter.left_out), found)
     counter = count_sample(model, example_input)
     return Samples(example_input, "whole", counter.macs, tuple(counter.left_out))
 
@@ -77,9 +96,7 @@ def count_sample(model: nn.Module, sample: Any) -> MacCounter:
     Raises:
         TraceError: the forward pass fails.
     """
-    counter = MacCounter()
-    observe(model, sample, counter)
-    return counter
+    return count_calls(model, sample)[0]
 
 
 def _candidates(example: Any) -> tuple[Form, ...]:

@@ -470,11 +470,15 @@ class IdRecorder(TorchFunctionMode):
         """Return the size of a dimension as an integer that remembers its axis."""
         dim = dim % tensor.dim()
         size = int(tensor.shape[dim])
-        for layer in self.layers(tensor):
-            if dim in varying(layer):
-                self.book.sizes.append(Extent(layer, dim))
-                return TracedInt(size, AxisSize(len(self.book.sizes) - 1))
-        return size
+        name = self._names.get(tensor)
+        if name is not None and tensor not in self._layers:  # to be asked for its size is no role
+            extent = Extent(self.book.axis(name, dim, size), 0) if size > 1 else None
+        else:
+            extent = next((Extent(layer, dim) for layer in self.layers(tensor) if dim in varying(layer)), None)
+        if extent is None:
+            return size
+        self.book.sizes.append(extent)
+        return TracedInt(size, AxisSize(len(self.book.sizes) - 1))
 
     def rule(self, value: int, extent: Extent, what: str) -> None:
         """Note that ``value`` is used where the kept size of ``extent`` must stand."""

@@ -155,7 +155,7 @@ def _record(model: nn.Module, samples: Samples, outputs: Sequence[str], seed: in
     copied.train()
     note = ""
     try:
-        _run(copied, recorder, samples.take(2), outputs)
+        _run(copied, recorder, samples.take_small(2), outputs)
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
     structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Axis, ChannelGroup, Structure
 from autoprune.core.space import SearchSpace
+from autoprune.cost.samples import find_samples
 from autoprune.trace import trace, trace_space
-from autoprune.trace.validation import validate
+from autoprune.trace.validation import pin_offenders, validate
 from tests.trace.random_networks import NetworkSpec, build_network, example_input
 
 
@@ -67,6 +68,74 @@ def test_shuffled_index_map_is_caught(blocks: tuple[str, ...], role: str) -> Non
         report = validate(model, shuffled(structure, g, role), example_input())
         assert not report.agreed
         assert group.name in {pin.module for pin in report.offenders}
+
+
+def large() -> tuple[nn.Module, Tensor]:
+    """A network on images so large that it is validated on smaller ones, and in single precision first."""
+    norms = [nn.BatchNorm2d(n) for n in (24, 64, 48)]
+    convs = [nn.Conv2d(3, 24, 3, 2, 1), nn.Conv2d(24, 64, 3, 1, 1), nn.Conv2d(64, 48, 3, 2, 1)]
+    parts = [part for conv, norm in zip(convs, norms, strict=True) for part in (conv, norm, nn.ReLU())]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 4)), torch.randn(1, 3, 320, 320)
+
+
+@pytest.mark.parametrize("role", ["in", "out"])
+def test_large_models(role: str) -> None:
+    """On smaller images and in single precision right groups stay and wrong ones are found, as on small models."""
+    model, x = large()
+    samples = find_samples(model, x)
+    assert samples.large
+    assert samples.small.shape == (1, 3, 64, 64)
+    structure = trace(model, x)
+    assert [group.width for group in structure.groups] == [24, 64, 48]
+    wrong = validate(model, shuffled(structure, 1, role), x)
+    assert {pin.module for pin in wrong.offenders} == {structure.groups[1].name}
+
+
+class Chosen(nn.Module):
+    """Puts out the best of many boxes, which nothing but the last digit tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        boxes = self.head(F.relu(self.b(F.relu(self.a(x))))).permute(0, 2, 3, 1).flatten(0, 2)
+        return boxes[(boxes[:, 0] * 1e6).frac().argsort()[:3]]
+
+
+def test_single_precision_rejects_nothing() -> None:
+    """Where rounding to single precision turns the output, the layers and double precision decide."""
+    torch.manual_seed(1)
+    model, x = Chosen(), torch.randn(1, 3, 16, 16)
+    structure = trace(model, x)
+    samples = replace(find_samples(model, x), macs=10**9)
+    assert pin_offenders(model, structure, samples) is structure
+    for g, group in enumerate(structure.groups):
+        left = pin_offenders(model, shuffled(structure, g, "in"), samples)
+        assert group.name not in {other.name for other in left.groups}
+
+
+class Padded(nn.Conv2d):
+    """Pads as much as it reads off its weight's shape, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = zip(x.shape[2:], self.weight.shape[2:], self.stride, strict=True)
+        h, w = (max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in sizes)
+        return F.conv2d(F.pad(x, [w // 2, w - w // 2, h // 2, h - h // 2]), self.weight, self.bias, self.stride)
+
+
+def test_a_kernel_whose_shape_is_read_stays() -> None:
+    """A model that reads the shape of a kernel gets no group of kernel positions, and its layers keep their roles."""
+    model, x = (
+        nn.Sequential(Padded(3, 8, 3, 2), nn.ReLU(), Padded(8, 6, 3), nn.Conv2d(6, 4, 1)),
+        torch.randn(1, 3, 8, 8),
+    )
+    structure = trace(model, x, validate=False)
+    axes = {group.name: {axis[:3] for axis in group.axes} for group in structure.groups}
+    assert axes == {
+        "0": {("0.weight", 0, "out"), ("0.bias", 0, "out"), ("2.weight", 1, "in")},
+        "2": {("2.weight", 0, "out"), ("2.bias", 0, "out"), ("3.weight", 1, "in")},
+    }
 
 
 def test_zero_gamma_hides_nothing() -> None:

@@ -74,8 +74,11 @@ def conv(recorder: IdRecorder, call: TracedCall) -> None:
 
 def _pin_kernel(recorder: IdRecorder, weight: Tensor) -> None:
     """The kernel's own dimensions are never cut."""
-    if recorder.name(weight) is not None:
-        return  # a plain parameter issues ids only for the dimensions that are asked for
+    name = recorder.name(weight)
+    if name is not None:  # whose shape the model may have read
+        for dim in range(2, weight.dim()):
+            recorder.book.pin(recorder.book.axis(name, dim, weight.shape[dim]), "is a kernel position", recorder.site())
+        return
     for layer in recorder.layers(weight):
         if varying(layer) and min(varying(layer)) > 1:
             recorder.book.pin(layer, "is a kernel position", recorder.site())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,37 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.core.groups import BoolArray, Structure
+from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthRules
 from autoprune.cost.samples import Samples
-from autoprune.errors import SurgeryError, TraceError
-from autoprune.surgery.cut import cut
-from autoprune.surgery.matching import model_weights
-from autoprune.surgery.precision import is_inexact, model_precision, single, to_precision
-from autoprune.surgery.skeleton import Skeleton
-from autoprune.trace.given_model import NOT_USER_CODE, copy_model
-from autoprune.trace.validation.probes import ProbedRun, observe
-from autoprune.trace.validation.reference import Reference, agree, agree_on_the_way, as_floats, redraw
+from autoprune.surgery.precision import is_inexact, single
+from autoprune.trace.validation.bench import Bench, Problem, cast
 from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
 
 N_RANDOM = 3
 """Random genomes that are compared, beside the smallest one."""
 
 _SMALLEST = N_RANDOM
+_EXACT = 0  # number of the genome that is always compared in double precision
 _ATTEMPTS = 6
-# per precision: the tolerance; the relative change of every weight that stands for rounding (more than rounding does);
-# and the difference beyond which no rounding is blamed
-_PRECISION = {
-    torch.float64: (1e-8, 1e-13, 1e-4),
-    torch.float32: (1e-3, 1e-6, 1e-2),
-    torch.float16: (1e-2, 1e-3, 1e-1),
-    torch.bfloat16: (3e-2, 8e-3, 1e-1),
-}
 
 _UNVERIFIABLE = "has channels whose order does not influence the output, so that no check can tell them"
-_RANDOM = "cannot be compared: the forward draws random numbers for its channels outside of training; switch that off"
-_ELSEWHERE = "reaches the output on ways other than the weights that consume it"
 _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
     (
         lambda width: width > 1,
@@ -55,7 +39,6 @@ _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
     (lambda width: width % 8 == 0, "it can be cut to multiples of 8: pass `divisor=8`"),
 )
 
-Problem = tuple[str, str]  # reason, source
 Check = Callable[[Sequence[int]], Problem | None]
 
 
@@ -68,7 +51,10 @@ class _Unit:
 
 
 class Examiner:
-    """Holds the float64 copy and the genomes of one validation.
+    """Holds the copies of the model and the genomes of one validation.
+
+    A model that computes much is compared in single precision first, on smaller images where it does the same on them;
+    double precision decides whatever does not agree, and looks at one genome in any case.
 
     Args:
         model: the model that was traced.
@@ -86,33 +72,32 @@ class Examiner:
     ) -> None:
         self.structure = structure
         self._seed = seed
-        self._model, self._example = _prepared(model, samples.example, seed)
-        self._samples = replace(samples, example=self._example)
-        self.dtype = model_precision(self._model, torch.get_default_dtype())
-        self.tolerance, self._jitter, self._beyond_rounding = _PRECISION.get(self.dtype, _PRECISION[torch.bfloat16])
-        self._reference = Reference(self._model)
-        self._weights = model_weights(self._model, structure)
-        self._skeleton = Skeleton(self._model, structure)
         self._units = _units(structure, space)
         self._everything = np.ones(structure.n_genes, dtype=np.bool_)
         self._hopeless: set[Problem] = set()
-        self._observe = partial(observe, outputs=structure.outputs)
+        self._random: bool | None = None
+        # the input as it was given, where a smaller one takes its place
+        self._real = None if samples.small is None else samples.take(1)
+        example = samples.take_small(1) if samples.large else samples.example
+        self._exact = Bench(model, structure, example, seed)
+        self._samples = replace(samples, example=self._exact.example)
+        self.dtype, self.tolerance = self._exact.dtype, self._exact.tolerance
+        self._benches = [self._exact]
+        if samples.large and self.dtype == torch.float64:
+            self._benches.insert(0, Bench(self._exact.model, structure, self._exact.example, seed, quick=True))
 
     def problems(self) -> dict[int, Problem]:
         """Return the groups that must not be cut."""
-        twice = self._samples.take(2)
-        checks: list[Check] = [partial(self._differs, example=self._example), self._differs_when_copied]
-        other = self._other_example()
+        own, twice = self._exact.example, self._samples.take(2)
+        checks: list[Check] = [partial(self._differs, example=own), self._differs_when_copied]
+        evaluated, trained = (self._benches[0].dense(x, training=t) for x, t in ((own, False), (twice, True)))
+        other = self._other_example(trains=trained is not None)
         if other is not None:
-            checks.append(partial(self._differs, example=other, genomes=(0,)))
-        runs = [(self._example, False)]
-        if self._runs(twice, training=True):
-            check: Check = partial(self._differs, example=twice, genomes=(0, _SMALLEST), training=True)
-            if self._is_random(twice, training=True) and check(range(len(self._units))):
-                check = partial(self._cannot_train, example=twice)
-            else:
-                runs.append((twice, True))
-            checks.append(check)
+            checks.append(partial(self._differs, example=other, genomes=(1 if self._samples.large else 0,)))
+        runs = [(own, False)]
+        if trained is not None:
+            checks.append(partial(self._differs_in_training, example=twice))
+            runs.append((twice, True))
         bad: dict[int, Problem] = {}
         units = [unit for unit, found in enumerate(self._units) if found.widths]
         for check in checks:
@@ -120,7 +105,8 @@ class Examiner:
             for unit, problem in rejected.items():
                 way_out = self._way_out(unit, check, problem)
                 bad |= dict.fromkeys(self._units[unit].groups, (problem[0] + way_out, problem[1]))
-        for unit in self._unverifiable(units, runs):
+        names = [{probe.weight for probe in run.probes} if run else set() for run in (evaluated, trained)]
+        for unit in self._unverifiable(units, runs, alike=names[1] <= names[0]):
             bad |= dict.fromkeys(self._units[unit].groups, (_UNVERIFIABLE, ""))
         return bad
 
@@ -149,98 +135,51 @@ class Examiner:
         training: bool = False,
     ) -> Problem | None:
         for number in genomes:
-            problem = self._differs_at(number, units, example, training=training)
-            if problem:
+            kept = self._kept(self._genome(number), units)
+            first = number == _EXACT and not training and example is self._exact.example
+            problem: Problem | None = None
+            for bench in self._benches[-1:] if first else self._benches:  # the exact one has the last word
+                problem = bench.differs(kept, example, number, training=training, elsewhere=first)
+                if problem is None:
+                    break
+            if problem is not None:
                 return problem
         return None
 
-    def _differs_at(self, number: int, units: Sequence[int], example: Any, *, training: bool) -> Problem | None:
-        kept = self._kept(self._genome(number), units)
-        noise = torch.Generator().manual_seed(self._seed + 1 + number)
-        run = partial(self._reference, self.structure, kept, noise, example, training=training)
-        try:
-            masked = run()
-            small = self._observe(self._skeleton.build(self._weights, kept), example, masked.factors, training=training)
-        except Exception as error:  # noqa: BLE001  (a wrong size surfaces as whatever the user's code raises)
-            return f"cannot be cut: {_sentence(error, training=training)}", _source(error)
-        shared = masked.shared_with(small)
-        masked, small = masked.only(shared), small.only(shared)
-        factors = masked.factors
-        clause = self._disagreement(masked, small, kept, lambda: run(factors, jitter=self._jitter).only(shared))
-        if clause or number == 0:
-            again = run(factors).only(shared)
-            elsewhere = self._distance(masked, again, kept, cut_too=False)[0] > self.tolerance
-            if (clause or elsewhere) and self._is_random(example, training=training):
-                return _RANDOM, ""
-            if elsewhere:
-                return _ELSEWHERE, ""
-        if clause:
-            return f"a cut model does not compute what the dense model computes without it: {clause}", ""
-        return None
-
-    def _disagreement(
-        self, masked: ProbedRun, small: ProbedRun, kept: BoolArray, rounded: Callable[[], ProbedRun]
-    ) -> str:
-        """Return what differs by more than rounding makes, "" for nothing."""
-        found, clause = self._distance(masked, small, kept)
-        if found <= self.tolerance:
-            return ""
-        if found <= self._beyond_rounding:  # some models blow it up: see how much
-            blown_up, _ = self._distance(masked, rounded(), kept, cut_too=False)
-            if found <= blown_up:
-                return ""
-        return clause
-
-    def _distance(
-        self, ours: ProbedRun, theirs: ProbedRun, kept: BoolArray, *, cut_too: bool = True
-    ) -> tuple[float, str]:
-        on_the_way = agree_on_the_way(ours, theirs, self.structure, kept, cut_too=cut_too)
-        return max(agree(ours.outputs, theirs.outputs), on_the_way, key=lambda found: found[0])
-
     def _differs_when_copied(self, units: Sequence[int]) -> Problem | None:
-        """Candidates are swapped into a skeleton; what users get is a cut copy."""
         kept = self._kept(self._genome(0), units)
-        right = self._observe(self._skeleton.build(self._weights, kept), self._example)
-        try:
-            copied = self._observe(cut(self._model, self.structure, kept), self._example, right.factors)
-        except Exception as error:  # noqa: BLE001  (as above)
-            return f"cannot be cut: {_sentence(error)}", _source(error)
-        distance, clause = agree(right.outputs, copied.outputs)
-        return (
-            (f"a copy does not compute what a candidate computes: {clause}", "") if distance > self.tolerance else None
-        )
+        problem: Problem | None = None
+        for bench in self._benches:
+            problem = bench.differs_when_copied(kept)
+            if problem is None:
+                break
+        return problem
 
-    def _cannot_train(self, units: Sequence[int], example: Any) -> Problem | None:
-        for number in (0, _SMALLEST):
-            try:
-                small = self._skeleton.build(self._weights, self._kept(self._genome(number), units))
-                self._observe(small, example, training=True)
-            except Exception as error:  # noqa: BLE001  (as above)
-                return f"cannot be cut: {_sentence(error, training=True)}", _source(error)
-        return None
+    def _differs_in_training(self, units: Sequence[int], example: Any) -> Problem | None:
+        """Compare in training mode; where that draws random numbers, see at least that it runs."""
+        genomes = (0,) if self._samples.large else (0, _SMALLEST)
+        problem = self._differs(units, example, genomes, training=True)
+        if problem is None or not self._is_random(example):
+            return problem
+        found = (self._exact.fails(self._kept(self._genome(n), units), example, training=True) for n in genomes)
+        return next((failure for failure in found if failure is not None), None)
 
-    def _runs(self, example: Any, *, training: bool) -> bool:
-        """Say whether the dense model accepts an input."""
-        try:
-            self._dense(example, training=training)
-        except Exception:  # noqa: BLE001  (whatever it is, the dense model has it, too)
-            return False
-        return True
+    def _is_random(self, example: Any) -> bool:
+        """Say whether the dense model draws random numbers in training mode."""
+        if self._random is None:
+            self._random = self._exact.is_random(example, training=True)
+        return self._random
 
-    def _is_random(self, example: Any, *, training: bool) -> bool:
-        """Say whether the dense model's forward draws random numbers."""
-        one, other = (self._dense(example, training=training, seed=seed) for seed in (0, 1))
-        return self._distance(one, other, self._everything, cut_too=False)[0] > self.tolerance
+    def _other_example(self, *, trains: bool) -> Any:
+        """Return a larger input of twice the batch, or the same input twice, that the dense model accepts.
 
-    def _dense(self, example: Any, *, training: bool, seed: int = 0) -> ProbedRun:
-        generator = torch.Generator()
-        return self._reference(self.structure, self._everything, generator, example, training=training, seed=seed)
-
-    def _other_example(self) -> Any:
-        """Return a larger input of twice the batch, or the same input twice, that the dense model accepts."""
+        Where smaller images stand for the given ones, these; where all is dear, nothing that training compares anyway.
+        """
+        if self._real is not None:
+            return self._real
         twice = self._samples.take(2)
-        for example in (_enlarged(twice), twice):
-            if example is not self._example and self._runs(example, training=False):
+        for example in (_enlarged(twice), twice) if not self._samples.large else () if trains else (twice,):
+            if example is not self._exact.example and self._benches[0].dense(example, training=False) is not None:
                 return example
         return None
 
@@ -271,10 +210,18 @@ class Examiner:
 
     # ------------------------------------------------------------------ shuffled index maps
 
-    def _unverifiable(self, units: Sequence[int], runs: Sequence[tuple[Any, bool]]) -> list[int]:
-        """Return the units one of whose groups could have a shuffled index map unnoticed."""
+    def _unverifiable(self, units: Sequence[int], runs: Sequence[tuple[Any, bool]], *, alike: bool) -> list[int]:
+        """Return the units one of whose groups could have a shuffled index map unnoticed.
+
+        Args:
+            units: the units to look at.
+            runs: an input and a mode each.
+            alike: whether no layer runs in training only: then evaluation is looked at first.
+        """
         noticed: dict[int, set[Key]] = {g: set() for unit in units for g in self._units[unit].groups}
         ran: set[str] = set()
+        bench = self._benches[0]
+        runs = [(cast(example, bench.dtype), training) for example, training in runs]
         effects: list[ShuffleEffects] = []
 
         def open_groups() -> list[int]:
@@ -287,8 +234,8 @@ class Examiner:
                 return []
             kept = self._kept(_gentle_genome(self.structure, self._units, self._seed, attempt), units)
             effects = [
-                ShuffleEffects(self._skeleton, self._weights, self.structure, kept, example, training=training)
-                for example, training in runs
+                ShuffleEffects(bench.skeleton, bench.weights, self.structure, kept, example, training=training)
+                for example, training in (runs if attempt or not alike else runs[:1])
             ]
             ran.update(*(effect.ran for effect in effects))
             for g in open_groups():
@@ -315,7 +262,7 @@ class Examiner:
             wrong = shuffled(axis, group)
             for effect in effects:
                 changes = effect.in_truth if in_truth else effect.at_first_order
-                if changes(axis, wrong) > self._beyond_rounding:
+                if changes(axis, wrong) > self._benches[0].beyond_rounding:
                     noticed.add(axis.key)
                     break
             if noticed and not keys:
@@ -328,41 +275,7 @@ class Examiner:
         return sorted((a for a in own if a.key in roles), key=lambda a: ("in", "out", "thru").index(roles[a.key]))
 
 
-# ---------------------------------------------------------------------------- preparation
-
-
-def _prepared(model: nn.Module, example: Any, seed: int) -> tuple[nn.Module, Any]:
-    """Return a copy with new weights, in float64 where the model's code allows, and an example to match."""
-    failure = ""
-    own = model_precision(model, torch.float32)
-    for dtype in dict.fromkeys((torch.float64, torch.float32, own)):
-        for renew in (redraw, _without_zeros):
-            generator = torch.Generator().manual_seed(seed)
-            copied = to_precision(copy_model(model), dtype).eval()
-            renew(copied, generator)
-            inputs = as_floats(example, dtype, generator)
-            try:
-                seen = observe(copied, inputs)
-            except Exception as error:  # noqa: BLE001  (code that insists on its precision raises all kinds of errors)
-                failure = _sentence(error)
-                break
-            if not any(bool(torch.isnan(t).any()) for t in seen.outputs):
-                return copied, inputs
-            failure = "its output is not a number"
-    msg = (
-        f"the model cannot be validated on a copy with random weights: {failure}; "
-        "give an example input, such as a real one, on which the forward works whatever the weights are"
-    )
-    raise TraceError(msg)
-
-
-def _without_zeros(model: nn.Module, generator: torch.Generator) -> None:
-    """Keep a model's own weights but replace zeros, which hide what they multiply."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if is_inexact(parameter):
-                noise = torch.rand(parameter.shape, generator=generator).to(parameter) * 0.1 + 0.01
-                parameter.copy_(torch.where(parameter == 0, noise, parameter))
+# ---------------------------------------------------------------------------- units and genomes
 
 
 def _units(structure: Structure, space: SearchSpace | None) -> list[_Unit]:
@@ -381,13 +294,18 @@ def _full(structure: Structure, groups: Sequence[int]) -> tuple[int, list[int]]:
 
 
 def _genome(structure: Structure, units: Sequence[_Unit], seed: int, number: int) -> BoolArray:
-    """Return kept genes of a random genome of unequal widths, or of the smallest one."""
+    """Return kept genes of a random genome of unequal widths, or of the smallest one.
+
+    Two in turn rank the channels in opposite order: few channels are not the first ones in both by chance.
+    """
     rng = np.random.default_rng([seed, number])
+    order = np.random.default_rng([seed, N_RANDOM + 2, number // 2])
+    orders = [order.permutation(group.width)[:: -1 if number % 2 else 1] for group in structure.groups]
 
     def width(allowed: tuple[int, ...], _: int) -> int:
         return allowed[0] if number == _SMALLEST else int(rng.choice(allowed))
 
-    return _kept_genes(structure, units, rng, width)
+    return _kept_genes(structure, units, orders, width)
 
 
 def _gentle_genome(structure: Structure, units: Sequence[_Unit], seed: int, attempt: int = 0) -> BoolArray:
@@ -397,13 +315,14 @@ def _gentle_genome(structure: Structure, units: Sequence[_Unit], seed: int, atte
     def width(allowed: tuple[int, ...], full: int) -> int:
         return min(allowed, key=lambda w: abs(w - full + full // 4))
 
-    return _kept_genes(structure, units, rng, width)
+    orders = [rng.permutation(group.width) for group in structure.groups]
+    return _kept_genes(structure, units, orders, width)
 
 
 def _kept_genes(
     structure: Structure,
     units: Sequence[_Unit],
-    rng: np.random.Generator,
+    orders: Sequence[IntArray],
     choose: Callable[[tuple[int, ...], int], int],
 ) -> BoolArray:
     widths = structure.full_widths.copy()
@@ -411,7 +330,7 @@ def _kept_genes(
         if unit.widths:
             groups, full = list(unit.groups), int(widths[unit.groups[0]])
             widths[groups] = widths[groups] * choose(unit.widths, full) // full
-    return structure.kept_genes([rng.permutation(group.width) for group in structure.groups], widths)
+    return structure.kept_genes(orders, widths)
 
 
 def sample_genomes(structure: Structure, seed: int, space: SearchSpace | None = None) -> list[BoolArray]:
@@ -440,20 +359,6 @@ def _bisect(units: Sequence[int], check: Check) -> tuple[list[int], dict[int, Pr
     if units:
         add(units)
     return passed, rejected
-
-
-def _sentence(error: BaseException, *, training: bool = False) -> str:
-    if isinstance(error, SurgeryError):
-        return str(error)
-    text = str(error).strip().partition("\n")[0]
-    return f"the forward fails {'in training mode ' if training else ''}with {type(error).__name__}: {text}"
-
-
-def _source(error: BaseException) -> str:
-    """Return the last line of user (or library) code in a traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(NOT_USER_CODE)]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _enlarged(example: Any, by: int = 32) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,11 @@ class ProbedRun:
             return []
         pairs = zip(self.probes, cut.probes, strict=True)
         return [i for i, (ours, theirs) in enumerate(pairs) if ours.positions == theirs.positions]
+
+    def detached(self) -> ProbedRun:
+        """Return the run without its autograd graph."""
+        probes = [replace(probe, rows=probe.rows.detach()) for probe in self.probes]
+        return ProbedRun([output.detach() for output in self.outputs], probes, self.factors)
 
     def only(self, probes: list[int]) -> ProbedRun:
         """Return the run with some of its probes."""

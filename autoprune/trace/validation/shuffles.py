@@ -52,20 +52,21 @@ class ShuffleEffects:
         self._kept, self._example, self._training = kept, example, training
         self._observe = partial(observe, outputs=structure.outputs)
         small = skeleton.build(weights, kept)
-        self._right = self._observe(small, example, training=training)
-        self.ran = frozenset(probe.weight for probe in self._right.probes)
         self._gradients: dict[str, Tensor] = {}
         parameters = {name: p for name, p in small.named_parameters() if is_inexact(p)}
         try:
             for parameter in parameters.values():
                 parameter.requires_grad_()
-            seen = self._observe(small, example, self._right.factors, training=training, gradients=True)
+            seen = self._observe(small, example, training=training, gradients=True)
             found = torch.autograd.grad(_projected(seen), list(parameters.values()), allow_unused=True)
             self._gradients = {n: g for n, g in zip(parameters, found, strict=True) if g is not None}
+            self._right = seen.detached()
         except Exception:  # noqa: BLE001  (a forward without gradients: every map is shuffled for real instead)
-            return
+            small.requires_grad_(requires_grad=False)
+            self._right = self._observe(small, example, training=training)
         finally:
             small.requires_grad_(requires_grad=False)
+        self.ran = frozenset(probe.weight for probe in self._right.probes)
 
     def at_first_order(self, axis: Axis, wrong: Axis) -> float:
         """Return how much a shuffled axis changes, to first order, relative to the largest values of what changes."""
