@@ -25,9 +25,9 @@ from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 from autoprune.comparison.page import write_comparison
 from autoprune.comparison.plan import Entry, entries, roster
-from autoprune.comparison.summarize import summarize, trial
+from autoprune.comparison.summarize import headline, summarize, trial
 from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SkippedRun
-from autoprune.comparison.tables import seeds_table, strategies_table
+from autoprune.comparison.tables import readable_rows, seeds_table, strategies_table
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
@@ -40,6 +40,7 @@ from autoprune.errors import (
 )
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
+from autoprune.report.document import card
 from autoprune.store.meta import weights_in_words
 from autoprune.strategies.registry import strategy_settings
 from autoprune.strategies.warm_start import NO_START, USUAL, split_key
@@ -132,6 +133,10 @@ class Comparison:
             StoreError: it cannot be written.
         """
         return write_comparison(self.summary, self.folder / "compare.html" if path is None else Path(path))
+
+    def _repr_html_(self) -> str:
+        """Return the strategies as a table, for a notebook."""
+        return card(f"Comparison in {self.folder}", [headline(self.summary)], *readable_rows(self.summary))
 
     def __repr__(self) -> str:
         """Name the folder and who took part."""

@@ -24,7 +24,7 @@ from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.finetuning._tune import LOGGERS, train_on_ray
 from autoprune.finetuning.training import PointTraining, train_here, with_fit_teacher
-from autoprune.pareto.front import Front
+from autoprune.pareto.front import Front, points_table
 from autoprune.pareto.rank_correlation import kendall
 from autoprune.report.tables import tuned_columns
 from autoprune.store.meta import Role, RunMeta
@@ -123,18 +123,23 @@ class TunedFront(Pickable[TunedPoint]):
         after = [point.metrics[metric] for point in self.points]
         return kendall(before, after)
 
-    def table(self) -> pd.DataFrame:
+    def table(self, *, wide: bool = False) -> pd.DataFrame:
         """Return a data frame, one row per point, cheapest first, with the columns of ``run.front.table()`` and these.
 
         The metrics after training: ``accuracy_tuned``, and ``accuracy_tuned_test`` on test items.
-        """
-        import pandas as pd
 
+        Args:
+            wide: whether to add all other metrics and costs, and the channels kept of every width variable.
+        """
         rows = [
             point.point.row() | tuned_columns({Role.VALIDATION: point.metrics, Role.TEST: point.test_metrics})
             for point in self.points
         ]
-        return pd.DataFrame(rows).set_index("id")
+        return points_table(rows, self.run.record.objectives, wide=wide)
+
+    def _repr_html_(self) -> str:
+        """Return the table, for a notebook."""
+        return str(self.table().to_html(float_format="{:.4g}".format))
 
     def __repr__(self) -> str:
         """Name the run and the number of points."""

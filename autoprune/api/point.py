@@ -11,12 +11,14 @@ import numpy as np
 from torch import nn
 
 from autoprune import artifact
+from autoprune.api import showing
 from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluation
 from autoprune.core.limits import cost_in_words
 from autoprune.core.orders import decode_orders
-from autoprune.errors import InvalidArgumentError
-from autoprune.report.layers import layers_of
+from autoprune.report.document import PlotlyFigure
+from autoprune.report.layers import Layers, layers_of
+from autoprune.report.summarize import summarize
 from autoprune.report.tables import point_row
 
 if TYPE_CHECKING:
@@ -120,30 +122,46 @@ class RunPoint:
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
 
     def layers(self) -> pd.DataFrame:
-        """Return a row per layer in execution order: multiply-adds and predicted milliseconds, dense and of this point.
+        """Return a row per layer in execution order: what it has and costs, in the dense model and in this point.
 
-        Columns: ``macs_dense``, ``macs``, ``latency_ms_dense``, ``latency_ms``; the milliseconds, with the norm, the
-        activation and the additions behind a layer, sum up to the predicted latency.
-
-        Raises:
-            InvalidArgumentError: the run did not predict latency.
+        Columns: ``channels_dense``, ``channels`` (missing where the trace cannot tell), ``macs_dense``, ``macs``,
+        ``params_dense``, ``params`` and, where the run predicted latency, ``latency_ms_dense``, ``latency_ms``, with
+        the norm, the activation and the additions behind a layer. The last row is what is in no layer; all sum up to
+        the costs of the models.
         """
         import pandas as pd
 
-        record = self.run.record
-        found = layers_of(record, [record.points[self.id]])
-        if found is None:
-            msg = "this run did not predict latency: make it an objective or a limit, or give the problem latency="
-            raise InvalidArgumentError(msg)
-        rows = [(row.name, *row.macs, *row.milliseconds) for row in found.rows]
-        columns = ["layer", "macs_dense", "macs", "latency_ms_dense", "latency_ms"]
-        return pd.DataFrame(rows, columns=columns).set_index("layer")
+        rows = [
+            {
+                "layer": row.name,
+                **dict(zip(("channels_dense", "channels"), row.channels, strict=False)),
+                **dict(zip(("macs_dense", "macs"), row.macs, strict=True)),
+                **dict(zip(("params_dense", "params"), row.params, strict=True)),
+                **dict(zip(("latency_ms_dense", "latency_ms"), row.milliseconds, strict=False)),
+            }
+            for row in self._layers.rows
+        ]
+        found = pd.DataFrame(rows).set_index("layer")
+        return found.astype({name: "Int64" for name in found.columns if name.startswith("channels")})
+
+    def plot(self) -> PlotlyFigure:
+        """Return a plotly figure of the architecture: dense and kept channels of every layer, with what they cost."""
+        return showing.point_plot(self._layers)
+
+    @property
+    def _layers(self) -> Layers:
+        return layers_of(self.run.record, [self.run.record.points[self.id]])
 
     def row(self) -> dict[str, Any]:
         """Return the point as a row of a table: its id, metrics of all items that were looked at, costs, widths."""
         record = self.run.record
         variables = [variable.name for variable in record.space.variables]
         return {"id": self.id, **point_row(record.points[self.id], record.meta, variables)}
+
+    def _repr_html_(self) -> str:
+        """Return the point with its layers, for a notebook."""
+        figures = repr(self).partition(": ")[2].removesuffix(")")
+        return showing.point_card(summarize(self.run.record), self._layers, figures)
 
     def __repr__(self) -> str:
         """Name the point and its figures."""

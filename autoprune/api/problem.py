@@ -53,6 +53,8 @@ from autoprune.prepare.recipe import Checkpoints
 from autoprune.prepare.registry import RECIPES
 from autoprune.prepare.statistics import dense_model
 from autoprune.reconstruct import MAX_BYTES, unpack_moments
+from autoprune.report.document import card
+from autoprune.report.units import amount, directions, title
 from autoprune.store.identity import Identity, Observation
 from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
@@ -589,6 +591,22 @@ class Problem:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""
         report: ValidationReport = self.space.validate()
         return report
+
+    def _repr_html_(self) -> str:
+        """Return what is searched, in which data and within which limits, for a notebook."""
+        limits = ", ".join(f"{title(name)} at most {amount(name, most)}" for name, most in self.limits.items())
+        rows = [
+            (
+                "dense model",
+                ", ".join(f"{amount(name, cost)} {title(name)}" for name, cost in self.dense_costs.items()),
+            ),
+            ("width variables", f"{self.space.n_variables}"),
+            ("objectives", directions(self.objectives)),
+            ("limits", limits or "none"),
+            ("data", repr(self.data)),
+            ("measured by", f"{self.evaluator.name}, channels ranked by {self.criterion}"),
+        ]
+        return card(f"Problem {self.name}", heads=("", ""), rows=rows)
 
     def __repr__(self) -> str:
         """Name the model, the space and the objectives."""

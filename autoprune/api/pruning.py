@@ -30,6 +30,7 @@ from autoprune.evaluate.measure import MeasureSettings
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted
 from autoprune.latency.settings import LatencySettings
+from autoprune.report.document import card
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
 from autoprune.train.brought_tasks import FunctionTask
@@ -123,6 +124,16 @@ class Pruned:
             ArtifactError: the file cannot be written.
         """
         self.point.save(path, self.model)
+
+    def _repr_html_(self) -> str:
+        """Return the summary and the metrics after each step, for a notebook."""
+        rates = self.point.run.meta.rates
+        steps = {"dense": self.before, **self.steps}
+        rows = [
+            [step, *(amount(name, found[name], rates) if name in found else "" for name in self.before)]
+            for step, found in steps.items()
+        ]
+        return card("Pruned model", [self.summary], ["after", *map(title, self.before)], rows)
 
     def __repr__(self) -> str:
         """Say the summary."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from autoprune.api import showing
 from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
@@ -23,6 +25,7 @@ from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
+from autoprune.report.document import PlotlyFigure
 from autoprune.report.headline import highlight
 from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report
@@ -32,6 +35,28 @@ from autoprune.store.run import RunStore
 
 N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""
+
+WORTH = 0.25
+"""Points are not looked at that keep less of what the dense model is above guessing (above the reference point)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunFront(Front[RunPoint]):
+    """The front of a run, which shows itself in notebooks.
+
+    Attributes:
+        run: the run.
+    """
+
+    run: Run = field(kw_only=True)
+
+    def plot(self, x: str | None = None, y: str | None = None) -> PlotlyFigure:
+        """Return a plotly figure of the front in the plane of two figures, see `Run.plot`."""
+        return self.run.plot(x, y)
+
+    def _repr_html_(self) -> str:
+        """Return the points as a table, for a notebook."""
+        return showing.front_card(summarize(self.run.record))
 
 
 class Run(Pickable[RunPoint]):
@@ -94,9 +119,27 @@ class Run(Pickable[RunPoint]):
         return {**self.meta.dense.metrics.get(self.meta.role_of(self.meta.fidelity), {}), **self.meta.dense.costs}
 
     @property
-    def front(self) -> Front[RunPoint]:
-        """The non-dominated points, cheapest first: a sequence with a ``table`` and a ``hypervolume``."""
-        return self.record.front.map(partial(RunPoint, self))
+    def front(self) -> RunFront:
+        """The non-dominated points, cheapest first: a sequence with a ``table``, a ``plot`` and a ``hypervolume``."""
+        found = self.record.front.map(partial(RunPoint, self))
+        return RunFront(found.objectives, found.points, found.values, found.box, run=self)
+
+    def summary(self) -> str:
+        """Return the run in a few lines: what it found, what it took, what to mind."""
+        return "\n".join(showing.summary_lines(summarize(self.record)))
+
+    def plot(self, x: str | None = None, y: str | None = None) -> PlotlyFigure:
+        """Return a plotly figure of everything that was measured: the front, what it dominates, the dense model.
+
+        Args:
+            x: metric or cost of the horizontal axis, such as ``"latency"``; the first cost of the objectives by
+                default.
+            y: the same of the vertical axis; the first objective that is measured by default.
+
+        Raises:
+            UnknownNameError: the run has no such figure; the message names those it has.
+        """
+        return showing.front_plot(summarize(self.record), x, y)
 
     def point(self, id: int) -> RunPoint:
         """Return the evaluated candidate with this job id.
@@ -120,18 +163,25 @@ class Run(Pickable[RunPoint]):
 
     def choose(self, n: int = N_REPORTED) -> list[RunPoint]:
         """Return up to ``n`` points of the front, spread evenly over cost."""
-        points = list(self.front)
-        if len(points) <= n:
-            return points
-        cost = np.array([point.costs["macs"] for point in points], dtype=np.float64)
-        wanted = np.linspace(cost.min(), cost.max(), n)
-        return [points[i] for i in sorted({int(np.abs(cost - wish).argmin()) for wish in wanted})]
+        return _spread(self.front, n)
+
+    def _to_measure(self, n: int = N_REPORTED) -> list[RunPoint]:
+        """Choose up to ``n`` points that keep a part of what the dense model is above guessing."""
+        quality = self.record.objectives.quality
+        if quality.is_cost or quality.name not in self.dense:
+            return self.choose(n)
+        guessing = self.meta.reference[quality.name]
+        least = guessing + WORTH * (self.dense[quality.name] - guessing)
+        sign = 1.0 if quality.maximize else -1.0
+        useful = [point for point in self.front if sign * (point.metrics[quality.name] - least) >= 0]
+        return _spread(useful, n) or self.choose(n)
 
     def test(self, points: Sequence[RunPoint] | None = None, *, polish: bool = False) -> dict[int, dict[str, float]]:
         """Measure points, and the dense model, on the test items; the figures go into the run and its reports.
 
         Args:
-            points: points to measure; by default up to five of the front, spread over cost.
+            points: points to measure; by default up to five of the front, spread over cost, that do clearly better
+                than guessing.
             polish: measure ``point.build(polish=True)``; reports show these figures beside those of what was scored.
 
         Returns:
@@ -153,7 +203,7 @@ class Run(Pickable[RunPoint]):
             if "test" not in recorded.metrics:
                 dense = {**recorded.metrics, "test": problem.dense_test_metrics}
                 store.ledger.update_meta({"dense": {"costs": dict(recorded.costs), "metrics": dense}})
-            for point in self.choose() if points is None else points:
+            for point in self._to_measure() if points is None else points:
                 if point.id not in known:
                     known[point.id] = problem.test(point.build(polish=polish))
                     kept = {"point": point.id, "role": role.value, "metrics": known[point.id]}
@@ -173,7 +223,8 @@ class Run(Pickable[RunPoint]):
         """Time the dense model and points in turns on this machine; the figures go into the run and its reports.
 
         Args:
-            points: points to measure; by default up to five of the front, spread over cost.
+            points: points to measure; by default up to five of the front, spread over cost, that do clearly better
+                than guessing.
             batch_size: samples per forward pass; by default those that latency is predicted for, else one.
             threads: CPU threads, likewise.
             runtime: runtime of the models: ``"torch"``, ``"onnxruntime"`` or ``"compile"`` (`torch.compile`); by
@@ -187,7 +238,7 @@ class Run(Pickable[RunPoint]):
             TraceError: it cannot run these models.
         """
         problem = self._require_problem("time")
-        chosen = self.choose() if points is None else list(points)
+        chosen = self._to_measure() if points is None else list(points)
         models: dict[str, nn.Module] = {"dense": problem.model}
         models.update({str(point.id): point.build() for point in chosen})
         timings, how = time_in_turns(
@@ -244,7 +295,7 @@ class Run(Pickable[RunPoint]):
             _ = self._polisher
         self.refresh()
         if measure and self.problem is not None and len(self.front) and not self.record.damage:
-            chosen = self.choose(points)
+            chosen = self._to_measure(points)
             told = highlight(summarize(self.record))  # the point that the report's first sentence is about
             if told is not None and told.id not in {point.id for point in chosen}:
                 chosen.append(self.point(told.id))
@@ -310,10 +361,23 @@ class Run(Pickable[RunPoint]):
             raise InvalidArgumentError(msg)
         return self.problem
 
+    def _repr_html_(self) -> str:
+        """Return the summary and the front, for a notebook."""
+        return showing.run_card(summarize(self.record))
+
     def __repr__(self) -> str:
         """Name the folder and how far it is."""
         found = f"{self.n_evaluations} evaluations, {len(self.front)} points"
         return f"Run({str(self.folder)!r}: {self.meta.strategy}, {found})"
+
+
+def _spread(points: Front[RunPoint] | list[RunPoint], n: int) -> list[RunPoint]:
+    """Return up to ``n`` of ``points``, spread evenly over cost."""
+    if len(points) <= n:
+        return list(points)
+    cost = np.array([point.costs["macs"] for point in points], dtype=np.float64)
+    wanted = np.linspace(cost.min(), cost.max(), n)
+    return [points[i] for i in sorted({int(np.abs(cost - wish).argmin()) for wish in wanted})]
 
 
 def open_run(folder: str | Path, problem: Problem | None = None) -> Run:

@@ -167,24 +167,11 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
 def print_comparison(comparison: Comparison) -> None:
     """Print a row per strategy, the best points of every share of the MACs, and what may be said of the differences."""
     from autoprune.comparison.summarize import headline
-    from autoprune.comparison.tables import point_columns
-    from autoprune.report.units import amount, count
+    from autoprune.comparison.tables import readable_rows
 
     summary = comparison.summary
-    quality = summary.objectives.quality.name
-    measured = point_columns(summary)
-    wanted = {"test", "tuned_test"} if any(field == "test" for _, field in measured) else {"searched", "tuned"}
-    columns = [(share, field) for share, field in measured if field in wanted]  # a terminal has no room for all
-    rows = []
-    for item in summary.contestants:
-        figures = [item.at(share, field) for share, field in columns]
-        cells = [
-            amount(quality, sum(values) / len(values), summary.meta.rates) if values else "-" for values in figures
-        ]
-        spent = sum(trial.spent.macs for trial in item.trials) / len(item.trials)
-        rows.append((item.strategy, len(item.trials), f"{item.mean:.4f}", *cells, count(spent)))
-    heads = [f">{field.replace('_', ', ')}, {100 * share:g} %" for share, field in columns]
-    print_table(("strategy", ">n", ">hypervolume", *heads, ">MACs"), rows)
+    (first, *heads), rows = readable_rows(summary)
+    print_table((first, *(f">{head}" for head in heads)), rows)
     print_line(escape(headline(summary)))
     for run in comparison.skipped:
         log(f"[yellow]not runnable: {escape(run.strategy)}, seed {run.seed}: {escape(run.reason)}[/yellow]")

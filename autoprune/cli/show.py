@@ -9,7 +9,7 @@ import typer
 
 from autoprune.cli import options
 from autoprune.cli.console import escape, log, print_json, print_line, print_table
-from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.errors import StoreError
 
 if TYPE_CHECKING:
     from autoprune.report.summary import Measured, RunSummary
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 LEDGER = "run.sqlite"
 """Makes a folder a run."""
 
+SIDE_BY_SIDE = 5
+"""Points that stand beside the dense model where layers are listed: timed ones, else the ends and the middle."""
+
 
 def show(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|MODEL", help="A run's folder, a folder of runs, or a pruned-model file.")
     ],
     layers: Annotated[
-        bool, typer.Option("--layers", help="Show milliseconds and multiply-adds of every layer.")
+        bool, typer.Option("--layers", help="Show channels, multiply-adds and, if predicted, ms of every layer.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -124,25 +127,25 @@ def print_front(summary: RunSummary) -> None:
 
 
 def print_layers(summary: RunSummary) -> None:
-    """Print what every layer takes, in the dense model and in points of the front.
-
-    Raises:
-        InvalidArgumentError: the run did not predict latency.
-    """
-    from autoprune.report.units import amount
+    """Print the channels of every layer and what it costs, in the dense model and in points of the front."""
+    from autoprune.report.units import count
 
     found = summary.layers
-    if found is None:
-        msg = (
-            "this run did not predict latency, so no layer has a time; search with --limit latency=... or as objective"
-        )
-        raise InvalidArgumentError(msg)
-    rows = [
-        ("whole network, predicted", "", *(f"{ms:.3g}" for ms in found.predicted)),
-        ("whole network, measured", "", *("" if ms is None else f"{ms:.3g}" for ms in found.measured)),
-        *((row.name, amount("macs", row.macs[0]), *(f"{ms:.3f}" for ms in row.milliseconds)) for row in found.rows),
-    ]
-    print_table(("layer", ">MACs, dense", ">ms, dense", *(f">ms, point {id_}" for id_ in found.points)), rows)
+    timed = [i for i, ms in enumerate(found.measured) if i and ms is not None][:SIDE_BY_SIDE]
+    n = len(found.points)
+    places = [0, *(timed or sorted({1, 1 + n // 2, n} if n else ()))]
+    rows: list[list[object]] = []
+    if found.predicted:
+        rows.append(["whole network, predicted", *(f"{found.predicted[i]:.3g} ms" for i in places)])
+    if any(found.measured[i] is not None for i in places):
+        measured = (found.measured[i] for i in places)
+        rows.append(["whole network, measured", *("" if ms is None else f"{ms:.3g} ms" for ms in measured)])
+    for row in found.rows:
+        cells = [f"{row.channels[i]} ch, {count(row.macs[i])}" if row.channels else count(row.macs[i]) for i in places]
+        if row.milliseconds:
+            cells = [f"{cell}, {row.milliseconds[i]:.3f} ms" for cell, i in zip(cells, places, strict=True)]
+        rows.append([row.name, *cells])
+    print_table(("layer: channels, MACs", ">dense", *(f">point {found.points[i - 1]}" for i in places[1:])), rows)
 
 
 def _names(summary: RunSummary, role: str) -> list[str]:

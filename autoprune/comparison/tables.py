@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from autoprune.comparison.summary import ComparisonSummary, Contestant, Trial
+from autoprune.report.units import amount, count
 
 POINT_FIGURES = {"searched": "", "tuned": "_tuned", "test": "_test", "tuned_test": "_tuned_test"}
 """Fields of a point by what they add to the metric's name."""
@@ -50,6 +51,25 @@ def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
         for trial in item.trials
     ]
     return pd.DataFrame(rows).set_index(["strategy", "seed"])
+
+
+def readable_rows(summary: ComparisonSummary) -> tuple[list[str], list[list[str]]]:
+    """Return a table for people: heads, and a row per strategy with its best points within every share of the MACs.
+
+    Points are shown as they were tested, or as they were searched where nothing was tested.
+    """
+    quality, rates = summary.objectives.quality.name, summary.meta.rates
+    measured = point_columns(summary)
+    wanted = {"test", "tuned_test"} if any(field == "test" for _, field in measured) else {"searched", "tuned"}
+    columns = [(share, field) for share, field in measured if field in wanted]  # a terminal has no room for all
+    rows = []
+    for item in summary.contestants:
+        means = [_mean(item.at(share, field)) for share, field in columns]
+        cells = ["-" if mean is None else amount(quality, mean, rates) for mean in means]
+        spent = _mean(trial.spent.macs for trial in item.trials) or 0.0
+        rows.append([item.strategy, f"{len(item.trials)}", f"{item.mean:.4f}", *cells, count(spent)])
+    heads = [f"{field.replace('_', ', ')}, {100 * share:g} %" for share, field in columns]
+    return ["strategy", "n", "hypervolume", *heads, "MACs"], rows
 
 
 def point_columns(summary: ComparisonSummary) -> list[tuple[float, str]]:

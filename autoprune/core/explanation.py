@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from autoprune.core.patterns import producers
 
 if TYPE_CHECKING:
     from autoprune.core.space import SearchSpace
+
+
+HEADS = ("layer", "channels", "widths", "driven by, or why not")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class LayerExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The layers of a model in execution order; prints as a table.
+    """The layers of a model in execution order; prints as a table, also in a notebook.
 
     Attributes:
         layers: one entry per layer that produces channels.
@@ -53,15 +57,31 @@ class Explanation:
 
     def __str__(self) -> str:
         """Return a table for a terminal."""
-        rows = [("layer", "channels", "widths", "driven by, or why not")]
-        rows += [(layer.module, str(layer.channels), _widths(layer), _remark(layer)) for layer in self.layers]
+        rows = [HEADS, *self._rows]
         sizes = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:<{sizes[0]}}  {b:>{sizes[1]}}  {c:<{sizes[2]}}  {d}".rstrip() for a, b, c, d in rows]
+        return "\n".join([*lines, *self._totals])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        head, *body = (
+            "<tr>" + "".join(f'<{tag} style="text-align:left">{escape(text)}</{tag}>' for text in row) + "</tr>"
+            for tag, row in (("th", HEADS), *(("td", row) for row in self._rows))
+        )
+        totals = "".join(f"<div>{escape(text)}</div>" for text in self._totals)
+        return f"<div><table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{totals}</div>"
+
+    @property
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [(layer.module, str(layer.channels), _widths(layer), _remark(layer)) for layer in self.layers]
+
+    @property
+    def _totals(self) -> list[str]:
         names = {name for layer in self.layers for name in layer.variables}
         n_prunable = sum(layer.prunable for layer in self.layers)
         total = f"{len(names)} width variables, {_count(self.size)} genomes"
-        lines.append(f"{n_prunable} of {len(self.layers)} layers prunable, {total}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        found = f"{n_prunable} of {len(self.layers)} layers prunable, {total}"
+        return [found, *(f"note: {note}" for note in self.notes)]
 
 
 def explain(space: SearchSpace) -> Explanation:

@@ -136,21 +136,22 @@ class Front(Generic[P]):
             raise InvalidArgumentError(msg)
         return self.box.share(self.values)
 
-    def table(self: Front[T]) -> pd.DataFrame:
+    def table(self: Front[T], *, wide: bool = False) -> pd.DataFrame:
         """Return a data frame: one row per point, cheapest first, indexed by id.
 
-        Columns: metrics (``accuracy``; of other items ``accuracy_test``), costs (``macs``; predicted latency as
-        ``latency_ms``) and their shares of the dense model's (``macs_share``), measured latency
-        (``latency_ms_measured``), channels kept (``width:<variable>``).
-        """
-        import pandas as pd
+        Columns: metrics that are objectives (``accuracy``; of other items ``accuracy_test``), costs (``macs``,
+        ``params``; predicted latency as ``latency_ms``), shares of the dense model's for MACs and objectives
+        (``macs_share``), measured latency (``latency_ms_measured``).
 
-        rows = [point.row() for point in self.points]
-        return pd.DataFrame(rows, columns=None if rows else ["id"]).set_index("id")
+        Args:
+            wide: whether to add all other metrics and costs, and the channels kept: a column ``width:<variable>`` for
+                every width variable.
+        """
+        return points_table([point.row() for point in self.points], self.objectives, wide=wide)
 
     def to_csv(self: Front[T], path: str | Path) -> None:
-        """Write `table` as CSV."""
-        self.table().to_csv(path)
+        """Write the wide `table` as CSV."""
+        self.table(wide=True).to_csv(path)
 
     def to_json(self: Front[T], path: str | Path) -> None:
         """Write the rows of `table` as JSON, each with its genome."""
@@ -221,6 +222,21 @@ class Front(Generic[P]):
             for name in at_least
         ]
         return f"no point of the front is within the limits; it reaches {', '.join(lowest + highest)}; relax a limit"
+
+
+def points_table(rows: Sequence[Mapping[str, Any]], objectives: Objectives, *, wide: bool) -> pd.DataFrame:
+    """Return rows of points as a data frame, indexed by id; see `Front.table`."""
+    import pandas as pd
+
+    found = pd.DataFrame(rows, columns=None if rows else ["id"]).set_index("id")
+    names = ("macs", "params", "latency", *objectives.names)
+    shares = {f"{name}_share" for name in ("macs", *objectives.names)}
+    kept = [
+        name
+        for name in map(str, found.columns)
+        if (name in shares if name.endswith("_share") else f"{name}_".startswith(tuple(f"{of}_" for of in names)))
+    ]
+    return found if wide else found[kept]
 
 
 def knee(values: npt.ArrayLike) -> int:

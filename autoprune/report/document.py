@@ -10,19 +10,22 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+from plotly import graph_objects
 from plotly.offline import get_plotlyjs
 
 from autoprune.report import units
 from autoprune.report.figures.layout import Figure
 
 HERE = "autoprune.report"
+
+PlotlyFigure: TypeAlias = graph_objects.Figure
 
 Cell = tuple[str, str]
 """Of a table: a figure, and a small remark below it."""
@@ -41,6 +44,24 @@ def document(template: str, figures: Mapping[str, Figure], *, package: str = HER
     """
     page = _environment(package).get_template(template)
     return page.render(figures=figures, library=packed_library() if figures else "", units=units, **values)
+
+
+def card(title: str, lines: Sequence[str] = (), heads: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()) -> str:
+    """Return a piece of HTML for a notebook, which brings its own style: a title, lines below it, a table.
+
+    Args:
+        title: stands above all, in bold.
+        lines: paragraphs.
+        heads: heads of the table's columns; the first column is aligned to the left.
+        rows: cells of the table: texts, or pairs of a text and a small remark.
+    """
+    pairs = [[cell if isinstance(cell, tuple) else (str(cell), "") for cell in row] for row in rows]
+    return _environment(HERE).get_template("card.html").render(title=title, lines=lines, heads=heads, rows=pairs)
+
+
+def drawn(figure: Figure) -> PlotlyFigure:
+    """Return a picture as plotly's own object, which notebooks show; ``write_html`` and ``update_layout`` are its."""
+    return PlotlyFigure(figure)
 
 
 def packed_library() -> str:

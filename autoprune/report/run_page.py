@@ -14,6 +14,7 @@ from autoprune.report.figures.front import convergence_figure, front_figure, pla
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
+from autoprune.report.headline import highlight
 from autoprune.report.layers import Layers
 from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, kind_of, value_of
 from autoprune.report.svg import front_svg
@@ -21,6 +22,9 @@ from autoprune.store.meta import Role
 from autoprune.store.record import Point
 
 TYPICAL_RATE = 0.9
+
+LayerCell = tuple[str, str, str]
+"""A figure of a point, the same of the dense model, and the share that is kept, as CSS has it."""
 
 Column = tuple[str, Role | None]
 """A cost (no role), or a metric on the images of a role."""
@@ -33,8 +37,9 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         summary: the summary to write about.
         files: names of the files written beside it.
     """
-    columns = _columns(summary)
-    times = {row.point: row for timing in summary.timings[:1] for row in timing.rows}
+    heads, dense, points = points_table(summary)
+    recommended = highlight(summary)
+    layers = summary.layers if len(summary.layers.rows) > 1 else None
     return document(
         "run.html",
         figures_of(summary),
@@ -43,15 +48,16 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         main_figures=_main_figures(summary),
         still=Markup(front_svg(summary, with_headline=False)),
         standard_error=_standard_error(summary),
-        other_planes=[x for x, _ in planes(summary)[1:]],
-        point_heads=[
-            *(units.title(name) if role is None else f"{units.title(name)}, {role.label}" for name, role in columns),
-            *["measured latency"] * bool(times),
-        ],
-        dense_cells=_cells(summary, summary.meta.dense, columns, times, None),
-        points=[(point, _cells(summary, point, columns, times, point.id)) for point in summary.front],
-        layers=_layers(summary.layers),
-        layer_heads=[] if summary.layers is None else [f"#{id_}" for id_ in summary.layers.points],
+        planes=[x.name for x, _ in planes(summary)[1:]],
+        items_in_words=items_in_words(summary),
+        point_heads=heads,
+        dense_cells=dense,
+        points=list(zip(summary.front, points, strict=True)),
+        recommended=None if recommended is None else recommended.id,
+        layers=[] if not layers or not recommended else layer_rows(layers, 1 + layers.points.index(recommended.id)),
+        all_layers=[[cells for _, cells in layer_rows(layers, i + 1)] for i in range(len(layers.points))]
+        if layers
+        else [],
         tunings=[_tuning(summary, tuning) for tuning in summary.finetunings],
         settings=_settings(summary),
         preparations=[
@@ -69,13 +75,25 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
     )
 
 
+def points_table(summary: RunSummary) -> tuple[list[str], list[Cell], list[list[Cell]]]:
+    """Return the table of the front: the heads of its columns, cells of the dense model, cells of every point."""
+    columns = _columns(summary)
+    times = {row.point: row for timing in summary.timings[:1] for row in timing.rows}
+    heads = [f"{units.title(name)}, {role.label}" if role else units.title(name) for name, role in columns]
+    return (
+        [*heads, *["measured latency"] * bool(times)],
+        _cells(summary, summary.meta.dense, columns, times, None),
+        [_cells(summary, point, columns, times, point.id) for point in summary.front],
+    )
+
+
 def figures_of(summary: RunSummary) -> dict[str, Figure]:
     """Return the pictures of the page by the id of their place."""
     figures: dict[str, Figure] = {}
     if summary.evaluations:
         first, *others = planes(summary)
         figures["front"] = front_figure(summary, *first)
-        figures |= {f"front-{x.name}": front_figure(summary, x, y, is_main=False) for x, y in others}
+        figures |= {f"front-{x.name}": front_figure(summary, x, y) for x, y in others}
     if summary.convergence.hypervolume:
         figures["convergence"] = convergence_figure({summary.meta.strategy: summary.convergence})
     if summary.front:
@@ -85,6 +103,33 @@ def figures_of(summary: RunSummary) -> dict[str, Figure]:
     if summary.front:
         figures |= {f"latency-{i}": latency_figure(summary, timing) for i, timing in enumerate(summary.timings)}
     return figures
+
+
+def items_in_words(summary: RunSummary) -> list[str]:
+    """Say which items every figure is of: those that calibrate, that choose, that rank, and that nobody looked at."""
+    images, meta = summary.meta.images, summary.meta
+    quality = units.title(summary.objectives.quality.name)
+    found = []
+    if "train" in images:
+        found.append(
+            f"Training items ({images['train']:,}) calibrate: statistics, reconstruction, rankings of channels."
+        )
+    if "steer" in images and images["steer"] != images.get("proxy"):
+        found.append(f"{images['steer']:,} search-validation items steer the search.")
+    if meta.role_of(meta.fidelity) in images:
+        held_out = "" if meta.held_out else ", which the given weights were trained on,"
+        found.append(
+            f"{images[meta.role_of(meta.fidelity)]:,} search-validation items{held_out} score every candidate: "
+            f"they decided what is on the front, so the {quality} of its points is a little too good on them."
+        )
+    tested = [point.id for point in summary.front if Role.TEST in point.metrics]
+    if tested and "test" in images:
+        found.append(
+            f"{images['test']:,} test items were looked at once the search had ended, for the dense model and "
+            f"{len(tested)} of the {len(summary.front)} points of the front; no choice was made by them."
+        )
+    found += [f"Time was measured of {len(timing.rows) - 1} points: {timing.setting}." for timing in summary.timings]
+    return found
 
 
 def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
@@ -166,24 +211,31 @@ def _time(row: Latency | None) -> Cell:
     return median, f"{row.speedup[0]:.2f}{units.TIMES}" if row.is_faster else row.verdict
 
 
-def _layers(layers: Layers | None) -> list[tuple[str, list[Cell]]]:
-    """A row for the whole network, predicted, one for what was measured of it, and one for each layer."""
-    if layers is None:
-        return []
-    whole = [(f"{ms:.3g}", _share(ms, layers.predicted[0]) if i else "") for i, ms in enumerate(layers.predicted)]
-    rows = [("whole network, predicted", whole)]
-    if any(ms is not None for ms in layers.measured):
-        timed = [MISSING if ms is None else (f"{ms:.3g}", "") for ms in layers.measured]
-        rows.append(("whole network, measured", timed))
+def layer_rows(layers: Layers, place: int) -> list[tuple[str, list[LayerCell]]]:
+    """Return the layers of one point, with a row for the whole network above: its name, and a cell per column.
+
+    Args:
+        layers: the dense model and points.
+        place: the column of the point; 0 is the dense model.
+    """
+    both = (0, place)
+    whole = [_kept([sum(getattr(row, cost)[i] for row in layers.rows) for i in both]) for cost in ("macs", "params")]
+    times = [_kept([layers.predicted[i] for i in both], "{:.3f}".format)] if layers.predicted else []
+    rows = [("whole network", [("", "", ""), *whole, *times])]
     for row in layers.rows:
-        cells = [(f"{row.milliseconds[0]:.3f}", units.amount("macs", row.macs[0]))]
-        cells += [(f"{ms:.3f}", _share(ms, row.milliseconds[0])) for ms in row.milliseconds[1:]]
-        rows.append((row.name, cells))
+        channels = _kept([row.channels[i] for i in both], "{:,}".format) if row.channels else ("", "", "")
+        times = [_kept([row.milliseconds[i] for i in both], "{:.3f}".format)] if row.milliseconds else []
+        rows.append(
+            (row.name, [channels, *(_kept([found[i] for i in both]) for found in (row.macs, row.params)), *times])
+        )
     return rows
 
 
-def _share(part: float, whole: float) -> str:
-    return units.percent(part / whole).replace(" ", "\N{NO-BREAK SPACE}") if whole > 0 else ""
+def _kept(figures: Sequence[float], words: Callable[[float], str] = units.count) -> LayerCell:
+    """Return the cell of a figure of the dense model and of a point."""
+    dense, kept = figures
+    share = f"{min(100.0, 100 * kept / dense):.0f}%" if dense > 0 else ""
+    return words(kept), f"of {words(dense)}" if dense > 0 else "", share
 
 
 def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:

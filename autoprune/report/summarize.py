@@ -23,9 +23,6 @@ from autoprune.store.ledger import Event, EventKind
 from autoprune.store.meta import PROBLEM_FILE, SUBSTITUTES
 from autoprune.store.record import FINETUNE, LATENCY, Point, RunRecord
 
-SIDE_BY_SIDE = 5
-"""Points that stand beside the dense model where layers are listed."""
-
 INTERRUPTED = "interrupted"
 """The reason of a stop that the user asked for."""
 
@@ -53,7 +50,7 @@ def summarize(record: RunRecord) -> RunSummary:
         incidents=tuple(_incidents(record.starts, events)),
         convergence=record.convergence,
         timings=_timings(record, front),
-        layers=layers_of(record, _side_by_side(front)),
+        layers=layers_of(record, front),
         finetunings=_finetunings(record.records(FINETUNE), points),
         spending=replace(record.spent, seconds=events[-1].elapsed if events else 0.0),
         cached=sum(outcome.cached for outcome in evaluations(record.outcomes)),
@@ -76,12 +73,6 @@ def _incidents(starts: Sequence[float], events: Iterable[Event]) -> Iterable[Inc
     for event in events:
         if event.kind in (EventKind.FORK, EventKind.STOP, EventKind.WARNING):
             yield Incident(event.kind.value, f"after {units.duration(event.elapsed)}", event.text)
-
-
-def _side_by_side(front: Sequence[Point]) -> list[Point]:
-    """Return the points of the front that were timed; the ends and the middle of it where none was."""
-    timed = [point for point in front if point.measured_ms is not None]
-    return timed[:SIDE_BY_SIDE] or [front[i] for i in sorted({0, len(front) // 2, len(front) - 1}) if front]
 
 
 def _timings(record: RunRecord, front: Sequence[Point]) -> tuple[Timing, ...]:

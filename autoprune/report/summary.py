@@ -165,8 +165,7 @@ class RunSummary:
         incidents: resumes, then forks and stops.
         convergence: hypervolume over counted cost and over evaluations.
         timings: measured latency, one entry per setting; empty when not measured.
-        layers: multiply-adds and predicted milliseconds of each layer, dense and in some points of the front; None
-            where latency was not predicted.
+        layers: channels and costs of each layer, in the dense model and in every point of the front.
         finetunings: final trainings of points, oldest first.
         spending: all that was charged, with the seconds of search.
         cached: number of evaluations that came from the cache.
@@ -189,7 +188,7 @@ class RunSummary:
     incidents: tuple[Incident, ...]
     convergence: Convergence
     timings: tuple[Timing, ...]
-    layers: Layers | None
+    layers: Layers
     finetunings: tuple[FineTuning, ...]
     spending: Spending
     cached: int

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.budget import Budget, Spending
-from autoprune.core.groups import Axis, ChannelGroup, Structure, TensorInfo
+from autoprune.core.groups import Axis, ChannelGroup, Count, Operator, Structure, TensorInfo
 from autoprune.core.jobs import (
     Candidate,
     Evaluate,
@@ -73,7 +73,12 @@ def make_space(names: Sequence[str] = BLOCKS) -> SearchSpace:
         axes.append(Axis(f"{name}.weight", 0, genes))
         groups.append(ChannelGroup(name, start, width, ((f"{name}.weight", 0, "out", 1),)))
         start += width
-    return SearchSpace.build(Structure(tuple(groups), tuple(axes), tuple(tensors)), levels=8)
+    each = enumerate(zip(names, MACS_PER_CHANNEL, strict=True))
+    operators = [Operator(name, "conv", macs, (Count(0, ((i, 1),)),)) for i, (name, macs) in each]
+    rest = Operator("linear", "linear", OTHER_MACS, ())
+    layers = (*zip(names, WIDTHS, strict=True), ("linear", 10))
+    found = Structure(tuple(groups), tuple(axes), tuple(tensors), operators=(*operators, rest), layers=layers)
+    return SearchSpace.build(found, levels=8)
 
 
 def costs_of(widths: np.ndarray) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.report.headline import highlight
 from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from tests.report.chromium import Tab
@@ -87,6 +88,65 @@ def test_copy_button(rich: Callable[[], Tab]) -> None:
     assert browser.complaints == []
 
 
+def test_opens_at_the_recommended_point(rich: Callable[[], Tab]) -> None:
+    """Its row is marked, its layers are shown, and choosing another point shows that one's, with all numbers."""
+    browser, summary = rich(), summarize(make_rich_run().record)
+    told = highlight(summary)
+    assert told is not None
+    browser.open(Path(browser.run("location.pathname")))
+    assert browser.run("document.querySelector('tr.chosen').id") == f"point-{told.id}"
+    for place in (summary.front.index(told), 0):
+        browser.run(f"s = document.getElementById('shown'); s.value = {place}; s.dispatchEvent(new Event('change'))")
+        rows = "[...document.querySelectorAll('table.layers tbody tr')].map(r => r.cells[1].firstChild?.textContent)"
+        shown = browser.run(rows)[1:-1]
+        assert shown == [f"{width}" for width in summary.front[place].widths]
+        assert browser.run("document.querySelector('tr.chosen').id") == f"point-{summary.front[place].id}"
+    assert browser.complaints == []
+
+
+def test_the_table_sorts_and_filters(rich: Callable[[], Tab]) -> None:
+    """By numbers with their prefixes, the dense model first; a bound in percent hides what is beyond it."""
+    browser, front = rich(), summarize(make_rich_run().record).front
+    ids = "[...document.querySelectorAll('table.points tbody tr:not(.dense)')].filter(r => !r.hidden).map(r => r.id)"
+    by_macs = [f"point-{point.id}" for point in sorted(front, key=lambda point: point.costs["macs"])]
+    for wanted in (by_macs, by_macs[::-1]):
+        browser.run("document.querySelectorAll('table.points button.sort')[1].click()")
+        assert browser.run(ids) == wanted
+    assert browser.run("document.querySelector('table.points tbody tr').className") == "dense"
+    browser.run("f = document.getElementById('filter'); f.bound.value = 40; f.dispatchEvent(new Event('input'))")
+    dense = summarize(make_rich_run().record).meta.dense.costs["macs"]
+    few = [f"point-{point.id}" for point in front if point.costs["macs"] <= 0.4 * dense]
+    assert 0 < len(few) < len(front)
+    assert set(browser.run(ids)) == set(few)
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_every_screen(rich: Callable[[], Tab], width: int, scheme: str) -> None:
+    """Nothing is wider than the screen, and paper and ink of pictures are those of the page."""
+    browser = rich()
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", features=features)
+    try:
+        browser.open(Path(browser.run("location.pathname")), width=width)
+        assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        paper = browser.run("getComputedStyle(document.body).backgroundColor")
+        assert browser.run("getComputedStyle(document.querySelector('#front .main-svg')).backgroundColor") == paper
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+    assert browser.complaints == []
+
+
+def test_the_axis_of_the_front_can_be_chosen(rich: Callable[[], Tab]) -> None:
+    """Every cost can be the horizontal axis."""
+    browser = rich()
+    browser.open(Path(browser.run("location.pathname")))
+    for cost, title in (("front-params", "parameters"), ("front", "MACs")):
+        browser.run(f"p = document.getElementById('plane'); p.value = '{cost}'; p.dispatchEvent(new Event('change'))")
+        browser.wait_until(f"document.querySelector('#front .xtitle').textContent.startsWith('{title}')")
+    assert browser.complaints == []
+
+
 def test_prints(rich: Callable[[], Tab]) -> None:
     """Printing gives several pages without complaint."""
     browser = rich()
@@ -112,15 +172,15 @@ def test_run_still_going_with_one_point(browser: Tab, tmp_path: Path) -> None:
 
 
 def test_five_thousand_evaluations_of_four_objectives(browser: Tab, tmp_path: Path) -> None:
-    """The largest report has a picture of the front per cost, and draws all of them."""
+    """The largest report draws all of its pictures."""
     show(browser, tmp_path, make_run(5000, objectives=("accuracy", "macs", "params", "peak_bytes"), limits={}))
-    assert_all_drawn(browser, 6)
+    assert_all_drawn(browser, 4)
 
 
 def test_hostile_text_stays_text(browser: Tab, tmp_path: Path) -> None:
     """Markup in names and errors is shown as it is and runs nothing, in the page and in the labels of plotly."""
     show(browser, tmp_path, make_hostile_run())
-    assert browser.run("document.querySelectorAll('script').length") == 4  # ours and plotly's
+    assert browser.run("document.querySelectorAll('script').length") == 5  # ours and plotly's
     assert HOSTILE in browser.run("document.querySelector('.eyebrow').textContent")
     assert browser.run("document.querySelector('#keep-ratios .ytick text').textContent").startswith(HOSTILE)
     assert browser.complaints == []

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import autoprune as ap
+from autoprune.api.run import RunFront
 from autoprune.criteria import CRITERIA, CriterionInfo, Evidence
 from autoprune.data import DataInfo, DataRequest, DataRoles
 from autoprune.evaluators import (
@@ -119,7 +120,10 @@ def searched(problem: ap.Problem) -> None:
     ap.search(problem, budget="40")  # type: ignore[arg-type]
     ap.search(problem, seed="0")  # type: ignore[arg-type]
 
-    assert_type(run.front, ap.Front[ap.RunPoint])
+    assert_type(run.front, RunFront)
+    front: ap.Front[ap.RunPoint] = run.front
+    assert_type(front.points, tuple[ap.RunPoint, ...])
+    assert_type(run.summary(), str)
     assert_type(run.front.points, tuple[ap.RunPoint, ...])
     assert_type(list(run.front), list[ap.RunPoint])
     assert_type(run.front[0], ap.RunPoint)

@@ -26,22 +26,23 @@ CROWDED = 1000
 
 
 def planes(summary: RunSummary) -> tuple[tuple[Objective, Objective], ...]:
-    """Return the ``(x, y)`` objectives of the pictures: the first cost, then every other one, against quality."""
+    """Return the ``(x, y)`` of the pictures: the first cost, then every other objective and cost, against quality."""
     y = summary.objectives.quality
     others = [item for item in summary.objectives.items if item not in (y, summary.objectives.cost)]
-    return tuple((x, y) for x in (summary.objectives.cost, *others))
+    names = (*summary.objectives.names, *(item.name for item in others))
+    costs = [Objective(name, maximize=False) for name in summary.meta.dense.costs if name not in names]
+    return tuple((x, y) for x in (summary.objectives.cost, *others, *costs))
 
 
-def front_figure(summary: RunSummary, x: Objective, y: Objective, *, is_main: bool = True) -> Figure:
-    """Draw the evaluations in the plane of ``x`` and ``y``; only the main picture has a legend."""
+def front_figure(summary: RunSummary, x: Objective, y: Objective) -> Figure:
+    """Draw the evaluations in the plane of ``x`` and ``y``."""
     parts = [
         _dominated(summary, x, y),
         _spreads(summary, x, y),
         *(_front(summary, x, y, role) for role in summary.roles),
         *(_dense(summary, x, y, role) for role in summary.roles),
     ]
-    page = layout(height=500 if is_main else 380)
-    page["showlegend"] = is_main
+    page = layout(height=500)
     page["xaxis"] |= axis_of(summary.meta, x)
     page["yaxis"] |= axis_of(summary.meta, y)
     page["shapes"], page["annotations"] = _limit(summary, x)
@@ -67,7 +68,7 @@ def _dominated(summary: RunSummary, x: Objective, y: Objective) -> Figure:
 def _front(summary: RunSummary, x: Objective, y: Objective, role: Role) -> Figure:
     at = coordinates(summary, summary.front, x, y, role)
     # Only in two dimensions, and on the images that decided it, is the front a staircase.
-    is_curve = role is summary.role and len(summary.objectives) == 2
+    is_curve = role is summary.role and {x.name, y.name} == set(summary.objectives.names)
     return {
         "type": "scatter",
         "mode": "lines+markers" if is_curve else "markers",

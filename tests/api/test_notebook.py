@@ -1,0 +1,120 @@
+"""What runs and their parts show in notebooks and terminals."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from plotly import graph_objects
+
+import autoprune as ap
+from autoprune.api.run import RunFront
+from autoprune.errors import UnknownNameError
+from tests.api.conftest import MakeProblem
+
+
+class Reader(HTMLParser):
+    """Reads the cells of a table, and counts tags that are opened and not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & {*self.open}:
+            self.rows[-1][-1] += data
+
+
+def rows_of(shown: object) -> list[list[str]]:
+    """Return the rows of what a notebook shows of an object, heads first."""
+    reader = Reader()
+    reader.feed(shown._repr_html_())  # type: ignore[attr-defined]
+    assert reader.open == []
+    assert "<script" not in shown._repr_html_()  # type: ignore[attr-defined]
+    return reader.rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ap.Run:
+    """Return a small search under a name that looks like markup."""
+    from autoprune.testing.digits_network import digits_network
+
+    folder = tmp_path_factory.mktemp("run") / "<b>run"
+    evaluation = ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32)
+    data = ap.load_data("digits")
+    problem = ap.Problem(digits_network(), data=data, levels=4, evaluation=evaluation, name="<b>digits")
+    return ap.search(problem, "random", 8, store=folder)
+
+
+def test_everything_shows_itself(run: ap.Run) -> None:
+    """Runs and fronts show the dense model and every point; a point its layers; a problem and its layers theirs."""
+    ids = [f"#{point.id}" for point in run.front]
+    for shown in (run, run.front):
+        heads, dense, *points = rows_of(shown)
+        assert dense[0] == "dense"
+        assert [row[0] for row in points] == ids
+        assert {len(row) for row in (dense, *points)} == {len(heads)}
+    assert "&lt;b&gt;digits" in run._repr_html_()
+    point = run.front[0]
+    assert [row[0] for row in rows_of(point)[1:]] == list(point.layers().index)
+    assert run.problem is not None
+    layers = run.problem.space.explain()
+    assert [row[0] for row in rows_of(layers)[1:]] == [layer.module for layer in layers.layers]
+    assert ["objectives", "most accuracy, least MACs"] in rows_of(run.problem)
+    assert run.summary().splitlines()[1].startswith(f"{len(ids)} points on the front after 8 evaluations by random")
+
+
+def test_pictures_are_plotly_figures_in_any_figures_of_the_run(run: ap.Run) -> None:
+    """Axes are metrics and costs that the run has, objectives or not; the message for another name has those."""
+    assert isinstance(run.front, RunFront)
+    for x, y in ((None, None), ("params", "accuracy"), ("params", "loss"), ("macs", "params")):
+        drawn = run.front.plot(x=x, y=y)
+        assert isinstance(drawn, graph_objects.Figure)
+        [front] = [trace for trace in drawn.data if trace.name == "front, proxy"]
+        assert list(front.customdata) == [point.id for point in run.front]
+        assert front.mode == ("lines+markers" if x is None else "markers")  # a staircase in the plane of the search
+    assert isinstance(run.front[0].plot(), graph_objects.Figure)
+    with pytest.raises(UnknownNameError, match=r"latency.*accuracy.*macs"):
+        run.plot(x="latency")
+
+
+def test_tables_fit_a_terminal(run: ap.Run, tmp_path: Path) -> None:
+    """A table of a front prints without dots; with ``wide`` it has a column per width variable and every figure."""
+    narrow, wide = run.front.table(), run.front.table(wide=True)
+    with pd.option_context("display.width", 80, "display.max_columns", 0):
+        assert "..." not in repr(narrow)
+    assert list(narrow) == ["accuracy", "macs", "params", "macs_share"]
+    assert wide[list(narrow)].equals(narrow)
+    assert {f"width:{variable.name}" for variable in run.space.variables} <= {*wide}
+    run.front.to_csv(tmp_path / "front.csv")
+    assert list(pd.read_csv(tmp_path / "front.csv", index_col="id")) == list(wide)
+
+
+def test_points_that_guess_are_not_looked_at(make_problem: MakeProblem, trained_resnet: object, tmp_path: Path) -> None:
+    """Neither tested nor timed are points that keep less than a quarter of what the dense model is above guessing."""
+    evaluation = ap.ProxySettings(n_calibration=64, n_validation=128)
+    problem = make_problem(trained_resnet, evaluator="inherited", evaluation=evaluation)
+    run = ap.search(problem, "uniform", 12, store=tmp_path / "run")
+    guessing = run.meta.reference["accuracy"]
+    least = guessing + 0.25 * (run.dense["accuracy"] - guessing)
+    poor = {point.id for point in run.front if point.metrics["accuracy"] < least}
+    assert poor
+    run.report(points=len(run.front))
+    [timed] = run.record.records("latency")
+    looked_at = {row["point"] for row in timed["rows"]} | {row["point"] for row in run.record.records("metrics")}
+    assert not looked_at & poor
+    assert looked_at - {None}
+    assert poor & {point.id for point in run.choose(len(run.front))}  # training may still help them
