@@ -58,6 +58,7 @@ class ShortFinetune:
                     settings=self.settings,
                     executor=self.executor,
                     test=test,
+                    progress=False,  # the bar is the comparison's
                 )
                 found |= {(entry, point.id): point for point in tuned}
             done += len(chosen)

@@ -20,6 +20,7 @@ from autoprune.api.compared_points import (
 )
 from autoprune.api.finetuning import TunedPoint
 from autoprune.api.problem import Problem
+from autoprune.api.progress import Given, check_progress, comparison_progress
 from autoprune.api.recorded_problem import as_recorded_in, check_resumable
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
@@ -159,7 +160,7 @@ def compare(
     test: bool = True,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
-    progress: Callable[[CompareProgress], None] | None = None,
+    progress: Given[CompareProgress] = None,
 ) -> Comparison:
     """Run strategies side by side; run the same call again to go on with a comparison that was interrupted.
 
@@ -186,7 +187,7 @@ def compare(
         test: whether points are measured on test items, once all searches are done; data without them has none.
         executor: see `search`.
         store: folder of the comparison, a run's folder in it per strategy and seed; a temporary one by default.
-        progress: called now and then.
+        progress: function that is called now and then; by default a bar in terminals and notebooks; False for none.
 
     Returns:
         The comparison: tables, a report, the runs. A strategy that cannot run with this budget or on this problem is
@@ -199,6 +200,7 @@ def compare(
         BudgetError: the budget is in seconds, which depend on the machine and on what the cache holds.
         StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
     """
+    check_progress(progress)
     taking_part = roster(strategies)
     if budget is None:
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.evaluation_macs(problem.dense_costs["macs"]))
@@ -212,17 +214,23 @@ def compare(
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     for ledger in sorted(folder.glob("*/run.sqlite"))[:1]:  # runs of one table are measured alike
         problem = as_recorded_in(ledger.parent, problem)
-    tell = progress or _ignore
     made_by = beginning.to_json()["prepare"]
     make_run = ComparedRuns(problem, budget, settings, prepare, made_by, executor, folder)
-    runs, skipped, interrupted = _searched(make_run, plan, tell)
-    tuner = None
-    if finetune is not None and not interrupted:
-        trainer = executor if isinstance(executor, str | RaySettings) else None
-        tuner = ShortFinetune(finetune, trainer, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
-    points, sample = _measured(
-        problem, runs, shares, tuner, n_sampled, tell, test=test and problem.data.test is not None and not interrupted
-    )
+    with comparison_progress(progress) as tell:
+        runs, skipped, interrupted = _searched(make_run, plan, tell)
+        tuner = None
+        if finetune is not None and not interrupted:
+            trainer = executor if isinstance(executor, str | RaySettings) else None
+            tuner = ShortFinetune(finetune, trainer, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
+        points, sample = _measured(
+            problem,
+            runs,
+            shares,
+            tuner,
+            n_sampled,
+            tell,
+            test=test and problem.data.test is not None and not interrupted,
+        )
     reference = common_reference([run.meta.reference for run in runs.values()], problem)
     records = {entry: run.record.with_reference(reference) for entry, run in runs.items()}
     trials = {entry: trial(entry, record, points[entry]) for entry, record in records.items()}
@@ -345,10 +353,6 @@ def _in_words(settings: FitSettings) -> str:
 
 def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: SearchProgress) -> None:
     tell(replace(where, search=progress))
-
-
-def _ignore(_: CompareProgress) -> None:
-    """Discard progress."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch import nn
 from autoprune import artifact
 from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
+from autoprune.api.progress import check_progress, finetuning_progress
 from autoprune.api.run import N_REPORTED, Run
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.objectives import Objective
@@ -156,7 +157,7 @@ def finetune(
     executor: str | RaySettings | None = None,
     seed: int = 0,
     test: bool = True,
-    progress: Callable[[int, Progress], None] | None = None,
+    progress: Callable[[int, Progress], None] | bool | None = None,
     loggers: Sequence[Any] = (),
 ) -> TunedFront:
     """Train points of a run to their final weights; run the same call again to go on with one that was killed.
@@ -177,7 +178,8 @@ def finetune(
             side by side on Ray Tune.
         seed: seed for batch order, augmentation and dropout.
         test: whether test items are looked at, where there are some.
-        progress: called with a point's id and how far its training is; not on Ray.
+        progress: function that is called with a point's id and how far its training is; by default a bar in terminals
+            and notebooks; False for none. Not on Ray.
         loggers: loggers of every training on Ray: ``"tensorboard"``, ``"mlflow"``, or any callback of Ray Tune. The
             named ones write into the run's folder ``finetune/``; MLflow writes elsewhere if ``MLFLOW_TRACKING_URI`` is
             set.
@@ -189,6 +191,7 @@ def finetune(
     """
     check_executor(executor, custom=False)
     _check_call(run, epochs)
+    check_progress(progress)
     _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
     problem = run._require_problem("train")
     chosen = _chosen(run, points)
@@ -209,7 +212,11 @@ def finetune(
     metric = problem.objectives.quality
     if metric.is_cost:  # nothing among them is measured: the task's first metric decides which training was best
         metric = Objective.parse(next(iter(problem.task.metrics), DISTANCE), directions_of(problem.task))
-    with run._writing() as store, warnings_kept(store.keep_warning):
+    with (
+        run._writing() as store,
+        warnings_kept(store.keep_warning),
+        finetuning_progress(progress, len(chosen)) as tell,
+    ):
         kept = _Kept(store, key)
         jobs = [
             with_fit_teacher(
@@ -233,7 +240,7 @@ def finetune(
         ]
         folder = store.folder / "finetune" / key
         if executor in (None, "in-process"):
-            results = train_here(jobs, folder, progress)
+            results = train_here(jobs, folder, tell)
         else:
             cluster = executor if isinstance(executor, RaySettings) else RaySettings()
             results = train_on_ray(jobs, folder, cluster, loggers)

@@ -16,6 +16,7 @@ from torch import nn
 
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import FAR, Problem
+from autoprune.api.progress import Given, check_progress, prune_progress
 from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.api.timing import time_in_turns
@@ -176,7 +177,7 @@ def prune(
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
-    progress: Callable[[PruneProgress], None] | None = None,
+    progress: Given[PruneProgress] = None,
 ) -> Pruned: ...
 
 
@@ -201,7 +202,7 @@ def prune(
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
-    progress: Callable[[PruneProgress], None] | None = None,
+    progress: Given[PruneProgress] = None,
 ) -> list[Pruned]: ...
 
 
@@ -225,7 +226,7 @@ def prune(
     outputs: Sequence[str] = (),
     store: str | Path | None = None,
     seed: int = 0,
-    progress: Callable[[PruneProgress], None] | None = None,
+    progress: Given[PruneProgress] = None,
 ) -> Pruned | list[Pruned]:
     """Make a model smaller: probe every layer by distance, solve for the limits, measure, polish.
 
@@ -255,7 +256,8 @@ def prune(
         outputs: dotted names of the outputs that count, see `Problem`.
         store: folder of the run; a temporary one by default.
         seed: seed for every random choice.
-        progress: called now and then with how far it is.
+        progress: function that is called now and then with how far it is; by default a bar in terminals and notebooks;
+            False for none.
 
     Returns:
         One result, or for a list of limits a list, in its order.
@@ -267,6 +269,7 @@ def prune(
         InvalidArgumentError: both a task and a score were given, or no limit, or no time to recover in.
     """
     started = time.monotonic()
+    check_progress(progress)
     wanted = list(limits) if isinstance(limits, Sequence) else [limits]
     if not wanted or not all(isinstance(item, Mapping) and item for item in wanted):
         msg = (
@@ -309,26 +312,26 @@ def prune(
     )
     problem = problem.with_batch_size(_batch_size(problem))
     targets = [problem.resolve_limits(item) for item in wanted]
-    tell = progress or (lambda _: None)
     budget = budget_of(problem.space, len(targets))
     n_evaluations = budget.evaluations or 0
-    run = search(
-        problem,
-        "knapsack",
-        budget,
-        settings={"probes": _levels_probed(problem.space), "targets": targets},
-        store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
-        seed=seed,
-        progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
-    )
-    points = [_nearest(run, target) for target in targets]
-    found = []
-    for i, point in enumerate(points):
-        tell(PruneProgress("polishing", i, len(points)))
-        found.append(_finished(problem, point, wanted[i]))
-    tell(PruneProgress("polishing", len(points), len(points)))
-    if recover is not None:
-        found = [_recovered(problem, result, minutes, seed, tell) for result in found]
+    with prune_progress(progress) as tell:
+        run = search(
+            problem,
+            "knapsack",
+            budget,
+            settings={"probes": _levels_probed(problem.space), "targets": targets},
+            store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
+            seed=seed,
+            progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
+        )
+        points = [_nearest(run, target) for target in targets]
+        found = []
+        for i, point in enumerate(points):
+            tell(PruneProgress("polishing", i, len(points)))
+            found.append(_finished(problem, point, wanted[i]))
+        tell(PruneProgress("polishing", len(points), len(points)))
+        if recover is not None:
+            found = [_recovered(problem, result, minutes, seed, tell) for result in found]
     seconds = time.monotonic() - started
     found = [replace(result, speedup=_speedup(problem, result.model, seed), seconds=seconds) for result in found]
     return found[0] if isinstance(limits, Mapping) else found

@@ -16,6 +16,7 @@ from autoprune.api import showing
 from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
+from autoprune.api.progress import counted
 from autoprune.api.recorded_problem import as_recorded, check_readable, check_writable
 from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Spending
@@ -116,7 +117,7 @@ class Run(Pickable[RunPoint]):
     @property
     def dense(self) -> dict[str, float]:
         """The dense model's figures by name: costs, and metrics on the search-validation items."""
-        return {**self.meta.dense.metrics.get(self.meta.role_of(self.meta.fidelity), {}), **self.meta.dense.costs}
+        return self.meta.dense_figures
 
     @property
     def front(self) -> RunFront:
@@ -276,6 +277,7 @@ class Run(Pickable[RunPoint]):
         measure: bool = True,
         polish: bool = False,
         runtimes: Sequence[str] = (),
+        progress: bool = True,
     ) -> ReportPaths:
         """Write the report: one HTML file without network access, CSV and JSON beside it.
 
@@ -286,6 +288,7 @@ class Run(Pickable[RunPoint]):
             polish: also measure these points polished, see `RunPoint.build`.
             runtimes: further runtimes that they are timed in, see `measure_latency`; one that is not installed, or
                 cannot run the models, is left out with a warning.
+            progress: whether a bar is shown in terminals and notebooks.
 
         Raises:
             StoreError: the report cannot be written.
@@ -299,16 +302,20 @@ class Run(Pickable[RunPoint]):
             told = highlight(summarize(self.record))  # the point that the report's first sentence is about
             if told is not None and told.id not in {point.id for point in chosen}:
                 chosen.append(self.point(told.id))
-            if self.problem.data.test is not None:
-                self.test(chosen)
-                if polish:
-                    self.test(chosen, polish=True)
-            self.measure_latency(chosen)
-            for runtime in runtimes:
-                try:
-                    self.measure_latency(chosen, runtime=runtime)
-                except (TraceError, MissingDependencyError) as error:
-                    warn(f"nothing is timed in {runtime}: {error}", stacklevel=2)
+            roles = [False, *[True] * polish] if self.problem.data.test is not None else []
+            with counted("measuring", len(roles) * len(chosen) + 1 + len(runtimes), wanted=progress) as begin:
+                for polished in roles:
+                    for point in chosen:
+                        begin(f"point {point.id} on test items{', polished' if polished else ''}")
+                        self.test([point], polish=polished)
+                begin(f"time of {len(chosen)} points")
+                self.measure_latency(chosen)
+                for runtime in runtimes:
+                    begin(f"time in {runtime}")
+                    try:
+                        self.measure_latency(chosen, runtime=runtime)
+                    except (TraceError, MissingDependencyError) as error:
+                        warn(f"nothing is timed in {runtime}: {error}", stacklevel=2)
         return write_report(self.record, path)
 
     @cached_property

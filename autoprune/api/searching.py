@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ import torch
 
 from autoprune.api.beginning import Beginning, StartArgument, ranker
 from autoprune.api.problem import Problem
+from autoprune.api.progress import Given, check_progress, search_progress
 from autoprune.api.recorded_problem import as_recorded_in, check_resumable, check_same_objectives
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
@@ -79,7 +80,7 @@ def search(
     cache: str | Path | None = None,
     seed: int = 0,
     window: int | None = None,
-    progress: Callable[[SearchProgress], None] | None = None,
+    progress: Given[SearchProgress] = None,
 ) -> Run:
     """Search for smaller models; run the same call again to resume one that was interrupted or to spend more.
 
@@ -110,7 +111,8 @@ def search(
         seed: seed for the strategy's random choices.
         window: most jobs asked but not told, part of the run's identity; the strategy's generation by default, 4 of
             `optuna:tpe` and `optuna:gp`, 16 of others without a generation.
-        progress: called now and then with how far the search is.
+        progress: function that is called now and then with how far the search is; by default a bar with the front as it
+            grows, in terminals and notebooks; False for none.
 
     Returns:
         The run: its front, and points to build, save and report.
@@ -129,7 +131,7 @@ def search(
     problem.check_strategy(strategy, beginning.settings)
     check_executor(executor)
     _check_numbers(seed, window)
-    _check_progress(progress)
+    check_progress(progress)
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     is_new = not (folder / "run.sqlite").exists()
@@ -161,6 +163,7 @@ def search(
         with (
             _open_cache(problem, cache, folder) as evaluations,
             closing(_make_executor(executor, runner, problem, run, beginning, checkpoints)) as workers,
+            search_progress(progress, f"{problem.name} {strategy}", budget, recorded) as tell,
         ):
             if evaluations is not None and beginning.earlier is not None and beginning.figures_carry_over(problem):
                 known = measured_in(beginning.earlier.outcomes)
@@ -177,7 +180,7 @@ def search(
                 cache=evaluations,
                 prior=prior,
                 box=ReferenceBox.of(problem.objectives, recorded.reference),
-                on_progress=progress,
+                on_progress=tell,
             )
         if not _has_unfinished_preparation(run):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -334,12 +337,6 @@ def _check_numbers(seed: Any, window: Any) -> None:
         if whole is None or whole < least:
             msg = f"expected {name} to be an integer of at least {least}, got {shown(value)}"
             raise InvalidArgumentError(msg)
-
-
-def _check_progress(progress: Any) -> None:
-    if progress is not None and not callable(progress):
-        msg = f"expected progress to be a function of how far the search is, got {shown(progress)}"
-        raise InvalidArgumentError(msg)
 
 
 def _check_budget(budget: Budget, problem: Problem, fidelity: str) -> None:

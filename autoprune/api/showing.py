@@ -8,6 +8,7 @@ from autoprune.report import units
 from autoprune.report.document import PlotlyFigure, card, drawn
 from autoprune.report.figures.architecture import architecture_figure
 from autoprune.report.figures.front import front_figure
+from autoprune.report.headline import plural
 from autoprune.report.layers import Layers
 from autoprune.report.run_page import points_table
 from autoprune.report.summary import RunSummary
@@ -18,7 +19,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     spent = summary.spending
     return [
         summary.headline,
-        f"{len(summary.front):,} points on the front after {spent.evaluations:,} evaluations by {summary.meta.method}, "
+        f"{plural(len(summary.front), 'point')} on the front after {plural(spent.evaluations, 'evaluation')} by "
+        f"{summary.meta.method}, "
         f"seed {summary.meta.seed} ({summary.state}; {units.count(spent.macs)} executed MACs in "
         f"{units.duration(spent.seconds)}).",
         *(f"Note: {warning}" for warning in summary.warnings),
@@ -32,7 +34,7 @@ def run_card(summary: RunSummary) -> str:
 
 def front_card(summary: RunSummary) -> str:
     """Return a front as HTML for a notebook."""
-    return card(f"{len(summary.front):,} points, cheapest first", (), *_front_rows(summary))
+    return card(f"{plural(len(summary.front), 'point')}, cheapest first", (), *_front_rows(summary))
 
 
 def point_card(summary: RunSummary, layers: Layers, figures: str) -> str:

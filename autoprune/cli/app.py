@@ -42,7 +42,6 @@ class _Door(TyperGroup):
 app = typer.Typer(
     cls=_Door,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Give it a trained PyTorch model, data and a budget; get back a Pareto front of smaller models.",

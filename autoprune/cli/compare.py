@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, log, print_json, print_line, print_table
+from autoprune.cli.console import escape, log, print_json, print_line, print_table, working
 
 if TYPE_CHECKING:
     from autoprune.api import Comparison
@@ -21,6 +21,7 @@ def compare(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
+            autocompletion=options.names("strategies"),
             help="Search strategy; may be repeated. Baselines, and controls of learning strategies, always take part.",
             show_default="the problem's",
         ),
@@ -52,10 +53,16 @@ def compare(
         bool, typer.Option("--test/--no-test", help="Measure the shown points on test images, at the end.")
     ] = True,
     prepare: options.Prepare = None,
+    settings: options.Settings = None,
+    objective: options.Objective = None,
     limit: options.Limit = None,
     outputs: options.Outputs = None,
+    divisor: options.Divisor = None,
+    levels: options.Levels = None,
+    lock: options.Lock = None,
     evaluator: options.Evaluator = None,
     criterion: options.Criterion = None,
+    device: options.Device = None,
     weights: options.Weights = None,
     data: options.Data = None,
     set_: options.Set = None,
@@ -72,7 +79,7 @@ def compare(
 ) -> None:
     """Compare strategies with the same compute. The same command goes on with a comparison that was interrupted."""
     import autoprune as ap
-    from autoprune.cli.progress import comparison_progress, working
+    from autoprune.cli.search import done_in
     from autoprune.comparison.plan import entries, roster
     from autoprune.config.building import build_problem, preparation_of
     from autoprune.config.record import make_folder, record_problem
@@ -88,6 +95,12 @@ def compare(
         prepare=prepare,
         table="compare",
         settings=set_,
+        device=device,
+        objectives=objective,
+        divisor=divisor,
+        levels=levels,
+        locks=lock,
+        strategy_settings=settings,
     )
     table = file.tables.compare
     chosen = strategy or table.strategies or [file.tables.search.strategy]
@@ -109,25 +122,25 @@ def compare(
             built = build_problem(file, folder / "dense")
         for entry in planned:
             record_problem(folder / entry.folder, file)
-        with comparison_progress(quiet=quiet or as_json) as progress:
-            comparison = ap.compare(
-                built,
-                chosen,
-                budget,
-                seeds=n_seeds,
-                settings={key: given for key, given in table.settings.items() if key in taking_part},
-                prepare=prepared,
-                finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
-                test=test,
-                executor=runs_on,
-                store=folder,
-                progress=progress,
-            )
+        comparison = ap.compare(
+            built,
+            chosen,
+            budget,
+            seeds=n_seeds,
+            settings={key: given for key, given in table.settings.items() if key in taking_part},
+            prepare=prepared,
+            finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
+            test=test,
+            executor=runs_on,
+            store=folder,
+            progress=not (quiet or as_json),
+        )
         interrupted = comparison.interrupted
     except KeyboardInterrupt:  # before anything was finished, or after the searches
         interrupted = True
     if interrupted:
-        log(f"interrupted; nothing is lost. Go on with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
+        done = done_in(*(folder / entry.folder for entry in planned))
+        log(f"interrupted {done}. Go on with:\n  {escape(shlex.join(['autoprune', *sys.argv[1:]]))}")
         raise typer.Exit(130)
     page = comparison.report()
     if as_json:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -39,6 +40,16 @@ def log(text: str) -> None:
 def fail(message: str) -> None:
     """Write an error to stderr."""
     log(f"[bold red]error:[/bold red] {escape(message)}")
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Say on stderr what is being done, as long as it takes; nothing where stderr is no terminal, or on request."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    with _console(stderr=True).status(escape(what)):
+        yield
 
 
 def escape(value: object) -> str:

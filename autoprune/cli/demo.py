@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, log, print_line, print_table
+from autoprune.cli.console import escape, log, print_line, print_table, working
 from autoprune.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def demo(
 ) -> None:
     """Train a small network on handwritten digits, search for smaller ones, write the report, save and reload one."""
     import autoprune as ap
-    from autoprune.cli.progress import search_progress, working
     from autoprune.cli.show import read_summary
     from autoprune.config import read_problem_file, record_problem
     from autoprune.config.building import build_problem
@@ -51,14 +50,13 @@ def demo(
         record_problem(store, file)
         log(f"searching with {strategy}")
         started = time.monotonic()
-        with search_progress(strategy, budget, quiet=quiet) as progress:
-            run = ap.search(problem, strategy=strategy, budget=budget, store=store, seed=seed, progress=progress)
+        run = ap.search(problem, strategy=strategy, budget=budget, store=store, seed=seed, progress=not quiet)
         summary = read_summary(store)
         seconds = time.monotonic() - started
         rows.append((strategy, len(summary.evaluations), f"{seconds:.1f} s", f"{summary.convergence.final:.4f}"))
     print_table(("strategy", ">evaluations", ">time", ">hypervolume"), rows)
-    with working("measuring, fine-tuning, saving", quiet=quiet):
-        page = run.report(folder / "report.html").html
+    page = run.report(folder / "report.html", progress=not quiet).html
+    with working("fine-tuning, saving", quiet=quiet):
         points = _publish(file, problem, run, folder)
     print_table(("network", ">MACs", ">parameters", ">test accuracy", f">after {TUNING_EPOCHS} epochs", "file"), points)
     print_line(f"report: {escape(page)}")

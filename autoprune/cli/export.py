@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, print_line
-from autoprune.cli.progress import working
+from autoprune.cli.console import escape, print_line, working
 from autoprune.errors import ConfigError
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, print_json, print_line
-from autoprune.cli.progress import finetuning_progress, working
+from autoprune.cli.console import escape, print_json, print_line, working
 
 
 def finetune(
@@ -32,12 +31,7 @@ def finetune(
     runs_on = options.chosen_executor(executor, address, insecure)
     with working("preparing the problem", quiet=as_json):
         opened = ap.open_run(run, build_problem(options.problem_of_run(run, problem), run))
-    if runs_on == "in-process":
-        with finetuning_progress(points, quiet=as_json) as progress:
-            tuned = ap.finetune(opened, points, epochs, seed=seed, loggers=log or [], progress=progress)
-    else:
-        with working(f"training up to {points} points for {epochs:g} epochs", quiet=as_json):
-            tuned = ap.finetune(opened, points, epochs, executor=runs_on, seed=seed, loggers=log or [])
+    tuned = ap.finetune(opened, points, epochs, executor=runs_on, seed=seed, loggers=log or [], progress=not as_json)
     if as_json:
         print_json(
             [

@@ -36,6 +36,11 @@ def list_(
         print_table(("name", "what it is", "paper"), entries)
 
 
+def names_of(kind: str) -> list[str]:
+    """Return the names of one kind, such as ``"strategies"``."""
+    return [name for name, *_ in _ENTRIES[Kind(kind)]()]
+
+
 def _registered(registry: str) -> Callable[[], list[tuple[str, str, str]]]:
     """Return what lists a registry, given as ``"module:name"``, once it is asked for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,18 @@ from autoprune.errors import shown
 if TYPE_CHECKING:
     from autoprune import RaySettings
     from autoprune.config import ProblemFile
+
+
+def names(what: str) -> Callable[[str], list[str]]:
+    """Return what completes a word of the command line to a name of ``autoprune list WHAT``."""
+
+    def complete(incomplete: str) -> list[str]:
+        from autoprune.cli.listing import names_of
+
+        return [name for name in names_of(what) if name.startswith(incomplete)]
+
+    return complete
+
 
 Problem = Annotated[str, typer.Argument(metavar="PROBLEM", help="A TOML file, or a name from `autoprune list spaces`.")]
 Weights = Annotated[
@@ -33,10 +46,33 @@ Outputs = Annotated[
         help="Output that counts, such as logits, where the model returns others, too; may be repeated.",
     ),
 ]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Where candidates are measured: cpu, cuda, auto.", show_default="cpu")
+]
+Objective = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        metavar="NAME",
+        help="What is optimised, such as accuracy or min:loss; repeatable.",
+        show_default="the problem's",
+    ),
+]
+Divisor = Annotated[
+    int | None, typer.Option("--divisor", min=1, help="Kept widths are multiples of it.", show_default="the problem's")
+]
+Levels = Annotated[
+    int | None, typer.Option("--levels", min=2, help="Widths that every layer may have.", show_default="the problem's")
+]
+Lock = Annotated[
+    list[str] | None,
+    typer.Option("--lock", metavar="LAYER", help="A layer, by name or pattern, that stays as it is; repeatable."),
+]
 Evaluator = Annotated[
     str | None,
     typer.Option(
         "--evaluator",
+        autocompletion=names("evaluators"),
         help="How candidates are measured; see `autoprune list evaluators`.",
         show_default="the problem's",
     ),
@@ -44,7 +80,10 @@ Evaluator = Annotated[
 Criterion = Annotated[
     str | None,
     typer.Option(
-        "--criterion", help="Which channels stay; see `autoprune list criteria`.", show_default="the problem's"
+        "--criterion",
+        autocompletion=names("criteria"),
+        help="Which channels stay; see `autoprune list criteria`.",
+        show_default="the problem's",
     ),
 ]
 Prepare = Annotated[
@@ -52,6 +91,7 @@ Prepare = Annotated[
     typer.Option(
         "--prepare",
         metavar="RECIPE|RUN",
+        autocompletion=names("recipes"),
         help="Make the weights first: a recipe (`autoprune list recipes`; --set TABLE.prepare.KEY=VALUE), or a run's.",
         show_default="the problem's",
     ),
@@ -63,6 +103,14 @@ WarmStart = Annotated[
         metavar="NAME|RUN",
         help="What is measured first: knapsack, the best candidates of an earlier run, or none.",
         show_default="the problem's",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--settings",
+        metavar="KEY=VALUE",
+        help="A setting of the strategy, such as population=20; repeatable. With compare STRATEGY.KEY=VALUE.",
     ),
 ]
 Set = Annotated[
@@ -156,6 +204,12 @@ def read_problem(
     table: str = "search",
     warm_start: str | None = None,
     settings: list[str] | None = None,
+    device: str | None = None,
+    objectives: list[str] | None = None,
+    divisor: int | None = None,
+    levels: int | None = None,
+    locks: list[str] | None = None,
+    strategy_settings: list[str] | None = None,
 ) -> ProblemFile:
     """Read a problem file with what the command line says instead; relative paths start from the working folder.
 
@@ -189,8 +243,14 @@ def read_problem(
         ("evaluator", "criterion"): criterion,
         ("search", "strategy"): strategy,
         ("search", "seed"): seed,
+        ("evaluator", "device"): device,
+        ("objectives",): objectives,
+        ("space", "divisor"): divisor,
+        ("space", "levels"): levels,
+        ("space", "locks"): locks,
     }
     overrides |= {key: option for key, option in options.items() if option is not None}
+    overrides |= {(table, "settings", *key): value for key, value in map(_setting, strategy_settings or [])}
     overrides |= dict(map(_setting, settings or []))
     return read_problem_file(name_or_path, overrides)
 

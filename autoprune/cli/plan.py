@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, print_json, print_line, print_table
-from autoprune.cli.progress import working
+from autoprune.cli.console import escape, print_json, print_line, print_table, working
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +25,9 @@ def plan(
     data: options.Data = None,
     limit: options.Limit = None,
     outputs: options.Outputs = None,
+    divisor: options.Divisor = None,
+    levels: options.Levels = None,
+    lock: options.Lock = None,
     evaluator: options.Evaluator = None,
     criterion: options.Criterion = None,
     seed: options.Seed = None,
@@ -51,6 +53,9 @@ def plan(
         criterion=criterion,
         seed=seed,
         settings=set_,
+        divisor=divisor,
+        levels=levels,
+        locks=lock,
     )
     with working(f"tracing {file.name}"):
         model = build_model(file, with_weights=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, log, print_json, print_line
+from autoprune.cli.console import escape, log, print_json, print_line, working
 
 
 def prune(
@@ -32,6 +32,8 @@ def prune(
     ] = None,
     minutes: Annotated[float, typer.Option(min=0, help="About how long to recover.")] = 1.0,
     outputs: options.Outputs = None,
+    divisor: options.Divisor = None,
+    lock: options.Lock = None,
     weights: options.Weights = None,
     data: options.Data = None,
     seed: options.Seed = None,
@@ -44,12 +46,19 @@ def prune(
     Several values of one limit make a network for each, from the same probes; the value ends the name of its file.
     """
     import autoprune as ap
-    from autoprune.cli.progress import prune_progress, working
     from autoprune.config.building import build_problem, wanted_latency
 
     files = [
         options.read_problem(
-            problem, weights=weights, data=data, limits=size, outputs=outputs, seed=seed, settings=set_
+            problem,
+            weights=weights,
+            data=data,
+            limits=size,
+            outputs=outputs,
+            seed=seed,
+            settings=set_,
+            divisor=divisor,
+            locks=lock,
         )
         for size in _sizes(limit or [])
     ]
@@ -58,21 +67,20 @@ def prune(
         raise file.error(("limits",), "a network is pruned to limits: name some in [limits], or with --limit macs=50%")
     with working(f"preparing {file.name}", quiet=quiet or as_json):
         built = build_problem(file)
-    with prune_progress(f"pruning {file.name}", quiet=quiet or as_json) as progress:
-        found = ap.prune(
-            built.model,
-            built.data,
-            [item.tables.limits for item in files],
-            example_input=built.example_input,
-            task=built.task,
-            recover=recover,
-            minutes=minutes,
-            **file.tables.space.model_dump(exclude={"levels"}),
-            outputs=file.tables.model.outputs,
-            latency=wanted_latency(file) if "latency" in file.tables.limits else None,
-            seed=file.tables.search.seed,
-            progress=progress,
-        )
+    found = ap.prune(
+        built.model,
+        built.data,
+        [item.tables.limits for item in files],
+        example_input=built.example_input,
+        task=built.task,
+        recover=recover,
+        minutes=minutes,
+        **file.tables.space.model_dump(exclude={"levels"}),
+        outputs=file.tables.model.outputs,
+        latency=wanted_latency(file) if "latency" in file.tables.limits else None,
+        seed=file.tables.search.seed,
+        progress=not (quiet or as_json),
+    )
     made = []
     for small, size in zip(found, _sizes(limit or []), strict=True):
         path = output if len(found) == 1 else output.with_stem(f"{output.stem}-{size[-1].partition('=')[2].strip()}")

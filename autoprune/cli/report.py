@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli import options
-from autoprune.cli.console import escape, log, print_line
-from autoprune.cli.progress import working
+from autoprune.cli.console import escape, log, print_line, working
 from autoprune.errors import ConfigError
 
 
@@ -44,6 +43,5 @@ def report(
                 opened = ap.open_run(run, build_problem(options.problem_of_run(run, problem), run))
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
-    with working("writing the report"):
-        paths = opened.report(output, points=points, measure=measure, polish=polish, runtimes=runtime or ())
+    paths = opened.report(output, points=points, measure=measure, polish=polish, runtimes=runtime or ())
     print_line(escape(paths.html))

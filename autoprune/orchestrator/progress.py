@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autoprune.core.budget import Account, Budget, Spending
-from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import PROBE, Evaluation, Outcome, Status
 from autoprune.core.objectives import Objectives
+from autoprune.pareto.front import Front
 from autoprune.pareto.hypervolume import ReferenceBox
 
 INTERVAL = 0.1
@@ -33,6 +33,7 @@ class SearchProgress:
         hypervolume: hypervolume of everything measured so far, as a share of the reference box; None without a box.
         eta: seconds until the budget is used up at the pace of this session; None before there is a pace.
         spent: spending since the beginning; its seconds are those of the search.
+        front: the non-dominated evaluations so far, cheapest first; empty without a box.
     """
 
     evaluations: int
@@ -41,6 +42,7 @@ class SearchProgress:
     hypervolume: float | None
     eta: float | None
     spent: Spending
+    front: tuple[Evaluation, ...] = ()
 
 
 class Meter:
@@ -65,7 +67,8 @@ class Meter:
         self._before = Spending()
         self._failed = 0
         self._same_scores = SameScores()
-        self._values: list[FloatArray] = []
+        self._measured: list[Evaluation] = []
+        self._objectives: Objectives | None = None
 
     def start(self, spent: Spending) -> None:
         """Begin the session with what earlier ones spent."""
@@ -76,7 +79,8 @@ class Meter:
         if outcome.status is Status.FAILED:
             self._failed += 1
         elif self._box is not None and isinstance(outcome, Evaluation) and outcome.job.fidelity != PROBE:
-            self._values.append(objectives.values(outcome.metrics, outcome.costs))
+            self._measured.append(outcome)
+            self._objectives = objectives
         return self._same_scores.hear(outcome)
 
     def report(self, account: Account, elapsed: float, *, force: bool = False) -> None:
@@ -93,16 +97,26 @@ class Meter:
         self._reported = session
         spent = replace(account.charged, seconds=elapsed)
         evaluations = spent.evaluations - self._before.evaluations
+        front = self._front()
         self._on_progress(
             SearchProgress(
                 evaluations=spent.evaluations,
                 failed=self._failed,
                 rate=evaluations / session if session > 0.0 else 0.0,
-                hypervolume=None if self._box is None else self._box.share(self._values),
+                hypervolume=None if self._box is None else self._box.share(front.values if front else []),
                 eta=_eta(account.budget, spent, self._before, session),
                 spent=spent,
+                front=front.points if front else (),
             )
         )
+
+    def _front(self) -> Front[Evaluation] | None:
+        """Return the front of what was measured, and forget what it dominates."""
+        if self._objectives is None:
+            return None
+        found = Front.of(self._measured, self._objectives, fidelity=self._measured[-1].job.fidelity)
+        self._measured = list(found)
+        return found
 
 
 def _eta(budget: Budget, spent: Spending, before: Spending, session: float) -> float | None:

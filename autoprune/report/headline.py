@@ -27,7 +27,7 @@ def headline(summary: RunSummary) -> str:
     quality, cost = summary.objectives.quality, summary.objectives.cost
     share = summary.meta.relative(cost.name, point.costs.get(cost.name, 0))
     if not cost.is_cost or quality.is_cost or share is None:
-        return f"{_plural(len(summary.front), 'point')} on the front after {_evaluations(summary)}."
+        return f"{plural(len(summary.front), 'point')} on the front after {_evaluations(summary)}."
     role = Role.TEST if value_of(point, quality.name, Role.TEST) is not None else summary.role
     value, dense = value_of(point, quality.name, role), value_of(summary.meta.dense, quality.name, role)
     rates = summary.meta.rates
@@ -98,20 +98,20 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
         )
     if summary.substitutes:
         found.append(
-            f"{summary.substitutes:,} of {_plural(len(summary.evaluations), 'candidate')} were drawn at random after "
+            f"{summary.substitutes:,} of {plural(len(summary.evaluations), 'candidate')} were drawn at random after "
             "the start, because the strategy chose nothing that was new, or had no model yet."
         )
     if summary.failures:
         candidates = len(evaluations(summary.failures))
         others = len(summary.failures) - candidates
-        parts = [_plural(candidates, "candidate")] * (candidates > 0) + [_plural(others, "preparation")] * (others > 0)
+        parts = [plural(candidates, "candidate")] * (candidates > 0) + [plural(others, "preparation")] * (others > 0)
         found.append(f"{' and '.join(parts)} failed; the texts are below.")
     return tuple(found)
 
 
 def _nothing(summary: RunSummary) -> str:
     if summary.failures:
-        return f"Nothing was measured: all {_plural(len(summary.failures), 'job')} so far failed."
+        return f"Nothing was measured: all {plural(len(summary.failures), 'job')} so far failed."
     if summary.state is State.RUNNING:
         return "Nothing has been measured yet."
     return "This run measured nothing."
@@ -127,10 +127,11 @@ def _speed(summary: RunSummary, point: Point) -> str:
 
 
 def _evaluations(summary: RunSummary) -> str:
-    return _plural(len(summary.evaluations), "evaluation")
+    return plural(len(summary.evaluations), "evaluation")
 
 
-def _plural(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
+    """Return a number of things in words."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 

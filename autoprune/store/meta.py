@@ -117,6 +117,11 @@ class RunMeta:
         return Objectives.parse(self.objectives)
 
     @property
+    def dense_figures(self) -> dict[str, float]:
+        """The dense model's figures by name: costs, and metrics on the items that decide the front."""
+        return {**self.dense.metrics.get(self.role_of(self.fidelity), {}), **self.dense.costs}
+
+    @property
     def rates(self) -> frozenset[str]:
         """Metrics that are shares of 1, read in percent: by name, unless the dense model's figure is none."""
         measured = self.dense.metrics.values()

@@ -349,7 +349,7 @@ def test_a_run_shows_what_it_was_until_it_is_read_again(make_problem: MakeProble
     assert run.n_evaluations == 5
     point = run.front[0]
     measured = point.test()
-    row = run.front.table().loc[point.id]
+    row = run.front.table(wide=True).loc[point.id]
     assert row["accuracy_test"] == measured["accuracy"]
     assert row["accuracy"] == point.metrics["accuracy"]
     assert row["macs_share"] == point.costs["macs"] / run.dense["macs"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -217,14 +218,43 @@ def test_an_interrupt_ends_cleanly_and_names_the_command_that_resumes(folder: Pa
     assert shown == ""
     assert "Traceback" not in errors
     *_, first, resume = errors.splitlines()  # behind warnings
-    assert first == "interrupted; nothing is lost. Resume with:"
-    before = ap.open_run(folder / "run").outcomes
+    run = ap.open_run(folder / "run")
+    before = run.outcomes
+    done = rf"{len(before):,} evaluations so far, {len(run.front)} points? on the front"
+    assert re.fullmatch(rf"interrupted after {done}; nothing is lost\. Resume with:", first)
     words = shlex.split(resume)
     assert words[1:] == arguments[: len(words) - 1]
     run_cli(*words[1:-1], str(len(before) + 3))  # with a smaller budget, or the test would not end
     after = ap.open_run(folder / "run").outcomes
     assert len(after) == len(before) + 3
     assert after[: len(before)] == before
+
+
+def test_options_say_what_the_file_could(folder: Path) -> None:
+    """Objectives, widths, locks, device and settings of the strategy, without a word in the file."""
+    options = ["--objective", "accuracy", "--objective", "min:params", "--divisor", "4", "--levels", "2", "--lock", "3"]
+    options += ["--device", "cpu", "--strategy", "pymoo:nsga2", "--settings", "population=6", "--evaluations", "4"]
+    run_cli("search", "problem.toml", "--store", "run", "--quiet", *options)
+    run = ap.open_run(folder / "run")
+    assert run.record.objectives.names == ("accuracy", "params")
+    assert {variable.name: variable.widths for variable in run.space.variables} == {"0": (4, 8)}
+    assert recorded_problem(folder / "run").tables.search.settings == {"population": 6}
+    assert run.meta.environment["device"] == "cpu"
+    wrong = ["search", "problem.toml", "--settings", "populaton=6", "--strategy", "pymoo:nsga2"]
+    assert "did you mean 'population'?" in CliRunner().invoke(app, wrong).output
+
+
+def test_names_are_completed(folder: Path) -> None:
+    """The shell is told the names that begin as the word does."""
+    asked = {
+        "_AUTOPRUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "autoprune search x --strategy pym",
+        "COMP_CWORD": "4",
+    }
+    code = "import sys; sys.argv = ['autoprune']; from autoprune.cli import main; main()"
+    environment = {**os.environ, **asked, "PYTHONPATH": str(Path(ap.__file__).parents[1])}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert sorted(shown.stdout.split()) == ["pymoo:nsga2", "pymoo:nsga3", "pymoo:smsemoa"]
 
 
 def test_finetuned_points_are_models(folder: Path) -> None:
