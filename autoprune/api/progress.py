@@ -64,7 +64,7 @@ def search_progress(
     """Give what is told how far a search is: a bar, and below it the front as it grows.
 
     Args:
-        given: what the user gave.
+        given: the value that the user gave.
         what: stands in front of the bar.
         budget: the budget of the search, which decides how far the bar has come.
         meta: description of the run: its objectives, and the dense model's figures that costs are compared with.
