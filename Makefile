@@ -13,7 +13,7 @@ T ?= tests/core tests/architecture
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help dev setup check lint demo test test-zoo test-slow test-faults browser clean
+.PHONY: help dev setup check lint demo docs test test-zoo test-slow test-faults browser clean
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -54,11 +54,19 @@ lint: dev  ## Format and mend what can be mended, then types
 demo: dev  ## Train a small network on handwritten digits, search, report, save, reload
 	$(VENV)/bin/autoprune demo
 
+docs: dev  ## Build the documentation site into build/docs; every warning is an error
+	$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 # Tests of the gate run in a folder that does not hold the source, on the wheel as a user would have it.
 .PHONY: $(BED)
 $(BED): setup
 	rm -rf $(BED) && mkdir -p $(BED)
+<<<<<<< HEAD
 	cp -r tests benchmarks docs examples pyproject.toml README.md $(BED)/
+=======
+	cp -r tests benchmarks docs examples mkdocs.yml pyproject.toml README.md $(BED)/
+>>>>>>> 81b2efe (A documentation site whose examples are run, examples as scripts and notebooks, and a README half as long)
 	cd $(BED) && PYTHONPATH=$(abspath $(SITE)) ../../$(PY) -c 'import autoprune, sys; sys.exit(0 if "build/site" in autoprune.__file__ else f"expected the wheel, got {autoprune.__file__}")'
 
 browser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,20 +35,6 @@ def test_first_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     point, again = names["point"], names["again"]
     problem = names["problem"]
     assert problem.evaluator.measure(again) == dict(point.metrics)  # type: ignore[attr-defined]
-
-
-def test_example_strategy_searches(tmp_path: Path) -> None:
-    """The example of a strategy of one's own proposes genomes of the space."""
-    from autoprune.testing import toys
-
-    names: dict[str, object] = {"__name__": "example"}
-    exec(compile(blocks()[2], "README.md", "exec"), names)
-    setup = toys.toy_setup()
-    strategy = names["CoinFlips"](setup)  # type: ignore[operator]
-    jobs = strategy.ask(5)
-    assert [job.id for job in jobs] == [0, 1, 2, 3, 4]
-    for job in jobs:
-        setup.space.check(np.array([job.candidate.genome]))
 
 
 def test_the_example_without_labels_runs() -> None:
