@@ -318,6 +318,19 @@ class Run(Pickable[RunPoint]):
                         warn(f"nothing is timed in {runtime}: {error}", stacklevel=2)
         return write_report(self.record, path)
 
+    def to_optuna(self, path: str | Path) -> str:
+        """Write the run as a study of Optuna into an SQLite file and return the study's name.
+
+        ``optuna-dashboard sqlite:///FILE`` shows it: a trial per candidate, kept channels as its parameters.
+
+        Raises:
+            InvalidArgumentError: the file holds a study of that name already.
+            StoreError: the file cannot be written.
+        """
+        from autoprune.report.optuna_study import write_study
+
+        return write_study(self.record, path)
+
     @cached_property
     def _scored(self) -> Problem:
         """The problem as it was when candidates were scored: BatchNorm once was always recalibrated afresh."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,19 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME", help="Also time them in onnxruntime or compile; repeatable.", show_default=False),
     ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Write it again so often while the search goes on, measuring nothing; the page refreshes itself.",
+            show_default=False,
+        ),
+    ] = None,
+    optuna: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a study of Optuna instead, for optuna-dashboard.", show_default=False),
+    ] = None,
     problem: options.RunProblem = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
@@ -37,6 +51,13 @@ def report(
         msg = "polished points have to be measured; leave out --no-measure"
         raise typer.BadParameter(msg, param_hint="--polish")
     opened = ap.open_run(run)
+    if optuna is not None:
+        name = opened.to_optuna(optuna)
+        print_line(escape(f"{optuna}: study {name!r}; optuna-dashboard sqlite:///{optuna}"))
+        return
+    if watch is not None:
+        _watch(run, output, watch)
+        return
     if measure and len(opened.front):
         try:
             with working("preparing the problem"):
@@ -45,3 +66,22 @@ def report(
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
     paths = opened.report(output, points=points, measure=measure, polish=polish, runtimes=runtime or ())
     print_line(escape(paths.html))
+
+
+def _watch(run: Path, output: Path | None, seconds: float) -> None:
+    """Write the report of a run again and again, until its search has ended."""
+    from autoprune.report.write import write_report
+    from autoprune.store.record import RunRecord
+
+    said = False
+    while True:
+        record = RunRecord.read(run)
+        page = write_report(record, output, refresh=seconds).html
+        if not said:
+            print_line(escape(page))
+            said = True
+        if not record.is_driven:
+            break
+        time.sleep(seconds)
+    why = record.stop or "stopped"
+    log(f"the search is not going on ({escape(why)}); with test figures and times: autoprune report RUN")

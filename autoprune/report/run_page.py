@@ -16,7 +16,7 @@ from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
 from autoprune.report.headline import highlight
 from autoprune.report.layers import Layers
-from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, kind_of, value_of
+from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, State, kind_of, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role
 from autoprune.store.record import Point
@@ -30,12 +30,13 @@ Column = tuple[str, Role | None]
 """A cost (no role), or a metric on the images of a role."""
 
 
-def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
+def render(summary: RunSummary, *, files: Sequence[str] = (), refresh: float = 0) -> str:
     """Return the report as one HTML document.
 
     Args:
         summary: the summary to write about.
         files: names of the files written beside it.
+        refresh: seconds after which a browser reads the page again while the run is going on; 0 for never.
     """
     heads, dense, points = points_table(summary)
     recommended = highlight(summary)
@@ -45,6 +46,7 @@ def render(summary: RunSummary, *, files: Sequence[str] = ()) -> str:
         figures_of(summary),
         summary=summary,
         files=files,
+        refresh=refresh if summary.state is State.RUNNING else 0,
         main_figures=_main_figures(summary),
         still=Markup(front_svg(summary, with_headline=False)),
         standard_error=_standard_error(summary),

@@ -47,12 +47,13 @@ class ReportPaths:
         )
 
 
-def write_report(record: RunRecord, out_path: str | Path | None = None) -> ReportPaths:
+def write_report(record: RunRecord, out_path: str | Path | None = None, *, refresh: float = 0) -> ReportPaths:
     """Write the report of a run: finished, stopped or still going.
 
     Args:
         record: the run; commands in the report name its folder as it was given.
         out_path: the HTML file, ``report.html`` in the run's folder by default; the other files go beside it.
+        refresh: seconds after which a browser reads the page again, while the run is going on; 0 for never.
 
     Raises:
         StoreError: the record is malformed, or the report cannot be written.
@@ -67,7 +68,8 @@ def write_report(record: RunRecord, out_path: str | Path | None = None) -> Repor
     }
     if summary.finetunings:
         others[paths.finetuned_csv] = finetuned_table(summary).to_csv(lineterminator="\n")
-    for path, text in {**others, paths.html: render(summary, files=[path.name for path in others])}.items():
+    page = render(summary, files=[path.name for path in others], refresh=refresh)
+    for path, text in {**others, paths.html: page}.items():
         replace_file(path, text)
     return paths
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from plotly import graph_objects
 
 import autoprune as ap
 from autoprune.api.run import RunFront
-from autoprune.errors import UnknownNameError
+from autoprune.errors import InvalidArgumentError, UnknownNameError
+from autoprune.report.write import write_report
 from tests.api.conftest import MakeProblem
+from tests.report.made_up import make_run
 
 
 class Reader(HTMLParser):
@@ -118,3 +121,28 @@ def test_points_that_guess_are_not_looked_at(make_problem: MakeProblem, trained_
     assert not looked_at & poor
     assert looked_at - {None}
     assert poor & {point.id for point in run.choose(len(run.front))}  # training may still help them
+
+
+def test_a_run_is_a_study_of_optuna(run: ap.Run, tmp_path: Path) -> None:
+    """Its best trials are the front, with the channels kept as parameters; the same study is not written twice."""
+    file = tmp_path / "study.db"
+    name = run.to_optuna(file)
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{file}")
+    assert len(study.trials) == run.n_evaluations
+    best = {trial.user_attrs["job"]: trial for trial in study.best_trials}
+    for point in run.front:
+        trial = best[point.id]
+        assert trial.params == {name: point.widths[name] for name in trial.params}
+        assert trial.values == [point.metrics["accuracy"], point.costs["macs"]]
+        assert trial.user_attrs["on the front"]
+    with pytest.raises(InvalidArgumentError, match="holds the study"):
+        run.to_optuna(file)
+
+
+def test_the_page_of_a_run_that_goes_on_refreshes_itself(tmp_path: Path) -> None:
+    """Every so many seconds as long as more is to come, and never afterwards."""
+    for is_driven in (True, False):
+        going = make_run(10)
+        going.happened, going.is_driven = [], is_driven
+        page = write_report(going.record, tmp_path / "report.html", refresh=5).html.read_text("utf-8")
+        assert ('http-equiv="refresh" content="5"' in page) is is_driven
