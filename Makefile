@@ -62,11 +62,7 @@ docs: dev  ## Build the documentation site into build/docs; every warning is an 
 .PHONY: $(BED)
 $(BED): setup
 	rm -rf $(BED) && mkdir -p $(BED)
-<<<<<<< HEAD
-	cp -r tests benchmarks docs examples pyproject.toml README.md $(BED)/
-=======
 	cp -r tests benchmarks docs examples mkdocs.yml pyproject.toml README.md $(BED)/
->>>>>>> 81b2efe (A documentation site whose examples are run, examples as scripts and notebooks, and a README half as long)
 	cd $(BED) && PYTHONPATH=$(abspath $(SITE)) ../../$(PY) -c 'import autoprune, sys; sys.exit(0 if "build/site" in autoprune.__file__ else f"expected the wheel, got {autoprune.__file__}")'
 
 browser:

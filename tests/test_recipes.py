@@ -11,6 +11,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 FILES = {
+    "own_cnn": ("runs/own-cnn/own-cnn-40.autoprune", "runs/own-cnn/report.html"),
+    "cluster": ("runs/cluster/run.sqlite",),
     "crnn": ("small.autoprune",),
     "timm_classifier": ("small.autoprune",),
     "transformers_encoder": ("small-bert/config.json", "small-bert/model.autoprune"),

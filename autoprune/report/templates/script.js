@@ -130,6 +130,7 @@
   const plane = document.getElementById("plane");
   const places = [...document.querySelectorAll(".plot")];
   /* On a narrow screen: small letters, and a heat map without numbers and with its scale above. */
+  const few = (all) => all.filter((_, i) => i % Math.ceil(all.length / 6) === 0);
   const fitted = ({ data, layout }) => (window.innerWidth > 600 ? { data, layout } : {
     data: data.map((trace) => (trace.type !== "heatmap" ? trace : {
       ...trace, texttemplate: "", colorbar: { ...trace.colorbar, orientation: "h", y: 1, yanchor: "bottom", title: {} },
@@ -138,6 +139,7 @@
       ...layout,
       margin: { ...layout.margin, l: 8, r: 8, t: layout.margin.t + (data[0]?.type === "heatmap" ? 40 : 0) },
       font: { ...layout.font, size: 11 },
+      xaxis: data[0]?.type !== "heatmap" ? layout.xaxis : { ...layout.xaxis, tickvals: few(layout.xaxis.tickvals), ticktext: few(layout.xaxis.ticktext) },
       legend: { ...layout.legend, font: { size: 10 } },
     },
   });
