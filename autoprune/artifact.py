@@ -26,6 +26,7 @@ from autoprune.core.groups import Attribute, BoolArray, Structure, TensorInfo
 from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError, shown
 from autoprune.surgery.attributes import AttributePlan, check_measures, check_smaller
 from autoprune.surgery.copying import copy_with
+from autoprune.surgery.empty import settle_all
 from autoprune.surgery.matching import model_tensors
 from autoprune.surgery.slicing import check_kept
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _KEY = "autoprune"  # the one entry of the safetensors metadata
 _NO_DIGEST = "0" * 64
-_INTERNAL = ("dense", "attributes", "rules", "widths", "training")  # of use to `load` only
+_INTERNAL = ("dense", "attributes", "rules", "widths", "training", "empty")  # of use to `load` only
 
 
 def save(
@@ -95,6 +96,10 @@ def save(
         "widths": {group.name: group.width for group in structure.groups},
         "dense": [[info.name, list(info.shape), info.kind, list(info.aliases)] for info in structure.tensors],
     }
+    dense = {info.name: all(info.shape) for info in structure.tensors}
+    empty = sorted(name for name, tensor in tensors.items() if dense[name] and not tensor.numel())
+    if empty:  # files of models that have lost no layer are those of earlier versions
+        header["empty"] = empty
     try:
         text = json.dumps(header, allow_nan=False)
     except ValueError as error:
@@ -149,13 +154,15 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         raise ArtifactError(msg) from error
     try:
         own = model_tensors(model, dense)
-        _check_tensors(own, tensors)
+        loses = _check_tensors(own, tensors, header.get("empty", []))
         for attribute, value in values:
-            check_smaller(model, attribute, value)
+            check_smaller(model, attribute, value, least=0 if loses else 1)
         _check_rules(header, model, values)
         homes = {name: "cpu" if tensor.is_meta else tensor.device for name, tensor in own.items()}
         pairs: list[tuple[Tensor, Tensor]] = [(own[name], tensors[name].to(home)) for name, home in homes.items()]
         pruned = copy_with(model, pairs, values)
+        if loses:
+            settle_all(pruned, {alias: info.shape for info in dense.tensors for alias in info.aliases})
         check_measures(pruned)
     except SurgeryError as error:
         msg = f"{path} holds a pruned {header['model']}; give a dense one as it was traced: {error}"
@@ -215,8 +222,16 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     return header, data
 
 
-def _check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], empty: object) -> bool:
     """Check that ``found`` can take the places of ``own``: the same names, no larger, numbers of the same nature.
+
+    Args:
+        own: the tensors of the dense model.
+        found: those of the file.
+        empty: names of those that have lost all their elements.
+
+    Returns:
+        Whether there are such.
 
     Raises:
         SurgeryError: they cannot.
@@ -228,13 +243,18 @@ def _check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> No
     for name, dense in own.items():
         tensor = found[name]
         fits = tensor.ndim == dense.ndim and all(a <= b for a, b in zip(tensor.shape, dense.shape, strict=True))
-        if not fits or (tensor.numel() == 0) != (dense.numel() == 0):
+        if not fits:
             msg = f"{name!r} has shape {tuple(tensor.shape)}, which is no part of {tuple(dense.shape)}"
             raise SurgeryError(msg)
         is_same = tensor.dtype == dense.dtype or (tensor.is_floating_point() and dense.is_floating_point())
         if not is_same:
             msg = f"{name!r} has the type {tensor.dtype}, the model's is {dense.dtype}"
             raise SurgeryError(msg)
+    lost = sorted(name for name, dense in own.items() if dense.numel() and not found[name].numel())
+    if lost != empty:
+        msg = f"the tensors {shown(lost)} are empty, which should be {shown(empty)}"
+        raise SurgeryError(msg)
+    return bool(lost)
 
 
 def _check_rules(header: Mapping[str, Any], model: nn.Module, values: Sequence[tuple[Attribute, Any]]) -> None:

@@ -103,11 +103,14 @@ class Problem:
             ``min:`` or ``max:`` is needed where neither the task nor common use says what is better. By default the
             task's first metric, or the distance where it has none, and MACs.
         limits: hard upper limits by cost name, as a share of the dense model (``"60%"``) or absolute (``2.1e9``).
-        levels: largest number of widths per variable, None for all; see `SearchSpace.build` for this and the next six.
+        levels: largest number of widths per variable, None for all; see `SearchSpace.build` for this and the next
+            seven.
         widths: explicit widths or keep ratios by layer pattern.
         divisor: kept widths are multiples of it.
         min_width: fewest channels per group.
         min_keep_ratio: smallest fraction of a group to keep.
+        drop_blocks: whether whole blocks that a residual stream, or another way, leads past may be dropped: their inner
+            layers have a width of 0, too.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         criterion: ranks the channels of every group; the best ones stay. A name of ``autoprune list criteria``, with
@@ -151,6 +154,7 @@ class Problem:
         divisor: int = 1,
         min_width: int = 1,
         min_keep_ratio: float = 0.1,
+        drop_blocks: bool = False,
         locks: Sequence[str] = (),
         ties: Sequence[str | Sequence[str]] = (),
         criterion: str | tuple[str, Any] | None = None,
@@ -194,6 +198,7 @@ class Problem:
             divisor=divisor,
             min_width=min_width,
             min_keep_ratio=min_keep_ratio,
+            drop_blocks=drop_blocks,
             locks=locks,
             ties=ties,
         )

@@ -171,6 +171,7 @@ def prune(
     divisor: int = 1,
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
+    drop_blocks: bool = False,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -196,6 +197,7 @@ def prune(
     divisor: int = 1,
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
+    drop_blocks: bool = False,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -220,6 +222,7 @@ def prune(
     divisor: int = 1,
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
+    drop_blocks: bool = False,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -250,6 +253,7 @@ def prune(
         divisor: kept widths are multiples of it.
         min_width: fewest channels per group.
         min_keep_ratio: smallest fraction of a group to keep.
+        drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
@@ -301,6 +305,7 @@ def prune(
         divisor=divisor,
         min_width=min_width,
         min_keep_ratio=min_keep_ratio,
+        drop_blocks=drop_blocks,
         locks=locks,
         ties=ties,
         criterion="obs",

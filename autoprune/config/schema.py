@@ -46,6 +46,7 @@ class SpaceTable(Table):
         divisor: widths are multiples of it.
         min_width: no layer keeps fewer channels.
         min_keep_ratio: no layer keeps less than this share of its channels.
+        drop_blocks: whether residual blocks may be dropped as a whole.
         widths: explicit widths, or keep ratios as decimal numbers, by pattern of module names.
         locks: patterns of module names that stay as they are.
         ties: patterns, or lists of patterns, of modules that keep equally many channels.
@@ -55,6 +56,7 @@ class SpaceTable(Table):
     divisor: values.Count = 1
     min_width: values.Count = 1
     min_keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    drop_blocks: bool = False
     widths: dict[str, values.Widths] = Field(default_factory=dict)
     locks: values.Names = ()
     ties: values.Ties = ()

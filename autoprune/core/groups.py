@@ -196,6 +196,8 @@ class Structure:
         notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.
         statistics: statistics over channels that are taken over the kept ones in a cut model.
         outputs: dotted names of the outputs that count; the channels of others may vanish. Empty where all count.
+        branches: indices, per group that may keep no channel at all: its own, and those of the groups that are then
+            without effect, since they feed nothing else or are fed by nothing else.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -210,6 +212,7 @@ class Structure:
     notes: tuple[str, ...] = ()
     statistics: tuple[Statistic, ...] = ()
     outputs: tuple[str, ...] = ()
+    branches: tuple[tuple[int, ...], ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -225,6 +228,19 @@ class Structure:
     def full_widths(self) -> IntArray:
         """(g,) channels per group in the dense model."""
         return np.array([group.width for group in self.groups], dtype=np.int64)
+
+    @property
+    def tied_sets(self) -> list[tuple[int, ...]]:
+        """What can only be cut together: the ties, and every other group alone."""
+        tied = {g for tie in self.ties for g in tie}
+        return sorted([*self.ties, *((g,) for g in range(len(self.groups)) if g not in tied)])
+
+    @cached_property
+    def least_widths(self) -> IntArray:
+        """(g,) fewest channels per group: 0 for those that may vanish, 1 for the others."""
+        least = np.ones(len(self.groups), dtype=np.int64)
+        least[[group for group, *_ in self.branches]] = 0
+        return least
 
     @cached_property
     def axes_of(self) -> dict[str, tuple[Axis, ...]]:
@@ -263,15 +279,17 @@ class Structure:
             (n_genes,) boolean array.
 
         Raises:
-            InvalidArgumentError: a width is outside ``1 .. width``, or the lengths do not match the groups.
+            InvalidArgumentError: a width is below the least or above the dense one, or the lengths do not match the
+                groups.
         """
         if len(orders) != len(self.groups) or len(widths) != len(self.groups):
             msg = f"expected {len(self.groups)} orders and widths (one per group), got {len(orders)} and {len(widths)}"
             raise InvalidArgumentError(msg)
         kept = np.zeros(self.n_genes, dtype=np.bool_)
-        for group, order, width in zip(self.groups, orders, widths, strict=True):
-            if not 1 <= width <= group.width:
-                msg = f"group {group.name!r} keeps 1 to {group.width} channels, not {width}"
+        least = self.least_widths.tolist()
+        for group, order, width, fewest in zip(self.groups, orders, widths, least, strict=True):
+            if not fewest <= width <= group.width:
+                msg = f"group {group.name!r} keeps {fewest} to {group.width} channels, not {width}"
                 raise InvalidArgumentError(msg)
             kept[group.start + np.asarray(order[: int(width)])] = True
         return kept
@@ -318,6 +336,7 @@ class Structure:
             "notes",
             "statistics",
             "outputs",
+            "branches",
         ):  # sentences and source lines, not structure
             del data[described]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -341,6 +360,7 @@ class Structure:
             "notes": list(self.notes),
             "statistics": [[s.module, s.place, s.call, s.dim, _runs(s.genes)] for s in self.statistics],
             "outputs": list(self.outputs),
+            "branches": [list(branch) for branch in self.branches],
         }
 
     @classmethod
@@ -381,6 +401,7 @@ class Structure:
                 notes=tuple(data.get("notes", ())),
                 statistics=tuple(Statistic(m, p, c, d, _unruns(r)) for m, p, c, d, r in data.get("statistics", ())),
                 outputs=tuple(data.get("outputs", ())),
+                branches=tuple(tuple(branch) for branch in data.get("branches", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

@@ -17,7 +17,7 @@ import numpy as np
 
 from autoprune.core import feasible
 from autoprune.core.explanation import Explanation, explain
-from autoprune.core.groups import FloatArray, IntArray, Structure
+from autoprune.core.groups import BoolArray, FloatArray, IntArray, Structure
 from autoprune.core.protocols import Costs
 from autoprune.core.variables import WidthRules, WidthVariable, make_variables
 from autoprune.errors import AutopruneError, InvalidArgumentError, NothingPrunableError
@@ -56,8 +56,8 @@ class SearchSpace:
         driven: set[int] = set()
         for variable in self.variables:
             widths = variable.widths
-            if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
-                msg = f"variable {variable.name!r}: expected strictly increasing positive widths, got {widths}"
+            if not widths or widths[0] < 0 or list(widths) != sorted(set(widths)) or not widths[-1]:
+                msg = f"variable {variable.name!r}: expected strictly increasing widths above 0, got {widths}"
                 raise InvalidArgumentError(msg)
             for i in variable.groups:
                 if not 0 <= i < len(self.structure.groups) or i in driven:
@@ -77,6 +77,9 @@ class SearchSpace:
                         f"channels of group {group.name!r} is no whole number"
                     )
                     raise InvalidArgumentError(msg)
+                if not widths[0] and self.structure.least_widths[i]:
+                    msg = f"variable {variable.name!r}: group {group.name!r} may not vanish, got the widths {widths}"
+                    raise InvalidArgumentError(msg)
                 driven.add(i)
             if not variable.groups:
                 msg = f"variable {variable.name!r} drives no group"
@@ -92,6 +95,7 @@ class SearchSpace:
         divisor: int = 1,
         min_width: int = 1,
         min_keep_ratio: float = 0.1,
+        drop_blocks: bool = False,
         locks: Sequence[str] = (),
         ties: Sequence[str | Sequence[str]] = (),
         validator: Callable[[], Any] | None = None,
@@ -105,10 +109,13 @@ class SearchSpace:
             structure: the traced model.
             levels: largest number of widths per variable, evenly spaced; None allows every width.
             widths: explicit widths (integers) or keep ratios (floats in (0, 1]) by pattern, which replace what the
-                other rules give; the first pattern that names a group counts. The dense width is always allowed.
+                other rules give; the first pattern that names a group counts. The dense width is always allowed, 0 for
+                groups that may vanish.
             divisor: kept widths are multiples of it; the dense width is always allowed.
             min_width: fewest channels to keep per group.
             min_keep_ratio: smallest fraction of a group to keep.
+            drop_blocks: whether groups that may vanish as a whole (`Structure.branches`: residual blocks) have a width
+                of 0, too.
             locks: layers that keep all their channels.
             ties: patterns, or sequences of patterns, of layers that keep equally many channels.
             validator: function that `validate` calls.
@@ -122,7 +129,7 @@ class SearchSpace:
             if isinstance(value, str):
                 msg = f"expected {name} to be a sequence of patterns such as ({value!r},), got the string {value!r}"
                 raise InvalidArgumentError(msg)
-        rules = WidthRules(levels, divisor, min_width, min_keep_ratio)
+        rules = WidthRules(levels, divisor, min_width, min_keep_ratio, drop_blocks)
         variables, fixed = make_variables(structure, rules, widths=widths or {}, locks=locks, ties=ties)
         return cls(structure, variables, fixed, validator)
 
@@ -157,6 +164,11 @@ class SearchSpace:
         """(d,) the genome of the smallest model."""
         return np.zeros(self.n_variables, dtype=np.int64)
 
+    @cached_property
+    def least_levels(self) -> IntArray:
+        """(d,) lowest level of each variable that keeps any channel."""
+        return np.array([int(not variable.widths[0]) for variable in self.variables], dtype=np.int64)
+
     @property
     def size(self) -> int:
         """Number of genomes."""
@@ -182,6 +194,25 @@ class SearchSpace:
         for i, variable in enumerate(self.variables):
             found[list(variable.groups)] = i
         return found
+
+    @cached_property
+    def _goes_with(self) -> BoolArray | None:
+        """(d, d) variables (columns) that are at 0 where a variable (row) is; None where that is no other one."""
+        goes = np.zeros((self.n_variables, self.n_variables), dtype=np.bool_)
+        branches = {group: others for group, *others in self.structure.branches}
+        for v, variable in enumerate(self.variables):
+            if not variable.widths[0]:
+                gone = {*variable.groups, *(other for group in variable.groups for other in branches[group])}
+                goes[v] = [not other.widths[0] and gone.issuperset(other.groups) for other in self.variables]
+                goes[v, v] = False
+        return goes if goes.any() else None
+
+    def settled(self, genomes: IntArray) -> IntArray:
+        """Return (n, d) genomes of the same networks: what a dropped block leaves without effect is dropped, too."""
+        if self._goes_with is None:
+            return genomes
+        dropped = genomes < self.least_levels
+        return np.where((dropped.astype(np.int64) @ self._goes_with) > 0, 0, genomes)
 
     def check(self, genomes: IntArray) -> None:
         """Check that ``genomes`` is an (n, d) integer array of level indices.
@@ -215,12 +246,12 @@ class SearchSpace:
         flat, offsets = self.width_table
         found = np.repeat(self.structure.full_widths[None, :], len(genomes), axis=0)
         driven = self.variable_of >= 0
-        kept = flat[genomes + offsets][:, self.variable_of[driven]]
+        kept = flat[self.settled(genomes) + offsets][:, self.variable_of[driven]]
         found[:, driven] = kept * found[:, driven] // self._full_widths[self.variable_of[driven]]
         return found
 
     def keep_ratios(self, genomes: IntArray) -> FloatArray:
-        """Return the (n, d) kept fraction per variable, in (0, 1].
+        """Return the (n, d) kept fraction per variable, in 0 to 1.
 
         Raises:
             InvalidArgumentError: the genomes are not of this space.
@@ -294,7 +325,9 @@ class SearchSpace:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what genomes mean: equal for equal spaces, in any process, on any machine."""
-        data = [self.structure.fingerprint, _variables_json(self.variables)]
+        data: list[Any] = [self.structure.fingerprint, _variables_json(self.variables)]
+        if self._goes_with is not None:
+            data.append(np.argwhere(self._goes_with).tolist())
         return hashlib.sha256(json.dumps(data, separators=(",", ":")).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,8 @@ class WidthVariable:
     Attributes:
         name: the first group's name; unique among the variables.
         groups: indices of the groups that it drives, increasing; they keep equal fractions of their channels.
-        widths: the allowed widths of the first group, strictly increasing; the last is the dense width.
+        widths: the allowed widths of the first group, strictly increasing; the last is the dense width, and the first
+            may be 0.
     """
 
     name: str
@@ -36,6 +37,7 @@ class WidthRules:
         divisor: kept widths are multiples of it; the dense width is always allowed.
         min_width: fewest channels to keep.
         min_keep_ratio: smallest fraction of the channels to keep.
+        drop_blocks: whether groups that may vanish as a whole have a width of 0, too, whatever the smallest one is.
 
     Raises:
         InvalidArgumentError: a rule is out of range.
@@ -45,6 +47,7 @@ class WidthRules:
     divisor: int = 1
     min_width: int = 1
     min_keep_ratio: float = 0.1
+    drop_blocks: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -117,9 +120,11 @@ def make_variables(
         name = structure.groups[members[0]].name
         full, *others = (structure.groups[i].width for i in members)
         if choosing:
-            allowed = _explicit_widths(structure.groups[choosing[0]], widths[explicit[choosing[0]]], full, others)
+            chosen = widths[explicit[choosing[0]]]
+            allowed = _explicit_widths(structure, members, structure.groups[choosing[0]], chosen)
         else:
-            allowed = rules.widths(full, others)
+            may_vanish = rules.drop_blocks and not structure.least_widths[list(members)].any()
+            allowed = (*((0,) if may_vanish else ()), *rules.widths(full, others))
         if len(allowed) > 1:
             variables.append(WidthVariable(name, members, allowed))
         else:
@@ -162,20 +167,22 @@ def _user_tie(structure: Structure, tie: str | Sequence[str]) -> tuple[int, ...]
 
 
 def _explicit_widths(
-    group: ChannelGroup, choices: Sequence[int | float], full: int, others: Sequence[int]
+    structure: Structure, members: Sequence[int], group: ChannelGroup, choices: Sequence[int | float]
 ) -> tuple[int, ...]:
-    """Return chosen widths of ``group`` as widths of the first group of its variable, which has ``full`` channels."""
+    """Return chosen widths of ``group`` as widths of the first of the ``members`` of its variable."""
+    full, *others = (structure.groups[i].width for i in members)
     parts = math.gcd(full, *others)  # the largest number of equal parts that can vanish one by one
     step = group.width // parts
+    least = int(structure.least_widths[list(members)].max())
     allowed = {full}
     for choice in choices:
         is_ratio = isinstance(choice, float)
         kept = max(1, math.floor(choice * parts + 0.5)) if is_ratio else int(choice) // step
-        if (is_ratio and not 0 < choice <= 1) or not 1 <= kept <= parts or not (is_ratio or choice == kept * step):
+        if (is_ratio and not 0 < choice <= 1) or not least <= kept <= parts or not (is_ratio or choice == kept * step):
             steps = f" in steps of {step}" if step > 1 else ""
             msg = (
-                f"group {group.name!r} keeps 1 to {group.width} channels{steps}; expected integers in that range or "
-                f"ratios in (0, 1], got {choice!r}"
+                f"group {group.name!r} keeps {least} to {group.width} channels{steps}; expected integers in that "
+                f"range or ratios in (0, 1], got {choice!r}"
             )
             raise InvalidArgumentError(msg)
         allowed.add(kept * (full // parts))

@@ -95,24 +95,26 @@ class CostModel:
         parts = np.repeat(self._space.parts, self._space.n_levels)
         full = np.repeat(flat[offsets + self._space.full_genome], self._space.n_levels)
         table = (flat * parts // full).astype(self._of_variables.dtype)
-        costs = self._of_variables.at(len(genomes), lambda rows: table[genomes[rows] + offsets])
+        settled = self._space.settled(genomes)
+        costs = self._of_variables.at(len(genomes), lambda rows: table[settled[rows] + offsets])
         return self._named(costs, self._space.widths(genomes) if self._latency is not None else None)
 
     def at_widths(self, widths: IntArray) -> dict[str, IntArray]:
         """Return (n,) int64 per cost of (n, g) kept channels per group, which need not be of the space.
 
         Raises:
-            InvalidArgumentError: the shape is wrong, or a width is outside 1 to the dense width.
+            InvalidArgumentError: the shape is wrong, or a width is below the least or above the dense one.
         """
         full = self._space.structure.full_widths
         widths = np.asarray(widths)
         if widths.ndim != 2 or widths.shape[1] != len(full) or not np.issubdtype(widths.dtype, np.integer):
             msg = f"expected widths as an (n, {len(full)}) integer array, got {widths.dtype} of shape {widths.shape}"
             raise InvalidArgumentError(msg)
-        if ((widths < 1) | (widths > full)).any():
-            row, column = (int(i) for i in np.argwhere((widths < 1) | (widths > full))[0])
-            group = self._space.structure.groups[column]
-            msg = f"row {row}: group {group.name!r} keeps 1 to {group.width} channels, got {widths[row, column]}"
+        least = self._space.structure.least_widths
+        if ((widths < least) | (widths > full)).any():
+            row, column = (int(i) for i in np.argwhere((widths < least) | (widths > full))[0])
+            group, fewest = self._space.structure.groups[column], least[column]
+            msg = f"row {row}: group {group.name!r} keeps {fewest} to {group.width} channels, got {widths[row, column]}"
             raise InvalidArgumentError(msg)
         return self._named(self._of_groups.at(len(widths), lambda rows: widths[rows]), widths)
 

@@ -60,7 +60,10 @@ def profile_peak(
     space = space or SearchSpace.build(structure, levels=None, min_keep_ratio=0)
     counts = _counts(structure)
     widths = _telling_widths(space, counts, rng)
-    checks = space.widths(rng.integers(0, space.n_levels, size=(CHECKS, space.n_variables)))
+    checked = rng.integers(0, space.n_levels, size=(CHECKS, space.n_variables))
+    checked[0] = np.maximum(checked[0], space.least_levels)
+    checked[-1] = np.where(space.least_levels, 0, checked[-1])
+    checks = space.widths(checked)
 
     skeleton = Skeleton(model, structure)
     weights = model_weights(model, structure)
@@ -113,7 +116,7 @@ def _parts(structure: Structure, axis: Axis) -> Iterator[Count]:
 
 def _telling_widths(space: SearchSpace, counts: Sequence[Count], rng: np.random.Generator) -> IntArray:
     """Return (runs, g) widths, the dense ones first, at which different counts change differently if possible."""
-    genomes = rng.integers(0, space.n_levels, size=(MAX_RUNS, space.n_variables))
+    genomes = rng.integers(space.least_levels, space.n_levels, size=(MAX_RUNS, space.n_variables))
     widths = space.widths(np.vstack([space.full_genome[None, :], genomes]))
     n_distinct = len({_direction(count.at(widths)) for count in counts})
     for n in range(MIN_RUNS, MAX_RUNS):

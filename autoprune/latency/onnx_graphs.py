@@ -57,6 +57,10 @@ class OnnxGraphs:
             self._graph.put(self._expected(sizes[1:] / sizes[0], _sizes(network) / sizes[0]))
         return self._graph.serialized(network)
 
+    def exported_alone(self, network: nn.Module) -> bytes:
+        """Return the serialized graph of a network that torch exports, which tells nothing about others."""
+        return _Graph(network, self._example).serialized(network)
+
     def exported_anew(self, network: nn.Module) -> bytes:
         """Return the serialized graph of a network that torch exports, and learn its constants."""
         graph = _Graph(network, self._example)

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.core.groups import Operator
 from autoprune.errors import MissingDependencyError, TraceError, warn
+from autoprune.surgery.empty import Empty
 from autoprune.surgery.forward import forward, tensors_in
 
 if TYPE_CHECKING:
@@ -83,16 +84,19 @@ class OnnxRuntime:
         """Return a session that computes what ``network`` does: where learnt constants do not, of torch's export."""
         with torch.inference_mode():
             expected = [tensor.float().cpu().numpy() for tensor in tensors_in(forward(network, self._sample))]
-        session, wrong = self._tried(self._graphs.of(network), expected, profile)
+        dropped = any(isinstance(module, Empty) for module in network.modules())  # whose graph has fewer nodes
+        graph = self._graphs.exported_alone(network) if dropped else self._graphs.of(network)
+        session, wrong = self._tried(graph, expected, profile)
         if not wrong:
             return session
-        session, wrong = self._tried(self._graphs.exported_anew(network), expected, profile)
-        if self._graphs.exported == MANY:
-            warn(
-                f"how the ONNX graph of {type(network).__name__} follows its widths is not understood: torch exports "
-                "every network by itself, which takes seconds for each",
-                stacklevel=2,
-            )
+        if not dropped:
+            session, wrong = self._tried(self._graphs.exported_anew(network), expected, profile)
+            if self._graphs.exported == MANY:
+                warn(
+                    f"how the ONNX graph of {type(network).__name__} follows its widths is not understood: torch "
+                    "exports every network by itself, which takes seconds for each",
+                    stacklevel=2,
+                )
         if wrong:
             msg = f"ONNX Runtime does not run the model of class {type(network).__name__}: {wrong}; use runtime='torch'"
             raise TraceError(msg)

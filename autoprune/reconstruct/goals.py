@@ -107,7 +107,7 @@ def find_goals(
     """See on one batch where the consumers' outputs go; the rows are missing yet.
 
     Returns:
-        The goals by the names of the consumers' modules.
+        The goals by the names of the consumers' modules; none of those that have lost all their outputs.
     """
     with OutputFollower(dense, [consumer.module for consumer in consumers], lambda *_: None) as follower:
         forward(dense, next(iter(batches))[0])
@@ -121,6 +121,8 @@ def find_goals(
             if axis.key != consumer.axis.key:
                 outputs = torch.from_numpy(structure.kept_positions(axis, kept)).to(weight.device)
                 weight = weight.index_select(axis.dim, outputs)
+        if not len(outputs):
+            continue
         name = consumer.module
         module: Any = dense.get_submodule(name)
         bias = module.bias[outputs] if consumer.has_bias else weight.new_zeros(len(outputs))

@@ -19,6 +19,7 @@ the constant follows as the difference of the means.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -77,7 +78,7 @@ def solve(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     removed[kept] = False
     gone = removed.nonzero().squeeze(1)
     plain = weight[:, :, kept]
-    if not len(gone):
+    if not len(gone) or not len(kept):
         return plain
     rows = gram[:, kept]
     inner = double(rows[:, :, kept])
@@ -177,11 +178,11 @@ def to_features(weight: Tensor, consumer: Consumer) -> Tensor:
     """View a weight as (blocks, o, f), or (blocks, o, taps, channels) where taps are shared."""
     if consumer.axis.dim == 0:  # transposed convolution: (in, out, *kernel)
         return weight.flatten(2).permute(1, 2, 0).unsqueeze(0)
-    out = weight.shape[0] // consumer.blocks
+    out, taps = weight.shape[0] // consumer.blocks, math.prod(weight.shape[2:])  # there may be no channel to infer from
     if consumer.shared_taps:
-        split = weight.reshape(consumer.blocks, out, weight.shape[1], -1)
+        split = weight.reshape(consumer.blocks, out, weight.shape[1], taps)
         return split.transpose(2, 3)
-    return weight.reshape(consumer.blocks, out, -1)
+    return weight.reshape(consumer.blocks, out, weight.shape[1] * taps)
 
 
 def from_features(features: Tensor, like: Tensor, consumer: Consumer) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
+from autoprune.surgery.empty import variance_ratio
 
 _LARGEST_RATIO = 20.0
 """Of the variances of a cut and a dense model: beyond it, or below its inverse, a channel is as good as dead in one."""
@@ -159,15 +160,15 @@ class MovedNorms:
 
     @staticmethod
     def _ratio(cut: Tensor, dense: Tensor) -> Tensor:
-        least = torch.finfo(dense.dtype).tiny
-        return ((cut + least) / (dense + least)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
+        return variance_ratio(cut, dense, torch.finfo(dense.dtype).tiny, _LARGEST_RATIO)
 
 
 def input_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (c,) mean and variance of a batch norm's input, by the kernel that is fast for it."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     mean, variance = (torch.zeros(x.shape[1], device=x.device, dtype=dtype) for _ in range(2))
-    F.batch_norm(x.to(dtype), mean, variance, training=True, momentum=1.0)
+    if x.numel():
+        F.batch_norm(x.to(dtype), mean, variance, training=True, momentum=1.0)
     return mean, variance
 
 

@@ -132,7 +132,7 @@ class Polisher:
                 max_bytes=self._max_bytes,
             )
             try:
-                for consumer in targets.consumers:
+                for consumer in [consumer for consumer in targets.consumers if consumer.module in goals]:
                     goal = goals[consumer.module]
                     found = None
                     if goal.n_calls:

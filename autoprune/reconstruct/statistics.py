@@ -96,9 +96,10 @@ class FeatureReader:
         x = x.detach()
         if isinstance(self._module, nn.Linear) or self._consumer.shared_taps:
             rows = x if isinstance(self._module, nn.Linear) else x.movedim(1, -1)
-            rows = rows.reshape(-1, rows.shape[-1])
+            rows = rows.flatten(0, -2)  # none of whose sizes is inferred: there may be no channel
             rows = single(rows[self._sample(len(rows), rows.device)])
-            features = rows.reshape(len(rows), self._consumer.blocks, -1).transpose(0, 1)
+            blocks = self._consumer.blocks
+            features = rows.reshape(len(rows), blocks, rows.shape[1] // blocks).transpose(0, 1)
         else:
             features = self._patches(x)
         return torch.cat([features, features.new_ones(features.shape[0], features.shape[1], 1)], dim=2)
@@ -133,9 +134,10 @@ class FeatureReader:
             along = torch.arange(conv.kernel_size[d], device=x.device) * conv.dilation[d] * steps[d]
             taps = (along[:, None] + taps).flatten()
         index += flat * math.prod(sizes)
-        rows = x.movedim(1, -1).reshape(-1, channels)  # a view where channels are last in memory
+        rows = x.movedim(1, -1).flatten(0, -2)  # a view where channels are last in memory
         rows = single(rows.index_select(0, (index[:, None] + taps).flatten()))
-        return rows.reshape(len(index), len(taps), self._consumer.blocks, -1).permute(2, 0, 3, 1).flatten(2)
+        blocks = self._consumer.blocks
+        return rows.reshape(len(index), len(taps), blocks, channels // blocks).permute(2, 0, 3, 1).flatten(2)
 
     def _sample(self, rows: int, device: torch.device) -> Tensor:
         if rows <= self._max_rows:

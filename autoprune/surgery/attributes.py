@@ -53,8 +53,14 @@ class AttributePlan:
         return values
 
 
-def check_smaller(model: nn.Module, attribute: Attribute, value: Any) -> None:
+def check_smaller(model: nn.Module, attribute: Attribute, value: Any, *, least: int = 1) -> None:
     """Check that a value is what a cut may do to an attribute of the dense ``model``: a size of its form, no larger.
+
+    Args:
+        model: the dense model.
+        attribute: the attribute.
+        value: size, or sizes, that it is to have.
+        least: smallest size of what is not 0 in the dense model: 0 where layers may have lost all channels.
 
     Raises:
         SurgeryError: there is no such attribute, it is no size, or it would grow or change its form.
@@ -77,7 +83,7 @@ def check_smaller(model: nn.Module, attribute: Attribute, value: Any) -> None:
         new is None
         or not is_alike
         or len(new) != len(old)
-        or not all(min(1, b) <= a <= b for a, b in zip(new, old, strict=True))
+        or not all(min(least, b) <= a <= b for a, b in zip(new, old, strict=True))
     ):
         msg = f"{place} is {shown(dense)} in the dense model and cannot be cut to {shown(value)}"
         raise SurgeryError(msg)
@@ -99,7 +105,7 @@ def check_measures(model: nn.Module) -> None:
         if isinstance(module, _ConvNd):
             ends = (module.out_channels, module.in_channels)
             first, second = ends[::-1] if module.transposed else ends
-            said = (first, second // module.groups, *module.kernel_size)
+            said = (first, second // max(module.groups, 1), *module.kernel_size)  # no group where no channel is left
         elif isinstance(module, nn.Linear):
             said = (module.out_features, module.in_features)
         elif isinstance(module, _NormBase):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.attributes import AttributePlan
 from autoprune.surgery.copying import copy_with
+from autoprune.surgery.empty import settle_all
 from autoprune.surgery.matching import dense_tensors, model_tensors
 from autoprune.surgery.slicing import check_kept, sliced_state
 
@@ -37,7 +38,7 @@ def cut(
 
     Raises:
         SurgeryError: the model or the weights do not match the structure, or the model cannot be copied.
-        InvalidArgumentError: ``kept`` does not match the structure or empties a group.
+        InvalidArgumentError: ``kept`` does not match the structure or empties a group that has to stay.
     """
     own = model_tensors(model, structure)
     dense: Mapping[str, Tensor] = own
@@ -47,7 +48,10 @@ def cut(
     sliced = sliced_state({name: dense[name].to(own[name].device) for name in own}, structure, kept)
     replacements = {name: sliced[name].to(own[name], copy=True) for name in own}
     values = zip(structure.attributes, AttributePlan(structure).values(widths), strict=True)
-    return copy_with(model, ((own[name], replacements[name]) for name in own), values)
+    smaller = copy_with(model, ((own[name], replacements[name]) for name in own), values)
+    if not widths.all():
+        settle_all(smaller, {name: info.shape for info in structure.tensors for name in info.aliases})
+    return smaller
 
 
 def _unsaved(model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

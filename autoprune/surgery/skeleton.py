@@ -13,6 +13,7 @@ from autoprune.core.groups import BoolArray, Structure
 from autoprune.errors import SurgeryError
 from autoprune.surgery.attributes import AttributePlan
 from autoprune.surgery.copying import copy_with
+from autoprune.surgery.empty import settle
 from autoprune.surgery.matching import dense_tensors, model_tensors, named_tensors
 from autoprune.surgery.slicing import Slicer, check_kept
 
@@ -59,6 +60,15 @@ class Skeleton:
         self._slicer = slicer
         self._plan = AttributePlan(structure)
         self._owners = [(self._module.get_submodule(a.module), a.name) for a in structure.attributes]
+        may_vanish = [group for group, *_ in structure.branches]
+        names = {tensor for group in may_vanish for tensor, *_ in structure.groups[group].axes}
+        aliases = [alias for info in structure.tensors if info.name in names for alias in info.aliases]
+        owners = {name: self._module.get_submodule(name.rpartition(".")[0]) for name in aliases}
+        #: the layers that may lose all their channels, with the tensors that tell
+        self._losing = [
+            (module, [placed[name] for name in owners if owners[name] is module])
+            for module in dict.fromkeys(owners.values())
+        ]
 
     @torch.inference_mode(mode=False)  # statistics made in inference mode could not be recalibrated outside of it
     @torch.no_grad()
@@ -75,7 +85,7 @@ class Skeleton:
 
         Raises:
             SurgeryError: the weights do not match the structure.
-            InvalidArgumentError: ``kept`` does not match the structure or empties a group.
+            InvalidArgumentError: ``kept`` does not match the structure or empties a group that has to stay.
         """
         widths = check_kept(self._structure, kept)
         selections = self._slicer.selections(kept, self._device(weights))
@@ -90,6 +100,8 @@ class Skeleton:
             placed.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
         for (owner, name), value in zip(self._owners, self._plan.values(widths), strict=True):
             object.__setattr__(owner, name, value)
+        for module, tensors in self._losing:
+            settle(module, is_empty=not all(tensor.numel() for tensor in tensors))
         return self._module
 
     def _device(self, weights: Mapping[str, Tensor]) -> torch.device | str:
@@ -135,7 +147,7 @@ class Cropper:
 
         Raises:
             SurgeryError: the weights do not match the structure.
-            InvalidArgumentError: ``kept`` does not match the structure or empties a group.
+            InvalidArgumentError: ``kept`` does not match the structure or empties a group that has to stay.
         """
         module = self._skeleton.build({name: tensor.detach() for name, tensor in weights.items()}, kept)
         device = next((weights[name].device for name in self._parameters if name in weights), "cpu")

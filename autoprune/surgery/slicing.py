@@ -66,14 +66,15 @@ class Slicer:
         bounds = np.searchsorted(positions, self._starts)
         counts = np.diff(bounds)
         local = positions - np.repeat(self._starts[:-1], counts)
-        firsts, lasts = local[bounds[:-1]].tolist(), local[bounds[1:] - 1].tolist()
+        padded = np.append(local, 0)  # nothing may stay of the last vector
+        firsts, lasts = padded[bounds[:-1]].tolist(), padded[bounds[1:] - 1].tolist()
         lengths = counts.tolist()
         found: list[Selection] = list(torch.from_numpy(local).to(device).split(lengths))
         for i, (first, last, length) in enumerate(zip(firsts, lasts, lengths, strict=True)):
             if length == self._sizes[i]:
                 found[i] = None
-            elif last - first + 1 == length:
-                found[i] = (first, length)
+            elif not length or last - first + 1 == length:
+                found[i] = (first if length else 0, length)
         return found
 
     def cut(
@@ -124,7 +125,7 @@ def check_kept(structure: Structure, kept: BoolArray) -> IntArray:
         (g,) kept channels per group.
 
     Raises:
-        InvalidArgumentError: the array has another shape or type, or removes a whole group.
+        InvalidArgumentError: the array has another shape or type, or removes a whole group that has to stay.
     """
     if kept.shape != (structure.n_genes,) or kept.dtype != np.bool_:
         msg = (
@@ -133,8 +134,8 @@ def check_kept(structure: Structure, kept: BoolArray) -> IntArray:
         )
         raise InvalidArgumentError(msg)
     widths = np.bincount(structure.group_of[kept], minlength=len(structure.groups))
-    if not widths.all():
-        empty = structure.groups[int(np.argmin(widths))]
+    if (widths < structure.least_widths).any():
+        empty = structure.groups[int(np.argmax(widths < structure.least_widths))]
         msg = f"group {empty.name!r} keeps none of its {empty.width} channels; keep at least 1"
         raise InvalidArgumentError(msg)
     return widths

@@ -24,6 +24,7 @@ from autoprune.surgery.forward import (
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._recorder import IdRecorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
+from autoprune.trace.branches import find_branches
 from autoprune.trace.given_model import copy_model, refuse_unready, undisturbed, unwrap
 from autoprune.trace.grouping import build
 from autoprune.trace.validation import cost_notes, pin_offenders
@@ -63,6 +64,8 @@ def trace(
     with undisturbed():
         samples = _checked_samples(model, example_input)
         structure = _record(model, samples, outputs, seed)
+        branches = structure.branches if validate else ()  # what has not been tried may not vanish
+        structure = replace(structure, branches=branches)
         if validate:
             structure = pin_offenders(model, structure, samples, seed=seed)
         if not structure.groups:
@@ -159,7 +162,8 @@ def _record(model: nn.Module, samples: Samples, outputs: Sequence[str], seed: in
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
     structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
-    return replace(structure, outputs=tuple(outputs))
+    structure = replace(structure, outputs=tuple(outputs))
+    return replace(structure, branches=find_branches(model, structure, samples))
 
 
 def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autoprune.surgery.empty import variance_ratio
 from autoprune.surgery.forward import forward
 from autoprune.train.source import Batch, counted
 
@@ -128,7 +129,7 @@ def _ratio(fresh: Tensor, dense: Tensor) -> Tensor:
     """Return by what (c,) variances are moved, or (c, 2, 2) covariances: these by both parts' variances alone."""
     is_matrix = fresh.dim() > 1
     ours, theirs = (t.diagonal(dim1=1, dim2=2) if is_matrix else t for t in (fresh, dense))
-    ratio = ((ours + TINY) / (theirs + TINY)).clamp(1 / MOST, MOST)
+    ratio = variance_ratio(ours, theirs, TINY, MOST)
     return ratio.sqrt()[:, :, None] * ratio.sqrt()[:, None, :] if is_matrix else ratio
 
 

@@ -29,6 +29,9 @@ BISECTIONS = 60
 LARGEST_RATIO = 1 - 1e-9
 """Ratios are cut off here: the threshold of a ratio of 1 lies at minus infinity."""
 
+SMALLEST_RATIO = 1e-12
+"""And here at the other end: a group that may vanish has ratios down to 0."""
+
 SMALLEST_IMPORTANCE = 1e-12
 """Importance relative to the mean of the group from which on a channel counts as dead."""
 
@@ -40,7 +43,7 @@ def keep_probabilities(keep_ratios: Tensor, log_importance: Tensor, sharpness: f
     ``dp_c / dratio = w p_c (1 - p_c) / sum_k p_k (1 - p_k)``. Only channels near the threshold pass it on.
 
     Args:
-        keep_ratios: (g,) float64 in 0..1, 0 excluded.
+        keep_ratios: (g,) float64 in 0..1.
         log_importance: (g, w) float64, minus infinity where there is no channel.
         sharpness: ``beta2``, positive.
 
@@ -64,7 +67,7 @@ def soft_thresholds(keep_ratios: Tensor, log_importance: Tensor, sharpness: floa
     """
     is_channel = log_importance.isfinite()
     n_channels = is_channel.sum(dim=1)
-    ratios = keep_ratios.clamp(max=LARGEST_RATIO)
+    ratios = keep_ratios.clamp(SMALLEST_RATIO, LARGEST_RATIO)
     # With all channels as important as the least (the most), the ratio would be met exactly here: a tight bracket.
     offset = torch.logit(ratios) / sharpness
     low = log_importance.masked_fill(~is_channel, torch.inf).amin(dim=1) - offset

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="npz:FOLDER with CIFAR-10")
     parser.add_argument("--limits", nargs="+", default=["70%", "50%", "30%"])
     parser.add_argument("--minutes", type=float, default=0.0, help="of label-free recovery")
+    parser.add_argument("--drop-blocks", action="store_true", help="whole residual blocks may be dropped")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -43,15 +44,17 @@ def main() -> None:
         [{"macs": limit} for limit in options.limits],
         recover="distill" if options.minutes else None,
         minutes=options.minutes or 1.0,
+        drop_blocks=options.drop_blocks,
         seed=options.seed,
     )
     print(f"{time.process_time() - began:.1f} CPU s for {len(found)} points", flush=True)
     for limit, result in zip(options.limits, found, strict=True):
         cut = measure(result.point.build(), test, task)["accuracy"]
         done = measure(result.model, test, task)["accuracy"]
+        dropped = [name for name, width in result.point.widths.items() if not width]
         print(
             f"<= {limit}: {result.share['macs']:.3f} of the MACs, cut {cut:.4f}, {list(result.steps)[-1]} {done:.4f}; "
-            f"{result.summary}",
+            f"{result.summary}{', without ' if dropped else ''}{', '.join(dropped)}",
             flush=True,
         )
 

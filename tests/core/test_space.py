@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthRules, WidthVariable
+from autoprune.cost.model import CostModel
 from autoprune.errors import AutopruneError, InvalidArgumentError, NothingPrunableError, UnknownNameError
 from autoprune.testing.toys import chain
 
@@ -219,3 +221,49 @@ def test_explanation():
     assert len(table) == 6
     assert table[4].endswith("it makes the output of the model (net.py:12)")
     assert table[-1] == "2 of 4 layers prunable, 2 width variables, 16 genomes"
+
+
+def droppable(*branches):
+    """Return a chain of three groups with branches."""
+    return replace(chain((8, 16, 8)), branches=branches)
+
+
+def test_a_width_of_zero_is_for_whole_branches():
+    """Only with `drop_blocks`, only for groups that may vanish, beside what the rules give; or where it is named."""
+    structure = droppable((1, 2), (2, 1))
+    plain = SearchSpace.build(structure, levels=4)
+    assert [v.widths[0] for v in plain.variables] == [2, 4, 2]
+    assert plain.fingerprint == SearchSpace.build(chain((8, 16, 8)), levels=4).fingerprint
+    space = SearchSpace.build(structure, levels=4, min_width=4, drop_blocks=True)
+    assert [v.widths for v in space.variables] == [(4, 6, 8), (0, 4, 8, 12, 16), (0, 4, 6, 8)]
+    assert space.least_levels.tolist() == [0, 1, 1]
+    assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+    tied = SearchSpace.build(structure, ties=[("fc0", "fc2")], drop_blocks=True)
+    assert [v.widths[0] for v in tied.variables] == [1, 0]  # fc0 has to stay
+    assert SearchSpace.build(structure, widths={"fc1": [0, 4]}).variables[1].widths == (0, 4, 16)
+    with pytest.raises(InvalidArgumentError, match="'fc0' keeps 1 to 8 channels"):
+        SearchSpace.build(structure, widths={"fc0": [0, 4]})
+    with pytest.raises(InvalidArgumentError, match="'fc0' may not vanish"):
+        SearchSpace(structure, (WidthVariable("fc0", (0,), (0, 8)),))
+    with pytest.raises(InvalidArgumentError, match="'fc0' keeps 1 to 8 channels, not 0"):
+        structure.kept_genes([np.arange(8), np.arange(16), np.arange(8)], [0, 16, 8])
+
+
+def test_what_a_dropped_block_leaves_without_effect_goes_with_it():
+    """Widths and costs are those of the genome with all of the branch at zero; no cost rises where a level falls."""
+    structure = droppable((0,), (1, 2), (2, 1))
+    space = SearchSpace.build(structure, levels=4, drop_blocks=True)
+    costs = CostModel(structure, space)
+    genomes = np.stack([g.ravel() for g in np.meshgrid(*(np.arange(n) for n in space.n_levels))], axis=1)
+    widths, settled = space.widths(genomes), space.settled(genomes)
+    assert ((widths[:, 1] == 0) == (widths[:, 2] == 0)).all()
+    assert ((genomes[:, 1:] == 0).any(axis=1) == (widths[:, 1] == 0)).all()
+    assert (widths == space.widths(settled)).all()
+    assert (space.settled(settled) == settled).all()
+    for name, values in costs(genomes).items():
+        assert values.tolist() == costs.at_widths(widths)[name].tolist() == costs(settled)[name].tolist()
+        for variable in range(3):
+            lower = np.maximum(genomes - np.eye(3, dtype=np.int64)[variable], 0)
+            assert (costs(lower)[name] <= values).all()
+    locked = SearchSpace.build(structure, levels=4, drop_blocks=True, locks=["fc2"])
+    assert locked.widths(np.array([[1, 0]])).tolist() == [[2, 0, 8]]  # what is locked stays

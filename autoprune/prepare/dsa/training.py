@@ -94,11 +94,11 @@ class MaskSampler:
 
     def __init__(self, setup: JobSetup, kept: BoolArray, device: torch.device) -> None:
         structure = setup.structure
-        driven = setup.space.variable_of >= 0
+        present = np.bincount(structure.group_of[kept], minlength=len(structure.groups))
+        driven = (setup.space.variable_of >= 0) & (present > 0)  # in a block that was dropped there is nothing to draw
         self._groups = torch.from_numpy(np.flatnonzero(driven))
         self._gates = torch.from_numpy(np.flatnonzero(driven[structure.group_of[kept]])).to(device)
-        present = np.bincount(structure.group_of[kept], minlength=len(structure.groups))
-        self._scale = torch.from_numpy(structure.full_widths / present)[self._groups]
+        self._scale = torch.from_numpy(structure.full_widths[driven] / present[driven])
         self._open = torch.ones(int(kept.sum()), dtype=torch.float64, device=device)
         self._log_importance = torch.empty(0)
 

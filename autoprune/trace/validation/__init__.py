@@ -10,7 +10,7 @@ bisection. A group whose index map could be shuffled without anybody noticing is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -86,7 +86,7 @@ def validate(
 def pin_offenders(
     model: nn.Module, structure: Structure, samples: Samples, *, seed: int = 0, space: SearchSpace | None = None
 ) -> Structure:
-    """Return ``structure`` without the groups that a validation rejects.
+    """Return ``structure`` without the groups that a validation rejects, and the branches that it does.
 
     Args:
         model: the model that was traced.
@@ -97,8 +97,11 @@ def pin_offenders(
     """
     if not structure.groups:
         return structure
-    problems = Examiner(model, structure, samples, seed, space).problems()
-    return without_groups(structure, problems) if problems else structure
+    examiner = Examiner(model, structure, samples, seed, space)
+    problems = examiner.problems()
+    branches = examiner.branches() if structure.branches else ()
+    found = structure if branches == structure.branches else replace(structure, branches=branches)
+    return without_groups(found, problems) if problems else found
 
 
 WHOLE = (

@@ -77,7 +77,14 @@ class Bench:
         self._observe = partial(observe, outputs=structure.outputs)
 
     def differs(
-        self, kept: BoolArray, example: Any, number: int, *, training: bool = False, elsewhere: bool = False
+        self,
+        kept: BoolArray,
+        example: Any,
+        number: int,
+        factors: Sequence[float] | None = None,
+        *,
+        training: bool = False,
+        elsewhere: bool = False,
     ) -> Problem | None:
         """Return how a cut model differs from the masked one, None if it does not.
 
@@ -85,6 +92,8 @@ class Bench:
             kept: (n_genes,) boolean array.
             example: an input in any floating precision.
             number: number of the genome: seed for the noise.
+            factors: factors for the outputs of the layers that run, in their order, 1 for those that are missing; None
+                to bring each to unit scale.
             training: the mode of the model.
             elsewhere: also look whether the noise reaches anything on ways that the structure does not know.
         """
@@ -92,7 +101,7 @@ class Bench:
         noise = torch.Generator().manual_seed(self._seed + 1 + number)
         run = partial(self._reference, self._structure, kept, noise, example, training=training)
         try:
-            masked = run()
+            masked = run(factors)
             small = self._cut(kept, example, masked.factors, training=training)
         except Exception as error:  # noqa: BLE001  (a wrong size surfaces as whatever the user's code raises)
             return _failure(error, training=training)

@@ -25,6 +25,7 @@ N_RANDOM = 3
 """Random genomes that are compared, beside the smallest one."""
 
 _SMALLEST = N_RANDOM
+_DROPPED = N_RANDOM + 1
 _EXACT = 0  # number of the genome that is always compared in double precision
 _ATTEMPTS = 6
 
@@ -109,6 +110,29 @@ class Examiner:
         for unit in self._unverifiable(units, runs, alike=names[1] <= names[0]):
             bad |= dict.fromkeys(self._units[unit].groups, (_UNVERIFIABLE, ""))
         return bad
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """Return the structure's branches without those that the model cannot do without, after all."""
+        found = {branch[0]: branch for branch in self.structure.branches}
+        units = [unit for unit in self.structure.tied_sets if unit[0] in found]
+        twice = self._samples.take(2)
+        trained = self._exact.dense(twice, training=True) is not None
+        other = self._other_example(trains=trained)
+        runs = [(self._exact.example, False), *([] if other is None else [(other, False)])]
+        if trained and not self._is_random(twice):
+            runs.append((twice, True))
+
+        def fails(chosen: Sequence[int]) -> Problem | None:
+            kept = self._everything.copy()
+            for g in {g for i in chosen for member in units[i] for g in found[member]}:
+                kept[self.structure.groups[g].genes] = False
+            # fewer layers run, so that none can be compared one by one, or scaled by its turn: double precision alone
+            problems = (self._exact.differs(kept, x, _DROPPED, (), training=training) for x, training in runs)
+            return next((p for p in problems if p), None) or self._exact.differs_when_copied(kept)
+
+        passed, _ = _bisect(range(len(units)), fails)
+        there = {g for i in passed for g in units[i]}
+        return tuple(tuple(g for g in found[i] if g in there) for i in sorted(there))
 
     # ------------------------------------------------------------------ genomes
 
@@ -281,10 +305,9 @@ class Examiner:
 def _units(structure: Structure, space: SearchSpace | None) -> list[_Unit]:
     """Return sets of groups that are cut together: the space's variables, or what is tied and every group alone."""
     if space is not None:
-        return [_Unit(variable.groups, variable.widths[:-1]) for variable in space.variables]
-    tied = {g for tie in structure.ties for g in tie}
-    sets = sorted([*structure.ties, *((g,) for g in range(len(structure.groups)) if g not in tied)])
-    return [_Unit(groups, WidthRules(None, min_keep_ratio=0).widths(*_full(structure, groups))[:-1]) for groups in sets]
+        return [_Unit(v.groups, tuple(width for width in v.widths[:-1] if width)) for v in space.variables]
+    rules = WidthRules(None, min_keep_ratio=0)
+    return [_Unit(groups, rules.widths(*_full(structure, groups))[:-1]) for groups in structure.tied_sets]
 
 
 def _full(structure: Structure, groups: Sequence[int]) -> tuple[int, list[int]]:
@@ -334,10 +357,15 @@ def _kept_genes(
 
 
 def sample_genomes(structure: Structure, seed: int, space: SearchSpace | None = None) -> list[BoolArray]:
-    """Return kept genes of the dense model, of one that keeps about half and of one that keeps three quarters."""
+    """Return kept genes of the dense model, of one that keeps about half and of one that keeps three quarters.
+
+    Where whole branches may vanish, also of the dense model without any of them.
+    """
     units = _units(structure, space)
     full = np.ones(structure.n_genes, dtype=np.bool_)
-    return [full, _genome(structure, units, seed, 0), _gentle_genome(structure, units, seed)]
+    found = [full, _genome(structure, units, seed, 0), _gentle_genome(structure, units, seed)]
+    stays = structure.least_widths[structure.group_of] > 0
+    return found if stays.all() else [*found, stays]
 
 
 def _bisect(units: Sequence[int], check: Check) -> tuple[list[int], dict[int, Problem]]:
