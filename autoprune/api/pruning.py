@@ -258,7 +258,7 @@ def prune(
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
         outputs: dotted names of the outputs that count, see `Problem`.
-        store: folder of the run; a temporary one by default.
+        store: folder of the run, with which the same call goes on after an interruption; a temporary one by default.
         seed: seed for every random choice.
         progress: function that is called now and then with how far it is; by default a bar in terminals and notebooks;
             False for none.
@@ -329,6 +329,9 @@ def prune(
             seed=seed,
             progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),
         )
+        if run.interrupted:  # what was measured so far would make a model, but not the one that was asked for
+            msg = f"after {run.n_evaluations} of {n_evaluations} probes and candidates, before there was a model"
+            raise KeyboardInterrupt(msg)
         points = [_nearest(run, target) for target in targets]
         found = []
         for i, point in enumerate(points):

@@ -35,7 +35,7 @@ class _Door(TyperGroup):
             fail(str(error) or type(error).__name__)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            log("interrupted")
+            log(f"interrupted {error}".rstrip())
             raise typer.Exit(130) from error
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from autoprune.report import units
 from autoprune.report.document import MISSING, Cell, document
 from autoprune.report.figures.front import convergence_figure, front_figure, planes
+from autoprune.report.figures.importance import importance_figure, probes
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
@@ -100,6 +101,8 @@ def figures_of(summary: RunSummary) -> dict[str, Figure]:
         figures["convergence"] = convergence_figure({summary.meta.strategy: summary.convergence})
     if summary.front:
         figures["keep-ratios"] = keep_ratio_figure(summary)
+    if probes(summary):
+        figures["importance"] = importance_figure(summary)
     if summary.evaluations:
         figures["parallel"] = parallel_figure(summary)
     if summary.front:

@@ -14,8 +14,7 @@ import autoprune as ap
 from autoprune.api.run import RunFront
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.report.write import write_report
-from tests.api.conftest import MakeProblem
-from tests.report.made_up import make_run
+from tests.report.made_up import make_meta, make_run
 
 
 class Reader(HTMLParser):
@@ -106,21 +105,17 @@ def test_tables_fit_a_terminal(run: ap.Run, tmp_path: Path) -> None:
     assert list(pd.read_csv(tmp_path / "front.csv", index_col="id")) == list(wide)
 
 
-def test_points_that_guess_are_not_looked_at(make_problem: MakeProblem, trained_resnet: object, tmp_path: Path) -> None:
+def test_points_that_guess_are_not_looked_at() -> None:
     """Neither tested nor timed are points that keep less than a quarter of what the dense model is above guessing."""
-    evaluation = ap.ProxySettings(n_calibration=64, n_validation=128)
-    problem = make_problem(trained_resnet, evaluator="inherited", evaluation=evaluation)
-    run = ap.search(problem, "uniform", 12, store=tmp_path / "run")
-    guessing = run.meta.reference["accuracy"]
-    least = guessing + 0.25 * (run.dense["accuracy"] - guessing)
-    poor = {point.id for point in run.front if point.metrics["accuracy"] < least}
-    assert poor
-    run.report(points=len(run.front))
-    [timed] = run.record.records("latency")
-    looked_at = {row["point"] for row in timed["rows"]} | {row["point"] for row in run.record.records("metrics")}
-    assert not looked_at & poor
-    assert looked_at - {None}
-    assert poor & {point.id for point in run.choose(len(run.front))}  # training may still help them
+    guessing = {**make_meta().reference, "accuracy": 0.6}
+    run = ap.Run(make_run(60, reference=guessing).record)
+    least = 0.6 + 0.25 * (run.dense["accuracy"] - 0.6)
+    useful = [point.id for point in run.front if point.metrics["accuracy"] >= least]
+    assert 0 < len(useful) < len(run.front)
+    assert [point.id for point in run._to_measure(len(run.front))] == useful
+    assert len(run.choose(len(run.front))) == len(run.front)  # for training, which may still help them
+    hopeless = ap.Run(make_run(20, reference={**guessing, "accuracy": 0.92}).record)
+    assert len(hopeless._to_measure(3)) == 3  # a report of nothing helps nobody
 
 
 def test_a_run_is_a_study_of_optuna(run: ap.Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,32 @@ def trained() -> tuple[nn.Module, ap.Data]:
     model = network()
     ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=8, batch_size=64, learning_rate=0.05))
     return model.eval(), data
+
+
+def test_an_interruption_gives_no_model_of_half_the_probes(trained: tuple[nn.Module, ap.Data], tmp_path: Path) -> None:
+    """Ctrl-C says how far it was; the same call with the same folder goes on and repeats nothing."""
+    model, data = trained
+    seen: list[pruning.PruneProgress] = []
+
+    def interrupt(now: pruning.PruneProgress) -> None:
+        seen.append(now)
+        if now.done >= 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=rf"after \d+ of {pruning_total(model, data)} probes and candidates"):
+        ap.prune(model, data, {"macs": "50%"}, store=tmp_path / "run", progress=interrupt)
+    before = ap.open_run(tmp_path / "run").outcomes
+    found = ap.prune(model, data, {"macs": "50%"}, store=tmp_path / "run", progress=False)
+    after = found.point.run.outcomes
+    assert 0 < len(before) < len(after)
+    assert after[: len(before)] == before
+    assert found.share["macs"] <= 0.5
+
+
+def pruning_total(model: nn.Module, data: ap.Data) -> int:
+    """Return how many probes and candidates a pruning to one size measures."""
+    problem = ap.Problem(model, data=data, levels=10)
+    return pruning.budget_of(problem.space).evaluations or 0
 
 
 def test_one_call_gives_a_smaller_model(trained: tuple[nn.Module, ap.Data], tmp_path: Path) -> None:

@@ -120,8 +120,7 @@ def test_the_table_sorts_and_filters(rich: Callable[[], Tab]) -> None:
     assert set(browser.run(ids)) == set(few)
 
 
-@pytest.mark.parametrize("width", [420, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(420, "light"), (1400, "dark")])
 def test_fits_every_screen(rich: Callable[[], Tab], width: int, scheme: str) -> None:
     """Nothing is wider than the screen, and paper and ink of pictures are those of the page."""
     browser = rich()

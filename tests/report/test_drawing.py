@@ -6,8 +6,10 @@ import csv
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -23,7 +25,7 @@ from autoprune.report.tables import evaluations_table, front_table, summary_json
 from autoprune.report.write import write_report
 from autoprune.store.record import RunRecord
 from autoprune.store.run import RunStore
-from tests.report.made_up import BLOCKS, MadeUpRun, make_meta, make_rich_run, make_run, make_space
+from tests.report.made_up import BLOCKS, MadeUpRun, make_meta, make_outcome, make_rich_run, make_run, make_space
 
 HOSTILE = "<script>alert('x')</script>&\"</script>"
 
@@ -64,6 +66,24 @@ def test_figures_are_valid_plotly(n_objectives: int) -> None:
     """Plotly accepts every property of every figure; each cost, objective or not, can be the axis of the front."""
     names = set(drawn(make_many(n_objectives)))
     assert names == {"front", "front-params", "front-peak_bytes", "convergence", "keep-ratios", "parallel"}
+
+
+def test_what_narrows_one_layer_alone_says_how_much_it_matters() -> None:
+    """A bar per width variable that was narrowed alone, of the candidate nearest to half of its channels."""
+    run, space = make_run(5), make_space()
+    full = space.full_genome
+    for i in (3, 0):
+        for level in (1, 3, 6):
+            genome = full.copy()
+            genome[i] = level
+            made = make_outcome(len(run.ran), genome.tolist(), space, np.random.default_rng(0))
+            run.ran.append(replace(made, metrics={**made.metrics, "distance": (8 - level) / 10 + i}))
+    figure = drawn(summarize(run.record))["importance"]
+    [bar] = figure.data
+    assert list(figure.layout.yaxis.ticktext) == [BLOCKS[0], BLOCKS[3]]
+    assert list(bar.x) == [0.5, 3.5]
+    assert bar.text[0] == "0.5 at 50.0 %"
+    assert "importance" not in drawn(make_many(2))
 
 
 def test_rich_figures_are_valid_plotly() -> None:
