@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +16,13 @@ from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower
 from autoprune.reconstruct.least_squares import to_features
-from autoprune.reconstruct.norms import DenseNorms
+from autoprune.reconstruct.norms import Batches, DenseNorms
 from autoprune.reconstruct.statistics import FeatureReader
 from autoprune.surgery.forward import forward
 from autoprune.surgery.precision import single
 
 _NO_SCALE = 1e-6
 """Channels that a batch norm scales by less than this share of its largest scale are left out of equation (2)."""
-
-
-class Batches(Protocol):
-    """Pairs of inputs and targets, the same ones whenever they are iterated. Targets are not looked at."""
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        ...
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """Yield the batches."""
-        ...
 
 
 class _Reached(BaseException):

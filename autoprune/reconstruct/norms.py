@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,18 @@ from autoprune.surgery.empty import variance_ratio
 
 _LARGEST_RATIO = 20.0
 """Of the variances of a cut and a dense model: beyond it, or below its inverse, a channel is as good as dead in one."""
+
+
+class Batches(Protocol):
+    """Pairs of inputs and targets, the same ones whenever they are iterated. Targets are not looked at."""
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches."""
+        ...
 
 
 class DenseNorms:
@@ -101,9 +113,7 @@ class MovedNorms:
         self._used[name][turn, call] = (mean, variance)
 
     @contextmanager
-    def normalising(
-        self, pruned: nn.Module, batches: Iterable[Any], without: Collection[str] = ()
-    ) -> Iterator[Iterator[Any]]:
+    def normalising(self, pruned: nn.Module, batches: Batches, without: Collection[str] = ()) -> Iterator[Turns]:
         """Normalise a cut model while something else runs it once on each of the batches.
 
         Args:
@@ -114,23 +124,17 @@ class MovedNorms:
         Yields:
             What is to be iterated instead of ``batches``.
         """
-        turn, calls = -1, Counter[str]()
-
-        def counted() -> Iterator[Any]:
-            nonlocal turn
-            for turn, batch in enumerate(batches):  # noqa: B007  the hooks read it
-                calls.clear()
-                yield batch
+        turns = Turns(batches)
 
         def normalise(name: str, layer: nn.Module, x: Tensor) -> None:
-            self.normalise(name, layer, x, turn, calls[name])
-            calls[name] += 1
+            self.normalise(name, layer, x, turns.turn, turns.calls[name])
+            turns.calls[name] += 1
 
         with ExitStack() as hooks:
             for name in self._dense.layers.keys() - set(without):
                 layer = pruned.get_submodule(name)
                 hooks.callback(_before(layer, partial(normalise, name, layer)))
-            yield counted()
+            yield turns
 
     def settle(self, pruned: nn.Module) -> None:
         """Give the batch norms of the cut model the means of what they used on the batches when they last ran."""
@@ -161,6 +165,31 @@ class MovedNorms:
     @staticmethod
     def _ratio(cut: Tensor, dense: Tensor) -> Tensor:
         return variance_ratio(cut, dense, torch.finfo(dense.dtype).tiny, _LARGEST_RATIO)
+
+
+class Turns:
+    """Batches that know which of them is being run.
+
+    Attributes:
+        turn: its number.
+        calls: how often each batch norm has run on it, by name.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.turn = -1
+        self.calls: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches."""
+        for turn, batch in enumerate(self._batches):
+            self.turn = turn
+            self.calls.clear()
+            yield batch
 
 
 def input_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

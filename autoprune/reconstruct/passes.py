@@ -30,8 +30,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.reconstruct.consumers import Consumer
 from autoprune.reconstruct.following import OutputFollower, tensors_in
-from autoprune.reconstruct.goals import Batches, Goal
-from autoprune.reconstruct.norms import MovedNorms
+from autoprune.reconstruct.goals import Goal
+from autoprune.reconstruct.norms import Batches, MovedNorms
 from autoprune.reconstruct.statistics import FeatureReader, products, second_moments
 from autoprune.reconstruct.strand import Strand
 from autoprune.surgery.copying import copy_with

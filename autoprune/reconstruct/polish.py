@@ -40,9 +40,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.reconstruct.consumers import Consumer
-from autoprune.reconstruct.goals import Batches, DenseTargets, Goal, Sum
+from autoprune.reconstruct.goals import DenseTargets, Goal, Sum
 from autoprune.reconstruct.least_squares import factorised, from_features, to_features
-from autoprune.reconstruct.norms import MovedNorms
+from autoprune.reconstruct.norms import Batches, MovedNorms
 from autoprune.reconstruct.passes import Passes, Seen
 from autoprune.reconstruct.statistics import ROWS_PER_BATCH, products
 from autoprune.surgery.forward import evaluating
