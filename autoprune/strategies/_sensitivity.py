@@ -22,7 +22,7 @@ from autoprune.strategies._population import likely_evaluations
 DISTANCE = "distance"
 """The metric of every evaluator that says how far the outputs are from the dense model's."""
 
-_LEVELS = 2  # measured per variable by default: more hardly predict better (docs/methods.md)
+_LEVELS = 2  # measured per variable by default, where evaluations are dear
 _MANY_LEVELS = 4  # as probes, where these take no more than a quarter of the evaluations
 
 
