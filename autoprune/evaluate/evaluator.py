@@ -270,15 +270,14 @@ class Proxy:
                 return {**metrics, DISTANCE: watched.distance()}
 
     def distance(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the distance alone; nothing for a model whose outputs cannot be compared."""
-        if not self._answers.exist:
-            return {}
-        with (
-            torch.inference_mode(),
-            self.settings.autocast(self.device),
-            self._answers.compared(model, batches) as watched,
-        ):
-            return {DISTANCE: watched.distance()}
+        """Run a model over batches and return its distance alone; nothing where outputs cannot be compared."""
+        with torch.inference_mode(), self.settings.autocast(self.device):
+            if not self._answers.exist:
+                for inputs, _ in batches:
+                    forward(model, inputs)
+                return {}
+            with self._answers.compared(model, batches) as watched:
+                return {DISTANCE: watched.distance()}
 
     def norms_of(self, dense: nn.Module) -> DenseNorms:
         """Return what the batch norms of a dense model see on the search-validation batches."""

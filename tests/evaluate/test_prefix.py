@@ -22,6 +22,7 @@ from autoprune.evaluate.registry import EVALUATORS, make_evaluator
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import trace
+from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.source import Batch
@@ -115,11 +116,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make(
-    name: str, evaluator: str, settings: Mapping[str, Any] | None = None, task: Task | None = None
+    network: str | type[nn.Module], evaluator: str, settings: Mapping[str, Any] | None = None, task: Task | None = None
 ) -> tuple[InheritedWeights, Inherited]:
     """Return an evaluator of a network on random items, and the weights that its candidates inherit."""
     torch.manual_seed(0)
-    model = NETWORKS[name]().eval()
+    model = (NETWORKS[network] if isinstance(network, str) else network)().eval()
     inputs, targets = torch.randn(96, 3, 8, 8), torch.arange(96) % 5
     data = Data((inputs[:48], targets[:48]), val=(inputs[48:], targets[48:]))
     space = SearchSpace.build(trace(model, inputs[:1]), levels=3)
@@ -202,6 +203,30 @@ def test_a_probe_moves_statistics_by_what_its_cut_changes_on_its_items(task: Tas
             wanted, found = dense(inputs), small(inputs)
         distance = (found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
         assert evaluator.probe(genome, inherited)["distance"] == pytest.approx(float(distance), rel=1e-3, abs=1e-9)
+
+
+class Listed(Stepwise):
+    """Answers with a list of one tensor per item, which has no distance."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """Return n tensors of 5 scores."""
+        return list(super().forward(x))
+
+
+def test_statistics_move_where_outputs_have_no_distance() -> None:
+    """A user's function of the model sees them moved, too."""
+    task = FunctionTask(loss=None, metrics={"max:mean": lambda model: float(model.norm.running_mean.sum())})
+    evaluator, inherited = make(Listed, "inherited", {"batch_size": 48}, task)
+    ((inputs, _),) = evaluator._few.validation
+    genome = (0, *probes_of(evaluator.setup.space)[0][1:])
+    kept = evaluator.setup.kept(genome, inherited)
+    with torch.inference_mode():
+        small = cut(evaluator.setup.model, evaluator.setup.structure, kept, inherited.weights).eval()
+        own, seen = (model.first(inputs).mean((0, 2, 3)) for model in (small, evaluator.setup.model))
+    positions = evaluator.setup.structure.positions_of(["first.weight"], kept)["first.weight"][0]
+    assert len(positions) < len(seen)
+    wanted = float((own - seen[torch.from_numpy(positions)]).sum())  # the stored means are zero
+    assert evaluator.probe(genome, inherited) == {"mean": pytest.approx(wanted, abs=1e-5)}
 
 
 @pytest.mark.parametrize("evaluator", ["inherited", "reconstructed"])
