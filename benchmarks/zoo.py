@@ -1,52 +1,88 @@
-"""Traces every network of the zoo and prints the table: what is prunable, what is pinned and why, what is left.
+"""Traces the wide zoo of networks, cuts half of every group, and prints what is left, what is pinned and why.
 
-    python benchmarks/zoo.py [name ...]
+    python benchmarks/zoo.py [--rows FILE] [--write] [name ...]
 
-Run from the repository root with the ``dev`` extra installed.
+Run from the repository root with the ``dev`` extra installed. Names may be the beginnings of names (``hf.``). Rows that
+FILE holds are not measured again; with ``--write`` the table of families in docs/coverage.md is written anew.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import statistics
 import sys
-import time
+import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoprune.core.groups import Structure
-from autoprune.core.space import SearchSpace
-from autoprune.surgery.cut import cut
-from autoprune.trace import trace
-from tests.trace.zoo import ZOO, build
+from tests.trace.wide_zoo import TARGETS, WIDE, build, halve
+
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+START, END = "<!-- benchmarks/zoo.py --write -->", "<!-- end -->"
 
 
-def main(names: list[str]) -> None:
-    """Print one row per network."""
+def main() -> None:
+    """Print one row per network, and a table of families."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | trace s | with validation s | groups | ties | pinned layers (why) | left | prototype |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name in names or ZOO:
-        model, x = build(name)
-        start = time.perf_counter()
-        trace(model, x, validate=False)
-        middle = time.perf_counter()
-        structure = trace(model, x)
-        end = time.perf_counter()
-        row = [name, f"{middle - start:.2f}", f"{end - middle:.2f}", len(structure.groups), len(structure.ties)]
-        row += [_pins(structure), f"{_left(model, structure):.1%}", f"{ZOO[name].left}%"]
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    warnings.simplefilter("ignore")
+    rows = {}
+    if given.rows is not None and given.rows.exists():
+        rows = {row["name"]: row for row in map(json.loads, given.rows.read_text(encoding="utf-8").splitlines())}
+    for name in WIDE:
+        if name not in rows and name.startswith(tuple(given.names or [""])):
+            rows[name] = _measure(name)
+            print(rows[name], flush=True)
+            if given.rows is not None:
+                with given.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rows[name]) + "\n")
+    table = _families(rows)
+    print(table)
+    if given.write:
+        before, rest = PAGE.read_text(encoding="utf-8").split(START)
+        PAGE.write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def _left(model: torch.nn.Module, structure: Structure) -> float:
-    space = SearchSpace.build(structure, levels=None, min_keep_ratio=0)
-    widths = space.widths(space.nearest(np.full((1, space.n_variables), 0.5)))[0]
-    kept = structure.kept_genes([np.arange(group.width) for group in structure.groups], widths)
-    small = cut(model, structure, kept)
-    return sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
+def _measure(name: str) -> dict[str, Any]:
+    model, example = build(name)
+    half = halve(model, example, WIDE[name].outputs)
+    return {
+        "name": name,
+        "left": half.left,
+        "agrees": half.costs["macs"] == half.counted_macs,
+        "groups": len(half.structure.groups),
+        "processor_seconds": round(half.seconds, 1),
+        "pins": _pins(half.structure),
+    }
+
+
+def _families(rows: dict[str, Any]) -> str:
+    lines = ["| family | networks | parameters left, median | aim | most |", "|---|---|---|---|---|"]
+    for family, aim in TARGETS.items():
+        found = [
+            (rows[name]["left"], name) for name, network in WIDE.items() if network.family == family and name in rows
+        ]
+        if not found:
+            continue
+        most, name = max(found)
+        why = f": {WIDE[name].why}" if WIDE[name].why else ""
+        median = statistics.median(left for left, _ in found)
+        worst = f"{100 * most:.0f} % ({name.partition('.')[2]}{why})"
+        lines.append(f"| {family} | {len(found)} | {100 * median:.0f} % | {aim} % | {worst} |")
+    agree = sum(row["agrees"] for row in rows.values())
+    lines += ["", f"{len(rows)} networks; MACs by the formula are those that run, as integers, in {agree}."]
+    return "\n".join(lines)
 
 
 def _pins(structure: Structure) -> str:
@@ -56,4 +92,4 @@ def _pins(structure: Structure) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

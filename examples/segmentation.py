@@ -17,7 +17,7 @@ import autoprune as ap
 
 def unet() -> smp.Unet:
     """Return the dense U-Net."""
-    return smp.Unet("timm-mobilenetv3_small_minimal_100", encoder_weights=None, decoder_channels=(64, 32, 16, 16, 8))
+    return smp.Unet("mobilenet_v2", encoder_weights=None, decoder_channels=(64, 32, 16, 16, 8))
 
 
 def main() -> None:

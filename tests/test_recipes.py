@@ -23,11 +23,14 @@ FILES = {
     "yolo": ("small.pt", "small.onnx"),
 }
 QUICK = ("crnn", "transformers_encoder", "transformers_decoder")
+CASES = [
+    pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow, pytest.mark.timeout(900))) for name in FILES
+]
 LIBRARIES = {"timm", "transformers", "segmentation_models_pytorch", "diffusers", "ultralytics"}
 
 
 @pytest.mark.filterwarnings("default")  # those of the libraries are theirs
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FILES])
+@pytest.mark.parametrize("name", CASES)
 def test_a_script_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a dense model to a saved, loaded and used smaller one; its own assertions hold."""
     script = EXAMPLES / f"{name}.py"

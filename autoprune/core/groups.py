@@ -198,6 +198,7 @@ class Structure:
         outputs: dotted names of the outputs that count; the channels of others may vanish. Empty where all count.
         branches: indices, per group that may keep no channel at all: its own, and those of the groups that are then
             without effect, since they feed nothing else or are fed by nothing else.
+        paired: indices of groups whose channels meet in products of two activations, as those of queries and keys do.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -213,6 +214,7 @@ class Structure:
     statistics: tuple[Statistic, ...] = ()
     outputs: tuple[str, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
+    paired: tuple[int, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -337,6 +339,7 @@ class Structure:
             "statistics",
             "outputs",
             "branches",
+            "paired",
         ):  # sentences and source lines, not structure
             del data[described]
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -361,6 +364,7 @@ class Structure:
             "statistics": [[s.module, s.place, s.call, s.dim, _runs(s.genes)] for s in self.statistics],
             "outputs": list(self.outputs),
             "branches": [list(branch) for branch in self.branches],
+            "paired": list(self.paired),
         }
 
     @classmethod
@@ -402,6 +406,7 @@ class Structure:
                 statistics=tuple(Statistic(m, p, c, d, _unruns(r)) for m, p, c, d, r in data.get("statistics", ())),
                 outputs=tuple(data.get("outputs", ())),
                 branches=tuple(tuple(branch) for branch in data.get("branches", ())),
+                paired=tuple(data.get("paired", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

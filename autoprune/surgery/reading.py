@@ -60,14 +60,15 @@ def read_genes(weights: Mapping[str, Tensor], structure: Structure) -> BoolArray
 
 
 def acting_axes(structure: Structure) -> Iterator[tuple[str, int, IntArray]]:
-    """Yield the axes through which channels act: those that read them, or that make them where none does.
+    """Yield the axes through which channels act: those that read them, and all where a product of activations does.
 
-    Queries and keys meet in a product that no weight reads; one that is zero gives nothing to it.
+    Queries and keys meet in a product that no weight reads; channels that are zero give nothing to it.
     """
     kinds = {info.name: info.kind for info in structure.tensors}
     acting = []
     for i, group in enumerate(structure.groups):
-        keys = _keys(structure, i, "in") or [(name, dim) for name, dim, *_ in group.axes if kinds[name] == "parameter"]
+        keys = [] if i in structure.paired else _keys(structure, i, "in")
+        keys = keys or [(name, dim) for name, dim, *_ in group.axes if kinds[name] == "parameter"]
         acting += [(key, i) for key in keys]
     yield from _of(structure, acting)
 

@@ -153,6 +153,7 @@ class IdBook:
     producers: dict[tuple[str, int], Producer] = field(default_factory=dict)
     sizes: list[Extent] = field(default_factory=list)
     statistics: list[StatisticCall] = field(default_factory=list)
+    paired: list[Tensor] = field(default_factory=list)  # ids summed over in products of two activations
 
     def axis(self, tensor: str, dim: int, size: int) -> Tensor:
         """Return the (size,) ids of one dimension of a named tensor, issuing them at the first call."""

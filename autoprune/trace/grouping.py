@@ -217,7 +217,15 @@ def _write(
         layers=_layers(book),
         example=example,
         statistics=_statistics(book, component, genes),
+        paired=_paired(book, component, genes),
     )
+
+
+def _paired(book: IdBook, component: IntArray, genes: _Genes) -> tuple[int, ...]:
+    """Return the groups whose channels meet in a product of two activations."""
+    found = [genes.gene[component[ids.numpy()]].reshape(-1) for ids in book.paired]
+    met = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return tuple(np.unique(genes.group_of[met[met >= 0]]).tolist())
 
 
 def _names(book: IdBook, component: IntArray, genes: _Genes) -> list[str]:

@@ -6,6 +6,7 @@ masked model here is an independent one (removed rows stay as they are, the slic
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch.utils import _pytree as pytree
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import counted_outputs, forward, tensors_in
 from autoprune.surgery.reading import acting_axes
+from autoprune.trace.validation.neutral import KeptStatistics, NeutralStatistics
 
 
 def random_kept(structure: Structure, rng: np.random.Generator) -> BoolArray:
@@ -39,34 +41,48 @@ def check_full_genome_is_identical(model: nn.Module, structure: Structure) -> No
         assert torch.equal(tensor, theirs[name]), f"{name} changed although every channel was kept"
 
 
-def check_masked_equals_sliced(model: nn.Module, structure: Structure, kept: BoolArray, example_input: Any) -> None:
+def check_masked_equals_sliced(
+    model: nn.Module,
+    structure: Structure,
+    kept: BoolArray,
+    example_input: Any,
+    *,
+    neutral: bool = False,
+    single: bool = False,
+) -> None:
     """A cut model computes what the dense one computes when nothing reads the removed channels.
-
-    Only for models without statistics over channels (layer and group norms change with the channels, as they should).
 
     Args:
         model: the dense model.
         structure: the traced structure of the model.
         kept: (n_genes,) boolean array.
         example_input: the input that both models are run on.
+        neutral: whether statistics over channels are left out, or taken over the kept channels, in both; without it
+            only for models that take none (layer and group norms change with the channels, as they should).
+        single: whether the models run in their own precision, where their code casts to it, instead of double.
     """
-    double = (
-        copy_with(model, ((t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()])).double().eval()
-    )
+    dtype, tolerance = (torch.float32, 1e-3) if single else (torch.float64, 1e-8)
+    double = copy_with(model, ((t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()])).eval()
+    double = double.float() if single else double.double()  # complex weights stay complex, as `to(dtype)` would not
     inputs = pytree.tree_map(
-        lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, example_input
+        lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, example_input
     )
     small = cut(double, structure, kept).eval()
-    with torch.no_grad():
-        sliced = forward(small, inputs)
+    with torch.no_grad(), ExitStack() as stack:
+        if neutral:
+            stack.enter_context(NeutralStatistics(double))
+        sliced = counted_outputs(forward(small, inputs), structure.outputs)
         _mask(double, structure, kept)
-        masked = forward(double, inputs)
-    for a, b in zip(pytree.tree_leaves(masked), pytree.tree_leaves(sliced), strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8 * (1.0 + float(a.abs().max())))
+        if neutral:
+            stack.enter_context(KeptStatistics(structure, kept).watching(double))
+        masked = counted_outputs(forward(double, inputs), structure.outputs)
+    for a, b in zip(masked, sliced, strict=True):
+        atol = tolerance * (1.0 + float(a.abs().max())) if a.numel() else 0.0
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=atol)
 
 
 def _mask(model: nn.Module, structure: Structure, kept: BoolArray) -> None:
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     for tensor, dim, genes in acting_axes(structure):
         removed = torch.from_numpy(((genes >= 0) & ~kept[genes]).nonzero()[0])
         tensors[tensor].data.index_fill_(dim, removed, 0.0)
@@ -76,8 +92,8 @@ def check_trains(model: nn.Module, structure: Structure, kept: BoolArray, exampl
     """Every parameter of a cut model that had a gradient in the dense one still gets a finite one."""
     for network in (model, cut(model, structure, kept)):
         network.zero_grad()
-        outputs = [t for t in pytree.tree_leaves(forward(network, example_input)) if isinstance(t, Tensor)]
-        sum(t.square().mean() for t in outputs if t.is_floating_point()).backward()  # type: ignore[union-attr]
+        outputs = [t for t in tensors_in(forward(network, example_input)) if t.requires_grad and t.numel()]
+        sum(t.square().mean() for t in outputs).backward()  # type: ignore[union-attr]
         gradients = {name: p.grad for name, p in network.named_parameters()}
         if network is model:
             expected = {name for name, gradient in gradients.items() if gradient is not None}

@@ -256,8 +256,11 @@ def contract(
         _bind(recorder, ours, theirs, other=other, summed=summed)
         if ours and theirs and summed and not reads:
             reason = unpaired or ("" if _apart(ours, theirs) else "is summed with itself, where no weight reads it")
-            for layer, _ in [*ours, *theirs] if reason else ():
-                recorder.book.pin(layer, reason, recorder.site())
+            for layer, _ in [*ours, *theirs]:
+                if reason:
+                    recorder.book.pin(layer, reason, recorder.site())
+                else:
+                    recorder.book.paired.append(compact(layer))
         if ours and theirs and summed and recorder.is_weight(a) and recorder.is_weight(b):
             recorder.sum_inside_weight(output, ours[0][0], theirs[0][0])
     kept: list[Part] = []
