@@ -24,8 +24,8 @@ What there is:
 - **Training**: `finetune` trains chosen points to their final weights (a `TunedFront` of `TunedPoint`); `recover`
   brings a smaller model nearer to the dense one without labels; `fit` is the training loop itself, `FitSettings` its
   settings, `Distillation` how much it learns from the dense model.
-- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `Segmentation`, `TorchMetrics`,
-  `FunctionTask`; `Unlabelled` for `Data` of inputs alone.
+- **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `Detection`, `Segmentation`,
+  `TorchMetrics`, `FunctionTask`; `Unlabelled` for `Data` of inputs alone.
 - **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
 - **Files**: `load` and `describe` read pruned-model files; `save_pretrained` and `load_pretrained` keep the
   configuration of a model of transformers beside one, `correct_feature_info` puts timm's table right.
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from autoprune.trace.validation import validate
     from autoprune.train.brought_tasks import FunctionTask, TorchMetrics
     from autoprune.train.data import Data
+    from autoprune.train.detection import Detection
     from autoprune.train.distill import Distillation
     from autoprune.train.loop import fit
     from autoprune.train.named_data import load_data
@@ -120,6 +121,7 @@ _WHERE = {
     "autoprune.trace.validation": ("validate",),
     "autoprune.train.brought_tasks": ("FunctionTask", "TorchMetrics"),
     "autoprune.train.data": ("Data",),
+    "autoprune.train.detection": ("Detection",),
     "autoprune.train.distill": ("Distillation",),
     "autoprune.train.loop": ("fit",),
     "autoprune.train.named_data": ("load_data",),
@@ -134,6 +136,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "Data",
+    "Detection",
     "Distillation",
     "FitSettings",
     "Front",

@@ -127,7 +127,8 @@ class Problem:
             which is measured and written if it does not exist. A table that was measured before on this machine is used
             again. A limit on latency holds for the upper bound of the prediction.
         outputs: dotted names of the outputs that count (``["logits"]``), for models that return hidden states beside
-            them: the channels of the others may vanish. All by default.
+            them: the channels of the others may vanish. ``["head()"]`` is what the module ``head`` puts out, of models
+            that return boxes. All by default, and the heads of torchvision's SSD, RetinaNet and FCOS.
         name: name shown in reports.
         seed: seed for everything that ranking and evaluation draw.
 

@@ -19,10 +19,10 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import InvalidArgumentError, MetricError, warn
 from autoprune.evaluate.measure import Batches, MeasureSettings, measure
-from autoprune.surgery.forward import forward
+from autoprune.surgery.listening import Listener, answers, listening
 from autoprune.train.devices import compute_dtype, placed, reproducible, resolve_device
 from autoprune.train.distill import answers_of, outputs_beside_logits
-from autoprune.train.source import Batch, n_items
+from autoprune.train.source import Batch, n_items, take_items
 from autoprune.train.split import Split
 from autoprune.train.tasks import Task
 
@@ -68,16 +68,16 @@ class DenseAnswers:
         self.left_out: dict[str, str] = {}
         size, shapes = 0, []
         for inputs, _ in batches:
-            outputs = forward(dense, inputs)
+            outputs = self.answers(dense, inputs)
             if not self._answers:
-                self.axes, self.left_out = _item_axes(dense, inputs, outputs, counted)
+                self.axes, self.left_out = self._item_axes(dense, inputs, outputs)
             own = answers_of(outputs, counted)
-            answers = {name: answer.detach().clone() for name, answer in own.items() if name in self.axes}
-            size += sum(answer.nbytes for answer in answers.values())
+            found = {name: answer.detach().clone() for name, answer in own.items() if name in self.axes}
+            size += sum(answer.nbytes for answer in found.values())
             if self._answers and size > max_bytes:
                 break
-            self._answers.append(answers)
-            self._finite.append({name: mask for name, a in answers.items() if not (mask := a.isfinite()).all()})
+            self._answers.append(found)
+            self._finite.append({name: mask for name, a in found.items() if not (mask := a.isfinite()).all()})
             shapes.append([leaf.shape[1:] for leaf in _tensors(inputs)])
         one_size = all(shape == shapes[0] for shape in shapes)
         for name, axis in list(self.axes.items()):
@@ -102,12 +102,47 @@ class DenseAnswers:
         Yields:
             What is to be iterated instead of ``batches``; gives the distance afterwards.
         """
-        comparison = ComparedBatches(self, model, batches)
-        hook = model.register_forward_hook(comparison.hear, with_kwargs=True)
-        try:
-            yield comparison
-        finally:
-            hook.remove()
+        with listening(model, self._counted) as listener:
+            comparison = ComparedBatches(self, model, batches, listener)
+            hook = model.register_forward_hook(comparison.hear, with_kwargs=True)
+            try:
+                yield comparison
+            finally:
+                hook.remove()
+
+    def answers(self, model: nn.Module, inputs: Any) -> Any:
+        """Run a model and return what counts of its outputs."""
+        return answers(model, inputs, self._counted)
+
+    def _own(self, model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+        return answers_of(self.answers(model, inputs), self._counted)
+
+    def _item_axes(self, dense: nn.Module, inputs: Any, outputs: Any) -> tuple[dict[str, int], dict[str, str]]:
+        """Return, by output, the axis that grows with the number of items; and why other outputs have none.
+
+        The model is run on three items and on two of them.
+        """
+        n = n_items((inputs, None))
+        three, two = (self._own(dense, take_items(inputs, [i % n for i in range(k)])) for k in (3, 2))
+        axes: dict[str, int] = {}
+        left_out: dict[str, str] = {}
+        for name, answer in answers_of(outputs, self._counted).items():
+            if name not in three or name not in two:
+                left_out[name] = "is there for some numbers of items only, as in a list with one entry per item"
+                continue
+            shapes = [tuple(part[name].shape) for part in (three, two)]
+            grows = [i for i, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b]
+            if (
+                len(shapes[0]) == len(shapes[1])
+                and len(grows) == 1
+                and 2 * shapes[0][grows[0]] == 3 * shapes[1][grows[0]]
+            ):
+                axes[name] = grows[0]
+            elif shapes[0] == shapes[1]:
+                left_out[name] = f"has the shape {tuple(answer.shape)} however many items there are"
+            else:
+                left_out[name] = f"has the shape {shapes[0]} for three items and {shapes[1]} for two"
+        return axes, left_out
 
     def __len__(self) -> int:
         """Return the number of batches that are compared."""
@@ -145,10 +180,11 @@ class DenseAnswers:
 class ComparedBatches:
     """One model against the dense answers, batch by batch."""
 
-    def __init__(self, dense: DenseAnswers, model: nn.Module, batches: Iterable[Batch]) -> None:
+    def __init__(self, dense: DenseAnswers, model: nn.Module, batches: Iterable[Batch], listener: Listener) -> None:
         self._dense = dense
         self._model = model
         self._batches = batches
+        self._listener = listener
         self._errors: dict[int, Mapping[str, Tensor]] = {}
         self._current: tuple[int, Any] | None = None
 
@@ -171,7 +207,7 @@ class ComparedBatches:
         mine = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if len(mine) == len(given) and all(a is b for a, b in zip(mine, given, strict=True)):
-            self._errors[number] = self._dense.squared_error(number, outputs)
+            self._errors[number] = self._dense.squared_error(number, self._listener.answer(outputs))
 
     def distance(self) -> float:
         """Return the distance; batches that nobody has run the model on are run now.
@@ -184,7 +220,7 @@ class ComparedBatches:
                 if number >= len(self._dense):
                     break
                 if number not in self._errors:
-                    self._errors[number] = self._dense.squared_error(number, forward(self._model, inputs))
+                    self._errors[number] = self._dense.squared_error(number, self._dense.answers(self._model, inputs))
         # Summed in the order of the batches: the order in which they were run must not change the last bit.
         per_batch = [torch.stack(list(self._errors[number].values())) for number in range(len(self._dense))]
         found = float(torch.stack(per_batch).sum(dim=0).mean())
@@ -192,43 +228,6 @@ class ComparedBatches:
             msg = "the outputs hold NaN or infinite numbers where the dense model's are finite: they have no distance"
             raise MetricError(msg)
         return found
-
-
-def _item_axes(
-    dense: nn.Module, inputs: Any, outputs: Any, counted: Sequence[str]
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Return, by output, the axis that grows with the number of items; and why other outputs have none.
-
-    The model is run on three items and on two of them.
-    """
-    n = n_items((inputs, None))
-    three, two = (answers_of(forward(dense, _taken(inputs, n, count)), counted) for count in (3, 2))
-    axes: dict[str, int] = {}
-    left_out: dict[str, str] = {}
-    for name, answer in answers_of(outputs, counted).items():
-        if name not in three or name not in two:
-            left_out[name] = "is there for some numbers of items only, as in a list with one entry per item"
-            continue
-        shapes = [tuple(part[name].shape) for part in (three, two)]
-        grows = [i for i, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b]
-        if len(shapes[0]) == len(shapes[1]) and len(grows) == 1 and 2 * shapes[0][grows[0]] == 3 * shapes[1][grows[0]]:
-            axes[name] = grows[0]
-        elif shapes[0] == shapes[1]:
-            left_out[name] = f"has the shape {tuple(answer.shape)} however many items there are"
-        else:
-            left_out[name] = f"has the shape {shapes[0]} for three items and {shapes[1]} for two"
-    return axes, left_out
-
-
-def _taken(inputs: Any, n: int, count: int) -> Any:
-    """Return the first items of a batch of ``n``; from the start again where it has fewer."""
-    positions = torch.arange(count) % n
-
-    def take(leaf: Any) -> Any:
-        is_column = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == n
-        return leaf[positions.to(leaf.device)] if is_column else leaf
-
-    return pytree.tree_map(take, inputs)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
@@ -322,18 +321,19 @@ def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) ->
     Raises:
         InvalidArgumentError: there is no output that can be compared, or outputs change from call to call.
     """
-    outputs = forward(model, inputs)
-    answers = DenseAnswers(model, [(inputs, None)], counted=counted)
-    if not answers.exist:
-        why = "; ".join(f"{name or 'the output'} {reason}" for name, reason in answers.left_out.items())
+    dense = DenseAnswers(model, [(inputs, None)], counted=counted)
+    outputs = dense.answers(model, inputs)
+    if not dense.exist:
+        why = "; ".join(f"{name or 'the output'} {reason}" for name, reason in dense.left_out.items())
         msg = (
             "the distance from the dense model's outputs needs floating-point outputs of one shape per item, and there "
             f"is none: {why or f'the model returns {type(outputs).__name__} without such a tensor'}; wrap the model in "
             "a module that returns tensors from before such steps (boxes before they are selected, scores "
-            "instead of classes), or give a task with metrics of your own"
+            "instead of classes), name a module inside that puts them out (outputs=['head()']), or give a task with "
+            "metrics of your own"
         )
         raise InvalidArgumentError(msg)
-    again = answers.distance_of(forward(model, inputs))
+    again = dense.distance_of(dense.answers(model, inputs))
     if again > REPEATS:
         msg = (
             f"the model answers the same items differently from call to call (a distance of {again:.3g}, in evaluation "
@@ -342,14 +342,14 @@ def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) ->
         )
         raise InvalidArgumentError(msg)
     n = n_items((inputs, None))
-    if n > 1 and set(answers.constant) == set(answers.axes):
+    if n > 1 and set(dense.constant) == set(dense.axes):
         warn("the dense model gives the same outputs for every item: is it trained, and are these its inputs?")
     found = answers_of(outputs, counted)
-    turned = answers_of(forward(model, pytree.tree_map(lambda leaf: _turned(leaf, 0, n), inputs)), counted)
-    for name, axis in answers.axes.items():
+    turned = answers_of(dense.answers(model, take_items(inputs, range(n)[::-1])), counted)
+    for name, axis in dense.axes.items():
         if found[name].shape[axis] == n:  # else items share their axis with positions, in whichever order
-            found[name] = _turned(turned[name], axis, n)
-    moved = answers.distance_of(found)
+            found[name] = turned[name].flip(axis)
+    moved = dense.distance_of(found)
     if moved > REPEATS:
         warn(
             "what the model answers to an item depends on where it stands in the batch (a distance of "
@@ -362,9 +362,3 @@ def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) ->
             " where these matter, too, wrap the model in a module that returns all that matters as a tuple; where not, "
             "`outputs=['logits']` says so, and their channels can be cut"
         )
-
-
-def _turned(leaf: Any, axis: int, n: int) -> Any:
-    """Return a tensor of ``n`` items in reverse order, anything else as it is."""
-    is_column = isinstance(leaf, Tensor) and leaf.dim() > axis and leaf.shape[axis] == n
-    return leaf.flip(axis) if is_column else leaf

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.core import check
 from autoprune.core.groups import IntArray
 from autoprune.surgery.copying import copy_model
-from autoprune.surgery.forward import forward
+from autoprune.surgery.listening import answers as answers_to
 from autoprune.surgery.skeleton import Cropper
 from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
 from autoprune.train.devices import autocast
@@ -133,7 +133,7 @@ class WidthLearner:
         answers = None
         if self._teacher is not None:
             with torch.no_grad(), autocast(self._device, enabled=True):
-                answers = forward(self._teacher, batch[0])
+                answers = answers_to(self._teacher, batch[0], self._setup.structure.outputs)
         total = torch.zeros((), device=self._device)
         for widths in self._setup.space.widths(self._structures[step]):
             kept = self._setup.structure.kept_genes(self._orders, widths)

@@ -174,6 +174,8 @@ class IdRecorder(TorchFunctionMode):
         self._carry_statistics(call, outputs)
         if not carrying:
             self._follow_nothing(call, outputs, of_weights=of_weights)
+            if in_place and not of_weights:
+                self._fill(outputs[0])
             return
         reason = ""
         if handler is None:
@@ -207,6 +209,13 @@ class IdRecorder(TorchFunctionMode):
             self._layers[output] = made or (constant(output.shape),)
             if of_weights:
                 self._weights[output] = self._sources(call)
+
+    def _fill(self, written: Tensor) -> None:
+        """Let a constant hold data from now on, a part of which was written into it: images into a batch."""
+        pointer = written.untyped_storage().data_ptr()
+        for other in list(self._constants):
+            if other not in self._layers and other.untyped_storage().data_ptr() == pointer:
+                self._layers[other] = (constant(other.shape),)
 
     def _sources(self, call: TracedCall) -> frozenset[str]:
         """Return the names of the tensors of the model that the result of a call is computed from."""

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.groups import Axis, Structure
 from autoprune.cost.samples import Samples
-from autoprune.surgery.forward import counted_outputs, forward, tensors_in
+from autoprune.surgery.forward import counted_outputs, tensors_in
+from autoprune.surgery.listening import answers
 from autoprune.trace.given_model import copy_model
 
 
@@ -139,7 +140,7 @@ def _run(
 
                 stack.callback(module.register_forward_hook(note).remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(lambda _: torch.zeros(0), lambda t: t))
-        return counted_outputs(forward(copied, example), structure.outputs), made, starts
+        return counted_outputs(answers(copied, example, structure.outputs), structure.outputs), made, starts
 
 
 def _in_order(ends: Iterable[Any]) -> list[Any]:

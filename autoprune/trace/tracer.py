@@ -16,11 +16,11 @@ from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceEr
 from autoprune.surgery.forward import (
     counted_outputs,
     describe_example,
-    forward,
     is_named,
     named_outputs,
     tensors_in,
 )
+from autoprune.surgery.listening import answers, modules_in, usual_outputs
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._recorder import IdRecorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
@@ -47,7 +47,8 @@ def trace(
         example_input: a tensor, a tuple or list of arguments, or a dict of keyword arguments; small ones trace
             faster.
         outputs: dotted names of the outputs that count, such as ``["logits"]`` of a data class or a mapping, or
-            ``["0"]`` of a tuple; all by default. The channels of the others (hidden states) may vanish.
+            ``["0"]`` of a tuple; ``["head()"]`` is what the module ``head`` puts out. All by default, and the heads of
+            torchvision's single-stage detectors. The channels of the others (hidden states) may vanish.
         validate: compare cut models with the dense one and pin what does not agree (see `validation`).
         seed: seed for everything that is drawn at random.
 
@@ -143,7 +144,11 @@ def _failure(model: nn.Module, example_input: Any, error: BaseException) -> Trac
     )
 
 
-def _record(model: nn.Module, samples: Samples, outputs: Sequence[str], seed: int) -> Structure:
+def _record(model: nn.Module, samples: Samples, names: Sequence[str], seed: int) -> Structure:
+    if isinstance(names, str):
+        msg = f"expected a list of names of outputs, such as outputs=[{names!r}], got {names!r}"
+        raise InvalidArgumentError(msg)
+    outputs = tuple(names) or usual_outputs(model)
     book = IdBook()
     copied = copy_model(model)
     integers = _trace_integers(copied)
@@ -162,15 +167,18 @@ def _record(model: nn.Module, samples: Samples, outputs: Sequence[str], seed: in
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
     structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
-    structure = replace(structure, outputs=tuple(outputs))
+    structure = replace(structure, outputs=outputs)
     return replace(structure, branches=find_branches(model, structure, samples))
 
 
 def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Sequence[str]) -> Any:
+    pins = recorder.book.pins
+    n_before = len(pins)
     with recorder.watching(model, tensors_in(example_input)):
-        output = forward(model, example_input)
+        output = answers(model, example_input, outputs, whole=True)
     counted = counted_outputs(output, outputs)
     recorder.settle(counted)
+    n_run = len(pins)
     names = {id(tensor): name for name, tensor in named_outputs(output)}
     for tensor in filter(lambda tensor: recorder.follows([tensor]), counted):
         reason = "is part of the model's output"
@@ -178,15 +186,14 @@ def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Se
             reason += f" {names[id(tensor)]!r}; if it does not count, name the outputs that do: `outputs=`"
         for layer in recorder.layers(tensor):
             recorder.book.pin(layer, reason, Site("", ""))
+    if modules_in(outputs):  # what is done to an answer behind it explains it less
+        pins[n_before:] = [*pins[n_run:], *pins[n_before:n_run]]
     return output
 
 
 def _check_names(outputs: Sequence[str], output: Any) -> None:
     """Refuse names of outputs that are not there."""
     there = [name for name, _ in named_outputs(output)]
-    if isinstance(outputs, str):
-        msg = f"expected a list of names of outputs, such as outputs=[{outputs!r}], got {outputs!r}"
-        raise InvalidArgumentError(msg)
     for given in outputs:
         if not any(is_named(name, [given]) for name in there):
             shown = ", ".join(there) if any(there) else "a single one without a name"

@@ -16,10 +16,7 @@ from autoprune.core.groups import IntArray
 from autoprune.errors import DataError
 from autoprune.surgery.precision import is_inexact
 from autoprune.train.content import content_of, digest
-from autoprune.train.source import MEMORY_LIMIT, Batch, to_device
-
-CHANNELS = (1, 3, 4)
-"""Sizes of a last dimension that make a uint8 array a batch of images in (height, width, channel) order."""
+from autoprune.train.source import CHANNELS, MEMORY_LIMIT, Batch, to_device
 
 
 class ArraySource:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import AutopruneError, DataError
 from autoprune.train.content import content_of, digest, stored_digest
 from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
-from autoprune.train.source import Batch, Unpack, to_device, unpack_batch, unpacked
+from autoprune.train.source import Batch, Unpack, collate, to_device, unpack_batch, unpacked
 
 
 class DatasetSource:
@@ -39,7 +39,7 @@ class DatasetSource:
         self,
         dataset: Dataset[Any],
         *,
-        collate: Callable[[list[Any]], Any] = default_collate,
+        collate: Callable[[list[Any]], Any] = collate,
         n_workers: int = 0,
         worker_init_fn: Callable[[int], None] | None = None,
         unpack: Unpack | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.forward import is_named, named_outputs
+from autoprune.surgery.listening import answers, listening
 from autoprune.surgery.precision import is_inexact
 
 
@@ -148,15 +149,27 @@ class Recorder:
 
     Args:
         model: the model to call.
+        counted: dotted names of the outputs that count, see `answers_of`.
+
+    Attributes:
+        output: its latest answer: what it returned, or what modules inside put out, if that is what counts.
     """
 
-    def __init__(self, model: Callable[..., Any]) -> None:
+    def __init__(self, model: Callable[..., Any], counted: Sequence[str] = ()) -> None:
         self._model = model
+        self._counted = counted
         self.output: Any = None
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Call the model."""
-        self.output = self._model(*inputs, **named)
+        with listening(self._model, self._counted) as listener:
+            returned = self._model(*inputs, **named)
+            self.output = listener.answer(returned)
+        return returned
+
+    def answer(self, inputs: Any) -> Any:
+        """Return the model's answer alone, which needs no targets."""
+        self.output = answers(self._model, inputs, self._counted)
         return self.output
 
 

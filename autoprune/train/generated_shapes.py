@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from autoprune.core.groups import IntArray
 from autoprune.core.streams import stream
@@ -90,6 +94,33 @@ def _shape(rng: np.random.Generator, size: int) -> tuple[int, npt.NDArray[np.boo
 def _box(there: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+class Boxed(Dataset[Any]):
+    """Drawn images, each with the boxes of its shapes.
+
+    Args:
+        scenes: the images.
+    """
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.data = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
+        self._scenes = scenes
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.data)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a (3, size, size) image, 0 to 1, and the (k, 4) boxes and (k,) classes of its shapes."""
+        boxes, labels = self._scenes.boxes[position], self._scenes.labels[position]
+        return self.data[position] / 255, {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+
+
+def read_boxes(_request: DataRequest) -> DataRoles:
+    """Draw the scenes of `read_masks` with a box around every shape."""
+    train, test = (Boxed(draw_scenes(n, seed)) for seed, n in enumerate((N_TRAIN, N_TEST)))
+    return DataRoles(train, test=test)
 
 
 def read_masks(_request: DataRequest) -> DataRoles:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autoprune.core.budget import Spending
 from autoprune.cost.counter import count_macs
 from autoprune.errors import InvalidArgumentError
-from autoprune.surgery.forward import forward
+from autoprune.surgery.listening import answers
 from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state, under
 from autoprune.train.data import Data
 from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
@@ -202,12 +202,17 @@ class _Objective:
         if self.teacher is None or self.distillation is None:
             return self.task.loss(self.model, batch)
         return distilled_loss(
-            self.task, Recorder(self.model), batch, lambda: self._answers(batch), self.distillation, self.outputs
+            self.task,
+            Recorder(self.model, self.outputs),
+            batch,
+            lambda: self._answers(batch),
+            self.distillation,
+            self.outputs,
         )
 
     @torch.no_grad()
     def _answers(self, batch: Batch) -> Any:
-        return None if self.teacher is None else forward(self.teacher, batch[0])
+        return None if self.teacher is None else answers(self.teacher, batch[0], self.outputs)
 
 
 class _Student:

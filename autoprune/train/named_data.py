@@ -361,9 +361,27 @@ _BUILT_IN = (
         transform=ImageTransform((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     ),
     DataInfo(
+        "shapes_boxes",
+        "the same scenes, with a box around every shape",
+        "autoprune.train.generated_shapes:read_boxes",
+    ),
+    DataInfo(
+        "voc_detection",
+        "PASCAL VOC 2007 through torchvision, with boxes",
+        "autoprune.train.voc_and_coco:read_detection",
+        paper="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010",
+    ),
+    DataInfo(
+        "coco",
+        "a folder of COCO 2017 (train2017, val2017, annotations), with boxes",
+        "autoprune.train.voc_and_coco:read_coco",
+        paper="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
+        takes_path=True,
+    ),
+    DataInfo(
         "voc_segmentation",
         "PASCAL VOC 2012 through torchvision, with the class of every pixel",
-        "autoprune.train.voc:read_segmentation",
+        "autoprune.train.voc_and_coco:read_segmentation",
         paper="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010",
         transform=ImageTransform(IMAGENET_MEAN, IMAGENET_STD),
     ),

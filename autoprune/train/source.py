@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.data import default_collate
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import DataError
@@ -20,6 +22,9 @@ Unpack = Callable[[Any], Batch]
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 """Keys under which a batch that is a mapping keeps its targets."""
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that images have."""
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of data that may be held in memory, or on an accelerator, unless the user says otherwise."""
@@ -61,7 +66,8 @@ def unpack_batch(batch: Any) -> Batch:
 
     Args:
         batch: ``(inputs, targets)``; ``(input, input, ..., targets)``, whose inputs become positional arguments; or a
-            mapping with its targets under one of `LABEL_KEYS`, whose other items become keyword arguments. Without
+            mapping with its targets under one of `LABEL_KEYS`, whose other items become keyword arguments. Where the
+            targets are mappings (boxes and classes), one per item, the inputs are one list of images. Without
             targets: an array or tensor, a tuple or list of one, ``(inputs, None)``, or a mapping without such a key.
 
     Returns:
@@ -88,6 +94,8 @@ def unpack_batch(batch: Any) -> Batch:
         got = f"a mapping with the keys {', '.join(map(repr, list(batch)[:8]))}"
     elif isinstance(batch, tuple | list) and len(batch) > 1:
         *inputs, targets = batch
+        if len(inputs) == 1 and isinstance(targets, tuple | list) and all(isinstance(t, Mapping) for t in targets):
+            return ([*inputs[0]],), list(targets)  # images of any size
         return (inputs[0] if len(inputs) == 1 else tuple(inputs)), targets
     elif isinstance(batch, tuple | list) and batch:
         return batch[0], None
@@ -148,8 +156,40 @@ def counted(batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
 
 
 def n_items(batch: Batch) -> int:
-    """Return the number of items of a batch: the first size of its first input."""
+    """Return the number of items of a batch: the length of its list of images, or the first size of its first input."""
     inputs = batch[0]
+    if is_image_list(inputs):
+        return len(inputs[0])
     while not isinstance(inputs, Tensor):
         inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
     return len(inputs)
+
+
+def is_image_list(inputs: Any) -> bool:
+    """Say whether inputs are one list of (channels, height, width) images of any sizes, as detectors take them."""
+    if not isinstance(inputs, tuple | list) or len(inputs) != 1 or not isinstance(inputs[0], tuple | list):
+        return False
+    images = inputs[0]
+    return bool(images) and all(isinstance(i, Tensor) and i.dim() == 3 and i.shape[0] in CHANNELS for i in images)
+
+
+def take_items(inputs: Any, positions: Sequence[int]) -> Any:
+    """Return some items of the inputs of a batch, in that order; what has no entry per item stays as it is."""
+    if is_image_list(inputs):
+        return [[inputs[0][position] for position in positions]]
+    n = n_items((inputs, None))
+
+    def take(leaf: Any) -> Any:
+        is_column = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == n
+        return leaf[torch.tensor(positions, device=leaf.device)] if is_column else leaf
+
+    return pytree.tree_map(take, inputs)
+
+
+def collate(items: list[Any]) -> Any:
+    """Join items into a batch as torch does; images with boxes, of which each has its own number, into two lists."""
+    if all(
+        isinstance(i, tuple | list) and len(i) == 2 and isinstance(i[1], Mapping) and "boxes" in i[1] for i in items
+    ):
+        return [image for image, _ in items], [target for _, target in items]
+    return default_collate(items)

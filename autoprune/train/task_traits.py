@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoprune.errors import DataError, InvalidArgumentError
-from autoprune.surgery.forward import forward
 from autoprune.train.brought_tasks import TorchMetrics
+from autoprune.train.detection import Detection
 from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.segmentation import Segmentation
 from autoprune.train.source import Batch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoprune.train.data import Data
 
 
-OURS = (Classification, Segmentation, TorchMetrics, Unlabelled)
+OURS = (Classification, Detection, Segmentation, TorchMetrics, Unlabelled)
 """Tasks whose metrics run no code of a user on the model, and that compare with targets, if with anything."""
 
 
@@ -52,7 +52,7 @@ def check_task(task: Task, data: Data) -> None:
                 "metrics; where targets are there and were not found, see unpack= of ap.Data"
             )
             raise DataError(msg)
-        if isinstance(task, Classification | Segmentation):
+        if isinstance(task, Classification | Detection | Segmentation):
             task.check(split)
 
 
@@ -138,7 +138,7 @@ def distilled_loss(
     if distillation.weight < 1:
         own = task.loss(student, batch)
     else:
-        forward(cast(nn.Module, student), batch[0])
+        student.answer(batch[0])
     learned = distillation.loss(student.output, teacher(), class_axis_of(task), counted)
     return learned if own is None else (1 - distillation.weight) * own + distillation.weight * learned
 

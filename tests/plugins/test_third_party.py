@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.plugins.conftest import Run, install
+
 HERE = Path(__file__).parent
 PACKAGE = HERE / "acme"
-
-Run = Callable[..., str]
 
 PROBLEM = """
 [model]
@@ -104,27 +100,9 @@ print("fine")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder into which the package was installed, entry points included, with a network beside it."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    copied = tmp_path_factory.mktemp("acme") / "acme"
-    subprocess.run(["cp", "-r", str(PACKAGE), str(copied)], check=True)
-    subprocess.run([*command, "--no-build-isolation", "--target", str(folder), str(copied)], check=True)
+    install(PACKAGE, folder, tmp_path_factory.mktemp("acme"))
     (folder / "torch_net.py").write_text(NETWORK)
     return folder
-
-
-@pytest.fixture
-def run(site: Path, tmp_path: Path) -> Run:
-    """Return what runs ``python ARGUMENTS`` with the package installed and returns its standard output."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "COLUMNS": "200"}
-
-    def running(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
-
-    return running
 
 
 def test_everything_registered_is_listed(run: Run) -> None:

@@ -22,6 +22,7 @@ SPACES = (
     "resnet20-cifar10",
     "resnet50-imagenet",
     "resnet56-cifar10",
+    "shapes-detector",
     "shapes-segmenter",
     "vgg16-cifar10",
 )
@@ -55,5 +56,7 @@ def test_names_say_what_the_network_takes(name: str) -> None:
         outputs = build_model(file, with_weights=False)(build_example(file).repeat(2, 1, 1, 1))
     if name == "shapes-segmenter":
         assert outputs["out"].shape == (2, 4, 64, 64)
+    elif name == "shapes-detector":
+        assert [found.keys() for found in outputs] == [{"boxes", "labels", "scores"}] * 2
     else:
         assert outputs.shape == (2, n_classes)

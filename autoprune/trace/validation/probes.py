@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from autoprune.surgery.forward import counted_outputs, forward
+from autoprune.surgery.forward import counted_outputs
+from autoprune.surgery.listening import answers
 from autoprune.surgery.precision import is_inexact
 from autoprune.trace.validation.neutral import KeptStatistics, NeutralStatistics
 
@@ -113,7 +114,7 @@ def observe(
     torch.manual_seed(seed)  # what a forward draws, it draws again at the next run
     kept = statistics.watching(model) if statistics is not None else nullcontext()
     with torch.set_grad_enabled(gradients), NeutralStatistics(model), kept, _Watch(model, factors) as watch:
-        result = counted_outputs(forward(model, example), outputs)
+        result = counted_outputs(answers(model, example, outputs), outputs)
     return ProbedRun(result if gradients else [t.detach() for t in result], watch.probes, watch.factors)
 
 
