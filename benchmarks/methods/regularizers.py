@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="+", default=["l2", "obs"])
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--learning-rate", type=float, default=0.05)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--given", nargs=2, metavar=("DATA", "WEIGHTS"), help="CIFAR-10 and a trained ResNet-20")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def main() -> None:
             }
             given = {"regularizer": name, "regularization": settings, "epochs": options.epochs}
             given |= {"learning_rate": options.learning_rate}
-            runs = [accuracies(bench, parent, given, options.criteria, seed) for seed in range(options.seeds)]
+            runs = [accuracies(bench, parent, given, options.criteria, seed) for seed in options.seeds]
             for criterion, mean, spread in zip(
                 options.criteria, np.mean(runs, axis=0), np.ptp(runs, axis=0), strict=True
             ):

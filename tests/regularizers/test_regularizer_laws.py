@@ -20,7 +20,6 @@ VARIANTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("stress", {"stress": "decay", "eta": 0.1}),
     ("stress", {}),
     ("group_lasso", {"strength": 0.1, "variant": "cges"}),
-    ("ffr", {"length": 0.1, "bend": 0.1, "path": "all", "match": True}),
     ("ffr", {"length": 0.1, "bend": 0.1}),
     ("ffr", {"length": 0.1, "bend": 0.1, "variant": "arc"}),
 )
