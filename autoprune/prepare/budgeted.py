@@ -21,11 +21,15 @@ from autoprune.core.protocols import Costs
 from autoprune.core.space import SearchSpace
 from autoprune.errors import unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
+from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, statistics_macs
+from autoprune.reconstruct import survey
+from autoprune.reconstruct.least_squares import LeastSquares
 from autoprune.regularizers.base import Regularizer
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import CheckpointSlot
+from autoprune.train.devices import reproducible
 from autoprune.train.loop import fit
 from autoprune.train.randomness import derive_seed
 from autoprune.train.settings import FitSettings
@@ -34,6 +38,11 @@ from autoprune.weight_sets import Inherited
 
 PASSES = 3
 """A training step counts the forward pass once and the backward pass twice."""
+
+WEIGHTS = ("frozen", "given", "trained")
+
+RESOLVING = StatisticsSettings(n_items=500)
+"""The items on which the readers of what was cut are re-solved."""
 
 
 @dataclass(frozen=True)
@@ -94,23 +103,29 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class BudgetedSettings(TargetSettings):
-    """Settings of a search for one budget.
+    """Settings of a search by gradients for one budget. Its twin trains for all of the multiply-adds.
 
     Attributes:
-        tune_share: share of all multiply-adds that is spent on training the sliced model after the search, which takes
-            the ``epochs``.
+        weights: fate of the weights during the search: ``"frozen"``, they stay as given; ``"given"``, they are
+            trained with the widths, but the network is cut from those that were given; ``"trained"``, as the papers
+            have it, they are trained and the network is cut from them (the twin is trained alike then).
+        epochs: length of the search, in passes of its steps over the training items; may be a fraction.
+        tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
 
     The other attributes are those of `TargetSettings`.
 
     Raises:
-        InvalidArgumentError: a value cannot be used.
+        InvalidArgumentError: a value cannot be used; UnknownNameError: there is nothing of the kind to do with weights.
     """
 
-    tune_share: float = 0.5
+    weights: str = "frozen"
+    epochs: float = 1.0
+    tune_share: float = 0.6
 
     def __post_init__(self) -> None:
-        """Check the share, too."""
+        """Check the values."""
         super().__post_init__()
+        check.one_of(self, "weights", WEIGHTS)
         check.share(self, "tune_share", but=(1,))
 
 
@@ -134,8 +149,7 @@ class Found:
 class BudgetedRecipe(Recipe):
     """Searches for one budget, slices what was found and trains it on for the rest of the multiply-adds.
 
-    Subclasses say how they search and what that costs; their ``Settings`` are `TargetSettings` with more, and
-    `BudgetedSettings` where `estimate_macs` stays.
+    Subclasses say how they search and what that costs; their ``Settings`` are `TargetSettings` with more.
     """
 
     keeps_order = True
@@ -158,10 +172,6 @@ class BudgetedRecipe(Recipe):
     def _items(self, settings: Any) -> int:
         """Return how many items go forward and backward through the start during the search."""
 
-    def estimate_macs(self, settings: Any) -> int:
-        """Return the multiply-adds of search and tuning."""
-        return int(self._search_macs(settings) / (1 - settings.tune_share))
-
     def prepare(
         self, settings: Any, parent: Inherited, seed: int, *, identity: str, slot: CheckpointSlot | None
     ) -> Prepared:
@@ -180,11 +190,23 @@ class BudgetedRecipe(Recipe):
         found = self._search(settings, parent, limits, seed, identity=identity, slot=search_slot)
         genome = tuple(found.genome.tolist())
         kept = setup.structure.kept_genes(found.orders, setup.space.widths(found.genome[None, :])[0])
+        found = self._handed_over(settings, found, parent, kept, seed)
         weights, tune_macs = self._tune(settings, found, kept, setup.macs(genome), seed, tune_slot)
         dense = setup.costs(setup.space.full_genome[None, :])[settings.cost][0]
         share = float(setup.costs(found.genome[None, :])[settings.cost][0] / dense)
         metrics = {"cost_share": share, **found.metrics}
         return Prepared(weights, found.orders, self._search_macs(settings) + tune_macs, genome, metrics)
+
+    def _handed_over(
+        self,
+        settings: Any,  # noqa: ARG002
+        found: Found,
+        parent: Inherited,  # noqa: ARG002
+        kept: BoolArray,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> Found:
+        """Return what was found with the weights that the tuning starts from; those of the search, by default."""
+        return found
 
     def _tune(
         self,
@@ -236,9 +258,45 @@ class BudgetedRecipe(Recipe):
         space.check(start[None, :])
         return start
 
-    def _search_macs(self, settings: TargetSettings) -> int:
-        """Return the multiply-adds of the search: gates only scale weights, so a step costs what the start costs."""
+    def _search_macs(self, settings: Any) -> int:
+        """Return the multiply-adds before the tuning: gates only scale weights, so a step costs what the start does."""
         return PASSES * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
+
+
+class StructureRecipe(BudgetedRecipe):
+    """Searches by gradients for the structure that given weights want.
+
+    What such a search is good at is how wide each layer is, and which channels stay. Weights that were trained under
+    half-open gates are worth less than those that it began with, cut to what it found. So by default weights stay fixed
+    while it searches, the network is cut from the given ones, what reads the cut channels is re-solved, and all that is
+    left of the multiply-adds trains it. The ``Settings`` of subclasses are `BudgetedSettings` with more.
+    """
+
+    def estimate_macs(self, settings: BudgetedSettings) -> int:
+        """Return the multiply-adds of search and tuning, and of re-solving; the twin's are the same."""
+        resolving = self._resolving_macs(settings)
+        search = self._search_macs(replace(settings, learns=True)) - resolving
+        return int(search / (1 - settings.tune_share)) + resolving
+
+    def _search_macs(self, settings: BudgetedSettings) -> int:
+        is_searched = settings.learns or settings.weights == "trained"
+        return (super()._search_macs(settings) if is_searched else 0) + self._resolving_macs(settings)
+
+    def _resolving_macs(self, settings: BudgetedSettings) -> int:
+        return 0 if settings.weights == "trained" else statistics_macs(self.setup, RESOLVING)
+
+    def _handed_over(
+        self, settings: BudgetedSettings, found: Found, parent: Inherited, kept: BoolArray, seed: int
+    ) -> Found:
+        """Return the given weights, what reads the cut channels re-solved; those of the search if these are wanted."""
+        if settings.weights == "trained":
+            return found
+        setup, device = self.setup, self.bench.torch_device
+        consumers = survey(setup.model, setup.structure, max_bytes=RESOLVING.max_bytes).consumers
+        with reproducible(self.bench.threads):
+            moments = collect_statistics(setup, parent.weights, RESOLVING, derive_seed(seed, "moments"), device)
+            solve = LeastSquares(parent.weights, consumers, moments, max_bytes=RESOLVING.max_bytes)
+            return replace(found, weights={**parent.weights, **solve(kept)})
 
 
 _SIZE_BYTES = 8

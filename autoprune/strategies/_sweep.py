@@ -50,8 +50,8 @@ class SweepSettings:
     n_targets: int = 8
     warm_start: bool = True
     share: float = 0.85
-    epochs: float = 10.0
-    min_epochs: float = 0.25
+    epochs: float = 4.0
+    min_epochs: float = 0.1
     step: int = 2
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -261,7 +261,7 @@ class DaisStrategy(SweepStrategy):
 
 
 class DaisFrozenStrategy(DaisStrategy):
-    """The twin: the same training of weights, with indicators that stay where they start.
+    """The twin: nothing is searched, all multiply-adds train what it cuts at once.
 
     The channels come from the given order, all levels shrink by one factor into each budget.
     """
@@ -276,7 +276,7 @@ class DsaStrategy(SweepStrategy):
 
 
 class UniformDsaStrategy(DsaStrategy):
-    """One keep ratio for all variables; the weights are trained under the same masks and the same budgets."""
+    """The twin: one keep ratio for all variables; all multiply-adds train what it cuts at once."""
 
     learns = False
 

@@ -95,7 +95,7 @@ def branches_bench():
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_model_without_batchnorm_learns(shared):
     """It is searched and trained like any other: what is found is far better than a guess."""
-    outcome, bench = run({"target": 0.5, "epochs": 4.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
+    outcome, bench = run({"target": 0.5, "epochs": 2.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
     setup, found = bench.setup, made(outcome, bench)
     small = cut(setup.model, setup.structure, setup.kept(outcome.found_genome, found), found.weights).eval()
     assert setup.task.metric(small, setup.data.score.loader(100))["accuracy"] > 0.5
@@ -104,7 +104,14 @@ def test_a_model_without_batchnorm_learns(shared):
 
 def test_what_no_reader_keeps_is_zero_in_it():
     """With indicators of their own, readers that closed a channel read zeros, so that the union may be kept."""
-    settings = {"target": 0.4, "epochs": 3.0, "shared": False, "tune_share": 0.0, "symmetry_weight": 0.0}
+    settings = {
+        "target": 0.4,
+        "epochs": 3.0,
+        "shared": False,
+        "tune_share": 0.0,
+        "symmetry_weight": 0.0,
+        "weights": "trained",
+    }
     outcome, bench = run(settings, branches_bench())
     weights = made(outcome, bench).weights
     readers = [

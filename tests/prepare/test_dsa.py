@@ -20,6 +20,8 @@ from autoprune.testing.recipe_laws import MemoryBlobs, cost_share, digits_bench,
 from autoprune.trace import trace
 from autoprune.weight_sets import WeightReader, put_weight_set
 
+SCRATCH = {"from_scratch": True, "weights": "trained"}
+
 
 def run(settings, bench_and_parent=None):
     """Return the outcome of a short job on a new bench without limits, and the bench."""
@@ -36,7 +38,7 @@ def test_ratios_differ_where_they_learn(learns):
 def test_from_scratch_forgets_the_parent():
     """Weights that are drawn anew do not depend on those given; without, they do."""
     made = []
-    for settings in ({"from_scratch": True}, {"from_scratch": True}, {}, {}):
+    for settings in (SCRATCH, SCRATCH, {}, {}):
         bench, parent = digits_bench()
         if len(made) % 2:
             reader = WeightReader(bench.blobs, bench.setup.structure, "cpu")(parent)
@@ -68,7 +70,7 @@ def test_where_no_derivative_arrives_the_scale_decides():
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     orders = [np.arange(group.width) for group in bench.setup.structure.groups]
     parent = put_weight_set(bench.blobs.put, bench.setup.structure, weights, orders)
-    outcome, _ = run({"importance": "taylor", "weight_decay": 0.0}, (bench, parent))
+    outcome, _ = run({"importance": "taylor", "weights": "trained", "weight_decay": 0.0}, (bench, parent))
     made = WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
     assert made.orders[0].tolist() == [1, 5, 3, 7, 6, 0, 4, 2]
     assert made.orders[1].tolist() != list(range(12))
@@ -76,7 +78,7 @@ def test_where_no_derivative_arrives_the_scale_decides():
 
 def test_training_helps():
     """From scratch on real digits, two epochs' worth of steps halve the loss although half of the network goes."""
-    outcome, bench = run({"from_scratch": True, "epochs": 6.0, "batch_size": 64, "learning_rate": 0.1})
+    outcome, bench = run({**SCRATCH, "epochs": 6.0, "tune_share": 0.4, "batch_size": 64, "learning_rate": 0.1})
     inherited = WeightReader(bench.blobs, bench.setup.structure, "cpu")(outcome.weight_set)
     from autoprune.evaluate.inherited import InheritedWeights
 
@@ -106,6 +108,7 @@ def test_without_batch_norm_it_still_runs():
         ({"warmup": 1.0}, "leave something to search"),
         ({"ramp": -0.1}, "ramp to be a share in 0..1"),
         ({"sharpness": (1.0, 0.0)}, "two positive sharpnesses"),
+        ({"from_scratch": True}, "weights='trained' with from_scratch"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -107,14 +107,14 @@ def test_descent_finds_the_optimum_under_the_budget():
     """On a known loss the ratios end where no exchange between two variables at equal cost helps."""
     _, cost = chain_cost()
     sensitivity = torch.tensor([1.0, 0.1, 0.3, 0.03], dtype=torch.float64)
-    learned = LearnedRatios(cost, coupling=0.5)
+    learned = LearnedRatios(cost)
 
     def loss(ratios):
         return (sensitivity * (1 - ratios) ** 2).sum()
 
     n = 300
     for i in range(n):
-        trial = learned.trial.requires_grad_()
+        trial = learned.ratios.requires_grad_()
         (slope,) = torch.autograd.grad(loss(trial), trial)
         learned.step(slope, max(0.4, 1 - 1.2 * i / n), 0.2 * (1 - i / n))
     found = loss(learned.ratios)
@@ -122,21 +122,38 @@ def test_descent_finds_the_optimum_under_the_budget():
     uniform = cost.uniform(0.4)
     assert float(found) < 0.5 * float(loss(uniform))
     generator = torch.Generator().manual_seed(0)
-    near = learned.state()["z"]
+    near = learned.state()["theta"]
     others = [
         cost.project(near + 0.3 * torch.randn(4, generator=generator, dtype=torch.float64), 0.4) for _ in range(300)
     ]
     assert float(found) < min(float(loss(cost.ratios(other))) for other in others) + 0.01
 
 
+def test_noise_does_not_travel():
+    """Slopes that are noise alone leave all variables together; a known slope shows through the same noise."""
+    _, cost = chain_cost()
+    generator = torch.Generator().manual_seed(0)
+    spreads = []
+    for known in (0.0, 1.0):
+        learned = LearnedRatios(cost)
+        for i in range(100):
+            noise = torch.randn(4, generator=generator, dtype=torch.float64)
+            worth = noise - known * torch.tensor([3.0, 0.0, 0.0, -3.0], dtype=torch.float64)
+            learned.step(worth * cost.slope(learned.ratios), 0.5, 0.06 * (1 - i / 100))
+        theta = learned.state()["theta"]
+        spreads.append(float(theta[0] - theta[3]))
+    assert abs(spreads[0]) < 0.5
+    assert spreads[1] > 3
+
+
 def test_state_restores_the_future():
     """Ratios that were restored take the very steps of those that went on."""
     _, cost = chain_cost()
     slopes = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    one = LearnedRatios(cost, 0.5)
+    one = LearnedRatios(cost)
     for slope in slopes[:4]:
         one.step(slope, 0.5, 0.1)
-    other = LearnedRatios(cost, 0.5)
+    other = LearnedRatios(cost)
     other.restore(one.state())
     for slope in slopes[4:]:
         one.step(slope, 0.4, 0.1)
@@ -152,7 +169,7 @@ def test_nothing_grows_beyond_the_start():
     cost = RatioCost(space, lambda widths: soft(widths)["macs"], start)
     high = torch.from_numpy(space.keep_ratios(start[None, :])[0])
     assert torch.equal(cost.high, high)
-    learned, uniform = LearnedRatios(cost, 0.5), UniformRatios(cost)
+    learned, uniform = LearnedRatios(cost), UniformRatios(cost)
     torch.testing.assert_close(learned.ratios, high, rtol=0.01, atol=0)
     budget = 0.6 * float(cost.share(high))
     for slope in torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64):

@@ -4,18 +4,18 @@ After Guan et al., "DAIS: Automatic channel pruning via differentiable annealing
 (arXiv 2011.02166). The formulas are the paper's, as a reader transcribed them; its constants, its annealing function
 and its code are not public. So the constants of `DaisSettings` and all that is called *ours* below were chosen here.
 
-One search is for one budget. Every channel has an indicator; gates made of them scale what consumers read. In turns,
-indicators descend on the search-validation items that steer (loss, and the regularizers; the expected cost is held in a
-dead zone below the budget), weights on training items, while the temperature falls until the gates are open or closed.
-What is open is rounded to the levels of the space within the budget and the hard limits; the sliced model is then
-trained on.
+One search is for one budget. Every channel has an indicator; gates made of them scale what consumers read. Indicators
+descend on the search-validation items that steer (loss, and the regularizers; the expected cost is held in a dead zone
+below the budget), while the temperature falls until the gates are open or closed; in the paper in turns with the
+weights, on training items (``weights="trained"``). What is open is rounded to the levels of the space within the budget
+and the hard limits; the sliced model is then trained on.
 
 Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the optimizer of
-the indicators (`optimizer`); the budget is met exactly at every step while it sinks (`penalties`); indicators
-start ranked by the parent's order; a search may start from a sliced model; a group never closes altogether; weights are
-trained on after the search. Gradients are divided by what a channel costs: then the budget moves all gates alike, like
-a common threshold, and the loss moves each by its benefit per cost. Without that, budgets close the dearest layers
-before the loss can object.
+the indicators (`optimizer`); the budget is met exactly at every step while it sinks (`penalties`); indicators start
+ranked by the parent's order; a search may start from a sliced model; a group never closes altogether; weights stay
+fixed during the search and are re-solved and trained after it (`autoprune.prepare.budgeted`). Gradients are divided by
+what a channel costs: then the budget moves all gates alike, like a common threshold, and the loss moves each by its
+benefit per cost. Without that, budgets close the dearest layers before the loss can object.
 
 What gates cannot tell: their gradients before a BatchNorm add up to nothing, as no common scale matters there. So an
 open channel that does nothing looks like any other, and only a closed one is known to be worth nothing. Widths are
@@ -37,7 +37,7 @@ from autoprune.core.groups import IntArray
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
-from autoprune.prepare.budgeted import BudgetedRecipe, Found, rounded
+from autoprune.prepare.budgeted import Found, StructureRecipe, rounded
 from autoprune.prepare.dais.indicators import initial_indicators, ranked
 from autoprune.prepare.dais.search import Budgets, DaisSearch, DaisSettings
 from autoprune.surgery.cut import cut
@@ -51,11 +51,11 @@ from autoprune.train.stepping import StepPlan, train_steps
 from autoprune.weight_sets import Inherited
 
 
-class DaisRecipe(BudgetedRecipe):
+class DaisRecipe(StructureRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 4
+    version = 5
 
     def _search(
         self,
@@ -75,6 +75,8 @@ class DaisRecipe(BudgetedRecipe):
         gated = SoftGatedModel(model, structure, kept=kept, shared=settings.shared)
         layout = gated.layout
         frozen = setup.space.repair(start, setup.costs, limits)
+        if not settings.learns and settings.weights != "trained":
+            return Found(dict(parent.weights), parent.orders, frozen[0])
         widths = setup.space.widths(start if settings.learns else frozen)[0]
         channels_last = prefers_channels_last(model)
         n_steps = settings.n_steps(len(setup.data.train))
@@ -94,7 +96,8 @@ class DaisRecipe(BudgetedRecipe):
                 derive_seed(seed, "held out"),
             )
             search_seed = derive_seed(seed, "search")
-            train_steps(search, setup.data.train, plan, identity=identity, checkpoint=slot, seed=search_seed)
+            items = setup.data.steer if settings.weights == "frozen" else setup.data.train
+            train_steps(search, items, plan, identity=identity, checkpoint=slot, seed=search_seed)
             if not settings.shared:
                 _close_for_good(gated, search.indicators)
             indicators = search.indicators.detach().double().cpu().numpy()
@@ -129,6 +132,8 @@ class DaisRecipe(BudgetedRecipe):
     def _items(self, settings: DaisSettings) -> int:
         train, steer = self.setup.data.train, self.setup.data.steer
         n_steps = settings.n_steps(len(train))
+        if settings.weights == "frozen":
+            return n_steps * min(settings.batch_size, len(steer))
         items = n_steps * min(settings.batch_size, len(train))
         if settings.learns:
             items += -(-n_steps // settings.indicator_every) * min(settings.batch_size, len(steer))

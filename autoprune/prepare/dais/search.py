@@ -34,7 +34,7 @@ class DaisSettings(BudgetedSettings):
     """Settings of one DAIS search, for one budget. The paper's own constants are not known: the defaults are ours.
 
     Attributes:
-        indicator_every: weight steps per indicator step.
+        indicator_every: weight steps per indicator step; 1 where the weights are frozen.
         shared: whether all readers of a channel share its indicator. Otherwise each has its own, they are drawn
             together by the symmetry penalty, and a channel stays when any reader keeps it.
         straight_through: run with hard gates.
@@ -153,7 +153,7 @@ class DaisSearch:
         self._group_of = torch.from_numpy(gated.layout.group_of).to(plan.device)
         self._is_free = torch.from_numpy(budgets.is_free).to(plan.device)[self._group_of]
         self._start_costs = self._costs_of(self.indicators, settings.hottest)
-        n_updates = -(-plan.n_steps // settings.indicator_every)
+        n_updates = plan.n_steps if settings.weights == "frozen" else -(-plan.n_steps // settings.indicator_every)
         rate = settings.level * min(settings.travel / n_updates, MAX_STEP)
         self._optimizer = IndicatorOptimizer(gated.layout, rate, plan.device)
         self._schedule = FitSettings(learning_rate=settings.learning_rate, warmup=WARMUP, final_learning_rate=1.0)
@@ -167,12 +167,16 @@ class DaisSearch:
         )
 
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
-        """Take an indicator step where it is due, and a weight step."""
+        """Take an indicator step where it is due, and a weight step; of frozen weights the batch is for indicators."""
         settings = self._settings
         progress = step / max(1, n_steps - 1)
         at = temperature(progress, settings.hottest, settings.coldest)
+        if settings.weights == "frozen":
+            loss = self._learn_indicators(batch, at)
+            self._meet_budgets(progress, at)
+            return loss
         if settings.learns and step % settings.indicator_every == 0:
-            self._learn_indicators(step // settings.indicator_every, at)
+            self._learn_indicators(self._held_out_batch(step // settings.indicator_every), at)
             self._meet_budgets(progress, at)
         self._gated.gates = self._gates(self.indicators, at)
         for group in self._sgd.param_groups:
@@ -211,13 +215,13 @@ class DaisSearch:
         widths = soft_widths(self._gates(indicators, at), self._gated.layout, self._structure)
         return {name: float(cost) for name, cost in self._budgets.costs(widths).items()}
 
-    def _learn_indicators(self, update: int, at: float) -> None:
-        """Descend on the held-out loss and the regularizers, weights and BatchNorm statistics fixed."""
+    def _learn_indicators(self, batch: Batch, at: float) -> Tensor:
+        """Descend on the loss and the regularizers, weights and BatchNorm statistics fixed; return the loss."""
         settings, layout = self._settings, self._gated.layout
         gates = self._gates(self.indicators, at).requires_grad_()
         self._gated.gates = gates
         with fixed_buffers(self._gated.model):
-            total = self._loss(self._held_out_batch(update))
+            loss = total = self._loss(batch)
             if settings.lasso_weight:
                 total = total + settings.lasso_weight * lasso(gates) / layout.n_gates
             if settings.symmetry_weight and not settings.shared:
@@ -225,6 +229,7 @@ class DaisSearch:
             (gradient,) = torch.autograd.grad(total, [gates])
         gradient = torch.where(self._is_free, gradient / self._slope(self._budgets.name, at), 0.0)
         self._optimizer.step(self.indicators, gradient)
+        return loss.detach()
 
     def _meet_budgets(self, progress: float, at: float) -> None:
         """Hold every expected cost where its budget is now: on the way from the start's cost to the target."""

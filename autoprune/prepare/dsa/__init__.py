@@ -2,9 +2,9 @@
 
 What is searched is one keep ratio per width variable; which channels stay follows from their importance. Masks are
 drawn with probabilities that rise with the importance and average to the ratio, which makes the ratio differentiable
-(`autoprune.train.soft_masks`). Weights descend on training items under such masks, ratios on the search-validation
-items that steer, and a split in the manner of the alternating direction method of multipliers keeps the ratios within a
-budget (`autoprune.prepare.dsa.keep_ratios`). It starts from trained weights or from scratch.
+(`autoprune.train.soft_masks`). Ratios descend on the search-validation items that steer, within a budget
+(`autoprune.prepare.dsa.keep_ratios`); weights stay as they are, or descend on training items under such masks, from
+trained weights or from scratch.
 
 The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
 constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance,
@@ -26,7 +26,7 @@ from autoprune.core import check
 from autoprune.cost.model import CostModel
 from autoprune.cost.soft import SOFT, SoftCosts
 from autoprune.errors import InvalidArgumentError
-from autoprune.prepare.budgeted import BudgetedRecipe, BudgetedSettings, Found, rounded
+from autoprune.prepare.budgeted import BudgetedSettings, Found, StructureRecipe, rounded
 from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
 from autoprune.prepare.dsa.training import DsaSchedule, DsaSearch
 from autoprune.surgery.copying import copy_with
@@ -47,15 +47,15 @@ class DsaSettings(BudgetedSettings):
     """Settings of one search for one budget, in ``"macs"`` or ``"params"``.
 
     Attributes:
-        from_scratch: draw new weights first, unless there is a ``start``.
+        from_scratch: draw new weights first, unless there is a ``start``; they must be ``"trained"`` then.
         warmup: share of the steps in which all channels stay.
         ramp: share of the search over which the budget falls from the start's cost to the target.
-        every: steps of the weights per step of the ratios.
+        every: steps of the weights per step of the ratios; 1 where the weights are frozen.
         travel: root mean square of the way, in logits, that the ratios can go along the loss.
-        coupling: strength in 0..1 with which theta is held to the budget.
         sharpness: sharpness of the masks at the beginning of the search and at its end.
         importance: ``"scale"`` (BatchNorm's gammas, L2 norms where there are none or all are equal) or ``"taylor"``
-            (derivative of the loss by the mask; the scale in groups that no derivative reaches).
+            (derivative of the loss by the mask; the scale in groups that no derivative reaches, or where the weights
+            are frozen).
 
     The other attributes are those of `BudgetedSettings`.
 
@@ -63,15 +63,13 @@ class DsaSettings(BudgetedSettings):
         InvalidArgumentError: a value cannot be used; UnknownNameError: no such cost or importance.
     """
 
-    epochs: float = 10.0
-    tune_share: float = 0.4
+    epochs: float = 2.0
     batch_size: int = 128
     from_scratch: bool = False
     warmup: float = 0.0
     ramp: float = 0.5
     every: int = 2
     travel: float = 3.0
-    coupling: float = 0.5
     sharpness: Sequence[float] = (20.0, 100.0)
     importance: str = "scale"
 
@@ -80,9 +78,12 @@ class DsaSettings(BudgetedSettings):
         super().__post_init__()
         check.one_of(self, "cost", SOFT)
         check.one_of(self, "importance", IMPORTANCES)
-        check.share(self, "warmup", "ramp", "coupling")
+        check.share(self, "warmup", "ramp")
         if self.warmup == 1:
             msg = "expected warmup below 1, to leave something to search in, got 1"
+            raise InvalidArgumentError(msg)
+        if self.from_scratch and self.weights != "trained":
+            msg = f"expected weights='trained' with from_scratch=True, got {self.weights!r}"
             raise InvalidArgumentError(msg)
         check.at_least(self, 1, "every")
         check.not_negative(self, "travel")
@@ -95,14 +96,15 @@ class DsaSettings(BudgetedSettings):
         n_steps = self.n_steps(n_items)
         warm = min(n_steps - 1, round(self.warmup * n_steps))
         first, last = self.sharpness
-        return DsaSchedule(n_steps, warm, self.every, self.ramp, (first, last), self.travel)
+        every = 1 if self.weights == "frozen" else self.every
+        return DsaSchedule(n_steps, warm, every, self.ramp, (first, last), self.travel)
 
 
-class DsaRecipe(BudgetedRecipe):
+class DsaRecipe(StructureRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 4
+    version = 5
 
     def _search(
         self,
@@ -124,6 +126,11 @@ class DsaRecipe(BudgetedRecipe):
         soft = SoftCosts(CostModel(structure, space))
         cost = RatioCost(space, lambda widths: soft(widths)[settings.cost], start)
         dense = int(setup.costs(space.full_genome[None, :])[settings.cost][0])
+        target = limits[settings.cost] / dense
+        if not settings.learns and settings.weights != "trained":
+            ratios = cost.uniform(target).numpy()
+            genome = rounded(space, ratios, setup.costs, limits, start)
+            return Found(dict(weights), parent.orders, genome, {"ratio_spread": float(ratios.std())})
         schedule = settings.schedule(len(setup.data.train))
         channels_last = prefers_channels_last(model)
         device = self.bench.torch_device
@@ -135,17 +142,19 @@ class DsaRecipe(BudgetedRecipe):
                 setup,
                 weights,
                 kept,
-                LearnedRatios(cost, settings.coupling) if settings.learns else UniformRatios(cost),
+                LearnedRatios(cost) if settings.learns else UniformRatios(cost),
                 cost,
                 schedule,
-                (float(cost.share(cost.high)), limits[settings.cost] / dense),
+                (float(cost.share(cost.high)), target),
                 replace(settings.fit(schedule.n_steps), warmup=0.05, final_learning_rate=1.0),
                 plan,
                 uses_taylor=settings.importance == "taylor",
+                frozen=settings.weights == "frozen",
                 seed=derive_seed(seed, "held out"),
             )
             search_seed = derive_seed(seed, "search")
-            train_steps(search, setup.data.train, plan, identity=identity, checkpoint=slot, seed=search_seed)
+            items = setup.data.steer if settings.weights == "frozen" else setup.data.train
+            train_steps(search, items, plan, identity=identity, checkpoint=slot, seed=search_seed)
             ratios = search.ratios.ratios.numpy()
             genome = rounded(space, ratios, setup.costs, limits, start)
             return Found(search.weights(), search.orders(parent.orders), genome, {"ratio_spread": float(ratios.std())})
@@ -153,6 +162,8 @@ class DsaRecipe(BudgetedRecipe):
     def _items(self, settings: DsaSettings) -> int:
         train, steer = self.setup.data.train, self.setup.data.steer
         schedule = settings.schedule(len(train))
+        if settings.weights == "frozen":
+            return schedule.n_steps * min(settings.batch_size, len(steer))
         items = schedule.n_steps * min(settings.batch_size, len(train))
         if settings.learns:
             items += schedule.n_ratio_steps * min(settings.batch_size, len(steer))

@@ -1,8 +1,8 @@
 """Keep ratios under a budget: one per width variable, moved by gradients, never above the budget.
 
-Ning et al., DSA (ECCV 2020), split the ratios as the alternating direction method of multipliers does: ``theta``
-follows the loss, ``z`` carries the budget, ``u`` adds up their disagreement. The steps are theirs as far as they are
-known; the constants, the metric and with it the projection are ours.
+Ning et al., DSA (ECCV 2020), split the ratios as the alternating direction method of multipliers does. In the metric of
+`RatioCost.project` such a split is empty, since its multipliers are one number for all variables: what is left of it is
+the descent along the loss and the projection on the budget. Metric, constants and the treatment of noise are ours.
 
 Letters: ``d`` width variables, ``g`` groups.
 """
@@ -24,8 +24,11 @@ DENSE_THETA = 5.0
 
 TOLERANCE = 1e-7
 BISECTIONS = 60
-MEMORY = 0.8
+MEMORY = 0.9
 """Share of the past in the mean slope of the loss."""
+
+STANDARD_ERRORS = 2.0
+"""What the mean slope of a variable must differ by from the median one before it moves."""
 
 LARGEST_EXCESS = 2.0
 """Of a variable's worth over the median one's, in mean deviations."""
@@ -98,59 +101,58 @@ class LearnedRatios:
     """Keep ratios that descend on a loss within a budget.
 
     In the metric of the projection, the slope of the loss is what a variable saves in loss per share of cost. It is
-    averaged over some steps, taken relative to the median variable, in units of the mean deviation, and clipped, since
-    batches are noisy and cheap variables the most. The point of rest is that of the paper's problem: loss per cost is
-    the same for all variables.
+    taken relative to the median variable and averaged over some steps; what noise explains is taken off by the
+    non-negative garrote (Breiman 1995), to nothing where a mean is below two standard errors. Steps are in units of the
+    mean deviation before that, and clipped: what is noise alone does not travel. The point of rest is that of the
+    paper's problem: loss per cost is the same for all variables.
 
     Args:
         cost: cost of keep ratios.
-        coupling: share in 0..1 of the way to ``z - u`` that theta goes in a step; the paper's ``rho`` in units of the
-            inverse step.
     """
 
-    def __init__(self, cost: RatioCost, coupling: float) -> None:
+    def __init__(self, cost: RatioCost) -> None:
         self._cost = cost
-        self._coupling = coupling
         self._theta = torch.full_like(cost.low, DENSE_THETA)
-        self._z = self._theta.clone()
-        self._u = torch.zeros_like(self._theta)
-        self._mean = torch.zeros_like(self._theta)
+        self._mean, self._square = torch.zeros_like(self._theta), torch.zeros_like(self._theta)
+        self._n = torch.zeros((), dtype=self._theta.dtype)
 
     @property
     def ratios(self) -> Tensor:
-        """(d,) the keep ratios of ``z``, within the last budget."""
-        return self._cost.ratios(self._z)
-
-    @property
-    def trial(self) -> Tensor:
-        """(d,) the keep ratios of ``theta``, where the loss is differentiated."""
+        """(d,) the keep ratios, within the last budget."""
         return self._cost.ratios(self._theta)
 
     def step(self, slope: Tensor, budget: float, size: float) -> None:
-        """Take one step of theta, of z and of u.
+        """Take one step along the loss, and go back to the budget.
 
         Args:
-            slope: (d,) derivative of the loss by the keep ratios, at `trial`.
+            slope: (d,) derivative of the loss by the keep ratios, at `ratios`.
             budget: share of the dense cost.
-            size: size of the step that theta takes along the loss, on average over the variables.
+            size: length of the step, on average over the variables, where nothing is noise.
         """
-        self._mean = MEMORY * self._mean + (1 - MEMORY) * slope
-        worth = -self._mean / self._cost.slope(self.trial).clamp(min=TOLERANCE)  # a variable may cost nothing
+        worth = -slope / self._cost.slope(self.ratios).clamp(min=TOLERANCE)  # a variable may cost nothing
         excess = worth - worth.quantile(0.5)
-        deviation = float(excess.abs().mean())
-        if deviation > 0:
-            self._theta = self._theta + size * (excess / deviation).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
-        self._theta = self._theta - self._coupling * (self._theta - self._z + self._u)
-        self._z = self._cost.project(self._theta + self._u, budget)
-        self._u = self._u + self._theta - self._z
+        self._n += 1
+        self._mean.lerp_(excess, 1 - MEMORY)
+        self._square.lerp_(excess.square(), 1 - MEMORY)
+        known = 1 - MEMORY**self._n
+        mean = self._mean / known
+        deviation = float(mean.abs().mean())
+        if self._n >= 3 and deviation > 0:  # before, there is no standard error
+            share = (1 - MEMORY) / (1 + MEMORY) * (1 + MEMORY**self._n) / known  # of a variance, in that of the mean
+            noise = STANDARD_ERRORS**2 * share * (self._square / known - mean.square()).clamp(min=0) / (1 - share)
+            agreed = torch.where(mean.square() > noise, mean - noise / mean, 0.0)
+            self._theta = self._theta + size * (agreed / deviation).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
+        self._theta = self._cost.project(self._theta, budget)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that later steps depend on."""
-        return {"theta": self._theta, "z": self._z, "u": self._u, "mean": self._mean}
+        return {"theta": self._theta, "mean": self._mean, "square": self._square, "n": self._n}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Undo `state`."""
-        self._theta, self._z, self._u, self._mean = (state[name].clone() for name in ("theta", "z", "u", "mean"))
+        self._theta, self._mean, self._square, self._n = (
+            state[name].clone() for name in ("theta", "mean", "square", "n")
+        )
 
 
 class UniformRatios:

@@ -129,6 +129,7 @@ class DsaSearch:
         fit: settings that say how the weights learn.
         plan: plan of the training.
         uses_taylor: whether the importance is the derivative of the loss by the mask.
+        frozen: whether only the ratios learn, from the batches that the weights would.
         seed: seed for the order of the items that steer.
     """
 
@@ -146,6 +147,7 @@ class DsaSearch:
         plan: StepPlan,
         *,
         uses_taylor: bool,
+        frozen: bool,
         seed: int,
     ) -> None:
         self.ratios = ratios
@@ -159,6 +161,7 @@ class DsaSearch:
         self._fit = fit
         self._plan = plan
         self._uses_taylor = uses_taylor
+        self._frozen = frozen
         self._seed = seed
         self._sampler = MaskSampler(setup, kept, plan.device)
         self._sensitivity = torch.zeros(int(kept.sum()), device=plan.device)
@@ -172,11 +175,13 @@ class DsaSearch:
         self.rank()
 
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
-        """Move the ratios where it is their turn, then take one step of the weights; return their loss."""
+        """Move the ratios where it is their turn, then take one step of the weights that learn; return the loss."""
         schedule = self._schedule
+        if self._frozen:
+            return self._move_ratios(step, batch) if schedule.moves_ratios(step) else torch.zeros(())
         if schedule.moves_ratios(step):
             self.rank()
-            self._move_ratios(step)
+            self._move_ratios(step, None)
         if step < schedule.warm:
             gates = torch.ones(self._gated.layout.n_gates, device=self._plan.device)
         else:
@@ -240,16 +245,19 @@ class DsaSearch:
         with autocast(self._plan.device, enabled=self._fit.mixed_precision):
             return self._setup.task.loss(self._gated, batch)
 
-    def _move_ratios(self, step: int) -> None:
+    def _move_ratios(self, step: int, batch: Batch | None) -> Tensor:
+        """Take a step of the ratios on a batch, by default the next one of the items that steer; return the loss."""
         budget = self._schedule.budget_at(step, *self._budgets)
         if isinstance(self.ratios, UniformRatios):
             self.ratios.step(budget)
-            return
-        ratios = self.ratios.trial.requires_grad_()
+            return torch.zeros(())
+        ratios = self.ratios.ratios.requires_grad_()
         gates = self._sampler.draw(self._cost.of_groups(ratios), self._schedule.sharpness_at(step))
         with fixed_buffers(self._gated.model):
-            (slope,) = torch.autograd.grad(self._loss(gates, self._steering_batch(step)), ratios)
+            loss = self._loss(gates, self._steering_batch(step) if batch is None else batch)
+            (slope,) = torch.autograd.grad(loss, ratios)
         self.ratios.step(slope, budget, self._schedule.size_at(step))
+        return loss.detach()
 
     def _steering_batch(self, step: int) -> Batch:
         """Return the items that steer a step of the ratios: batch after batch in an order of their own."""
