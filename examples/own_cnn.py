@@ -13,22 +13,28 @@ from torch import Tensor, nn
 import autoprune as ap
 
 
+def block(width: int, inner: int) -> nn.Module:
+    """Return two convolutions, the first of another width."""
+    return nn.Sequential(
+        *(nn.Conv2d(width, inner, 3, padding=1), nn.BatchNorm2d(inner), nn.ReLU()),
+        *(nn.Conv2d(inner, width, 3, padding=1), nn.BatchNorm2d(width)),
+    )
+
+
 class Net(nn.Module):
     """A stem, two residual blocks, a classifier."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 24, inner: int = 32) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()) for _ in range(2)
-        )
+        self.blocks = nn.ModuleList([block(width, inner), block(width, inner)])
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits of (n, 1, h, w) images."""
         x = self.stem(x)
-        for block in self.blocks:
-            x = x + block(x)
+        for inner in self.blocks:
+            x = torch.relu(x + inner(x))
         return self.head(x.mean(dim=(2, 3)))
 
 

@@ -44,6 +44,9 @@ def report(
     problem: options.RunProblem = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
+    if watch is not None:  # without torch: nothing is measured
+        _watch(run, output, watch)
+        return
     import autoprune as ap
     from autoprune.config.building import build_problem
 
@@ -54,9 +57,6 @@ def report(
     if optuna is not None:
         name = opened.to_optuna(optuna)
         print_line(escape(f"{optuna}: study {name!r}; optuna-dashboard sqlite:///{optuna}"))
-        return
-    if watch is not None:
-        _watch(run, output, watch)
         return
     if measure and len(opened.front):
         try:
