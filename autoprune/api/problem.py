@@ -60,7 +60,7 @@ from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
 from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
-from autoprune.trace import trace_space, unwrap
+from autoprune.trace import AttentionCut, trace_space, unwrap
 from autoprune.trace.validation import ValidationReport, validate
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
@@ -129,6 +129,8 @@ class Problem:
         outputs: dotted names of the outputs that count (``["logits"]``), for models that return hidden states beside
             them: the channels of the others may vanish. ``["head()"]`` is what the module ``head`` puts out, of models
             that return boxes. All by default, and the heads of torchvision's SSD, RetinaNet and FCOS.
+        attention: parts of attention that vanish: whole ``"heads"``, or ``"widths"`` within them, in all heads alike (a
+            channel of the queries with its partner among the keys, a channel of the values).
         name: name shown in reports.
         seed: seed for everything that ranking and evaluation draw.
 
@@ -164,6 +166,7 @@ class Problem:
         reference: Mapping[str, float] | None = None,
         latency: Wanted = None,
         outputs: Sequence[str] = (),
+        attention: AttentionCut = "heads",
         name: str = "",
         seed: int = 0,
     ) -> None:
@@ -203,7 +206,7 @@ class Problem:
             locks=locks,
             ties=ties,
         )
-        space = trace_space(self.model, self.example_input, layout, outputs=outputs, seed=seed)
+        space = trace_space(self.model, self.example_input, layout, outputs=outputs, attention=attention, seed=seed)
         structure = space.structure
         self.space = replace(space, validator=_validator(self.model, space, self.example_input, seed))
         self._given_limits = dict(limits) if isinstance(limits, Mapping) else limits or {}

@@ -34,6 +34,7 @@ from autoprune.latency.settings import LatencySettings
 from autoprune.report.document import card
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
+from autoprune.trace import AttentionCut
 from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
@@ -176,6 +177,7 @@ def prune(
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
+    attention: AttentionCut = "heads",
     store: str | Path | None = None,
     seed: int = 0,
     progress: Given[PruneProgress] = None,
@@ -202,6 +204,7 @@ def prune(
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
+    attention: AttentionCut = "heads",
     store: str | Path | None = None,
     seed: int = 0,
     progress: Given[PruneProgress] = None,
@@ -227,6 +230,7 @@ def prune(
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
     outputs: Sequence[str] = (),
+    attention: AttentionCut = "heads",
     store: str | Path | None = None,
     seed: int = 0,
     progress: Given[PruneProgress] = None,
@@ -258,6 +262,7 @@ def prune(
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
         outputs: dotted names of the outputs that count, see `Problem`.
+        attention: ``"heads"`` or ``"widths"`` within them, see `Problem`.
         store: folder of the run, with which the same call goes on after an interruption; a temporary one by default.
         seed: seed for every random choice.
         progress: function that is called now and then with how far it is; by default a bar in terminals and notebooks;
@@ -313,6 +318,7 @@ def prune(
         evaluation=ReconstructedSettings(n_validation=N_VALIDATION, proxy_seed=seed),
         latency=latency,
         outputs=outputs,
+        attention=attention,
         seed=seed,
     )
     problem = problem.with_batch_size(_batch_size(problem))

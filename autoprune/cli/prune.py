@@ -77,6 +77,7 @@ def prune(
         minutes=minutes,
         **file.tables.space.model_dump(exclude={"levels"}),
         outputs=file.tables.model.outputs,
+        attention=file.tables.model.attention,
         latency=wanted_latency(file) if "latency" in file.tables.limits else None,
         seed=file.tables.search.seed,
         progress=not (quiet or as_json),

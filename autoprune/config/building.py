@@ -101,7 +101,14 @@ def lay_out(file: ProblemFile, model: nn.Module, example: Any) -> SearchSpace:
             raise file.error(("space",), str(error)) from error
 
     try:
-        return trace_space(model, example, layout, outputs=file.tables.model.outputs, seed=file.tables.search.seed)
+        return trace_space(
+            model,
+            example,
+            layout,
+            outputs=file.tables.model.outputs,
+            attention=file.tables.model.attention,
+            seed=file.tables.search.seed,
+        )
     except InvalidArgumentError as error:
         if not file.tables.model.outputs:
             raise
@@ -288,6 +295,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             reference=tables.hypervolume.reference,
             latency=wanted_latency(file),
             outputs=tables.model.outputs,
+            attention=tables.model.attention,
             name=file.name,
             seed=tables.search.seed,
         )

@@ -28,6 +28,7 @@ class ModelTable(Table):
         example: reference to the function that builds an example input, for models that do not take one image; instead
             of ``input``.
         outputs: dotted names of the outputs that count; the channels of others (hidden states) may vanish.
+        attention: parts of attention that vanish: whole ``"heads"``, or ``"widths"`` within all of them alike.
     """
 
     factory: values.Reference
@@ -36,6 +37,7 @@ class ModelTable(Table):
     input: values.Shape | None = None
     example: values.InsteadOfInput = Field(default=None, validate_default=True)
     outputs: values.Names = ()
+    attention: Literal["heads", "widths"] = "heads"
 
 
 class SpaceTable(Table):

@@ -199,6 +199,8 @@ class Structure:
         branches: indices, per group that may keep no channel at all: its own, and those of the groups that are then
             without effect, since they feed nothing else or are fed by nothing else.
         paired: indices of groups whose channels meet in products of two activations, as those of queries and keys do.
+        scaled: groups of pairs of queries and keys whose scores torch divides by the root of their number: a cut
+            multiplies what makes them by the fourth root of the share that is kept, so that scores stay what they are.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -215,6 +217,7 @@ class Structure:
     outputs: tuple[str, ...] = ()
     branches: tuple[tuple[int, ...], ...] = ()
     paired: tuple[int, ...] = ()
+    scaled: tuple[int, ...] = ()
 
     @property
     def n_genes(self) -> int:
@@ -365,6 +368,7 @@ class Structure:
             "outputs": list(self.outputs),
             "branches": [list(branch) for branch in self.branches],
             "paired": list(self.paired),
+            **({"scaled": list(self.scaled)} if self.scaled else {}),
         }
 
     @classmethod
@@ -407,6 +411,7 @@ class Structure:
                 outputs=tuple(data.get("outputs", ())),
                 branches=tuple(tuple(branch) for branch in data.get("branches", ())),
                 paired=tuple(data.get("paired", ())),
+                scaled=tuple(data.get("scaled", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"expected the JSON of a structure, got something malformed ({error!r})"

@@ -20,6 +20,7 @@ from autoprune.reconstruct.norms import Batches, DenseNorms
 from autoprune.reconstruct.statistics import FeatureReader
 from autoprune.surgery.forward import forward
 from autoprune.surgery.precision import single
+from autoprune.surgery.slicing import scale_factors, scaled
 
 _NO_SCALE = 1e-6
 """Channels that a batch norm scales by less than this share of its largest scale are left out of equation (2)."""
@@ -58,6 +59,7 @@ class Goal:
         weight: (blocks, o, f) of the dense consumer, for the outputs that stay; all taps in o where they are shared.
         outputs: (o,) channels of the dense output that stay.
         bias: (o,) of them, zeros without one.
+        factor: (o,) what a cut multiplies the output with, see `Structure.scaled`; in the weight and the bias already.
         shared_taps: see `Consumer`.
         absorbs_constant: see `Moments`.
         sum: the sum of equation (2); None for equation (1) alone.
@@ -71,6 +73,7 @@ class Goal:
     weight: Tensor
     outputs: Tensor
     bias: Tensor
+    factor: Tensor
     shared_taps: bool
     absorbs_constant: bool
     sum: Sum | None
@@ -86,7 +89,7 @@ class Goal:
         """Return the rows of this goal from (blocks, rows, o) ones of the same consumer with all its outputs."""
         each = rows.transpose(0, 1)
         taps = self.weight.shape[:2].numel() // len(self.outputs)
-        return self.in_blocks(each.reshape(len(each), -1, taps)[:, self.outputs])
+        return self.in_blocks(each.reshape(len(each), -1, taps)[:, self.outputs] * self.factor[:, None])
 
 
 def find_goals(
@@ -101,11 +104,15 @@ def find_goals(
         forward(dense, next(iter(batches))[0])
     joining, rectified, n_calls = follower.joining(), follower.rectified(), follower.n_calls
     taken = Counter(follower.norms.values())
+    factors = scale_factors(structure, kept)
     goals = {}
     for consumer in consumers:
         weight: Tensor = dense.get_parameter(consumer.weight)
+        factor = torch.ones(weight.shape[1 if consumer.axis.dim == 0 else 0], device=weight.device)
         outputs = torch.arange(weight.shape[1 if consumer.axis.dim == 0 else 0], device=weight.device)
         for axis in structure.axes_of[consumer.weight]:
+            if axis.key in factors:
+                factor = torch.from_numpy(factors[axis.key]).to(factor)
             if axis.key != consumer.axis.key:
                 outputs = torch.from_numpy(structure.kept_positions(axis, kept)).to(weight.device)
                 weight = weight.index_select(axis.dim, outputs)
@@ -114,6 +121,8 @@ def find_goals(
         name = consumer.module
         module: Any = dense.get_submodule(name)
         bias = module.bias[outputs] if consumer.has_bias else weight.new_zeros(len(outputs))
+        factor = factor[outputs]
+        weight, bias = scaled(weight, 1 if consumer.axis.dim == 0 else 0, factor), bias * factor
         features = to_features(weight, consumer)
         norm = follower.norms.get(name, "")
         owns_norm = not norm or (taken[norm] == 1 and n_calls[norm] == n_calls[name])
@@ -123,6 +132,7 @@ def find_goals(
             features.flatten(1, 2) if consumer.shared_taps else features,
             outputs,
             bias,
+            factor,
             consumer.shared_taps,
             bool(consumer.takes_constant or norm),
             way if name in joining else None,

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.errors import InvalidArgumentError
 from autoprune.surgery.matching import dense_tensors
+from autoprune.surgery.precision import precision
 
-#: What stays of one axis: everything (None), ``(first, length)``, or sorted positions.
+#: What stays of one axis: everything (None), ``(first, length)``, or sorted positions; or factors of what stays.
 Selection = None | tuple[int, int] | Tensor
 
 
@@ -43,6 +45,8 @@ class Slicer:
                     vectors.append(axis.genes)
                 steps.append((axis.dim, vector))
             self._steps[name] = tuple(steps)
+        for i, (name, dim) in enumerate(scale_factors(structure, np.ones(structure.n_genes, dtype=np.bool_))):
+            self._steps[name] += ((dim, len(vectors) + i),)
         self._sizes = [len(vector) for vector in vectors]
         self._genes = np.concatenate([np.zeros(0, dtype=np.int64), *vectors])
         self._starts = np.concatenate([[0], np.cumsum(self._sizes, dtype=np.int64)])
@@ -59,7 +63,7 @@ class Slicer:
             device: device that the positions are needed on.
 
         Returns:
-            One selection per distinct vector, in the numbering of `steps`.
+            One selection per distinct vector, then the factors of every scaled axis, in the numbering of `steps`.
         """
         stays = np.append(kept, True)[self._genes]  # -1, a fixed position, reads the appended True
         positions = np.flatnonzero(stays)
@@ -75,6 +79,10 @@ class Slicer:
                 found[i] = None
             elif not length or last - first + 1 == length:
                 found[i] = (first if length else 0, length)
+        for (name, dim), factors in scale_factors(self._structure, kept).items():
+            axis = next(axis for axis in self._structure.axes_of[name] if axis.dim == dim)
+            stay = self._structure.kept_positions(axis, kept)
+            found.append(None if (factors == 1).all() else torch.from_numpy(factors[stay]).to(device))
         return found
 
     def cut(
@@ -109,9 +117,40 @@ def take(tensor: Tensor, steps: tuple[tuple[int, int], ...], selections: list[Se
             tensor = tensor.narrow(dim, *selection)
             if dim:  # only leading rows are contiguous in memory; a strided weight would be copied at every forward
                 tensor = tensor.contiguous()
+        elif selection.is_floating_point():
+            tensor = scaled(tensor, dim, selection)
         else:
             tensor = tensor.index_select(dim, selection)
     return tensor
+
+
+def scaled(tensor: Tensor, dim: int, factors: Tensor) -> Tensor:
+    """Return ``tensor`` with every position along ``dim`` multiplied by its factor."""
+    shape = [1] * tensor.dim()
+    shape[dim] = -1
+    return tensor * factors.to(tensor.device, precision(tensor)).reshape(shape)
+
+
+def scale_factors(structure: Structure, kept: BoolArray) -> dict[tuple[str, int], npt.NDArray[np.float64]]:
+    """Return by ``(tensor, dim)`` the (size,) factors that a cut multiplies the dense positions with, see `Structure`.
+
+    Of a scaled group these are of the norms that its queries and keys go through, or else of the rows that make them.
+
+    Args:
+        structure: the traced structure of the model.
+        kept: (n_genes,) boolean array.
+    """
+    kinds = {info.name: info.kind for info in structure.tensors} if structure.scaled else {}
+    found: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+    for group in (structure.groups[g] for g in structure.scaled):
+        layers = {tensor.rpartition(".")[0] for tensor, _, role, _ in group.axes if role != "thru"}
+        axes = [(tensor, dim) for tensor, dim, *_ in group.axes if kinds[tensor] == "parameter"]
+        norms = [(tensor, dim) for tensor, dim in axes if tensor.rpartition(".")[0] not in layers]
+        for tensor, dim in norms or axes:
+            genes = next(axis.genes for axis in structure.axes_of[tensor] if axis.dim == dim)
+            factors = found.setdefault((tensor, dim), np.ones(len(genes)))
+            factors[np.isin(genes, group.genes)] = kept[group.genes].mean() ** 0.25
+    return found
 
 
 def check_kept(structure: Structure, kept: BoolArray) -> IntArray:
@@ -186,6 +225,8 @@ def written_back(
         New tensors under the names in ``weights``, on their devices; channels that were removed keep their values.
     """
     found = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    slicer = Slicer(structure)
+    selections = slicer.selections(kept)
     for info in structure.tensors:
         positions = [np.arange(size) for size in info.shape]
         for axis in structure.axes_of.get(info.name, ()):
@@ -193,5 +234,10 @@ def written_back(
         index = tuple(torch.from_numpy(array) for array in np.ix_(*positions))
         for alias in info.aliases:
             if alias in found and alias in sliced:
-                found[alias][index] = sliced[alias].detach().to(found[alias])
+                part = sliced[alias].detach().to(found[alias])
+                for dim, vector in slicer.steps(info.name):
+                    selection = selections[vector]
+                    if isinstance(selection, Tensor) and selection.is_floating_point():
+                        part = scaled(part, dim, 1 / selection)
+                found[alias][index] = part
     return found

@@ -154,6 +154,8 @@ class IdBook:
     sizes: list[Extent] = field(default_factory=list)
     statistics: list[StatisticCall] = field(default_factory=list)
     paired: list[Tensor] = field(default_factory=list)  # ids summed over in products of two activations
+    scaled: list[Tensor] = field(default_factory=list)  # pairs whose scores are divided by the root of their number
+    within: list[Tensor] = field(default_factory=list)  # heads that stay, for channels in all of them alike to vanish
 
     def axis(self, tensor: str, dim: int, size: int) -> Tensor:
         """Return the (size,) ids of one dimension of a named tensor, issuing them at the first call."""

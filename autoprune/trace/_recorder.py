@@ -47,13 +47,15 @@ class IdRecorder(TorchFunctionMode):
     Args:
         model: the copy of the model that will be run; its modules get hooks.
         book: the book that everything is written into.
+        within_heads: whether channels within the heads of an attention vanish, rather than whole heads.
     """
 
-    def __init__(self, model: nn.Module, book: IdBook) -> None:
+    def __init__(self, model: nn.Module, book: IdBook, *, within_heads: bool = False) -> None:
         super().__init__()
         self.book = book
         self.modules = dict(model.named_modules())
         self.counting = True
+        self.within_heads = within_heads
         self._counter = MacCounter()
         self._layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._names: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

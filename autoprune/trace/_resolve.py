@@ -8,7 +8,7 @@ keep equally many channels; the rest is hard-coded and pins its channels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoprune.core.groups import IntArray
 from autoprune.errors import TraceError
-from autoprune.trace._book import EqualCounts, Extent, IdBook, SizeRule
+from autoprune.trace._book import EqualCounts, Extent, Grid, IdBook, SizeRule
 from autoprune.trace._ids import compact
 from autoprune.trace._sizes import Arithmetic, AxisSize, Expression, ModuleInt, evaluate, leaves
 
@@ -69,6 +69,7 @@ class Resolver:
         self._result = Resolution(np.zeros(0, dtype=np.int64))
         self._attached: set[int] = set()
         self._equal: dict[int, EqualCounts] = {}
+        self._split: set[Grid] = set()
 
     def run(self) -> Resolution:
         """Decide everything.
@@ -107,20 +108,42 @@ class Resolver:
         return changed
 
     def _has_open_grid(self) -> bool:
-        return any(len(self._varying(grid.ids)) > 1 for grid in self._book.grids)
+        return any(grid not in self._split and len(self._varying(grid.ids)) > 1 for grid in self._book.grids)
 
     def _decide_grid(self) -> bool:
         for grid in self._book.grids:
             dims = self._varying(grid.ids)
-            if len(dims) < 2:
+            if len(dims) < 2 or grid in self._split:
                 continue
             kept = next((d for d in grid.preferred if d in dims), dims[-1])
             small = compact(grid.ids)
+            apart: list[int] = []
+            if dims[-1] in grid.preferred and self._is_within(grid):
+                kept = dims[-1]
+                apart = [d for d in dims if d not in grid.preferred][:1]
             for dim in dims:
-                if dim != kept:
+                if dim != kept and dim not in apart:
                     self._book.unite(small, small.narrow(dim, 0, 1), grid.site)
+            if apart:
+                self._keep_apart(grid, apart[0], kept)
             return True
         return False
+
+    def _is_within(self, grid: Grid) -> bool:
+        """Say whether heads are among the ids of a grid, in which channels may vanish."""
+        component = self._result.component
+        heads = [component[compact(ids).reshape(-1).numpy()] for ids in self._book.within]
+        found = np.setdiff1d(np.concatenate([[0], *heads]), 0)
+        return bool(np.isin(component[compact(grid.ids).numpy()], found).any())
+
+    def _keep_apart(self, grid: Grid, dim: int, kept: int) -> None:
+        """Let the parts along ``dim``, such as queries, keys and values, keep equally many channels, each its own."""
+        parts = tuple(Extent(grid.ids.narrow(dim, i, 1), kept) for i in range(grid.ids.shape[dim]))
+        self._split.add(grid)
+        self._book.equal_counts.append(EqualCounts(parts, grid.site))
+        for i, rule in enumerate(self._book.rules):
+            if rule.extent.ids is grid.ids and rule.extent.dim == kept:
+                self._book.rules[i] = replace(rule, extent=parts[-1])
 
     def _varying(self, ids: Tensor) -> list[int]:
         small = self._result.component[compact(ids).numpy()]
@@ -132,7 +155,9 @@ class Resolver:
         n = int(self._result.component.max()) + 1
         draws = np.stack([self._rng.random(n) < p for p in _KEEP_PROBABILITIES]).astype(np.int64)
         draws[:, 0] = 1
-        sizes = _Sizes(self._book, self._result, self._integers, draws)
+        if self._book.within:
+            self._draw_equally(draws)
+        sizes = _Sizes(self._book, self._result, self._integers, draws, has_parts=bool(self._split))
         changed = False
         for i, rule in enumerate(self._book.rules):
             if i in self._equal:
@@ -149,6 +174,18 @@ class Resolver:
             self._settle(i, rule)
             return True
         return changed
+
+    def _draw_equally(self, draws: IntArray) -> None:
+        """Let parts that must keep equally many positions do so at every draw, in place."""
+        for demand in [*self._book.equal_counts, *self._equal.values()]:
+            first, *others = [(labels(part, self._result.component), factor) for part, factor in demand.weighted]
+            for other in others:
+                for (ours, n), (theirs, m) in ((other, first), (first, other)):
+                    if ours is None or theirs is None or n != 1 or len(ours) != m * len(theirs):
+                        continue
+                    if 0 not in ours and 0 not in theirs and not np.isin(ours, theirs).any():
+                        draws[:, ours] = draws[:, np.repeat(theirs, m)]
+                        break
 
     def _bind(self, rule: SizeRule, needed: IntArray, sizes: _Sizes) -> bool:
         """Rewrite one attribute of the expression so that it follows."""
@@ -253,16 +290,33 @@ def _vector(extent: Extent) -> Tensor | None:
 class _Sizes:
     """Kept sizes of extents and values of expressions at several random kept sets."""
 
-    def __init__(self, book: IdBook, resolution: Resolution, integers: dict[ModuleInt, int], draws: IntArray) -> None:
+    def __init__(
+        self,
+        book: IdBook,
+        resolution: Resolution,
+        integers: dict[ModuleInt, int],
+        draws: IntArray,
+        *,
+        has_parts: bool,
+    ) -> None:
         self._book = book
         self._resolution = resolution
         self._integers = integers
         self._draws = draws
+        self._has_parts = has_parts
 
     def count(self, extent: Extent) -> IntArray | None:
         """Return the kept size of an extent at every draw, None when it is undecided."""
         found = labels(extent, self._resolution.component)
-        return None if found is None else self._draws[:, found].sum(axis=1)
+        if found is not None:
+            return self._draws[:, found].sum(axis=1)
+        if not self._has_parts or extent.start or extent.stop >= 0:
+            return None
+        # queries, keys and values side by side: each keeps equally many channels, and all three stay
+        small = np.moveaxis(self._resolution.component[compact(extent.ids).numpy()], extent.dim, 0)
+        counts = self._draws[:, small.reshape(len(small), -1)].sum(axis=1)
+        alike = (counts == counts[:, :1]).all()
+        return counts[:, 0] if alike else np.full(len(self._draws), extent.size)
 
     def value(self, expression: Expression) -> IntArray:
         """Return the value of an expression at every draw (-1 where it has none)."""

@@ -49,6 +49,7 @@ def without_groups(structure: Structure, reasons: Mapping[int, tuple[str, str]])
         outputs=structure.outputs,
         branches=tuple(tuple(index[g] for g in b if g in index) for b in structure.branches if b[0] in index),
         paired=tuple(index[g] for g in structure.paired if g in index),
+        scaled=tuple(index[g] for g in structure.scaled if g in index),
     )
 
 

@@ -121,7 +121,7 @@ def _run(
         return begun
 
     copied = copy_model(model).eval().requires_grad_(requires_grad=False)
-    example = pytree.tree_map_only(Tensor, begin, samples.take(1))
+    example = pytree.tree_map_only(Tensor, begin, samples.take_small(1))
     whole_numbers = {t.untyped_storage().data_ptr() for t in tensors_in(example) if not t.is_floating_point()}
     made: dict[str, list[Any]] = {name: [] for name in owners}
     with ExitStack() as stack:

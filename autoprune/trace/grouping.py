@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.core.groups import (
     Attribute,
@@ -217,13 +217,14 @@ def _write(
         layers=_layers(book),
         example=example,
         statistics=_statistics(book, component, genes),
-        paired=_paired(book, component, genes),
+        paired=_paired(book.paired, component, genes),
+        scaled=_paired(book.scaled, component, genes),
     )
 
 
-def _paired(book: IdBook, component: IntArray, genes: _Genes) -> tuple[int, ...]:
+def _paired(met_ids: Sequence[Tensor], component: IntArray, genes: _Genes) -> tuple[int, ...]:
     """Return the groups whose channels meet in a product of two activations."""
-    found = [genes.gene[component[ids.numpy()]].reshape(-1) for ids in book.paired]
+    found = [genes.gene[component[ids.numpy()]].reshape(-1) for ids in met_ids]
     met = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
     return tuple(np.unique(genes.group_of[met[met >= 0]]).tolist())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.core.groups import Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import Samples, find_samples
-from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError
+from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError, unknown_name
 from autoprune.surgery.forward import (
     counted_outputs,
     describe_example,
@@ -30,11 +30,20 @@ from autoprune.trace.grouping import build
 from autoprune.trace.validation import cost_notes, pin_offenders
 from autoprune.trace.validation.examiner import sample_genomes
 
+AttentionCut = Literal["heads", "widths"]
+"""What vanishes in attention: whole heads, or widths within all heads alike."""
+
 _LONGEST = 1200  # characters of a model's own error message
 
 
 def trace(
-    model: nn.Module, example_input: Any, *, outputs: Sequence[str] = (), validate: bool = True, seed: int = 0
+    model: nn.Module,
+    example_input: Any,
+    *,
+    outputs: Sequence[str] = (),
+    attention: AttentionCut = "heads",
+    validate: bool = True,
+    seed: int = 0,
 ) -> Structure:
     """Find out which channels of a model can be removed, and what must be removed with them.
 
@@ -49,6 +58,8 @@ def trace(
         outputs: dotted names of the outputs that count, such as ``["logits"]`` of a data class or a mapping, or
             ``["0"]`` of a tuple; ``["head()"]`` is what the module ``head`` puts out. All by default, and the heads of
             torchvision's single-stage detectors. The channels of the others (hidden states) may vanish.
+        attention: parts of attention that vanish: whole ``"heads"``, or ``"widths"`` within them, in all heads alike: a
+            channel of the queries with its partner among the keys, and a channel of the values.
         validate: compare cut models with the dense one and pin what does not agree (see `validation`).
         seed: seed for everything that is drawn at random.
 
@@ -64,7 +75,7 @@ def trace(
     model = unwrap(model)
     with undisturbed():
         samples = _checked_samples(model, example_input)
-        structure = _record(model, samples, outputs, seed)
+        structure = _record(model, samples, outputs, attention, seed)
         branches = structure.branches if validate else ()  # what has not been tried may not vanish
         structure = replace(structure, branches=branches)
         if validate:
@@ -81,6 +92,7 @@ def trace_space(
     layout: Callable[[Structure], SearchSpace],
     *,
     outputs: Sequence[str] = (),
+    attention: AttentionCut = "heads",
     seed: int = 0,
 ) -> SearchSpace:
     """Trace a model, lay out what may be searched, and validate at those widths only.
@@ -92,6 +104,7 @@ def trace_space(
         example_input: see `trace`.
         layout: makes the space of a structure: `SearchSpace.build` with the user's rules.
         outputs: see `trace`.
+        attention: see `trace`.
         seed: seed for everything that is drawn at random.
 
     Raises:
@@ -101,7 +114,7 @@ def trace_space(
     model = unwrap(model)
     with undisturbed():
         samples = _checked_samples(model, example_input)
-        found = _record(model, samples, outputs, seed)
+        found = _record(model, samples, outputs, attention, seed)
         if not found.groups:
             raise NothingPrunableError(_nothing(found))
         space = layout(found)
@@ -144,15 +157,17 @@ def _failure(model: nn.Module, example_input: Any, error: BaseException) -> Trac
     )
 
 
-def _record(model: nn.Module, samples: Samples, names: Sequence[str], seed: int) -> Structure:
+def _record(model: nn.Module, samples: Samples, names: Sequence[str], attention: AttentionCut, seed: int) -> Structure:
     if isinstance(names, str):
         msg = f"expected a list of names of outputs, such as outputs=[{names!r}], got {names!r}"
         raise InvalidArgumentError(msg)
+    if attention not in get_args(AttentionCut):
+        raise unknown_name("cut of attention", attention, get_args(AttentionCut))
     outputs = tuple(names) or usual_outputs(model)
     book = IdBook()
     copied = copy_model(model)
     integers = _trace_integers(copied)
-    recorder = IdRecorder(copied, book)
+    recorder = IdRecorder(copied, book, within_heads=attention == "widths")
     copied.eval()
     try:
         output = _run(copied, recorder, samples.take(1), outputs)

@@ -58,8 +58,8 @@ budget = { evaluations = 0, second = 3 }
         (2, "objectives: cost 'macs' can only be minimised"),
         (
             4,
-            "model: unknown key 'factry' (did you mean 'factory'?); known: example, factory, input, kwargs, outputs, "
-            "weights",
+            "model: unknown key 'factry' (did you mean 'factory'?); known: attention, example, factory, input, kwargs, "
+            "outputs, weights",
         ),
         (5, "model.factory: there is no module 'no_such_module', neither in"),
         (6, "model.weights: expected a weights file (.safetensors, .pt or .pth), and there is none at"),

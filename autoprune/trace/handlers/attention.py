@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from autoprune.trace._recorder import IdRecorder
 
 
-_UNSCALED = "belongs to queries and keys whose scores are scaled by their width; pass `scale=` as a number to prune it"
-
-
 @handles("scaled_dot_product_attention")
 def attention(recorder: IdRecorder, call: TracedCall) -> None:
     """A head of keys and values that several of queries share vanishes with them; one that all share stays."""
@@ -31,14 +28,13 @@ def attention(recorder: IdRecorder, call: TracedCall) -> None:
         key, value = (_for_each_head(recorder, t, query.shape[-3] // t.shape[-3]) for t in (key, value))
     batch = "abcdefgh"[: query.dim() - 2]
     scores = constant((*query.shape[:-1], key.shape[-2]))
-    unpaired = _UNSCALED if call.arg(6, "scale") is None else ""
     contract(
         recorder,
         [(query, batch + "mk"), (key, batch + "nk")],
         scores,
         batch + "mn",
         "matmul",
-        unpaired=unpaired,
+        is_scaled=call.arg(6, "scale") is None,
         by_heads=True,
     )
     if mask is not None and recorder.follows([mask]):
@@ -49,7 +45,7 @@ def attention(recorder: IdRecorder, call: TracedCall) -> None:
 def _for_each_head(recorder: IdRecorder, shared: Tensor, times: int) -> Tensor:
     """Return keys or values with one head for each of the queries'."""
     if shared.shape[-3] == 1:
-        for layer in recorder.layers(shared):
+        for layer in () if recorder.within_heads else recorder.layers(shared):
             recorder.book.pin(layer, "is a head that all others share", recorder.site())
         return shared
     repeated = shared.repeat_interleave(times, -3)
@@ -82,6 +78,8 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
             last = tensor.dim() - 1
             recorder.rule(size, Extent(recorder.single(tensor, last), last), f"`{name}`")
     joined, heads = recorder.run_inside(lambda: _heads_joined(given))
+    if recorder.within_heads and isinstance(module, nn.MultiheadAttention):
+        recorder.rule(module.head_dim, Extent(recorder.single(heads, 3), 3), "`head_dim`")
     output = recorder.run_inside(
         lambda: F.linear(joined, given["out_proj_weight"], given["out_proj_bias"]), part="out_proj"
     )
@@ -91,7 +89,7 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
         recorder.rule(given["embed_dim"], Extent(recorder.single(output, last), last), "`embed_dim`")
     for weights in call.outputs[1:]:
         recorder.put(weights, (constant(weights.shape),))
-        for layer in recorder.layers(heads):
+        for layer in () if recorder.within_heads else recorder.layers(heads):
             recorder.owe(weights, layer, "is a head whose attention is used")
 
 

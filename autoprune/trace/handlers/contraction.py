@@ -218,7 +218,7 @@ def contract(
     result: str,
     kind: str,
     *,
-    unpaired: str = "",
+    is_scaled: bool = False,
     by_heads: bool = False,
 ) -> None:
     """Follow ids through a sum of products of two tensors, one letter per dimension as in ``einsum``.
@@ -231,14 +231,15 @@ def contract(
         output: the result.
         result: the letters of the result.
         kind: ``"linear"`` or ``"matmul"``, for counting.
-        unpaired: the reason why pairs of channels of two activations must stay; "" if they may vanish.
+        is_scaled: whether the result is divided by the root of the number of pairs of channels of two activations.
         by_heads: whether whole heads vanish even where one operand is a weight, such as learned queries.
     """
     (a, letters_a), (b, letters_b) = operands
     _note_roles(recorder, operands, result)
     reads = not by_heads and (recorder.is_weight(a) or recorder.is_weight(b))
-    parts_a = _decided(recorder, a, letters_a, result, weight=reads)
-    parts_b = _decided(recorder, b, letters_b, result, weight=reads)
+    heads = _heads(recorder, operands, result) if recorder.within_heads and not reads else ""
+    parts_a = _decided(recorder, a, letters_a, result, heads, weight=reads)
+    parts_b = _decided(recorder, b, letters_b, result, heads, weight=reads)
     sizes = dict(zip(letters_a, a.shape, strict=True))
     for letter, size in zip(letters_b, b.shape, strict=True):
         sizes[letter] = max(size, sizes.get(letter, 1))
@@ -248,19 +249,13 @@ def contract(
         theirs = [p for p in parts_b if letter in p[1]]
         for layer, letters in [*ours, *theirs]:
             extents.setdefault(letter, Extent(_lay(layer, letters, letter), 0))
-        shared = letter in letters_a and letter in letters_b
         other = None
-        if shared and not (ours and theirs):
+        if letter in letters_a and letter in letters_b and not (ours and theirs):
             other = b.shape[letters_b.index(letter)] if ours else a.shape[letters_a.index(letter)]
         summed = letter not in result
         _bind(recorder, ours, theirs, other=other, summed=summed)
         if ours and theirs and summed and not reads:
-            reason = unpaired or ("" if _apart(ours, theirs) else "is summed with itself, where no weight reads it")
-            for layer, _ in [*ours, *theirs]:
-                if reason:
-                    recorder.book.pin(layer, reason, recorder.site())
-                else:
-                    recorder.book.paired.append(compact(layer))
+            _pair(recorder, ours, theirs, is_scaled=is_scaled)
         if ours and theirs and summed and recorder.is_weight(a) and recorder.is_weight(b):
             recorder.sum_inside_weight(output, ours[0][0], theirs[0][0])
     kept: list[Part] = []
@@ -306,6 +301,18 @@ def _bind(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, other: 
         recorder.book.pin(layer, reason, site)
 
 
+def _pair(recorder: IdRecorder, ours: list[Part], theirs: list[Part], *, is_scaled: bool) -> None:
+    """Note that channels of two activations meet in a sum that no weight takes: they vanish in pairs."""
+    apart = _apart(ours, theirs)
+    for layer, _ in [*ours, *theirs]:
+        if apart:
+            recorder.book.paired.append(compact(layer))
+        else:
+            recorder.book.pin(layer, "is summed with itself, where no weight reads it", recorder.site())
+    if is_scaled:
+        recorder.book.scaled.append(compact(ours[0][0]))
+
+
 def _apart(ours: list[Part], theirs: list[Part]) -> bool:
     """Say whether two operands have no channel in common."""
     first, second = (torch.cat([compact(layer).reshape(-1) for layer, _ in parts]) for parts in (ours, theirs))
@@ -327,11 +334,21 @@ def _note_roles(recorder: IdRecorder, operands: list[tuple[Tensor, str]], result
                         recorder.play_ids(tensor, layer, role)
 
 
-def _decided(recorder: IdRecorder, tensor: Tensor, letters: str, result: str, *, weight: bool) -> list[Part]:
+def _heads(recorder: IdRecorder, operands: list[tuple[Tensor, str]], result: str) -> str:
+    """Return the letters of heads within which channels vanish: those that two activations share and keep."""
+    (a, letters_a), (b, letters_b) = operands
+    recorder.book.within += [layer for t in (a, b) for layer in recorder.layers(t) if len(varying(layer)) > 1]
+    return "".join(letter for letter in letters_a if letter in letters_b and letter in result)
+
+
+def _decided(
+    recorder: IdRecorder, tensor: Tensor, letters: str, result: str, heads: str, *, weight: bool
+) -> list[Part]:
     """Return a tensor's id layers, each reduced to the letters along which it varies.
 
     A layer that varies along summed and other letters at once is decided here: with a weight the summed channels may
-    vanish (a layer shared by all positions), without one whole slices of the other letters may (attention heads).
+    vanish (a layer shared by all positions), without one whole slices of the other letters may (attention heads); or
+    channels in all ``heads`` alike.
     """
     parts = []
     for layer in recorder.layers(tensor):
@@ -342,8 +359,9 @@ def _decided(recorder: IdRecorder, tensor: Tensor, letters: str, result: str, *,
             continue
         summed = [d for d in dims if letters[d] not in result]
         rest = [d for d in dims if letters[d] in result]
-        if summed and rest:
-            tied = rest if weight else summed
+        alike = [d for d in dims if letters[d] in heads]
+        if (summed and rest) or (alike and alike != list(dims)):
+            tied = rest if weight else alike or summed
             for dim in tied:
                 recorder.book.unite(layer, layer.narrow(dim, 0, 1), recorder.site())
                 layer = layer.narrow(dim, 0, 1).expand(layer.shape)

@@ -1,7 +1,7 @@
 """Statistics over channels legitimately change when channels vanish; here they are replaced by what does not.
 
 A cut model and a masked one can only be equal where they compute the same thing. Layer, group and rms norms become
-their affine part, and attention gets a fixed scale; norms written by hand take their statistics over the channels that
+their affine part; norms written by hand take their statistics over the channels that
 a cut model has. A norm over the two samples of a batch, which at a single position is a step from -1 to 1 that turns
 rounding into anything, becomes smooth. Dropout drops nothing, and casts to another precision cast nothing: what is
 compared is compared in the model's own one.
@@ -24,7 +24,6 @@ from autoprune.surgery.precision import is_inexact, precision
 from autoprune.trace._statistics import APPLIED, STATISTICS, StatisticCalls, watch_modules
 from autoprune.trace.handlers import plain_name
 
-_SCALE = 0.3  # of attention scores: small enough not to saturate the softmax
 _EPSILON = 1.0  # beside the variance of samples, which may be that of two equal ones: a norm amplifies no rounding
 
 
@@ -180,7 +179,7 @@ def _attention(
     enable_gqa: bool = False,  # noqa: FBT001, FBT002
 ) -> Tensor:
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask, 0.0, is_causal, scale=scale or _SCALE, enable_gqa=enable_gqa
+        query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 

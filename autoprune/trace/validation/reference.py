@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.precision import in_precision, is_inexact
 from autoprune.surgery.reading import acting_axes
+from autoprune.surgery.slicing import scale_factors, scaled
 from autoprune.trace.validation.neutral import KeptStatistics
 from autoprune.trace.validation.probes import ProbedRun, observe
 
@@ -176,11 +177,14 @@ def agree_on_the_way(
         cut_too: whether ``theirs`` is of a cut model, which has the kept channels only.
     """
     worst, clause = 0.0, ""
+    factors = {} if kept is None else scale_factors(structure, kept)
     for a, b in zip(ours.probes, theirs.probes, strict=False):
         if a.weight != b.weight:
             break  # the forward took another way
         left, right = a.rows, b.rows
         axis = next((x for x in structure.axes_of.get(a.weight, ()) if x.dim == a.dim), None)
+        if cut_too and (a.weight, a.dim) in factors:
+            left = scaled(left, 0, torch.from_numpy(factors[a.weight, a.dim]))
         if kept is not None and axis is not None:
             positions = torch.from_numpy(structure.kept_positions(axis, kept)).to(left.device)
             left = left[positions]

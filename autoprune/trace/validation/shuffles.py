@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.core.groups import Axis, BoolArray, ChannelGroup, Structure
 from autoprune.surgery.precision import as_real, is_inexact
 from autoprune.surgery.skeleton import Skeleton
+from autoprune.surgery.slicing import scale_factors, scaled
 from autoprune.trace.validation.probes import ProbedRun, observe
 from autoprune.trace.validation.reference import agree, agree_on_the_way
 
@@ -86,9 +87,12 @@ class ShuffleEffects:
 
     def _slice(self, replaced: Axis, used: Axis) -> Tensor:
         values = self._weights[replaced.tensor]
+        factors = scale_factors(self._structure, self._kept)
         for axis in self._structure.axes_of[replaced.tensor]:
             positions = self._structure.kept_positions(used if axis.key == replaced.key else axis, self._kept)
             values = values.index_select(axis.dim, torch.from_numpy(positions).to(values.device))
+            if axis.key in factors:
+                values = scaled(values, axis.dim, torch.from_numpy(factors[axis.key][positions]))
         return values
 
 
