@@ -115,15 +115,12 @@ FRAGMENTS = [page for page in PAGES if blocks(page, "py") and page.stem != "reci
 @pytest.mark.parametrize("page", FRAGMENTS, ids=lambda page: page.stem)
 def test_fragments_call_what_exists(page: Path) -> None:
     """Whatever a fragment takes from autoprune is there, and has the arguments that it is given."""
+    owners = {"ap": ap, "point": ap.RunPoint, "run": ap.Run, "comparison": ap.Comparison}
     checked = 0
     for node in (node for block in blocks(page, "py") for node in ast.walk(ast.parse(block))):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-        ):
-            owner = {"ap": ap, "point": ap.RunPoint, "run": ap.Run, "comparison": ap.Comparison}[node.func.value.id]
-            parameters = inspect.signature(getattr(owner, node.func.attr)).parameters
+        called = re.match(r"(\w+)\.(\w+)$", ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+        if called and called[1] in owners:
+            parameters = inspect.signature(getattr(owners[called[1]], called[2])).parameters
             assert {keyword.arg for keyword in node.keywords} <= {*parameters, None}, ast.unparse(node)
             checked += 1
     assert checked
