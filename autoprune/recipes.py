@@ -20,6 +20,7 @@ from autoprune.prepare.recipe import Checkpoints, Prepared, Recipe, Workbench
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
 from autoprune.prepare.sparsify import SparsifySettings
 from autoprune.prepare.statistics import StatisticsSettings
+from autoprune.prepare.synthesis import SynthesisSettings
 from autoprune.prepare.width_training import PruningNetSettings, SupernetSettings
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.job_setup import Genome, JobSetup
@@ -42,6 +43,7 @@ __all__ = [
     "SparsifySettings",
     "StatisticsSettings",
     "SupernetSettings",
+    "SynthesisSettings",
     "Workbench",
     "make_recipe",
 ]

@@ -30,6 +30,7 @@ from autoprune.regularizers.growing import GrowingSettings
 from autoprune.regularizers.lasso import BatchNormL1Settings, GroupLassoSettings
 from autoprune.regularizers.registry import REGULARIZERS, RegularizerInfo, make_regularizer
 from autoprune.regularizers.sparse_group import SparseGroupSettings
+from autoprune.regularizers.stress import StressSettings
 
 __all__ = [
     "REGULARIZERS",
@@ -43,6 +44,7 @@ __all__ = [
     "Regularizer",
     "RegularizerInfo",
     "SparseGroupSettings",
+    "StressSettings",
     "make_regularizer",
 ]
 

@@ -74,6 +74,8 @@ def survival_probabilities(channels: Channels, sharpness: float, weak: float) ->
     found = channels.strengths(weak)
     for group in channels.structure.groups:
         own = found[group.start : group.start + group.width]
+        if not group.width:  # a block that was dropped
+            continue
         largest = own.max()
         own.copy_(torch.where(largest > 0, (sharpness * (own / torch.where(largest > 0, largest, 1.0) - 1)).exp(), 1.0))
     return found

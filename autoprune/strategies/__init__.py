@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from autoprune.strategies.knapsack import KnapsackSettings
     from autoprune.strategies.metapruning import EvolutionSettings, MetaPruningSettings
     from autoprune.strategies.prepared import PreparedSettings
+    from autoprune.strategies.synthesis import SynthesisSettings
     from autoprune.strategies.warm_start import WarmStartSettings
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "StrategyInfo",
     "SwarmSettings",
     "SweepSettings",
+    "SynthesisSettings",
     "TpeSettings",
     "UnseenGenomes",
     "WarmStartSettings",
@@ -116,6 +118,7 @@ __getattr__, __dir__ = lazy_names(
         "autoprune.strategies.knapsack": ("KnapsackSettings",),
         "autoprune.strategies.metapruning": ("EvolutionSettings", "MetaPruningSettings"),
         "autoprune.strategies.prepared": ("PreparedSettings",),
+        "autoprune.strategies.synthesis": ("SynthesisSettings",),
         "autoprune.strategies.warm_start": ("WarmStartSettings",),
     },
 )

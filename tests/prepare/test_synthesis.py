@@ -163,6 +163,22 @@ def test_the_structure_of_a_cut_network() -> None:
     assert [group.width for group in own.groups] == [int(kept[group.genes].sum()) for group in structure.groups]
 
 
+def test_a_dropped_block_has_no_say() -> None:
+    """The structure of a network without the channels of one group: all others have their probabilities."""
+    structure = stream_structure()
+    kept = np.ones(structure.n_genes, dtype=bool)
+    kept[structure.groups[1].genes] = False
+    own = structure.cut(kept)
+    small = stream_network()
+    for name, tensor in [*small.named_parameters(), *small.named_buffers()]:
+        for axis in structure.axes_of.get(name, ()):
+            at = torch.from_numpy(structure.kept_positions(axis, kept))
+            tensor.data = tensor.data.index_select(axis.dim, at)
+    found = survival_probabilities(Channels(small, own, []), 3.0, weak=0.1)
+    assert len(found) == own.n_genes
+    assert bool(torch.isfinite(found).all())
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
