@@ -1,11 +1,11 @@
-"""The same search on every core of this machine, or on a Ray cluster: `python examples/cluster.py [HOST:PORT]`.
+"""The same search by two workers here, or on a Ray cluster: `RAY_ADDRESS=HOST:PORT python examples/cluster.py`.
 
 The ledger, and so the front, is the same as in one process; workers may die and join meanwhile.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 
 import torch
@@ -30,4 +30,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(address=sys.argv[1] if len(sys.argv) > 1 else None)
+    main(address=os.environ.get("RAY_ADDRESS"))
