@@ -322,7 +322,6 @@ _transformers(
     {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "use_cache": False},
     _pairs,
     outputs=("logits",),
-    fast=True,
 )
 _transformers("MarianMTModel", 30, _PAIR | {"max_position_embeddings": 64}, _pairs, outputs=("logits",))
 _transformers("BartForConditionalGeneration", 59, _PAIR | {"max_position_embeddings": 64}, _pairs, outputs=("logits",))
