@@ -199,11 +199,13 @@ def check_feasible(
                 f", and at most {cost_in_words(name, reachable * sure)} 9 times in 10, which is what limits hold for"
                 f"{' (a longer measurement of a quieter machine makes that less)' if reachable <= limit else ''}"
             )
+            may_drop = space.structure.branches and not space.least_levels.any()
+            drop = ", or let whole blocks go (drop_blocks=True)" if may_drop else ""
             msg = (
                 f"no network of this space has {name} <= {cost_in_words(name, limit)}: the smallest "
                 f"has {cost_in_words(name, reachable)} ({100 * reachable / dense:.1f}% of the dense model's "
                 f"{cost_in_words(name, dense)}){bound if sure > 1 else ''}{_blockers(space, name, predicted)}. "
-                f"{_as_share(name, limit)}Raise the limit, unlock layers, or lower min_width or min_keep_ratio"
+                f"{_as_share(name, limit)}Raise the limit, unlock layers, or lower min_width or min_keep_ratio{drop}"
             )
             raise InfeasibleError(msg)
 

@@ -66,6 +66,7 @@ class Outlook:
             halved, by name of the variable; without those that save none.
         block: see `LatencyTable`.
         block_cost: see `LatencyTable`.
+        drops: whether whole blocks may be dropped: the calls that this saves are not predicted.
     """
 
     dense: float
@@ -81,6 +82,7 @@ class Outlook:
     pays: Mapping[str, float]
     block: int = 1
     block_cost: float = 0.0
+    drops: bool = False
 
     @property
     def best_speedup(self) -> float:
@@ -90,7 +92,8 @@ class Outlook:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What follows from the figures, most important first."""
-        best = f"at most {self.best_speedup:.1f}x faster"
+        best = f"at {'least' if self.drops else 'most'} {self.best_speedup:.1f}x faster"
+        calls = "which only dropped blocks save" if self.drops else "whatever the widths"
         found = [
             f"{self.dense:.3g} ms dense, {self.smallest:.3g} ms with the fewest channels of this space, {best}: "
             f"predicted for {self.setting}; off by {100 * self.error:.1f} % on average, 9 networks in 10 take at most "
@@ -100,9 +103,9 @@ class Outlook:
         if self.fixed > DISPATCH_BOUND * self.dense:
             found.append(
                 f"dispatch-bound at batch {self.batch_size}: {100 * self.fixed / self.dense:.0f} % of the time is "
-                f"calls, whatever the widths, so {best} is possible; a larger batch has more to gain"
+                f"calls, {calls}, so {best} is possible; a larger batch has more to gain"
             )
-        elif self.best_speedup < LITTLE:
+        elif self.best_speedup < LITTLE and not self.drops:
             found.append(f"the widths decide little of the time: {best} is possible, whatever is searched")
         if self.pays and not self.disturbed:
             found.append(self._worth())
@@ -157,6 +160,7 @@ def outlook(table: LatencyTable, space: SearchSpace) -> Outlook:
         fixed=table.fixed / 1e6,
         margin=table.margin,
         error=table.error,
+        drops=bool(space.least_levels.any()),
         setting=f"batch {table.batch_size}, {table.threads} thread{'s' if table.threads > 1 else ''}, {machine}",
         batch_size=table.batch_size,
         disturbed=table.disturbed,

@@ -15,6 +15,7 @@ from autoprune.errors import InfeasibleError
 from autoprune.evaluators import measure
 from autoprune.export import export
 from autoprune.latency.measuring import measure_table, time_networks
+from autoprune.latency.outlook import outlook
 from autoprune.searchspaces.models.resnet_digits import DigitsResNet
 from tests.api.conftest import MakeProblem
 
@@ -59,7 +60,7 @@ def test_a_narrow_limit_is_met_by_dropping(trained_resnet: nn.Module, tmp_path: 
     """`ap.prune` within what no half of the channels allows; polished and trained without labels, it stays a model."""
     data = ap.load_data("digits")
     limits = {"macs": "20%"}
-    with pytest.raises(InfeasibleError):
+    with pytest.raises(InfeasibleError, match=r"or let whole blocks go \(drop_blocks=True\)"):
         ap.prune(trained_resnet, data, limits, min_keep_ratio=0.5)
     found = ap.prune(
         trained_resnet, data, limits, min_keep_ratio=0.5, drop_blocks=True, recover="distill", minutes=0.02
@@ -103,4 +104,5 @@ def test_times_of_networks_without_blocks(make_problem: MakeProblem, runtime: st
     genomes = np.stack([space.full_genome, np.where(space.least_levels, 0, space.full_genome), space.min_genome])
     predicted = table.seconds(space.widths(genomes))
     assert (np.diff(predicted) <= 0).all()
+    assert "at least" in str(outlook(table, space))  # calls that a dropped block saves are not predicted
     assert (time_networks(problem.model, space, problem.example_input, genomes, settings) > 0).all()
