@@ -353,6 +353,7 @@ def test_files_are_read_as_they_are_stored(kind: str, tmp_path: Path) -> None:
         ap.load_data(name if kind == "voc" else f"coco:{tmp_path / 'x'}", root=tmp_path / "elsewhere")
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.zoo
 @pytest.mark.parametrize(
     "name", ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]
