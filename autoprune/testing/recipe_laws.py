@@ -74,7 +74,8 @@ class SteeringWatch:
         if isinstance(model, nn.Module):  # a supernet's crops have no statistics of their own
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         if self._before is not None:
-            self.moved |= {name for name, tensor in self._before.items() if not torch.equal(tensor, buffers[name])}
+            own = self._before.keys() & buffers.keys()  # what comes next may be another model
+            self.moved |= {name for name in own if not torch.equal(self._before[name], buffers[name])}
         steers = any(batch[1] is targets for targets in self._given)
         self.steps += steers
         self._before = buffers if steers else None

@@ -52,7 +52,7 @@ def draw_scenes(n: int, seed: int, size: int = SIZE) -> Scenes:
 
     >>> scenes = draw_scenes(2, seed=0)
     >>> scenes.images.shape, [len(boxes) for boxes in scenes.boxes]
-    ((2, 64, 64, 3), [3, 2])
+    ((2, 64, 64, 3), [1, 3])
     """
     images = np.empty((n, size, size, 3), dtype=np.uint8)
     masks = np.zeros((n, size, size), dtype=np.uint8)

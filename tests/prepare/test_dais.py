@@ -95,7 +95,9 @@ def branches_bench():
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_model_without_batchnorm_learns(shared):
     """It is searched and trained like any other: what is found is far better than a guess."""
-    outcome, bench = run({"target": 0.5, "epochs": 2.0, "learning_rate": 0.05, "shared": shared}, branches_bench())
+    outcome, bench = run(
+        {"target": 0.5, "epochs": 4.0, "tune_share": 0.7, "learning_rate": 0.05, "shared": shared}, branches_bench()
+    )
     setup, found = bench.setup, made(outcome, bench)
     small = cut(setup.model, setup.structure, setup.kept(outcome.found_genome, found), found.weights).eval()
     assert setup.task.metric(small, setup.data.score.loader(100))["accuracy"] > 0.5
