@@ -65,7 +65,7 @@ def test_an_interruption_gives_no_model_of_half_the_probes(trained: tuple[nn.Mod
 
     def interrupt(now: pruning.PruneProgress) -> None:
         seen.append(now)
-        if now.done >= 2:
+        if now.done >= 1:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match=rf"after \d+ of {pruning_total(model, data)} probes and candidates"):
@@ -193,7 +193,7 @@ def test_statistics_of_items_from_elsewhere_are_not_learned(
     items = ap.Data(x * (1 + shift) + shift, labelled=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AutopruneWarning)  # that they are from elsewhere
-        small = ap.prune(model, items, {"macs": "50%"}).model
+        small = ap.prune(model, items, {"macs": "30%"}).model
     found = ap.recover(small, model, items, settings=replace(IMITATION, steps=60, learning_rate=1e-3))
     assert not torch.equal(small[0].weight, found[0].weight)
     kept = [torch.equal(a.running_mean, b.running_mean) for a, b in zip(norms(small), norms(found), strict=True)]
@@ -208,7 +208,7 @@ def test_steps_have_fewer_items_where_time_is_short(
     """As many as leave a hundred steps, and no fewer than sixteen."""
     model, data = trained
     monkeypatch.setattr(pruning, "_affordable_steps", lambda *_: pace)
-    found = pruning._affordable(model, model, data, 1.0)
+    found = pruning._affordable(model, model, data, (), 1.0)
     assert (found.batch_size, found.steps) == (size, steps)
 
 

@@ -96,7 +96,7 @@ def test_steps_never_leave_the_network_that_was_prepared():
 def test_preparations_fill_their_share_of_the_budget():
     """All preparations together cost at most their share, and nearly that."""
     setup = toy_setup()
-    macs = 40 * DENSE * dense_macs(setup)
+    macs = 30 * DENSE * dense_macs(setup)
     setup = replace(setup, macs=macs)
     made = preparations(drive(DsaStrategy(setup, SweepSettings(n_targets=4, share=0.5)), setup, 12))
     spent = sum(setup.estimate(job).macs for job in made)
@@ -197,7 +197,7 @@ def test_the_twin_only_learns_no_ratios():
     [
         ({"n_targets": 0}, "n_targets to be at least 1"),
         ({"share": 1.0}, "share to be a share in 0..1, 0 and 1 excluded"),
-        ({"epochs": 0.1}, "min_epochs <= epochs"),
+        ({"epochs": 0.05}, "min_epochs <= epochs"),
         ({"targets": (0.5, 0.5)}, "different targets"),
         ({"targets": (1.5,)}, "different targets"),
     ],
