@@ -21,7 +21,7 @@ $(VENV)/.deps: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) "hatchling>=1.26" "build>=1.2" "editables>=0.5"
-	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; print(*p["dependencies"], *[d for e in ("dev", "export", "recipes") for d in x[e] if not d.startswith("autoprune")], sep="\n")' > $(VENV)/requirements.txt
+	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; print(*p["dependencies"], *[d for e in x.values() for d in e if not d.startswith("autoprune")], sep="\n")' > $(VENV)/requirements.txt
 	$(PIP) -r $(VENV)/requirements.txt
 	touch $@
 
@@ -55,7 +55,6 @@ demo: dev  ## Train a small network on handwritten digits, search, report, save,
 	$(VENV)/bin/autoprune demo
 
 docs: dev  ## Build the documentation site into build/docs; every warning is an error
-	$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # Tests of the gate run in a folder that does not hold the source, on the wheel as a user would have it.
