@@ -36,7 +36,7 @@ from autoprune.errors import (
     warn,
 )
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
-from autoprune.evaluate.evaluator import Evaluator, ProxySettings
+from autoprune.evaluate.evaluator import WAYS, Evaluator, ProxySettings
 from autoprune.evaluate.evidence import (
     OUTPUTS,
     measure_dense,
@@ -484,12 +484,21 @@ class Problem:
     def measured_as(self, settings: Mapping[str, Any]) -> Problem:
         """Return this problem with the evaluator and the criterion that a run recorded, where nobody chose one here.
 
+        And with its way of BatchNorm statistics where that is left to us here.
+
         Args:
             settings: settings that the run recorded (`RunMeta.settings`).
         """
         recorded = {name: str(settings[name]) for name in self._by_default if name in settings}
         evaluator = recorded.get("evaluator", self.evaluator.name)
         criterion = recorded.get("criterion", self.criterion)
+        batchnorm = settings.get("batchnorm")
+        if self.evaluation.batchnorm == "auto" and batchnorm in WAYS:
+            return self.with_batchnorm(str(batchnorm))._made_with(evaluator, criterion)
+        return self._made_with(evaluator, criterion)
+
+    def _made_with(self, evaluator: str, criterion: str) -> Problem:
+        """Return this problem with an evaluator and a criterion, where both are known here."""
         same = (evaluator, criterion) == (self.evaluator.name, self.criterion)
         if same or evaluator not in EVALUATORS or criterion not in CRITERIA:
             return self
@@ -586,8 +595,8 @@ class Problem:
             return
         what = (
             "They are moved by the difference that a cut makes, so that the dense model stays what it is"
-            if self.evaluation.batchnorm == "difference"
-            else "They are replaced (batchnorm='afresh'), which changes every candidate so much; 'difference' would not"
+            if self.evaluation.batchnorm != "afresh"
+            else "They are replaced (batchnorm='afresh'), which changes every candidate so much; 'auto' would not"
         )
         warn(
             "the BatchNorm statistics of the calibration items are far from those that the model came with: with them "

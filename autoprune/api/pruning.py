@@ -26,7 +26,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_peak_bytes
 from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name, warn
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
-from autoprune.evaluate.inherited import FEWEST_AT_ONCE
+from autoprune.evaluate.evaluator import FEWEST_AT_ONCE
 from autoprune.evaluate.measure import MeasureSettings
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted

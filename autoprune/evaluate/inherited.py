@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
 from autoprune.core.settings import settings_of
-from autoprune.evaluate.evaluator import NormReference, Proxy, ProxySettings, fingerprint_of
+from autoprune.errors import MetricError
+from autoprune.evaluate.distance import DISTANCE
+from autoprune.evaluate.evaluator import FEWEST_AT_ONCE, NormReference, Proxy, ProxySettings, fingerprint_of
+from autoprune.evaluate.measure import Batches
 from autoprune.evaluate.prefix import SharedPrefix
 from autoprune.prepare.statistics import StatisticsSettings, collect_norms, dense_model, unpack_norms
 from autoprune.reconstruct.norms import DenseNorms, MovedNorms
@@ -32,12 +36,6 @@ from autoprune.weight_sets import Inherited
 
 N_TRIED = 2
 """Items of either role that what probes share is tried on."""
-
-FEWEST_AT_ONCE = 16
-"""Items of a batch on which BatchNorm statistics may be moved by what a cut changes on that batch alone.
-
-Of fewer the difference would hide much of the damage that it is to make good on average.
-"""
 
 
 class InheritedWeights:
@@ -72,7 +70,8 @@ class InheritedWeights:
         self.device = self._proxy.device
         self._norms: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
         self._shared: tuple[Mapping[str, Tensor], SharedPrefix | None] | None = None
-        self._seen: tuple[Mapping[str, Tensor], DenseNorms] | None = None
+        self._seen: dict[str, tuple[Mapping[str, Tensor], DenseNorms]] = {}  # by the items that it was seen on
+        self._along: tuple[Mapping[str, Tensor], bool] | None = None
 
     @property
     def proxy(self) -> Proxy:
@@ -168,10 +167,7 @@ class InheritedWeights:
     ) -> dict[str, float]:
         """Return the figures of a cut model on few items, with BatchNorm statistics moved by the difference on them."""
         few = self._few
-        if self._seen is None or self._seen[0] is not weights:
-            dense = dense_model(self.setup, weights, self.device)
-            self._seen = (weights, few.norms_of(dense))
-        moved = MovedNorms(self._seen[1], self.setup.structure, kept)
+        moved = MovedNorms(self._norms_seen("probes", few, few.validation, weights), self.setup.structure, kept)
         with moved.normalising(model, few.validation, unchanged) as batches:
             if is_ours(self.setup.task):
                 return few.measure(model, batches)
@@ -252,8 +248,61 @@ class InheritedWeights:
         names = (info.name for info in structure.tensors)
         if kept.all() and all(weights.get(name) is inherited.weights[name] for name in names):
             return
+        if self._moves_along(inherited):
+            self._move(model, kept, inherited.weights, proxy)
+        else:
+            self._move_afterwards(model, kept, inherited, proxy)
+
+    def _move(self, model: nn.Module, kept: BoolArray, weights: Mapping[str, Tensor], proxy: Proxy) -> None:
+        """Move statistics layer by layer, with either model as it answers."""
+        where = "calibration" if proxy is self._proxy else "few"
+        seen = self._norms_seen(where, proxy, proxy.calibration, weights)
+        proxy.move(model, MovedNorms(seen, self.setup.structure, kept))
+
+    def _move_afterwards(self, model: nn.Module, kept: BoolArray, inherited: Inherited, proxy: Proxy) -> None:
+        """Move statistics by the difference of those that either model has when every batch normalises it."""
         few = proxy is not self._proxy
-        proxy.recalibrate(model, NormReference.of(structure, kept, self._with_norms(inherited), few=few))
+        proxy.recalibrate(model, NormReference.of(self.setup.structure, kept, self._with_norms(inherited), few=few))
+
+    def _norms_seen(self, where: str, proxy: Proxy, batches: Batches, weights: Mapping[str, Tensor]) -> DenseNorms:
+        """Return what the norms of the whole model see on batches; the latest weights are remembered."""
+        known = self._seen.get(where)
+        if known is None or known[0] is not weights:
+            known = (weights, proxy.norms_of(dense_model(self.setup, weights, self.device), batches))
+            self._seen[where] = known
+        return known[1]
+
+    def _moves_along(self, inherited: Inherited) -> bool:
+        """Say whether statistics are moved layer by layer, or afterwards: which is nearer to the whole model.
+
+        On calibration items like those that the network is measured on the former is right, and the better the less
+        these are like what it was trained on; on calibration items unlike the measured ones the latter is.
+        """
+        way, weights = self.settings.batchnorm, inherited.weights
+        if way != "auto" or not self._proxy.moves_along:
+            return way == "moved" and self._proxy.moves_along
+        if self._along is None or self._along[0] is not weights:
+            along, afterwards = self._distances_of_ways(inherited)
+            self._along = (weights, along <= afterwards)
+        return self._along[1]
+
+    def _distances_of_ways(self, inherited: Inherited) -> tuple[float, float]:
+        """Return the distances of a candidate of middle widths on few items, moved layer by layer and afterwards."""
+        space = self.setup.space
+        genome = tuple(((space.min_genome + space.full_genome) // 2).tolist())
+        kept = self.setup.kept(genome, inherited)
+        weights, found = self._weights(kept, inherited), list[float]()
+        for move in (
+            lambda model: self._move(model, kept, inherited.weights, self._few),
+            lambda model: self._move_afterwards(model, kept, inherited, self._few),
+        ):
+            model = cut(self.setup.model, self.setup.structure, kept, weights).to(self.device).eval()
+            move(model)  # not the skeleton, which is another candidate now
+            try:
+                found.append(self._few.distance(model, self._few.validation).get(DISTANCE, 0.0))
+            except MetricError:  # not finite
+                found.append(math.inf)
+        return found[0], found[1]
 
     def _with_norms(self, inherited: Inherited) -> Mapping[str, Tensor]:
         """Return the weights with the statistics of a preparation, which are collected here where there was none."""

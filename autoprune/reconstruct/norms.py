@@ -91,7 +91,7 @@ class MovedNorms:
 
     def __init__(self, dense: DenseNorms, structure: Structure, kept: BoolArray) -> None:
         self._dense = dense
-        self._used: dict[str, dict[tuple[int, int], tuple[Tensor, Tensor]]] = {name: {} for name in dense.layers}
+        self._used: dict[str, dict[tuple[int, int], tuple[Tensor, Tensor, int]]] = {name: {} for name in dense.layers}
         self._kept = {}
         for name, layer in dense.layers.items():
             axes = structure.axes_of.get(f"{name}.running_mean", ())
@@ -110,7 +110,7 @@ class MovedNorms:
             variance = stored.running_var[positions] * self._ratio(variance, dense_variance)
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
-        self._used[name][turn, call] = (mean, variance)
+        self._used[name][turn, call] = (mean, variance, len(x))
 
     @contextmanager
     def normalising(self, pruned: nn.Module, batches: Batches, without: Collection[str] = ()) -> Iterator[Turns]:
@@ -137,13 +137,14 @@ class MovedNorms:
             yield turns
 
     def settle(self, pruned: nn.Module) -> None:
-        """Give the batch norms of the cut model the means of what they used on the batches when they last ran."""
+        """Give the batch norms of the cut model the means over items of what they used when they last ran."""
         for name, used in self._used.items():
             layer: Any = pruned.get_submodule(name)
             if used:
-                mean, variance = (torch.stack(found).mean(0) for found in zip(*used.values(), strict=True))
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(variance)
+                means, variances, sizes = zip(*used.values(), strict=True)
+                shares = torch.tensor(sizes, dtype=torch.float64, device=means[0].device) / max(1, sum(sizes))
+                layer.running_mean.copy_(shares @ torch.stack(means).double())
+                layer.running_var.copy_(shares @ torch.stack(variances).double())
 
     def expected(self, name: str, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a cut batch norm uses over all batches.
@@ -196,8 +197,10 @@ def input_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (c,) mean and variance of a batch norm's input, by the kernel that is fast for it."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     mean, variance = (torch.zeros(x.shape[1], device=x.device, dtype=dtype) for _ in range(2))
-    if x.numel():
+    if x.numel() > x.shape[1]:
         F.batch_norm(x.to(dtype), mean, variance, training=True, momentum=1.0)
+    elif x.numel():  # one value per channel has a mean and does not vary
+        mean += x.to(dtype).flatten()
     return mean, variance
 
 

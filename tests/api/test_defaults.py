@@ -61,6 +61,18 @@ def test_a_run_goes_on_under_the_defaults_that_it_started_with(make_problem: Mak
     assert Identity.from_json(longer.meta.identity).decided["the evaluator"] == "inherited"
 
 
+def test_a_run_goes_on_with_its_way_of_batchnorm_statistics(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Where the problem leaves that to us, a run that moved them in one way opens and goes on in that way."""
+    evaluation = ap.ProxySettings(n_calibration=64, n_validation=64, batch_size=32, batchnorm="difference")
+    ap.search(make_problem(evaluation=evaluation), "random", 2, store=tmp_path / "run")
+    opened = ap.open_run(tmp_path / "run", make_problem())
+    assert opened.problem is not None
+    assert opened.problem.evaluation.batchnorm == "difference"
+    longer = ap.search(make_problem(), "random", 3, store=tmp_path / "run")
+    plain = ap.search(make_problem(evaluation=evaluation), "random", 3)
+    assert [outcome.metrics for outcome in longer.outcomes] == [outcome.metrics for outcome in plain.outcomes]
+
+
 def test_what_was_chosen_is_not_replaced(make_problem: MakeProblem, tmp_path: Path) -> None:
     """A problem that names another evaluator than the run's is refused, with what differs."""
     ap.search(make_problem(evaluator="inherited"), "random", 2, store=tmp_path / "run")

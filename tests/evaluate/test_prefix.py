@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -242,6 +243,48 @@ def test_bfloat16_on_a_cpu_is_another_measurement(evaluator: str) -> None:
         found, wanted = (made.evaluate(genome, inherited)["distance"] for made in (half, usual))
         assert found != wanted
         assert found == pytest.approx(wanted, rel=0.3, abs=0.01)  # what a random network answers hardly varies
+
+
+def test_a_candidate_is_moved_by_what_its_cut_changes_on_its_calibration_items() -> None:
+    """Its norm has the stored mean, moved by the difference between the means of the inputs, layer by layer."""
+    evaluator, inherited = make("Stepwise", "inherited", {"batch_size": 16, "batchnorm": "moved"})
+    dense, structure = evaluator.setup.model, evaluator.setup.structure
+    batches = [inputs for inputs, _ in evaluator.proxy.calibration]
+    assert len(batches) > 1
+    genome = (0, *probes_of(evaluator.setup.space)[0][1:])
+    kept = evaluator.setup.kept(genome, inherited)
+    small = cut(dense, structure, kept, inherited.weights).eval()
+    with torch.inference_mode():
+        own, seen = ([model.first(inputs) for inputs in batches] for model in (small, dense))
+        positions = torch.from_numpy(structure.positions_of(["first.weight"], kept)["first.weight"][0])
+        mean = dense.norm.running_mean[positions]
+        mean = mean + torch.cat(own).mean((0, 2, 3)) - torch.cat(seen).mean((0, 2, 3))[positions]
+        ratios = [a.var((0, 2, 3)) / b.var((0, 2, 3))[positions] for a, b in zip(own, seen, strict=True)]
+    found = evaluator.build(genome, inherited).norm
+    assert torch.allclose(found.running_mean, mean, atol=1e-5)
+    assert torch.allclose(found.running_var, dense.norm.running_var[positions] * torch.stack(ratios).mean(0), rtol=1e-4)
+
+
+class Vectors(Stepwise):
+    """A batch norm of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled = nn.BatchNorm1d(8)
+
+    def between(self, x: Tensor) -> Tensor:
+        """Scale every channel by what a norm of its mean gives."""
+        return self.second(x) * self.pooled(x.mean((2, 3)))[:, :, None, None]
+
+
+@pytest.mark.parametrize("batchnorm", ["moved", "difference"])
+def test_a_last_batch_of_one_item_leaves_figures_that_are_finite(batchnorm: str) -> None:
+    """A norm of vectors sees one value per channel there, which has a mean and does not vary."""
+    evaluator, inherited = make(Vectors, "inherited", {"batch_size": 23, "batchnorm": batchnorm})
+    assert [len(inputs) for inputs, _ in evaluator._few.validation] == [23, 1]
+    for genome in probes_of(evaluator.setup.space):
+        assert math.isfinite(evaluator.probe(genome, inherited)["distance"])
+        assert math.isfinite(evaluator.evaluate(genome, inherited)["distance"])
 
 
 class Counting(TorchFunctionMode):
