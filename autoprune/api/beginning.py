@@ -115,17 +115,21 @@ class Beginning:
         return cls(strategy, info, given, is_open=is_usual and not start, **parts)
 
     def settled(self, problem: Problem, budget: Budget, recorded: RunMeta | None = None) -> Beginning:
-        """Return it with the warm start that suits the strategy, where nobody chose one.
+        """Return it with the warm start that suits the strategy, where nobody chose one, and a run's own defaults.
 
-        A run goes on from the start that it had. A new one has the usual start of the strategy where that was measured
-        to help: the evaluator reconstructs, the given weights are searched in, and the probes, one a variable at least,
-        take no more than half of the budget.
+        A run goes on with the defaults of the strategy that it was started under, and from the start that it had. A new
+        one has the usual start of the strategy where that was measured to help: the evaluator reconstructs, the given
+        weights are searched in, and the probes, one a variable at least, take no more than half of the budget.
 
         Args:
             problem: the problem, with the evaluator that the run has.
             budget: upper bound on what may be spent.
             recorded: description of the run; None for a new one.
         """
+        former = {} if recorded is None else self.info.former_settings(recorded.settings)
+        open_ = {name: value for name, value in former.items() if getattr(self.settings, name) is None}
+        if open_:
+            return replace(self, settings=replace(self.settings, **open_)).settled(problem, budget, recorded)
         if not self.is_open:
             return self
         is_given = self.preparation is None and self.source is None

@@ -43,7 +43,7 @@ from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.report.document import card
 from autoprune.store.meta import weights_in_words
-from autoprune.strategies.registry import strategy_settings
+from autoprune.strategies.registry import find_strategy, strategy_settings
 from autoprune.strategies.warm_start import NO_START, USUAL, split_key
 from autoprune.train.settings import FitSettings
 
@@ -385,7 +385,7 @@ class ComparedRuns:
                 budget.
         """
         folder = self.folder / entry.folder
-        found = self._finished(folder)
+        found = self._finished(entry, folder)
         if found is not None:
             return found
         run = search(
@@ -406,7 +406,7 @@ class ComparedRuns:
                 store.ledger.add_record(COMPARED, asdict(self.budget))
         return run
 
-    def _finished(self, folder: Path) -> Run | None:
+    def _finished(self, entry: Entry, folder: Path) -> Run | None:
         """Return the run in a folder if it came to the end of this very budget."""
         if not (folder / "run.sqlite").exists():
             return None
@@ -417,6 +417,16 @@ class ComparedRuns:
             msg = (
                 f"the run in {folder} was searched with weights {there}, and the comparison is of weights {here}; "
                 "choose another folder, or the prepare= it had"
+            )
+            raise StoreError(msg)
+        info, suffix = find_strategy(split_key(entry.strategy)[0])
+        former = {} if suffix else info.former_settings(run.meta.settings)
+        if former:
+            meant = ", ".join(f"{name}={value!r}" for name, value in former.items())
+            msg = (
+                f"the run in {folder} is of {entry.strategy!r} as that was before: with {meant}, which this comparison "
+                "would show under the name of another method. It opens and goes on by itself (ap.open_run, ap.search); "
+                "compare in another folder"
             )
             raise StoreError(msg)
         spent = replace(run.spent, seconds=0.0)

@@ -312,6 +312,7 @@ def _describe(problem: Problem, beginning: Beginning, budget: Budget, seed: int)
             "planned_evaluations": budget.evaluations,  # a larger budget later must not change the strategy
             "planned_macs": budget.macs,
             **beginning.to_record(),
+            **({"revision": beginning.info.revision} if beginning.info.revision > 1 else {}),
             "stream": beginning.info.twin_of or beginning.strategy,  # a twin draws the random numbers of its family
         },
         environment=_environment(problem),

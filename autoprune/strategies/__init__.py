@@ -60,7 +60,13 @@ if TYPE_CHECKING:
     from autoprune.strategies.acp import AcpSettings, SwarmSettings
     from autoprune.strategies.global_ranking import GlobalRankingSettings
     from autoprune.strategies.knapsack import KnapsackSettings
-    from autoprune.strategies.metapruning import EvolutionSettings, MetaPruningSettings
+    from autoprune.strategies.metapruning import (
+        EvolutionSettings,
+        GeneratedWeightsSettings,
+        MetaPruningSettings,
+        SharedWeightsSettings,
+        SlimmableSettings,
+    )
     from autoprune.strategies.prepared import PreparedSettings
     from autoprune.strategies.synthesis import SynthesisSettings
     from autoprune.strategies.warm_start import WarmStartSettings
@@ -74,6 +80,7 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "EvolutionSettings",
+    "GeneratedWeightsSettings",
     "GlobalRankingSettings",
     "GpSettings",
     "Job",
@@ -88,6 +95,8 @@ __all__ = [
     "PymooSettings",
     "Ranking",
     "SearchSetup",
+    "SharedWeightsSettings",
+    "SlimmableSettings",
     "Status",
     "Strategy",
     "StrategyInfo",
@@ -116,7 +125,13 @@ __getattr__, __dir__ = lazy_names(
         "autoprune.strategies._sweep": ("SweepSettings",),
         "autoprune.strategies.acp": ("AcpSettings", "SwarmSettings"),
         "autoprune.strategies.knapsack": ("KnapsackSettings",),
-        "autoprune.strategies.metapruning": ("EvolutionSettings", "MetaPruningSettings"),
+        "autoprune.strategies.metapruning": (
+            "EvolutionSettings",
+            "GeneratedWeightsSettings",
+            "MetaPruningSettings",
+            "SharedWeightsSettings",
+            "SlimmableSettings",
+        ),
         "autoprune.strategies.prepared": ("PreparedSettings",),
         "autoprune.strategies.synthesis": ("SynthesisSettings",),
         "autoprune.strategies.warm_start": ("WarmStartSettings",),

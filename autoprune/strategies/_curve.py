@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class CurveStrategy(BaseStrategy):
         InfeasibleError: no genome of the curve respects the limits.
     """
 
+    fidelity: ClassVar[str] = "proxy"
+    """What its candidates are measured by: the problem's evaluator, or another one by name."""
+
     def __init__(self, setup: SearchSetup, settings: Any, curve: IntArray, weight_set: WeightSet) -> None:
         super().__init__(setup, settings)
         genomes = np.unique(curve, axis=0)
@@ -47,7 +50,7 @@ class CurveStrategy(BaseStrategy):
     def _propose(self, ids: range) -> Sequence[Job]:
         candidates = self._waiting[self._proposed : self._proposed + len(ids)]
         self._proposed += len(candidates)
-        return [Evaluate(id_, candidate) for id_, candidate in zip(ids, candidates, strict=False)]
+        return [Evaluate(id_, candidate, self.fidelity) for id_, candidate in zip(ids, candidates, strict=False)]
 
     def _absorb(self, told: Sequence[Evaluation]) -> None:
         known = {evaluation.job.candidate for evaluation in told}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from autoprune.core.jobs import Evaluation, Job
+from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, Genome
 from autoprune.strategies._curve import uniform_start
@@ -47,13 +47,19 @@ def initial_design(setup: SearchSetup, n: int) -> list[Genome]:
 class RandomStrategy(BaseStrategy):
     """The baseline that every method must beat: the start that all searches share, then random genomes to the last."""
 
+    fidelity: ClassVar[str] = "proxy"
+    """What its candidates are measured by: the problem's evaluator, or another one by name."""
+
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
-        start = initial_design(setup, PopulationSettings().size(likely_evaluations(setup)))
+        start = initial_design(setup, PopulationSettings().size(likely_evaluations(setup, self.fidelity)))
         self._unseen = UnseenGenomes(setup, np.random.default_rng(setup.seed), start)
 
     def _propose(self, ids: range) -> Sequence[Job]:
-        return [self._evaluate(id_, genome) for id_, genome in zip(ids, self._unseen.draw(len(ids)), strict=False)]
+        return [
+            Evaluate(id_, Candidate(genome, self.setup.weight_set), self.fidelity)
+            for id_, genome in zip(ids, self._unseen.draw(len(ids)), strict=False)
+        ]
 
     def _absorb(self, told: Sequence[Evaluation]) -> None:
         for evaluation in told:

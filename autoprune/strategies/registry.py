@@ -7,7 +7,8 @@ name, its value a `StrategyInfo`.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.protocols import SearchSetup
@@ -32,6 +33,7 @@ class StrategyInfo(Info):
         argument: the setting that a suffix of the key fills: ``"criterion"`` lets ``"global_ranking:taylor"`` stand
             for ``global_ranking`` with ``criterion="taylor"``. "" where the key takes no suffix.
         is_random: whether another seed gives another sequence.
+        is_finite: whether it has few genomes to propose and then ends, whatever the budget.
         is_learning: whether the figures of candidates steer it; not so where a recipe does the learning.
         recipes: names of the recipes that its Prepare jobs run.
         fidelity: the fidelity that its Evaluate jobs ask for: ``"proxy"`` is the evaluator of the problem, anything
@@ -42,11 +44,14 @@ class StrategyInfo(Info):
             none.
         inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
             nothing from prepared weights.
+        revision: number of the meaning of its open settings (None), counted from 1. Runs record it.
+        former: values that open settings stood for in runs of revision 1, by name: those go on under them.
     """
 
     needs: tuple[str, ...] = ()
     argument: str = ""
     is_random: bool = True
+    is_finite: bool = False
     is_learning: bool = True
     recipes: tuple[str, ...] = ()
     fidelity: str = "proxy"
@@ -54,11 +59,17 @@ class StrategyInfo(Info):
     takes_warm_start: bool = False
     usual_start: str = ""
     inherits: bool = True
+    revision: int = 1
+    former: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def packages(self) -> tuple[str, ...]:
         """The packages in ``needs``."""
         return self.needs
+
+    def former_settings(self, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what open settings mean in a run whose folder says ``recorded``; nothing where that is today's."""
+        return self.former if recorded.get("revision", 1) < self.revision else {}
 
     if TYPE_CHECKING:
 
@@ -71,6 +82,7 @@ _GUAN_2023 = (
     "Guan et al., DAIS: Automatic channel pruning via differentiable annealing indicator search, IEEE TNNLS 2023"
 )
 _WONG_2018 = "Wong et al., StressedNets, 2018, arXiv 1801.05387; evolutionary-synthesis-style"
+_LIU_2019 = "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019"
 _NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
 _BUILT_IN = (
     StrategyInfo(
@@ -93,6 +105,7 @@ _BUILT_IN = (
         "one keep ratio for all layers, ever finer over the cost range",
         "autoprune.strategies._curve:UniformStrategy",
         is_random=False,
+        is_finite=True,
         is_learning=False,
     ),
     StrategyInfo(
@@ -108,6 +121,7 @@ _BUILT_IN = (
         "autoprune.strategies.global_ranking:GlobalRankingStrategy",
         argument="criterion",
         is_random=False,
+        is_finite=True,
         is_learning=False,
     ),
     StrategyInfo(
@@ -169,12 +183,33 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "metapruning",
-        "one net trained for all widths, then evolution on the weights that it makes (metapruning:<generator>)",
+        "a PruningNet that makes weights for all widths, then evolution on them (metapruning:<generator>)",
         "autoprune.strategies.metapruning:MetaPruningStrategy",
-        "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019",
+        _LIU_2019,
         argument="generator",
         recipes=("pruningnet", "supernet"),
         fidelity="generated",
+        revision=2,
+        former={"generator": "slimmable"},
+    ),
+    StrategyInfo(
+        "metapruning:random",
+        "random widths on the weights of the very PruningNet: metapruning without its evolution",
+        "autoprune.strategies.metapruning:MetaPruningRandomStrategy",
+        is_learning=False,
+        recipes=("pruningnet", "supernet"),
+        fidelity="generated",
+        twin_of="metapruning",
+    ),
+    StrategyInfo(
+        "metapruning:uniform",
+        "one keep ratio for all layers, on the weights of the very PruningNet",
+        "autoprune.strategies.metapruning:MetaPruningUniformStrategy",
+        is_finite=True,
+        is_learning=False,
+        recipes=("pruningnet", "supernet"),
+        fidelity="generated",
+        twin_of="metapruning",
     ),
     StrategyInfo(
         "metapruning:inherited",
@@ -182,6 +217,33 @@ _BUILT_IN = (
         "autoprune.strategies.metapruning:MetaPruningInheritedStrategy",
         twin_of="metapruning",
         takes_warm_start=True,
+    ),
+    StrategyInfo(
+        "slimmable",
+        "a slimmable supernet that learns from the dense model, then the evolution of metapruning on its slices",
+        "autoprune.strategies.metapruning:SlimmableStrategy",
+        "after Yu and Huang, Universally slimmable networks and improved training techniques, ICCV 2019",
+        recipes=("supernet",),
+        fidelity="generated",
+    ),
+    StrategyInfo(
+        "slimmable:random",
+        "random widths of the very supernet: slimmable without its evolution",
+        "autoprune.strategies.metapruning:SlimmableRandomStrategy",
+        is_learning=False,
+        recipes=("supernet",),
+        fidelity="generated",
+        twin_of="slimmable",
+    ),
+    StrategyInfo(
+        "slimmable:uniform",
+        "one keep ratio for all layers of the very supernet",
+        "autoprune.strategies.metapruning:SlimmableUniformStrategy",
+        is_finite=True,
+        is_learning=False,
+        recipes=("supernet",),
+        fidelity="generated",
+        twin_of="slimmable",
     ),
     StrategyInfo(
         "optuna:tpe",

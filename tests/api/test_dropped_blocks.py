@@ -29,6 +29,7 @@ MORE = [
     "optuna:tpe",
     "pymoo:nsga2",
     "random",
+    "slimmable",
     "uniform",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torchvision.models import DenseNet, MobileNetV2, VisionTransformer
 import autoprune as ap
 from autoprune.api.run import Run
 from autoprune.core.jobs import Evaluate, Prepare
-from autoprune.errors import BudgetError
+from autoprune.errors import BudgetError, StoreError
 from autoprune.searchspaces.models.resnet_cifar import CifarResNet
+from autoprune.store.ledger import Ledger
 from autoprune.strategies.metapruning import MetaPruningSettings
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.named_data import load_data
+
+MakeProblem = Callable[..., ap.Problem]
 
 
 def grey(model: nn.Module, name: str, **changes: Any) -> nn.Module:
@@ -68,7 +72,7 @@ def search(problem: ap.Problem, strategy: str, folder: Path, settings: Any = Non
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("generator", ["slimmable", "low_rank"])
+@pytest.mark.parametrize("generator", ["slimmable", "low_rank", "fc"])
 def test_prepared_weights_are_worth_their_price(network: str, generator: str, tmp_path: Path) -> None:
     """At equal multiply-adds, the preparation included, the front dominates more than the twin's."""
     problem = problem_of(network)
@@ -103,5 +107,52 @@ def test_generated_weights_are_saved_with_a_point(generator: str, tmp_path: Path
 def test_a_budget_too_small_to_prepare_is_refused(tmp_path: Path) -> None:
     """Before anything is spent."""
     problem = ap.Problem(digits_network(), data=load_data("digits"), levels=4)
-    with pytest.raises(BudgetError, match="preparing weights by 'supernet' needs at least"):
+    with pytest.raises(BudgetError, match="preparing weights by 'pruningnet' needs at least"):
         ap.search(problem, "metapruning", ap.Budget(macs=1000 * problem.dense_costs["macs"]), store=tmp_path / "run")
+
+
+def started_before(folder: Path) -> None:
+    """Make a run say what runs said before `metapruning` and `slimmable` were two names."""
+    with closing(Ledger(folder / "run.sqlite")) as ledger:
+        settings = {name: value for name, value in ledger.meta["settings"].items() if name != "revision"}
+        assert settings != ledger.meta["settings"]
+        ledger.update_meta({"settings": settings})
+
+
+def test_runs_go_on_under_the_meaning_that_their_name_had(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A run that was started when ``metapruning`` meant the supernet opens and resumes as that, to the same outcomes.
+
+    Today's runs of that name make a PruningNet, and a comparison refuses to show the one under the name of the other.
+    """
+    problem = make_problem()
+    short: dict[str, Any] = {"epochs": 1.0, "population": 4, "preparation": {"batch_size": 130}}
+    supernet = {**short, "generator": "slimmable"}
+    whole = ap.search(problem, "metapruning", 6, settings=supernet, store=tmp_path / "whole", cache=tmp_path / "a")
+    folder = tmp_path / "compared" / "metapruning-0"
+    ap.search(problem, "metapruning", 3, settings=supernet, store=folder, cache=tmp_path / "b")
+    started_before(folder)
+    assert len(ap.open_run(folder, problem).front)
+    budget = ap.Budget(evaluations=6)
+    with pytest.raises(StoreError, match="generator='slimmable', which this comparison would show"):
+        ap.compare(problem, ["metapruning"], budget, seeds=1, store=tmp_path / "compared")
+    resumed = ap.search(problem, "metapruning", 6, settings=short, store=folder, cache=tmp_path / "b")
+    assert [o.identity() for o in resumed.outcomes] == [o.identity() for o in whole.outcomes]
+    today = ap.search(problem, "metapruning", 3, settings=short, store=tmp_path / "today")
+    recipes = [[job.recipe for job in run.record.jobs if isinstance(job, Prepare)] for run in (resumed, today)]
+    assert recipes == [["supernet"], ["pruningnet"]]
+
+
+def test_twins_measure_the_weights_of_their_family(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """From one seed the trained blobs of a family and of its twins have the same bits, and others from another."""
+    problem = make_problem()
+    for family in ("metapruning", "slimmable"):
+        made = {}
+        for name, seed in ((family, 0), (f"{family}:random", 0), (f"{family}:uniform", 0), (f"{family}:random", 1)):
+            settings = {"epochs": 1.0, "preparation": {"batch_size": 130}}
+            folder = tmp_path / f"{name}-{seed}"
+            run = ap.search(problem, name, 4, settings=settings, store=folder, seed=seed)
+            (made[name, seed],) = {o.weight_set for o in run.outcomes if isinstance(o.job, Prepare)}
+            assert len(run.front)
+        *same, other = made.values()
+        assert len(set(same)) == 1
+        assert other not in same

@@ -34,7 +34,7 @@ def test_a_model_keeps_its_precision(tmp_path: Path, dtype: torch.dtype, evaluat
         assert {p.dtype for p in model.parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("strategy", ["dais", "dsa", "metapruning"])
+@pytest.mark.parametrize("strategy", ["dais", "dsa", "metapruning", "slimmable"])
 def test_recipes_train_in_half_precision(tmp_path: Path, strategy: str) -> None:
     """Gates and masks are finer than the weights that they scale, and leave them in their precision."""
     inputs = torch.randn(240, 8)

@@ -56,7 +56,7 @@ def preempt(folder: Path, strategy: str, number: signal.Signals) -> None:
 
 CASES = [
     (strategy, number)
-    for strategy in ("metapruning", "dais", "dsa")
+    for strategy in ("metapruning", "slimmable", "dais", "dsa")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 ]
 

@@ -206,11 +206,12 @@ def test_labels_that_are_there_may_be_left_out_of_it() -> None:
     assert set(ap.search(problem, "random", 3).outcomes[-1].metrics) == {"positive", "distance"}
 
 
-def test_metapruning_learns_from_the_dense_model_alone() -> None:
-    """A supernet whose structures learn the dense model's answers needs no labels, and is let through."""
+@pytest.mark.parametrize("strategy", ["metapruning", "slimmable"])
+def test_weights_for_all_widths_learn_from_the_dense_model_alone(strategy: str) -> None:
+    """Structures that learn the dense model's answers, generated or sliced, need no labels, and are let through."""
     problem = ap.Problem(network(), data=ap.Data(digits()), evaluation=SETTINGS, levels=3)
     settings = {"population": 4, "epochs": 1, "preparation": {"distillation": 1.0, "learning_rate": 1e-3}}
-    run = ap.search(problem, "metapruning", 6, settings=settings)
+    run = ap.search(problem, strategy, 6, settings=settings)
     assert len(run.front)
 
 

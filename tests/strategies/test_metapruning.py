@@ -17,8 +17,10 @@ from autoprune.strategies.metapruning import (
     MetaPruningInheritedStrategy,
     MetaPruningSettings,
     MetaPruningStrategy,
+    SlimmableSettings,
+    SlimmableStrategy,
 )
-from autoprune.strategies.registry import make_strategy
+from autoprune.strategies.registry import STRATEGIES, make_strategy, twins_of
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
@@ -106,6 +108,53 @@ def test_candidates_wait_for_their_weights(generator: str, recipe: str, chosen: 
         assert isinstance(evaluation, Evaluate)
         assert evaluation.fidelity == "generated"
         assert evaluation.candidate.weight_set == outcome.weight_set != setup.weight_set
+
+
+def test_names_say_where_weights_come_from() -> None:
+    """``metapruning`` is the paper's PruningNet, ``slimmable`` a supernet; the latter's weights need no generators."""
+    setup = priced_setup(None)
+    recipes = {}
+    for key in ("metapruning", "metapruning:low_rank", "metapruning:slimmable", "slimmable"):
+        (job,) = make_strategy(key, setup).ask(1)
+        assert isinstance(job, Prepare)
+        recipes[key] = (job.recipe, job.settings.get("generator"))
+    assert recipes == {
+        "metapruning": ("pruningnet", "fc"),
+        "metapruning:low_rank": ("pruningnet", "low_rank"),
+        "metapruning:slimmable": ("supernet", None),
+        "slimmable": ("supernet", None),
+    }
+    (job,) = SlimmableStrategy(setup, SlimmableSettings(preparation={"n_random": 2})).ask(1)
+    assert isinstance(job, Prepare)
+    assert job.settings["n_random"] == 2
+
+
+@pytest.mark.parametrize("twin", [name for family in ("metapruning", "slimmable") for name in twins_of(family)])
+def test_twins_test_the_evolution_on_the_same_weights(twin: str) -> None:
+    """From one seed a family and its twins ask for the very same preparation; what they measure on it differs.
+
+    All are measured by the same evaluator, and random widths begin with the first generation of the evolution. The one
+    twin that leaves out the weights instead prepares nothing.
+    """
+    setup, family = priced_setup(None), STRATEGIES[twin].twin_of
+    theirs, ours = (drive(make_strategy(name, setup), setup, 40) for name in (family, twin))
+    if twin == "metapruning:inherited":
+        assert not any(isinstance(job, Prepare) for job in ours)
+        return
+    assert theirs[0] == ours[0]
+    assert isinstance(ours[0], Prepare)
+    evaluations = [[job for job in jobs if isinstance(job, Evaluate)] for jobs in (theirs, ours)]
+    assert {job.fidelity for jobs in evaluations for job in jobs} == {"generated"}
+    assert len({job.candidate.weight_set for jobs in evaluations for job in jobs}) == 1
+    first, mine = ([job.candidate.genome for job in jobs] for jobs in evaluations)
+    assert first != mine
+    if twin.endswith(":random"):
+        n = MetaPruningSettings().size(setup.evaluations)
+        assert first[:n] == mine[:n]
+        assert first[n:] != mine[n:]
+    else:
+        uniform = {job.candidate.genome for job in drive(make_strategy("uniform", setup), setup, 40)}
+        assert set(mine) == uniform
 
 
 def test_the_preparation_takes_its_share() -> None:
