@@ -102,8 +102,9 @@ def search(
             the sensitivity of every layer and the optima that they predict (the strategy may be written
             ``"pymoo:nsga2+knapsack"``, too), or an earlier run or its folder for its best candidates, repaired into the
             limits: at most 64, and a third of the evaluations. Where that run measured what this one would, they come
-            from the cache. None, or ``"none"``, for none. Left out: ``"knapsack"`` for `pymoo:*` and `optuna:*` on
-            given weights with the evaluator ``reconstructed``, where the probes take no more than half of the budget.
+            from the cache. None, or ``"none"``, for none. Left out: ``"knapsack"`` for `acp`, `pymoo:*` and `optuna:*`
+            on given weights with the evaluator ``reconstructed``, where the probes take no more than half of the
+            budget.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The result is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -246,6 +247,7 @@ def _setup(
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
         estimate=runner.estimate,
+        items=recorded.images.get("proxy"),
         probe=PROBE if problem.evaluator_of(beginning.info.fidelity).probes else "",
         rank=rank if is_ranked_again else None,
     )

@@ -41,9 +41,20 @@ def roster(strategies: Sequence[str]) -> tuple[str, ...]:
         strategies = [strategies]
     taking_part: dict[str, None] = {}
     for key in strategies:
-        split_key(key)
-        taking_part |= dict.fromkeys((key, *twins_of(key)))
+        taking_part |= dict.fromkeys((key, *controls_of(key)))
     return tuple(taking_part | dict.fromkeys(BASELINES))
+
+
+def controls_of(key: str) -> tuple[str, ...]:
+    """Return the twins of a strategy, with the warm start that stands behind its name.
+
+    Raises:
+        UnknownNameError: there is no such strategy or warm start.
+        InvalidArgumentError: the strategy takes no warm start.
+    """
+    name, start = split_key(key)
+    behind = f"+{start}" if start else ""
+    return tuple(f"{twin}{behind}" for twin in twins_of(name))
 
 
 def entries(strategies: Sequence[str], seeds: int | Sequence[int], *, is_trained: bool = False) -> tuple[Entry, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoprune.comparison.plan import BASELINES, Entry
+from autoprune.comparison.plan import BASELINES, Entry, controls_of
 from autoprune.comparison.statistics import MIN_SEEDS, Difference, judged
 from autoprune.comparison.summary import (
     Agreement,
@@ -23,7 +23,7 @@ from autoprune.orchestrator import Stop
 from autoprune.pareto.rank_correlation import kendall_tau
 from autoprune.store.meta import RunMeta
 from autoprune.store.record import RunRecord
-from autoprune.strategies.registry import find_strategy, twins_of
+from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
 
 NEAR = 0.1
@@ -67,7 +67,7 @@ def contestants(trials: Mapping[Entry, Trial], *, is_trained: bool = False) -> t
     by_strategy: dict[str, list[Trial]] = {}
     for entry, found in trials.items():
         by_strategy.setdefault(entry.strategy, []).append(found)
-    family = {twin: key for key in by_strategy for twin in twins_of(key)}
+    family = {twin: key for key in by_strategy for twin in controls_of(key)}
     everyone = [
         Contestant(
             strategy=key,

@@ -58,6 +58,7 @@ class SearchSetup:
         evaluations: how many evaluations the budget is likely to allow (None: unknown); for sizing populations.
         macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
         estimate: predicts what a job will be charged, except for seconds; for sizing preparations.
+        items: how many items a candidate is scored on (None: unknown).
         probe: the fidelity of cheap evaluations that predict; "" where there is none.
         rank: scores the channels of other weights by the criteria of ``rankings``, that of ``weight_set`` first; None
             where their order stands as it comes.
@@ -73,6 +74,7 @@ class SearchSetup:
     evaluations: int | None = None
     macs: int | None = None
     estimate: Callable[[Job], Spending] | None = None
+    items: int | None = None
     probe: str = ""
     rank: Callable[[WeightSet], Mapping[str, Ranking]] | None = None
 

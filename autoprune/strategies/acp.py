@@ -1,4 +1,4 @@
-"""ACP-style search: a particle swarm that starts from clusters of channels.
+"""ACP-style search: a particle swarm that starts from clusters of channels, and from the knapsack's optima.
 
 Chang et al., "ACP: Automatic channel pruning via clustering and swarm intelligence optimization for CNN", 2021
 (2101.06407), after the released code: the paper's constants could not be checked. From there: a population around the
@@ -24,6 +24,12 @@ Ours, since the release has no control of cost and knows one budget at a time:
   54; here a share of them;
 * several clusterings, their eps bisected to costs spread over the feasible range, with an equal part of the particles
   around each, and two particles at the ends of that range, which no front can do without;
+* where something was measured before (``warm_start="knapsack"``: the optima that sensitivities predict), every second
+  particle starts from the best of that instead, spread over cost, and knows what it was worth;
+* steps from such a start are cost-aware: a particle follows leaders of nearly its own cost, and what it moves to costs
+  no more than a random amount between the two, so that candidates compete at equal cost instead of drifting along it;
+* where a candidate is scored on few items, or without labels, positions are compared by the distance from the dense
+  outputs, which has almost no noise, in the place of the first measured objective;
 * the fitness is the vector of objectives, costs among them: a particle's best position is replaced unless it dominates
   the new one, and the leader of each move is drawn from the archive of all non-dominated candidates, of two the one in
   the less crowded place (Coello Coello et al., MOPSO, IEEE TEC 2004; Deb's crowding distance);
@@ -47,9 +53,11 @@ from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparatio
 from autoprune.core.protocols import SearchSetup
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
+from autoprune.strategies._curve import widest_gap_first
 from autoprune.strategies._evolution import crowding
 from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._preparation import Preparations, sized
+from autoprune.strategies._sensitivity import DISTANCE
 from autoprune.strategies._swarm import Particle, SwarmRule, advance, fresh_velocity
 from autoprune.strategies._unseen import UnseenGenomes
 
@@ -57,6 +65,11 @@ _TRIES = 10  # moves of a particle to known genomes, each with a fresh velocity,
 _CYCLES = 8  # of the release, where the number of evaluations is unknown
 _ENDS = 2  # particles that begin at the largest and the smallest network
 _FEWEST_IMAGES = 50  # per clustering
+_SLACK = 0.02  # above the cost that a step may reach: levels are coarse
+_FEW_ITEMS = 1000  # one standard error of an accuracy is more than a point below
+
+SCORES = ("auto", "objectives", "distance")
+"""What positions of the swarm are compared by."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +79,25 @@ class SwarmSettings:
     Attributes:
         particles: members of the swarm, each with one candidate in flight.
         rule: constants of the moves.
+        cost_aware: whether particles follow leaders of nearly their own cost and stay between the costs of the two;
+            None: where they start from what was measured before (without a start it narrows the search too early).
+        score: figure that positions are compared by beside the costs: ``"objectives"``, those that are measured;
+            ``"distance"`` from the dense model's outputs in the place of the first of them; ``"auto"`` for the latter
+            where fewer than 1,000 items score a candidate.
 
     Raises:
-        InvalidArgumentError: there are fewer than 4 particles.
+        InvalidArgumentError: there are fewer than 4 particles; UnknownNameError: there is no such score.
     """
 
     particles: int = 10
     rule: SwarmRule = field(default_factory=SwarmRule)
+    cost_aware: bool | None = None
+    score: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check the size."""
+        """Check the values."""
         check.at_least(self, _ENDS + 2, "particles")
+        check.one_of(self, "score", SCORES)
 
 
 class AcpUnclusteredStrategy(BaseStrategy):
@@ -99,7 +120,11 @@ class AcpUnclusteredStrategy(BaseStrategy):
         self._weight_sets: list[WeightSet] = []  # of the particles
         self._idle: deque[int] = deque()  # particles without a candidate in flight, longest idle first
         self._sent: dict[int, int] = {}  # particle of every job in flight
-        self._archive: dict[Genome, FloatArray] = {}  # values of the non-dominated candidates
+        self._archive: dict[Genome, FloatArray] = {}  # figures of the non-dominated candidates
+        self._inherits: dict[Genome, WeightSet] = {}  # weights of everything that was measured
+        self._is_cost_aware = bool(self.settings.cost_aware)
+        few = setup.items is not None and setup.items < _FEW_ITEMS
+        self._by_distance = few if self.settings.score == "auto" else self.settings.score == "distance"
         self._values_of: list[FloatArray | None] = []  # of every particle's best position
 
     @property
@@ -125,9 +150,10 @@ class AcpUnclusteredStrategy(BaseStrategy):
 
     def _learn(self, told: Sequence[Evaluation]) -> None:
         for evaluation in told:
-            values = self._values(evaluation)
+            values = self._scored(evaluation)
             index = self._sent.pop(evaluation.job.id, None)  # None in an earlier run's outcomes
             if values is not None:
+                self._inherits[evaluation.genome] = evaluation.job.candidate.weight_set
                 self._keep(evaluation.genome, values)
             if index is not None:
                 self._idle.append(index)
@@ -140,24 +166,55 @@ class AcpUnclusteredStrategy(BaseStrategy):
             self._unseen.add(evaluation.genome)
 
     def _populate(self, starts: Sequence[Candidate]) -> None:
-        """Make the particles: in turn around each start, the largest first, or else at random; two at the ends."""
+        """Make the particles: two at the ends, others around the starts and at the best of what was measured before.
+
+        These two take turns where there are both; without either, particles begin at random.
+        """
         space, setup = self.setup.space, self.setup
         n = self.settings.particles - _ENDS
+        measured = self._measured_before((n + 1) // 2 if starts else n)
+        if self.settings.cost_aware is None:
+            self._is_cost_aware = bool(measured)
+        n_around = n - len(measured)
         if starts:
-            turns, which = np.divmod(np.arange(n), len(starts))
+            turns, which = np.divmod(np.arange(n_around), len(starts))
             around = np.array([start.genome for start in starts])[which]
             around += turns[:, None] * self._rng.integers(-1, 2, around.shape)
             inside = np.clip(around, 0, space.n_levels - 1)
-            self._weight_sets = [starts[i].weight_set for i in (*which.tolist(), 0, -1)]
+            weight_sets = [starts[i].weight_set for i in (*which.tolist(), 0, -1)]
         else:
-            inside = space.sample(n, self._rng, setup.costs, setup.limits)
-            self._weight_sets = [setup.weight_set] * self.settings.particles
+            inside = space.sample(n_around, self._rng, setup.costs, setup.limits)
+            weight_sets = [setup.weight_set] * (n_around + _ENDS)
         positions = np.concatenate([inside, space.full_genome[None, :], space.min_genome[None, :]])
         for position in space.repair(positions, setup.costs, setup.limits):
             velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
             self._particles.append(Particle(position, velocity, position))
-        self._values_of = [None] * len(self._particles)
+        for candidate in measured:
+            position = np.array(candidate.genome, dtype=np.int64)
+            velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
+            self._particles.append(Particle(position, velocity, position))
+        self._weight_sets = [*weight_sets, *(candidate.weight_set for candidate in measured)]
+        self._values_of = [None] * (n_around + _ENDS) + [self._archive[item.genome] for item in measured]
         self._idle.extend(range(len(self._particles)))
+
+    def _measured_before(self, n: int) -> list[Candidate]:
+        """Return up to ``n`` candidates of the archive, spread over cost, with the weights that they inherit."""
+        if not self._archive:
+            return []
+        genomes = np.array(list(self._archive), dtype=np.int64)
+        order = widest_gap_first(self.setup.costs(genomes)[spread_cost(self.setup)])
+        chosen = [tuple(genome) for genome in genomes[order[:n]].tolist()]
+        return [Candidate(genome, self._inherits[genome]) for genome in chosen]
+
+    def _scored(self, evaluation: Evaluation) -> FloatArray | None:
+        """Return the (m,) figures that positions are compared by, all minimised; None where the measurement failed."""
+        values = self._values(evaluation)
+        if values is None or not self._by_distance or DISTANCE not in evaluation.metrics:
+            return values
+        first = next((i for i, item in enumerate(self.setup.objectives.items) if not item.is_cost), None)
+        if first is not None:
+            values[first] = float(evaluation.metrics[DISTANCE])
+        return values
 
     def _next(self, particle: Particle) -> Genome | None:
         """Return where a particle goes next, and send it there; None where no genome is left."""
@@ -177,19 +234,37 @@ class AcpUnclusteredStrategy(BaseStrategy):
         return genome
 
     def _moved(self, particle: Particle) -> IntArray:
-        inertia = self.settings.rule.inertia_at(particle.steps, self._cycles)
+        """Return the (d,) position that the rule sends a particle to, within the limits."""
+        setup, rule = self.setup, self.settings.rule
         leader = self._leader(particle)
-        moved = advance(particle, leader, self.setup.space.n_levels, self.settings.rule, inertia, self._rng)
-        return self.setup.space.repair(moved[None, :], self.setup.costs, self.setup.limits)[0]
+        inertia = rule.inertia_at(particle.steps, self._cycles)
+        moved = advance(particle, leader, setup.space.n_levels, rule, inertia, self._rng)
+        limits = dict(setup.limits)
+        if self._is_cost_aware:
+            cost = spread_cost(setup)
+            ends = setup.costs(np.stack([particle.position, leader]))[cost]
+            ceiling = int(self._rng.uniform(ends.min(), ends.max()) * (1 + _SLACK))
+            smallest = int(setup.costs(setup.space.min_genome[None, :])[cost][0])
+            limits[cost] = max(smallest, min(ceiling, limits.get(cost, ceiling)))
+        return setup.space.repair(moved[None, :], setup.costs, limits)[0]
 
     def _leader(self, particle: Particle) -> IntArray:
-        """Return the (d,) less crowded of two random members of the archive; the particle's best while it is empty."""
+        """Return the (d,) less crowded of two members of the archive; the particle's best while it is empty.
+
+        They are any two, or in cost-aware steps two of the third that is nearest in cost.
+        """
         if not self._archive:
             return particle.best
-        members = list(self._archive)
+        members = np.array(list(self._archive), dtype=np.int64)
+        near = np.arange(len(members))
+        if self._is_cost_aware:
+            cost = spread_cost(self.setup)
+            logs = np.log(self.setup.costs(np.concatenate([members, particle.position[None, :]]))[cost])
+            near = np.argsort(np.abs(logs[:-1] - logs[-1]), kind="stable")[: max(2, len(members) // 3)]
         distances = crowding(np.array(list(self._archive.values())))
-        first, second = self._rng.integers(len(members), size=2)
-        return np.array(members[first if distances[first] >= distances[second] else second], dtype=np.int64)
+        first, second = near[self._rng.integers(len(near), size=2)]
+        chosen: IntArray = members[first if distances[first] >= distances[second] else second]
+        return chosen
 
     def _keep(self, genome: Genome, values: FloatArray) -> None:
         """Put a candidate into the archive, and out of it what it dominates."""
@@ -236,7 +311,8 @@ class AcpSettings(SwarmSettings):
 class AcpStrategy(AcpUnclusteredStrategy):
     """Clusterings first, then the swarm around them.
 
-    A clustering that fails is left out; without any the swarm starts as its twin does.
+    A clustering that fails is left out; without any the swarm starts as its twin does. With a warm start every second
+    particle begins at what that has measured.
 
     Raises:
         BudgetError: the budget is too small to cluster by the fewest images.

@@ -92,6 +92,7 @@ _BUILT_IN = (
         "Chang et al., ACP: Automatic channel pruning via clustering and swarm intelligence optimization, 2021",
         recipes=("clusters",),
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "acp:unclustered",
@@ -99,6 +100,7 @@ _BUILT_IN = (
         "autoprune.strategies.acp:AcpUnclusteredStrategy",
         twin_of="acp",
         takes_warm_start=True,
+        usual_start="knapsack",
     ),
     StrategyInfo(
         "uniform",

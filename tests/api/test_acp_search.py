@@ -34,7 +34,8 @@ def test_clusters_pay_for_themselves(problem: ap.Problem, tmp_path: Path) -> Non
     found: dict[str, list[float]] = {}
     for strategy in ("acp", "acp:unclustered"):
         for seed in range(N_SEEDS):
-            run = ap.search(problem, strategy, ap.Budget(macs=MACS), seed=seed, store=tmp_path / f"{strategy}-{seed}")
+            folder = tmp_path / f"{strategy}-{seed}"
+            run = ap.search(problem, strategy, ap.Budget(macs=MACS), warm_start=None, seed=seed, store=folder)
             assert run.spent.macs <= MACS
             found.setdefault(strategy, []).append(run.front.hypervolume)
     assert np.mean(found["acp"]) > np.mean(found["acp:unclustered"])
@@ -43,7 +44,7 @@ def test_clusters_pay_for_themselves(problem: ap.Problem, tmp_path: Path) -> Non
 def test_a_search_clusters_measures_and_builds(make_problem: Callable[..., ap.Problem], tmp_path: Path) -> None:
     """Five clusterings, then candidates that inherit their orders; a point is built as it was measured."""
     problem = make_problem(limits={"macs": "70%"})
-    run = ap.search(problem, "acp", ap.Budget(evaluations=10), store=tmp_path / "run")
+    run = ap.search(problem, "acp", ap.Budget(evaluations=10), warm_start=None, store=tmp_path / "run")
     jobs = [outcome.job for outcome in run.outcomes]
     assert [isinstance(job, Prepare) for job in jobs] == [True] * 5 + [False] * 10
     made = {outcome.weight_set for outcome in run.outcomes if isinstance(outcome.job, Prepare)}

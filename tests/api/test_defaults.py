@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import autoprune as ap
+from autoprune.core.jobs import Evaluation
 from autoprune.errors import InfeasibleError, InvalidArgumentError, StoreError
 from autoprune.store.identity import Identity
 from autoprune.store.ledger import EventKind
@@ -89,7 +90,8 @@ def test_a_search_by_samples_begins_with_the_knapsack(strategy: str, make_proble
     n_probes = problem.space.n_variables + 1
     run = ap.search(problem, strategy, 2 * n_probes, store=tmp_path / "run")
     assert run.meta.method == f"{strategy}, warm start from knapsack"
-    assert [outcome.job.fidelity == "probe" for outcome in run.outcomes] == [True] * n_probes + [False] * n_probes
+    measured = [outcome.job.fidelity for outcome in run.outcomes if isinstance(outcome, Evaluation)]
+    assert [fidelity == "probe" for fidelity in measured] == [True] * n_probes + [False] * n_probes
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_search_by_samples_begins_with_the_knapsack(strategy: str, make_proble
         ({}, "pymoo:nsga2", {"budget": 5}),
         ({}, "pymoo:nsga2", {"budget": ap.Budget(macs=3 * 10**7)}),
         ({}, "random", {}),
-        ({}, "acp:unclustered", {}),
+        ({}, "metapruning:inherited", {}),
         ({"evaluator": "inherited"}, "pymoo:nsga2", {}),
         ({"objectives": ("params", "macs")}, "pymoo:nsga2", {}),
     ],

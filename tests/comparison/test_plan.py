@@ -19,6 +19,13 @@ def test_a_family_brings_its_twin(twin: StrategyInfo) -> None:
     assert twin.name in taking_part[1 : 1 + len(registry.twins_of(twin.twin_of))]
 
 
+def test_a_twin_has_the_start_of_its_family() -> None:
+    """``acp+knapsack`` is compared with its twin from the same start; who takes no start cannot be written so."""
+    assert roster(["acp+knapsack"])[:2] == ("acp+knapsack", "acp:unclustered+knapsack")
+    with pytest.raises(InvalidArgumentError, match="no start to seed"):
+        roster(["slimmable+knapsack"])
+
+
 def test_a_twin_of_a_third_party_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin that is registered by entry point is found like ours."""
     info = StrategyInfo("mine:off", "mine", "autoprune.strategies.random:RandomStrategy", twin_of="random")

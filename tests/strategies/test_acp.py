@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Job, Preparation, Prepare
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Preparation, Prepare
 from autoprune.core.protocols import SearchSetup
-from autoprune.errors import BudgetError, InvalidArgumentError
+from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
 from autoprune.strategies.acp import AcpSettings, AcpStrategy, AcpUnclusteredStrategy, SwarmSettings
-from autoprune.testing.strategy_laws import drive, genomes_of
-from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
+from autoprune.testing.strategy_laws import LEARNING_WIDTHS, dominated_share, drive, genomes_of
+from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup, toy_space
 
 IMAGE = 1000
 """Multiply-adds of one calibration image, in these tests."""
@@ -163,6 +164,91 @@ def test_an_heir_asks_for_missing_clusterings_only() -> None:
     assert len(genomes_of(heir.ask(10))) == 10
 
 
+def from_knapsack(name: str, setup: SearchSetup, settings: object = None) -> WarmStartStrategy:
+    """Return a swarm behind the knapsack's sensitivities and optima."""
+    return WarmStartStrategy(setup, WarmStartSettings(name, settings))
+
+
+@pytest.mark.parametrize("name", ["acp", "acp:unclustered"])
+def test_a_swarm_starts_from_what_the_knapsack_has_measured(name: str) -> None:
+    """Every second particle of `acp`, and all of its twin but the two ends, begin at measured optima, spread over cost.
+
+    They know what these are worth, inherit the weights that they were measured with, and measure none of them again.
+    """
+    setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
+    strategy = from_knapsack(name, setup)
+    jobs = drive(strategy, setup, 60, window=10)
+    swarm = strategy._successor
+    assert isinstance(swarm, AcpUnclusteredStrategy)
+    genomes = genomes_of(jobs)
+    assert len(genomes) == len(set(genomes))
+    fresh = from_knapsack(name, setup)
+    while fresh._successor is None or not fresh._successor._particles:  # up to the moment in which the swarm is made
+        fresh.tell([toy_outcome(setup, job) for job in fresh.ask(1)])
+    swarm = fresh._successor
+    assert isinstance(swarm, AcpUnclusteredStrategy)
+    values = enumerate(zip(swarm._particles, swarm._values_of, strict=True))
+    begun = [i for i, (particle, known) in values if known is not None and not particle.steps]
+    n = swarm.settings.particles - 2
+    assert len(begun) == (n // 2 if name == "acp" else n)
+    assert {swarm._weight_sets[i] for i in begun} == {setup.weight_set}
+    costs = setup.costs(np.array([swarm._particles[i].best for i in begun]))["macs"]
+    assert costs.max() > 2 * costs.min()
+
+
+def test_steps_from_a_start_stay_between_particle_and_leader() -> None:
+    """A cost-aware move costs no more than the dearer of the two (and 2 % for the levels); others may cost anything."""
+    setup = toy_setup(evaluations=60)
+    for is_aware in (True, False):
+        swarm = AcpUnclusteredStrategy(setup, SwarmSettings(cost_aware=is_aware))
+        drive(swarm, setup, 40, window=10)
+        beyond = 0
+        for particle in swarm._particles * 20:
+            leader = swarm._leader(particle)
+            swarm._leader = lambda _, leader=leader: leader  # type: ignore[method-assign]
+            moved = swarm._moved(particle)
+            del swarm._leader
+            *ends, cost = setup.costs(np.stack([particle.position, leader, moved]))["macs"].tolist()
+            beyond += cost > 1.02 * max(ends)
+        assert (beyond == 0) is is_aware
+
+
+def test_a_start_and_cost_aware_steps_are_worth_something() -> None:
+    """At 60 evaluations of eight variables the swarm from the knapsack dominates more than from random widths."""
+    space = toy_space(LEARNING_WIDTHS)
+    setups = [toy_setup(space, seed=seed, limits={"macs": "70%"}, evaluations=60) for seed in range(3)]
+    started = [dominated_share(s, drive(from_knapsack("acp:unclustered", s), s, 60, window=10)) for s in setups]
+    alone = [dominated_share(s, drive(AcpUnclusteredStrategy(s), s, 60, window=10)) for s in setups]
+    assert np.mean(started) > np.mean(alone) + 0.02
+
+
+@pytest.mark.parametrize(
+    ("items", "score", "by_distance"),
+    [
+        (None, "auto", False),
+        (5000, "auto", False),
+        (200, "auto", True),
+        (200, "objectives", False),
+        (None, "distance", True),
+    ],
+)
+def test_few_items_are_scored_by_distance(items: int | None, score: str, by_distance: bool) -> None:
+    """Where accuracy is a coin flip, the archive holds what is near the dense outputs; costs count as ever."""
+    setup = replace(toy_setup(evaluations=40), items=items)
+    swarm = AcpUnclusteredStrategy(setup, SwarmSettings(particles=4, score=score))
+
+    def outcome(job: Job) -> Evaluation:
+        told = toy_outcome(setup, job)
+        assert isinstance(told, Evaluation)
+        distance = 1.0 - told.metrics["accuracy"]
+        return replace(told, metrics={"accuracy": float(job.id), "distance": distance})
+
+    for _ in range(8):
+        swarm.tell([outcome(job) for job in swarm.ask(4)])
+    accuracies = [values[0] for values in swarm._archive.values()]
+    assert all(0 <= value <= 1 for value in accuracies) is by_distance
+
+
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [(AcpSettings, {"clusterings": 0}), (AcpSettings, {"images": 3}), (AcpSettings, {"share": 1.5})]
@@ -172,3 +258,9 @@ def test_impossible_settings_are_refused(settings: type, wrong: dict[str, float]
     """The message names the value."""
     with pytest.raises(InvalidArgumentError, match=str(next(iter(wrong.values())))):
         settings(**wrong)
+
+
+def test_an_unknown_score_is_refused() -> None:
+    """The message names those that there are."""
+    with pytest.raises(UnknownNameError, match="did you mean 'distance'"):
+        SwarmSettings(score="distanse")
