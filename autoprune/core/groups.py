@@ -193,7 +193,8 @@ class Structure:
         pins: layers that cannot be pruned, with the reasons.
         layers: every layer that produces channels, in execution order: ``(module, channels)``.
         example: shapes of the traced input, for messages only.
-        notes: sentences about what the counted costs mean or leave out; empty when there is nothing to say.
+        notes: sentences about what the counted costs mean or leave out, and about layers that did not run; empty when
+            there is nothing to say.
         statistics: statistics over channels that are taken over the kept ones in a cut model.
         outputs: dotted names of the outputs that count; the channels of others may vanish. Empty where all count.
         branches: indices, per group that may keep no channel at all: its own, and those of the groups that are then

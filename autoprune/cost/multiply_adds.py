@@ -48,6 +48,12 @@ def _product(*operands: int) -> Callable[..., int]:
     return count
 
 
+def _grouped(args: Sequence[Any], result: Any) -> int:  # noqa: ARG001
+    """Count a product in groups: of matrices, of rows with a matrix each, or of blocks of columns and rows."""
+    a, b = args[:2]
+    return (a[0] if a.dim() > b.dim() else a).numel() * b.shape[-1]
+
+
 def _convolution(args: Sequence[Any], result: Any) -> int:
     x, weight, transposed = args[0], args[1], bool(args[6]) if len(args) > 6 else False
     return (x if transposed else result).numel() * (weight.numel() // weight.shape[0])
@@ -93,6 +99,7 @@ COUNTED: Mapping[str, Callable[[Sequence[Any], Any], int]] = {
         ("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::_addmm_activation"), _product(1, 2)
     ),
     "aten::_scaled_mm": _product(0, 1),
+    "aten::_grouped_mm": _grouped,
     **dict.fromkeys(
         ("aten::convolution", "aten::_convolution", "aten::convolution_overrideable", "aten::cudnn_convolution"),
         _convolution,

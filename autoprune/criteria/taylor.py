@@ -59,7 +59,8 @@ def score(evidence: Evidence) -> Scores:
     weights = {name: tensors[name].requires_grad_() for name in sorted({a.tensor for axes in gated for a in axes})}
     ran: set[nn.Module] = set()
     for module in model.modules():
-        module.register_forward_hook(lambda module, *_: ran.add(module))
+        if not isinstance(module, torch.jit.ScriptModule):  # knows no hooks, and has no weights
+            module.register_forward_hook(lambda module, *_: ran.add(module))
     blocked: set[str] = set()
     totals = [np.zeros(group.width) for group in structure.groups]
     n_batches = 0

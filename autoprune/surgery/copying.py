@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autoprune.core.groups import Attribute
@@ -53,7 +54,9 @@ def copy_with(
     for module in model.modules():
         # results kept on a module (features, old-style weight norm) are not leaves: no deepcopy
         for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if isinstance(value, torch.jit.ScriptFunction):  # has no state, and refuses to be copied
+                memo[id(value)] = value
+            elif name not in ("_parameters", "_buffers", "_modules"):
                 memo.update({id(t): t.detach().clone() for t in _tensors(value, walked) if not t.is_leaf})
     for original, new in replacements:
         is_parameter = isinstance(original, nn.Parameter)

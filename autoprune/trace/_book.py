@@ -157,6 +157,11 @@ class IdBook:
     scaled: list[Tensor] = field(default_factory=list)  # pairs whose scores are divided by the root of their number
     within: list[Tensor] = field(default_factory=list)  # heads that stay, for channels in all of them alike to vanish
 
+    @property
+    def ran(self) -> set[str]:
+        """Names of the layers that ran."""
+        return {producer.module for producer in self.producers.values()}
+
     def axis(self, tensor: str, dim: int, size: int) -> Tensor:
         """Return the (size,) ids of one dimension of a named tensor, issuing them at the first call."""
         key = (tensor, dim)

@@ -30,8 +30,10 @@ from autoprune.trace.handlers import (
     FACTORIES,
     HANDLERS,
     MOVING,
+    PRODUCING,
     RECURRENT,
     TracedCall,
+    combine,
     issued,
     make,
     plain_name,
@@ -69,11 +71,14 @@ class IdRecorder(TorchFunctionMode):
         self._call: Call | None = None
         self._made: set[int] = set()
         self._undecided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._stored: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if is_inexact(tensor) or tensor.dtype == torch.bool:
                 self._names[tensor] = name
                 self._weights[tensor] = frozenset({name})
+            elif tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1:
+                self._stored[tensor] = f"{name!r}, which is stored in {str(tensor.dtype).removeprefix('torch.')}"
 
     # ------------------------------------------------------------------ running
 
@@ -113,6 +118,7 @@ class IdRecorder(TorchFunctionMode):
             call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
+            self._carry_stored(call)
             if name in FACTORIES or (name == "expand" and not self.follows(call.inputs)):
                 make(self, call)
             elif name in _LEAVING:
@@ -167,6 +173,8 @@ class IdRecorder(TorchFunctionMode):
         outputs = [call.args[0]] if call.name == "__setitem__" else call.outputs
         if not outputs:
             return
+        if self._is_of_nothing(call, outputs):
+            return
         handler = HANDLERS.get(call.name)
         of_weights = all(t in self._weights for t in call.inputs if self.follows([t]))
         n_pins = len(self.book.pins)
@@ -200,6 +208,20 @@ class IdRecorder(TorchFunctionMode):
         computed = (t in self._weights and t not in self._names for t in call.inputs)
         if of_weights or (call.name.startswith(("conv", "linear")) and any(computed)):
             self._add_remedy(n_pins)
+
+    def _is_of_nothing(self, call: TracedCall, outputs: list[Tensor]) -> bool:
+        """Say whether a call got no element of any activation, such as an expert without tokens; nothing can be tied.
+
+        What it puts out has no channels, and what it writes into keeps those that it has.
+        """
+        activations = [t for t in call.inputs if t in self._layers and t not in self._weights]
+        if all(t.numel() for t in activations) or call.name.startswith(("cat", "concat")):
+            return False
+        for output in outputs:
+            if not output.numel() or all(output is not t for t in call.inputs):
+                written = next((t for t in activations if t.shape == output.shape and t.numel()), None)
+                self._layers[output] = (constant(output.shape),) if written is None else self.layers(written)
+        return True
 
     def _follow_nothing(self, call: TracedCall, outputs: list[Tensor], *, of_weights: bool) -> None:
         """Note results in which no channel can vanish."""
@@ -313,6 +335,22 @@ class IdRecorder(TorchFunctionMode):
                 if not met and all(event is not other for other in known):
                     self._statistics[output] = [*known, event]
 
+    def _carry_stored(self, call: TracedCall) -> None:
+        """Follow weights that are stored as small integers to the layers that read them, which keep their channels."""
+        stored = next((self._stored[t] for t in call.inputs if t in self._stored), None)
+        if stored is None:
+            return
+        if all(t in self._weights or t not in self._layers for t in call.inputs):
+            for output in call.outputs:
+                self._stored[output] = stored
+        elif call.name in PRODUCING:
+            channel = 1 - call.args[1].dim() if call.name.startswith("conv") else -1
+            reason = (
+                f"reads {stored}: quantized channels stay; prune the floating-point model it was made from, then "
+                "quantize the smaller one"
+            )
+            self.kept_layer(call.outputs[0].shape[channel], reason)
+
     def _carry_debts(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         owing = [t for t in inputs if t in self._owed]
         if any(output.numel() > 1 for output in outputs):
@@ -341,6 +379,9 @@ class IdRecorder(TorchFunctionMode):
             self.put(outputs[0], self.layers(inputs[0]))
             return
         carrying = [t for t in inputs if t in self._names or self.carries(t)]
+        if name.split(".")[1] in ELEMENTWISE and len(outputs) == 1 and not any(outputs[0] is t for t in inputs):
+            combine(self, inputs, outputs[0])
+            return
         self.give_up(carrying, outputs, f"goes through `{name}` inside a jit-scripted or compiled function")
 
     def _leaving(self, call: TracedCall) -> None:

@@ -61,6 +61,8 @@ def watch_modules(model: torch.nn.Module, stack: list[str]) -> list[Any]:
 
     handles: list[Any] = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # knows no hooks
+            continue
         handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     return handles

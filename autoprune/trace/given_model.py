@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autoprune.errors import InvalidArgumentError, SurgeryError, TraceError
 from autoprune.surgery import copying
@@ -73,11 +74,28 @@ def refuse_unready(model: nn.Module) -> None:
                 "real device (`model.to_empty(device=...)`) and load its weights"
             )
             raise InvalidArgumentError(msg)
+        wraps = bool(is_traceable_wrapper_subclass(tensor))
+        if tensor.is_quantized or wraps:
+            kind = "a quantized tensor" if tensor.is_quantized else f"of class {type(tensor).__name__}"
+            msg = (
+                f"expected a model with plain tensors, but {name!r} is {kind}, whose values are held in another form; "
+                "prune the plain model it was made from, then quantize or distribute the smaller one"
+            )
+            raise InvalidArgumentError(msg)
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule) and next(module.parameters(), None) is not None:
             msg = (
                 f"expected ordinary modules, but {name!r} is a TorchScript module, whose code can no longer change; "
                 "put the Python module it was made from in its place and script the pruned model"
+            )
+            raise InvalidArgumentError(msg)
+        if isinstance(module, torch.fx.GraphModule) and any(
+            isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
+        ):
+            what = repr(name) if name else "the model"
+            msg = (
+                f"expected ordinary modules, but {what} is an exported program, in which all sizes are fixed; "
+                "pass the Python model it was made from and export the pruned one"
             )
             raise InvalidArgumentError(msg)
         places = [f"{base.__module__}." for base in type(module).__mro__]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from autoprune.core.groups import Structure, TensorInfo
+from autoprune.core.groups import BoolArray, Structure, TensorInfo
 from autoprune.core.space import SearchSpace
 from autoprune.cost.samples import Samples, find_samples
 from autoprune.errors import InvalidArgumentError, NothingPrunableError, TraceError, unknown_name
@@ -27,13 +27,17 @@ from autoprune.trace._sizes import ModuleInt, TracedInt
 from autoprune.trace.branches import find_branches
 from autoprune.trace.given_model import copy_model, refuse_unready, undisturbed, unwrap
 from autoprune.trace.grouping import build
+from autoprune.trace.idle import idle_layers, redraw_input
 from autoprune.trace.validation import cost_notes, pin_offenders
 from autoprune.trace.validation.examiner import sample_genomes
+from autoprune.trace.validation.reference import redraw
 
 AttentionCut = Literal["heads", "widths"]
 """What vanishes in attention: whole heads, or widths within all heads alike."""
 
 _LONGEST = 1200  # characters of a model's own error message
+_VISITS = 16  # passes that look for layers which did not run yet
+_FRUITLESS = 3  # such passes in a row, after which the rest is given up
 
 
 def trace(
@@ -83,7 +87,7 @@ def trace(
         if not structure.groups:
             raise NothingPrunableError(_nothing(structure))
         genomes = sample_genomes(structure, seed) if validate else []
-        return replace(structure, notes=tuple(cost_notes(model, structure, samples, genomes)))
+        return replace(structure, notes=_notes(model, structure, samples, genomes))
 
 
 def trace_space(
@@ -123,7 +127,7 @@ def trace_space(
             raise NothingPrunableError(_nothing(valid))
         space = space if valid is found else layout(valid)
         genomes = sample_genomes(valid, seed, space)
-        return replace(space, structure=replace(valid, notes=tuple(cost_notes(model, valid, samples, genomes))))
+        return replace(space, structure=replace(valid, notes=_notes(model, valid, samples, genomes)))
 
 
 def _checked_samples(model: nn.Module, example_input: Any) -> Samples:
@@ -181,9 +185,48 @@ def _record(model: nn.Module, samples: Samples, names: Sequence[str], attention:
         _run(copied, recorder, samples.take_small(2), outputs)
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
+    _visit_idle(copied, recorder, samples, outputs, seed)
     structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
     structure = replace(structure, outputs=outputs)
     return replace(structure, branches=find_branches(model, structure, samples))
+
+
+def _visit_idle(model: nn.Module, recorder: IdRecorder, samples: Samples, outputs: Sequence[str], seed: int) -> None:
+    """Look for layers that no pass ran, with other weights and inputs: which of them run may depend on the data.
+
+    Args:
+        model: the copy that was traced, which gets new weights.
+        recorder: its recorder.
+        samples: the samples of the example input.
+        outputs: names of the outputs that count.
+        seed: seed for the weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    fruitless = 0
+    for _ in range(_VISITS):
+        idle = idle_layers(model, recorder.book.ran)
+        if not idle or fruitless == _FRUITLESS:
+            return
+        try:
+            redraw(model, generator)
+            _run(model, recorder, redraw_input(samples.take_small(2), generator), outputs)
+        except Exception:  # noqa: BLE001  (random weights may be none that a model's code takes)
+            return
+        fruitless = fruitless + 1 if idle_layers(model, recorder.book.ran) == idle else 0
+
+
+def _notes(model: nn.Module, structure: Structure, samples: Samples, genomes: Iterable[BoolArray]) -> tuple[str, ...]:
+    """Return what must be said about the costs, and about layers that no pass ran."""
+    notes = cost_notes(model, structure, samples, genomes)
+    idle = idle_layers(model, dict(structure.layers))
+    if idle:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        notes.append(
+            f"{', '.join(idle[:3])}{more} did not run on the example input and keep all channels; where other data run "
+            "them, give an example on which they run"
+        )
+    return tuple(notes)
 
 
 def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Sequence[str]) -> Any:

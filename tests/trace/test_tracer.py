@@ -186,9 +186,9 @@ def test_outputs_in_dict_subclasses_are_seen() -> None:
     assert [group.name for group in structure.groups] == ["a"]
 
 
-def doubled(x: Tensor) -> Tensor:
-    """Something to compile with TorchScript."""
-    return x * 2 + 1
+def mixed(x: Tensor) -> Tensor:
+    """Something to compile with TorchScript, which mixes channels."""
+    return x.softmax(-1) * 2 + 1
 
 
 class Scripted(nn.Module):
@@ -203,11 +203,11 @@ class Scripted(nn.Module):
 
 
 with pytest.warns((DeprecationWarning, FutureWarning), match="script"):
-    SCRIPTED = torch.jit.script(doubled)
+    SCRIPTED = torch.jit.script(mixed)
 
 
 def test_scripted_functions_pin() -> None:
-    """What passes through a jit-scripted function stays, and the pin names the operator."""
+    """What is mixed in a jit-scripted function stays, and the pin names the operator."""
     structure = trace(Scripted(), torch.randn(2, 4), validate=False)
     assert [group.name for group in structure.groups] == ["b"]
     pin = next(pin for pin in structure.pins if pin.module == "a")

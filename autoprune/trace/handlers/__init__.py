@@ -10,7 +10,8 @@ from autoprune.trace.handlers import (
     recurrent,
     reduction,
 )
-from autoprune.trace.handlers.elementwise import ELEMENTWISE
+from autoprune.trace.handlers.contraction import PRODUCING
+from autoprune.trace.handlers.elementwise import ELEMENTWISE, combine
 from autoprune.trace.handlers.factories import FACTORIES, issued, make
 from autoprune.trace.handlers.movement import MOVING
 from autoprune.trace.handlers.recurrent import RECURRENT
@@ -21,10 +22,12 @@ __all__ = [
     "FACTORIES",
     "HANDLERS",
     "MOVING",
+    "PRODUCING",
     "RECURRENT",
     "Handler",
     "TracedCall",
     "attention",
+    "combine",
     "contraction",
     "elementwise",
     "indexing",

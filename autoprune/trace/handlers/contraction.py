@@ -24,6 +24,9 @@ Part = tuple[Tensor, str]  # an id layer and the letters of its dimensions
 
 _CONVS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 
+PRODUCING = frozenset([*_CONVS.split(), "linear", "matmul", "mm", "bmm", "addmm", "grouped_mm", "_grouped_mm"])
+"""Plain names of functions that read a weight and produce channels."""
+
 
 @handles(_CONVS)
 def conv(recorder: IdRecorder, call: TracedCall) -> None:
@@ -125,6 +128,18 @@ def addmm(recorder: IdRecorder, call: TracedCall) -> None:
         _add_bias(recorder, bias, output)
     elif recorder.follows([bias]) and (recorder.carries(bias) or recorder.carries(output)):
         recorder.give_up([bias, output], [output], f"is added inside `{call.name}`")
+
+
+@handles("grouped_mm _grouped_mm")
+def grouped_mm(recorder: IdRecorder, call: TracedCall) -> None:
+    """Products of blocks of rows with a matrix each, as of tokens with the experts that they were sent to."""
+    a, b = call.inputs[:2]
+    if a.dim() == 2 and b.dim() == 3:
+        contract(recorder, [(a, "mk"), (b, "ekn")], call.outputs[0], "mn", "matmul")
+    elif a.dim() == 3 and b.dim() == 3:
+        contract(recorder, [(a, "emk"), (b, "ekn")], call.outputs[0], "emn", "matmul")
+    else:
+        recorder.give_up(call.inputs, call.outputs, "is multiplied block by block with another activation")
 
 
 def _matmul(recorder: IdRecorder, a: Tensor, b: Tensor, output: Tensor) -> None:

@@ -32,7 +32,11 @@ _PRECISION = {
 _QUICK = (1e-4, 1e-6, 1e-3)  # single precision, where double precision has the last word
 
 _RANDOM = "cannot be compared: the forward draws random numbers for its channels outside of training; switch that off"
-_ELSEWHERE = "reaches the output on ways other than the weights that consume it"
+_ELSEWHERE = (
+    "reaches the output on ways other than the weights that consume it, such as a number that Python takes from it"
+)
+FAILS = "the forward fails"
+"""What the reason of a channel says that cannot be cut because the model does not run without it."""
 
 Problem = tuple[str, str]  # reason, source
 
@@ -239,4 +243,4 @@ def _sentence(error: BaseException, *, training: bool = False) -> str:
     if isinstance(error, SurgeryError):
         return str(error)
     text = str(error).strip().partition("\n")[0]
-    return f"the forward fails {'in training mode ' if training else ''}with {type(error).__name__}: {text}"
+    return f"{FAILS} {'in training mode ' if training else ''}with {type(error).__name__}: {text}"

@@ -18,7 +18,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthRules
 from autoprune.cost.samples import Samples
 from autoprune.surgery.precision import is_inexact, single
-from autoprune.trace.validation.bench import Bench, Problem, cast
+from autoprune.trace.idle import idle_layers, redraw_input
+from autoprune.trace.validation.bench import FAILS, Bench, Problem, cast
 from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
 
 N_RANDOM = 3
@@ -30,6 +31,7 @@ _EXACT = 0  # number of the genome that is always compared in double precision
 _ATTEMPTS = 6
 
 _UNVERIFIABLE = "has channels whose order does not influence the output, so that no check can tell them"
+_UNREACHED = "takes no part in what the model computes from the example input; give one that reaches it, to check a cut"
 _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
     (
         lambda width: width > 1,
@@ -107,8 +109,8 @@ class Examiner:
                 way_out = self._way_out(unit, check, problem)
                 bad |= dict.fromkeys(self._units[unit].groups, (problem[0] + way_out, problem[1]))
         names = [{probe.weight for probe in run.probes} if run else set() for run in (evaluated, trained)]
-        for unit in self._unverifiable(units, runs, alike=names[1] <= names[0]):
-            bad |= dict.fromkeys(self._units[unit].groups, (_UNVERIFIABLE, ""))
+        for unit, reason in self._unverifiable(units, runs, alike=names[1] <= names[0]).items():
+            bad |= dict.fromkeys(self._units[unit].groups, (reason, ""))
         return bad
 
     def branches(self) -> tuple[tuple[int, ...], ...]:
@@ -221,7 +223,12 @@ class Examiner:
                     if check([unit]) is None:
                         return f"; {advice}"
         self._hopeless.add(problem)
-        return ""
+        return self._about_idle() if FAILS in problem[0] else ""
+
+    def _about_idle(self) -> str:
+        """Name a layer that the trace did not see, which may be why the others cannot be cut."""
+        idle = idle_layers(self._exact.model, dict(self.structure.layers))
+        return f"; {idle[0]!r} did not run on the example input: give one on which every layer runs" if idle else ""
 
     @contextmanager
     def _restricted(self, unit: int, widths: tuple[int, ...]) -> Iterator[None]:
@@ -234,8 +241,8 @@ class Examiner:
 
     # ------------------------------------------------------------------ shuffled index maps
 
-    def _unverifiable(self, units: Sequence[int], runs: Sequence[tuple[Any, bool]], *, alike: bool) -> list[int]:
-        """Return the units one of whose groups could have a shuffled index map unnoticed.
+    def _unverifiable(self, units: Sequence[int], runs: Sequence[tuple[Any, bool]], *, alike: bool) -> dict[int, str]:
+        """Return the units one of whose groups could have a shuffled index map unnoticed, with the reason.
 
         Args:
             units: the units to look at.
@@ -252,22 +259,36 @@ class Examiner:
             groups = self.structure.groups
             return [g for g, found in noticed.items() if not found or not needed(groups[g], ran) <= found]
 
-        # few channels removed, so that the signal survives; another set of them where nothing was noticed
-        for attempt in range(_ATTEMPTS):
+        # few channels removed, so that the signal survives; others, and other data, where nothing was noticed
+        generator = torch.Generator().manual_seed(self._seed)
+        n_ran: list[int] = []
+        for attempt in range(2 * _ATTEMPTS):
             if not open_groups():
-                return []
+                return {}
+            if attempt >= _ATTEMPTS and len(set(n_ran[1:])) < 2:
+                break  # other data run no other layers
             kept = self._kept(_gentle_genome(self.structure, self._units, self._seed, attempt), units)
+            chosen = runs if attempt or not alike else runs[:1]
+            if attempt % 2:
+                chosen = [(redraw_input(example, generator), training) for example, training in chosen]
             effects = [
                 ShuffleEffects(bench.skeleton, bench.weights, self.structure, kept, example, training=training)
-                for example, training in (runs if attempt or not alike else runs[:1])
+                for example, training in chosen
+                if not attempt % 2 or bench.dense(example, training=training) is not None
             ]
             ran.update(*(effect.ran for effect in effects))
+            n_ran.append(len(ran))
             for g in open_groups():
                 self._look(g, noticed[g], needed(self.structure.groups[g], ran), effects)
         for g in open_groups():  # no gradient says so: shuffle for real
             self._look(g, noticed[g], needed(self.structure.groups[g], ran), effects, in_truth=True)
         still = set(open_groups())
-        return [unit for unit in units if still & set(self._units[unit].groups)]
+        silent = {g for g in still if not any(tensor in ran for tensor, *_ in self.structure.groups[g].axes)}
+        return {
+            unit: _UNREACHED if silent & groups else _UNVERIFIABLE
+            for unit in units
+            if (groups := still & set(self._units[unit].groups))
+        }
 
     def _look(
         self,
