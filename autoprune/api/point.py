@@ -20,6 +20,7 @@ from autoprune.report.document import PlotlyFigure
 from autoprune.report.layers import Layers, layers_of
 from autoprune.report.summarize import summarize
 from autoprune.report.tables import point_row
+from autoprune.report.write import write_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +112,29 @@ class RunPoint:
     def test(self, *, polish: bool = False) -> dict[str, float]:
         """Measure the point, polished or as it was scored, on the test items and record it in the run."""
         return self.run.test([self], polish=polish)[self.id]
+
+    def report(self, path: str | Path | None = None, *, measure: bool = True, polish: bool = False) -> Path:
+        """Write the page of the point and return its path: one small HTML file, to be sent to whoever wants the model.
+
+        It has every figure beside the dense model's, and the architecture drawn layer by layer.
+
+        Args:
+            path: the HTML file; ``point-ID.html`` in the run's folder by default.
+            measure: measure what is missing of its test metrics and its time; needs the problem.
+            polish: also measure it polished, see `build`.
+
+        Raises:
+            StoreError: the page cannot be written.
+            InvalidArgumentError: ``polish``, and the run's evaluator cannot.
+        """
+        self.run.refresh()
+        if measure and self.run.problem is not None and not self.run.record.damage:
+            if self.run.problem.data.test is not None:
+                self.test()
+                if polish:
+                    self.test(polish=True)
+            self.run._time_with_others(self)
+        return write_point(self.run.record, self.id, path)
 
     @property
     def kept(self) -> BoolArray:

@@ -269,6 +269,13 @@ class Run(Pickable[RunPoint]):
         with self._writing() as store:
             store.ledger.add_record(LATENCY, {"setting": setting, "rows": rows, **how})
 
+    def _time_with_others(self, point: RunPoint) -> None:
+        """Time a point that the last timing left out, together with those in it: one table has one machine and hour."""
+        records = self.record.records(LATENCY)
+        last = [row["point"] for row in records[-1]["rows"] if row["point"] is not None] if records else []
+        if point.id not in last:
+            self.measure_latency([*(self.point(id_) for id_ in last), point])
+
     def report(
         self,
         path: str | Path | None = None,

@@ -23,6 +23,12 @@ def report(
     polish: Annotated[
         bool, typer.Option(help="Also test these points polished (runs of the evaluator `reconstructed`).")
     ] = False,
+    point: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ID", help="Write the page of this point instead, to send to a colleague.", show_default=False
+        ),
+    ] = None,
     points: Annotated[int, typer.Option(min=1, help="How many points of the front to measure.")] = 5,
     runtime: Annotated[
         list[str] | None,
@@ -44,6 +50,9 @@ def report(
     problem: options.RunProblem = None,
 ) -> None:
     """Write the report of a run: finished, stopped or still going."""
+    if point is not None and (watch is not None or optuna is not None or runtime):
+        msg = "the page of one point goes with --measure, --polish and --output only"
+        raise typer.BadParameter(msg, param_hint="--point")
     if watch is not None:  # without torch: nothing is measured
         _watch(run, output, watch)
         return
@@ -58,12 +67,16 @@ def report(
         name = opened.to_optuna(optuna)
         print_line(escape(f"{optuna}: study {name!r}; optuna-dashboard sqlite:///{optuna}"))
         return
+    chosen = None if point is None else opened.point(point)  # a wrong number is refused before anything is prepared
     if measure and len(opened.front):
         try:
             with working("preparing the problem"):
                 opened = ap.open_run(run, build_problem(options.problem_of_run(run, problem), run))
         except ConfigError as error:
             log(f"[yellow]nothing is measured: {escape(error)}[/yellow]")
+    if chosen is not None:
+        print_line(escape(opened.point(chosen.id).report(output, measure=measure, polish=polish)))
+        return
     paths = opened.report(output, points=points, measure=measure, polish=polish, runtimes=runtime or ())
     print_line(escape(paths.html))
 

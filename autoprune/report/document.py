@@ -43,7 +43,7 @@ def document(template: str, figures: Mapping[str, Figure], *, package: str = HER
         values: values that the template prints.
     """
     page = _environment(package).get_template(template)
-    return page.render(figures=figures, library=packed_library() if figures else "", units=units, **values)
+    return page.render(figures=figures, library=packed(get_plotlyjs()) if figures else "", units=units, **values)
 
 
 def card(title: str, lines: Sequence[str] = (), heads: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()) -> str:
@@ -64,9 +64,9 @@ def drawn(figure: Figure) -> PlotlyFigure:
     return PlotlyFigure(figure)
 
 
-def packed_library() -> str:
-    """Return plotly.js as base64 of gzip; the same text for the same version of plotly."""
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+def packed(text: str) -> str:
+    """Return text as base64 of gzip, which a page's script unpacks; the same for the same text."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def prose(text: str) -> Markup:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoprune.core.jobs import evaluations
 from autoprune.latency.table import LatencyTable
 from autoprune.report import units
@@ -24,10 +26,16 @@ def headline(summary: RunSummary) -> str:
     point = highlight(summary)
     if point is None:
         return _nothing(summary)
+    n_points = plural(len(summary.front), "point")
+    return sentence(summary, point) or f"{n_points} on the front after {_evaluations(summary)}."
+
+
+def sentence(summary: RunSummary, point: Point) -> str:
+    """Return what a point costs and can do, beside the dense model; "" where no quality stands against a cost."""
     quality, cost = summary.objectives.quality, summary.objectives.cost
     share = summary.meta.relative(cost.name, point.costs.get(cost.name, 0))
     if not cost.is_cost or quality.is_cost or share is None:
-        return f"{plural(len(summary.front), 'point')} on the front after {_evaluations(summary)}."
+        return ""
     role = Role.TEST if value_of(point, quality.name, Role.TEST) is not None else summary.role
     value, dense = value_of(point, quality.name, role), value_of(summary.meta.dense, quality.name, role)
     rates = summary.meta.rates
@@ -68,28 +76,7 @@ def highlight(summary: RunSummary) -> Point | None:
 
 def warnings(summary: RunSummary) -> tuple[str, ...]:
     """Return what limits the meaning of the figures, most important first."""
-    found = [incident.text for incident in summary.incidents if incident.kind == "warning"]
-    dense, quality = summary.meta.dense, summary.objectives.quality.name
-    if not summary.meta.held_out:
-        seen, unseen = (value_of(dense, quality, role) for role in (summary.role, Role.TEST))
-        text = (
-            "Not held out: the given weights were trained on the search-validation images, so figures on them rank "
-            "models but do not predict their quality."
-        )
-        if seen is not None and unseen is not None:
-            there, on_test = (units.amount(quality, value, summary.meta.rates) for value in (seen, unseen))
-            text += f" Dense model: {there} there, {on_test} on test images."
-        found.append(text)
-    if summary.front and not any(Role.TEST in point.metrics for point in summary.front):
-        found.append(f"No point was measured on test images; the figures are from {summary.role.label} images.")
-    if summary.meta.latency and (disturbed := LatencyTable.from_json(summary.meta.latency).disturbed):
-        found.append(disturbed[0].upper() + disturbed[1:] + ".")
-    if summary.meta.latency and summary.timings and not any(timing.is_as_predicted for timing in summary.timings):
-        machine, conditions = summary.meta.latency["made_on"]["machine"], summary.meta.latency["conditions"]
-        found.append(
-            f"Latency is predicted for {machine}, batch {conditions['batch_size']}; the measured times are of another "
-            "machine or of other conditions and do not compare with it."
-        )
+    found = limits_of_figures(summary, summary.front, "No point was")
     forks = sum(incident.kind == "fork" for incident in summary.incidents)
     if forks:
         found.append(
@@ -107,6 +94,39 @@ def warnings(summary: RunSummary) -> tuple[str, ...]:
         parts = [plural(candidates, "candidate")] * (candidates > 0) + [plural(others, "preparation")] * (others > 0)
         found.append(f"{' and '.join(parts)} failed; the texts are below.")
     return tuple(found)
+
+
+def limits_of_figures(summary: RunSummary, points: Sequence[Point], none: str) -> list[str]:
+    """Return what limits the meaning of the figures of points, most important first.
+
+    Args:
+        summary: the run.
+        points: points whose figures are shown.
+        none: words that begin the sentence that none of them was measured on test images.
+    """
+    found = [incident.text for incident in summary.incidents if incident.kind == "warning"]
+    dense, quality = summary.meta.dense, summary.objectives.quality.name
+    if not summary.meta.held_out:
+        seen, unseen = (value_of(dense, quality, role) for role in (summary.role, Role.TEST))
+        text = (
+            "Not held out: the given weights were trained on the search-validation images, so figures on them rank "
+            "models but do not predict their quality."
+        )
+        if seen is not None and unseen is not None:
+            there, on_test = (units.amount(quality, value, summary.meta.rates) for value in (seen, unseen))
+            text += f" Dense model: {there} there, {on_test} on test images."
+        found.append(text)
+    if points and not any(Role.TEST in point.metrics for point in points):
+        found.append(f"{none} measured on test images; the figures are from {summary.role.label} images.")
+    if summary.meta.latency and (disturbed := LatencyTable.from_json(summary.meta.latency).disturbed):
+        found.append(disturbed[0].upper() + disturbed[1:] + ".")
+    if summary.meta.latency and summary.timings and not any(timing.is_as_predicted for timing in summary.timings):
+        machine, conditions = summary.meta.latency["made_on"]["machine"], summary.meta.latency["conditions"]
+        found.append(
+            f"Latency is predicted for {machine}, batch {conditions['batch_size']}; the measured times are of another "
+            "machine or of other conditions and do not compare with it."
+        )
+    return found
 
 
 def _nothing(summary: RunSummary) -> str:

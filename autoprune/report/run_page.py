@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from autoprune.report import units
-from autoprune.report.document import MISSING, Cell, document
+from autoprune.report.document import MISSING, Cell, document, packed
 from autoprune.report.figures.front import convergence_figure, front_figure, planes
 from autoprune.report.figures.importance import importance_figure, probes
 from autoprune.report.figures.layout import Figure
 from autoprune.report.figures.parallel import parallel_figure
 from autoprune.report.figures.points import keep_ratio_figure, latency_figure
 from autoprune.report.headline import highlight
-from autoprune.report.layers import Layers
+from autoprune.report.parts import items_in_words, layer_rows, setting_in_words, settings_of
+from autoprune.report.point_page import render_point
 from autoprune.report.summary import AFTER, FineTuning, Latency, Measured, RunSummary, State, kind_of, value_of
 from autoprune.report.svg import front_svg
 from autoprune.store.meta import Role
 from autoprune.store.record import Point
 
 TYPICAL_RATE = 0.9
-
-LayerCell = tuple[str, str, str]
-"""A figure of a point, the same of the dense model, and the share that is kept, as CSS has it."""
 
 Column = tuple[str, Role | None]
 """A cost (no role), or a metric on the images of a role."""
@@ -39,6 +37,8 @@ def render(summary: RunSummary, *, files: Sequence[str] = (), refresh: float = 0
         files: names of the files written beside it.
         refresh: seconds after which a browser reads the page again while the run is going on; 0 for never.
     """
+    if summary.state is not State.RUNNING:
+        refresh = 0
     heads, dense, points = points_table(summary)
     recommended = highlight(summary)
     layers = summary.layers if len(summary.layers.rows) > 1 else None
@@ -47,7 +47,7 @@ def render(summary: RunSummary, *, files: Sequence[str] = (), refresh: float = 0
         figures_of(summary),
         summary=summary,
         files=files,
-        refresh=refresh if summary.state is State.RUNNING else 0,
+        refresh=refresh,
         main_figures=_main_figures(summary),
         still=Markup(front_svg(summary, with_headline=False)),
         standard_error=_standard_error(summary),
@@ -61,21 +61,29 @@ def render(summary: RunSummary, *, files: Sequence[str] = (), refresh: float = 0
         all_layers=[[cells for _, cells in layer_rows(layers, i + 1)] for i in range(len(layers.points))]
         if layers
         else [],
+        pages="" if refresh else packed(json.dumps(pages_of(summary))),
         tunings=[_tuning(summary, tuning) for tuning in summary.finetunings],
-        settings=_settings(summary),
+        settings=settings_of(summary),
         preparations=[
             (
                 made.job.id,
                 made.job.recipe,
                 units.count(made.spent.macs),
                 units.duration(made.spent.seconds),
-                _text(made.job.settings),
+                setting_in_words(made.job.settings),
             )
             for made in summary.preparations
         ],
         incidents=[(item.when, item.kind, item.text) for item in summary.incidents],
         failures=[(failure.job.id, kind_of(failure), failure.message) for failure in summary.failures],
     )
+
+
+def pages_of(summary: RunSummary) -> dict[int, str]:
+    """Return the page of every point of the front, by id, which a reader of the report can keep as a file."""
+    return {
+        point.id: render_point(summary, point, summary.layers, place) for place, point in enumerate(summary.front, 1)
+    }
 
 
 def points_table(summary: RunSummary) -> tuple[list[str], list[Cell], list[list[Cell]]]:
@@ -108,33 +116,6 @@ def figures_of(summary: RunSummary) -> dict[str, Figure]:
     if summary.front:
         figures |= {f"latency-{i}": latency_figure(summary, timing) for i, timing in enumerate(summary.timings)}
     return figures
-
-
-def items_in_words(summary: RunSummary) -> list[str]:
-    """Say which items every figure is of: those that calibrate, that choose, that rank, and that nobody looked at."""
-    images, meta = summary.meta.images, summary.meta
-    quality = units.title(summary.objectives.quality.name)
-    found = []
-    if "train" in images:
-        found.append(
-            f"Training items ({images['train']:,}) calibrate: statistics, reconstruction, rankings of channels."
-        )
-    if "steer" in images and images["steer"] != images.get("proxy"):
-        found.append(f"{images['steer']:,} search-validation items steer the search.")
-    if meta.role_of(meta.fidelity) in images:
-        held_out = "" if meta.held_out else ", which the given weights were trained on,"
-        found.append(
-            f"{images[meta.role_of(meta.fidelity)]:,} search-validation items{held_out} score every candidate: "
-            f"they decided what is on the front, so the {quality} of its points is a little too good on them."
-        )
-    tested = [point.id for point in summary.front if Role.TEST in point.metrics]
-    if tested and "test" in images:
-        found.append(
-            f"{images['test']:,} test items were looked at once the search had ended, for the dense model and "
-            f"{len(tested)} of the {len(summary.front)} points of the front; no choice was made by them."
-        )
-    found += [f"Time was measured of {len(timing.rows) - 1} points: {timing.setting}." for timing in summary.timings]
-    return found
 
 
 def _main_figures(summary: RunSummary) -> list[tuple[str, str, str]]:
@@ -216,33 +197,6 @@ def _time(row: Latency | None) -> Cell:
     return median, f"{row.speedup[0]:.2f}{units.TIMES}" if row.is_faster else row.verdict
 
 
-def layer_rows(layers: Layers, place: int) -> list[tuple[str, list[LayerCell]]]:
-    """Return the layers of one point, with a row for the whole network above: its name, and a cell per column.
-
-    Args:
-        layers: the dense model and points.
-        place: the column of the point; 0 is the dense model.
-    """
-    both = (0, place)
-    whole = [_kept([sum(getattr(row, cost)[i] for row in layers.rows) for i in both]) for cost in ("macs", "params")]
-    times = [_kept([layers.predicted[i] for i in both], "{:.3f}".format)] if layers.predicted else []
-    rows = [("whole network", [("", "", ""), *whole, *times])]
-    for row in layers.rows:
-        channels = _kept([row.channels[i] for i in both], "{:,}".format) if row.channels else ("", "", "")
-        times = [_kept([row.milliseconds[i] for i in both], "{:.3f}".format)] if row.milliseconds else []
-        rows.append(
-            (row.name, [channels, *(_kept([found[i] for i in both]) for found in (row.macs, row.params)), *times])
-        )
-    return rows
-
-
-def _kept(figures: Sequence[float], words: Callable[[float], str] = units.count) -> LayerCell:
-    """Return the cell of a figure of the dense model and of a point."""
-    dense, kept = figures
-    share = f"{min(100.0, 100 * kept / dense):.0f}%" if dense > 0 else ""
-    return words(kept), f"of {words(dense)}" if dense > 0 else "", share
-
-
 def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
     """A table of one fine-tuning, costs increasing, and how far the search could be trusted."""
     cost, quality = summary.objectives.cost.name, summary.objectives.quality.name
@@ -261,40 +215,3 @@ def _tuning(summary: RunSummary, tuning: FineTuning) -> dict[str, Any]:
         "heads": [*heads, *(f"after, {role.label}" for role in roles)],
         "rows": rows,
     }
-
-
-def _settings(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What was spent of the budget, the environment, and every setting."""
-    meta, spent, budget = summary.meta, summary.spending, summary.meta.budget
-    spending = [
-        ("executed MACs", _of(spent.macs, budget.macs, units.count)),
-        ("evaluations", _of(spent.evaluations, budget.evaluations, "{:,}".format)),
-        ("time", _of(spent.seconds, budget.seconds, units.duration)),
-    ]
-    run = [
-        ("objectives", units.directions(summary.objectives)),
-        ("strategy", f"{meta.method}, seed {meta.seed}"),
-        *((f"limit on {units.title(name)}", _limit(summary, name, limit)) for name, limit in meta.limits.items()),
-        ("fidelity of the front", meta.fidelity),
-        *units.image_counts(meta.images),
-        ("search-validation images", "held out" if meta.held_out else "not held out from the training of the weights"),
-        *((name, _text(value)) for name, value in meta.settings.items()),
-        *[("started by", meta.command)] * bool(meta.command),
-    ]
-    environment = [("Environment", list(meta.environment.items()))] * bool(meta.environment)
-    return [("Spent of the budget", spending), *environment, ("Settings", run)]
-
-
-def _of(spent: float, limit: float | None, shown: Callable[[Any], str]) -> str:
-    return f"{shown(spent)} (no limit)" if limit is None else f"{shown(spent)} of at most {shown(limit)}"
-
-
-def _limit(summary: RunSummary, name: str, limit: int) -> str:
-    share = summary.meta.relative(name, limit)
-    text = f"at most {units.amount(name, limit)}"
-    return text if share is None else f"{text} ({units.percent(share)} of dense)"
-
-
-def _text(value: object) -> str:
-    """A setting in words: text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)

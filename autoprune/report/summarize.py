@@ -56,8 +56,9 @@ def summarize(record: RunRecord) -> RunSummary:
         cached=sum(outcome.cached for outcome in evaluations(record.outcomes)),
         substitutes=len({job for found in record.records(SUBSTITUTES) for job in found["jobs"]} & points.keys()),
         has_problem_file=(record.folder / PROBLEM_FILE).exists(),
+        notes=record.space.structure.notes,
     )
-    return replace(summary, headline=headline(summary), warnings=(*record.space.structure.notes, *warnings(summary)))
+    return replace(summary, headline=headline(summary), warnings=(*summary.notes, *warnings(summary)))
 
 
 def _state(record: RunRecord) -> State:

@@ -171,7 +171,8 @@ class RunSummary:
         cached: number of evaluations that came from the cache.
         substitutes: number of candidates that were drawn at random because the strategy's method chose nothing new.
         has_problem_file: whether the folder names its problem, so that a shell command can rebuild its points.
-        warnings: sentences that the reader must not miss.
+        notes: sentences about what the counted costs mean or leave out.
+        warnings: sentences that the reader must not miss, the notes among them.
         headline: the run in one sentence.
     """
 
@@ -194,6 +195,7 @@ class RunSummary:
     cached: int
     substitutes: int = 0
     has_problem_file: bool = False
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     headline: str = ""
 

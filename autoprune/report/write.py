@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.errors import StoreError
+from autoprune.errors import InvalidArgumentError, StoreError
+from autoprune.report.layers import layers_of
+from autoprune.report.point_page import render_point
 from autoprune.report.run_page import render
 from autoprune.report.summarize import summarize
 from autoprune.report.svg import front_svg
@@ -72,6 +74,28 @@ def write_report(record: RunRecord, out_path: str | Path | None = None, *, refre
     for path, text in {**others, paths.html: page}.items():
         replace_file(path, text)
     return paths
+
+
+def write_point(record: RunRecord, point: int, out_path: str | Path | None = None) -> Path:
+    """Write the page of one point of a run and return its path.
+
+    Args:
+        record: the run.
+        point: the point's id; it need not be on the front.
+        out_path: the HTML file, ``point-ID.html`` in the run's folder by default.
+
+    Raises:
+        InvalidArgumentError: the run measured no such candidate.
+        StoreError: the record is malformed, or the page cannot be written.
+    """
+    chosen = record.points.get(point)
+    if chosen is None:
+        some = ", ".join(str(outcome.job.id) for outcome in record.front) or "none"
+        msg = f"expected a point of {record.folder}, got {point}; those on its front are {some}"
+        raise InvalidArgumentError(msg)
+    path = record.folder / f"point-{point}.html" if out_path is None else Path(out_path)
+    replace_file(path, render_point(summarize(record), chosen, layers_of(record, [chosen])))
+    return path
 
 
 def replace_file(path: Path, text: str) -> None:

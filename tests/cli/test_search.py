@@ -127,6 +127,26 @@ def test_a_run_remembers_its_problem_and_the_command_line() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_page_of_one_point() -> None:
+    """What is missing of its figures is measured, once; a wrong number and options of other pages are refused."""
+    run_cli("search", "problem.toml", "--store", "run")
+    found = [outcome.job.id for outcome in ap.open_run("run").outcomes]
+    for id_ in (found[0], found[-1], found[0]):
+        assert run_cli("report", "run", "--point", str(id_)) == f"run/point-{id_}.html\n"
+        page = Path(f"run/point-{id_}.html").read_text(encoding="utf-8")
+        assert "measured latency" in page
+        assert "accuracy, test" in page
+        assert f"autoprune export run --point {id_}" in page
+    record = ap.open_run("run").record
+    timed = [{row["point"] for row in timing["rows"]} for timing in record.records("latency")]
+    assert timed == [{None, found[0]}, {None, found[0], found[-1]}]
+    assert [kept["point"] for kept in record.records("metrics")] == [found[0], found[-1]]
+    assert not Path("run/report.html").exists()
+    for wrong in (["--point", "99"], ["--point", "0", "--watch", "5"], ["--point", "0", "--optuna", "x.db"]):
+        assert CliRunner().invoke(app, ["report", "run", *wrong]).exit_code != 0
+
+
+@pytest.mark.usefixtures("folder")
 def test_every_form_of_export_computes_the_same() -> None:
     """A pruned-model file, ONNX, a torch.export program and plain weights of one point give one output."""
     run_cli("search", "problem.toml", "--store", "run")

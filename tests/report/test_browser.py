@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autoprune.report.headline import highlight
-from autoprune.report.run_page import render
+from autoprune.report.run_page import pages_of, render
 from autoprune.report.summarize import summarize
 from tests.report.chromium import Tab
 from tests.report.made_up import MadeUpRun, make_meta, make_rich_run, make_run
@@ -120,6 +122,50 @@ def test_the_table_sorts_and_filters(rich: Callable[[], Tab]) -> None:
     assert set(browser.run(ids)) == set(few)
 
 
+def test_the_page_of_a_point_is_kept_as_a_file(rich: Callable[[], Tab], tmp_path: Path) -> None:
+    """A button saves the page of the chosen point, which is the one that is written by itself."""
+    browser, summary = rich(), summarize(make_rich_run().record)
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for place in (1, 2):
+        browser.run(f"s = document.getElementById('shown'); s.value = {place}; s.dispatchEvent(new Event('change'))")
+        browser.run("document.querySelector('.pick button.page').click()")
+        kept = tmp_path / f"point-{summary.front[place].id}.html"
+        deadline = time.monotonic() + 20
+        while not kept.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert kept.read_text(encoding="utf-8") == pages_of(summary)[summary.front[place].id]
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("which", ["run", "point"])
+def test_everyone_can_read_it(browser: Tab, tmp_path: Path, which: str, width: int, scheme: str) -> None:
+    """Axe, which checks accessibility, finds nothing wrong, and nothing is wider than the screen."""
+    found = importlib.util.find_spec("axe_core_python")
+    assert found is not None
+    assert found.origin is not None
+    axe = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+    summary = summarize(make_rich_run().record)
+    page = tmp_path / "page.html"
+    page.write_text(render(summary) if which == "run" else pages_of(summary)[summary.front[3].id], encoding="utf-8")
+    browser.complaints.clear()
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        browser.open(page, width=width)
+        assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        browser.run(f"{axe};0")
+        told = browser.run(
+            "axe.run(document, {resultTypes: ['violations', 'passes']}).then(r => [r.passes.length, "
+            "r.violations.map(v => [v.id, v.nodes.map(n => n.html)])])"
+        )
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+    assert told[0] > 10
+    assert told[1] == []
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(420, "light"), (1400, "dark")])
 def test_fits_every_screen(rich: Callable[[], Tab], width: int, scheme: str) -> None:
     """Nothing is wider than the screen, and paper and ink of pictures are those of the page."""
@@ -179,7 +225,7 @@ def test_five_thousand_evaluations_of_four_objectives(browser: Tab, tmp_path: Pa
 def test_hostile_text_stays_text(browser: Tab, tmp_path: Path) -> None:
     """Markup in names and errors is shown as it is and runs nothing, in the page and in the labels of plotly."""
     show(browser, tmp_path, make_hostile_run())
-    assert browser.run("document.querySelectorAll('script').length") == 5  # ours and plotly's
+    assert browser.run("document.querySelectorAll('script').length") == 6  # ours, the pages of points and plotly's
     assert HOSTILE in browser.run("document.querySelector('.eyebrow').textContent")
     assert browser.run("document.querySelector('#keep-ratios .ytick text').textContent").startswith(HOSTILE)
     assert browser.complaints == []

@@ -136,7 +136,7 @@ def test_user_text_is_escaped_everywhere() -> None:
     page = render(summary)
     assert "<script>alert" not in page
     assert "<b>CUDA" not in page
-    assert len(re.findall(r"<script\b", page)) == 4
+    assert len(re.findall(r"<script\b", page)) == 5
     figures = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
     assert figures is not None
     assert "<script" not in json.dumps(json.loads(figures.group(1)))

@@ -96,6 +96,18 @@
       });
     });
   }
+  /* The page of a point, which the reader keeps as a file. */
+  for (const button of document.querySelectorAll("button.page")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const id = button.dataset.id ?? shown.selectedOptions[0].dataset.id;
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([JSON.parse(await unpack(text("pages")))[id]], { type: "text/html" }));
+      link.download = `point-${id}.html`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    });
+  }
   shown?.addEventListener("change", () => { showLayers(); choose(shown.selectedOptions[0].dataset.id, false); });
 
   function choose(id, scroll) {
