@@ -152,6 +152,7 @@ class IdBook:
     contractions: list[Contraction] = field(default_factory=list)
     producers: dict[tuple[str, int], Producer] = field(default_factory=dict)
     sizes: list[Extent] = field(default_factory=list)
+    compared: list[tuple[Expression, Expression]] = field(default_factory=list)  # sizes that the code found equal
     statistics: list[StatisticCall] = field(default_factory=list)
     paired: list[Tensor] = field(default_factory=list)  # ids summed over in products of two activations
     scaled: list[Tensor] = field(default_factory=list)  # pairs whose scores are divided by the root of their number

@@ -23,7 +23,7 @@ from autoprune.surgery.precision import is_inexact
 from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule, StatisticCall
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, overlay, shrink, varying
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
-from autoprune.trace._statistics import STATISTICS, Call, StatisticCalls, watch_modules
+from autoprune.trace._statistics import AVERAGES, STATISTICS, Call, StatisticCalls, watch_modules
 from autoprune.trace.given_model import NOT_USER_CODE
 from autoprune.trace.handlers import (
     ELEMENTWISE,
@@ -67,12 +67,18 @@ class IdRecorder(TorchFunctionMode):
         self._owed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._sums: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._statistics: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._standardized: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._calls = StatisticCalls()
         self._call: Call | None = None
         self._made: set[int] = set()
         self._undecided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._loose: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stored: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
+        for path, module in self.modules.items():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    self._loose[value] = f"{path}.{name}".lstrip(".")
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if is_inexact(tensor) or tensor.dtype == torch.bool:
                 self._names[tensor] = name
@@ -91,6 +97,7 @@ class IdRecorder(TorchFunctionMode):
         for tensor in inputs:
             self._layers[tensor] = (constant(tensor.shape),)
         self._counter = _Unseen(self)
+        TracedInt.compared = self.book.compared
         try:
             with torch.no_grad(), self._counter, self:
                 yield
@@ -98,6 +105,7 @@ class IdRecorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
             self._stack[1:] = []
+            TracedInt.compared = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -119,6 +127,9 @@ class IdRecorder(TorchFunctionMode):
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
             self._carry_stored(call)
+            if call.inputs and call.inputs[0] in self._loose and (name in ELEMENTWISE or name in MOVING):
+                for output in call.outputs:
+                    self._loose[output] = self._loose[call.inputs[0]]
             if name in FACTORIES or (name == "expand" and not self.follows(call.inputs)):
                 make(self, call)
             elif name in _LEAVING:
@@ -182,6 +193,7 @@ class IdRecorder(TorchFunctionMode):
             self.book.grids += [self._undecided.pop(t) for t in call.inputs if t in self._undecided]
         self._carry_debts(call.inputs, outputs)
         self._carry_statistics(call, outputs)
+        self._carry_standardized(call, outputs, of_weights=of_weights)
         if not carrying:
             self._follow_nothing(call, outputs, of_weights=of_weights)
             if in_place and not of_weights:
@@ -246,7 +258,10 @@ class IdRecorder(TorchFunctionMode):
         return frozenset().union(*(self._weights[t] for t in call.inputs if t in self._weights))
 
     def play_ids(self, weight: Tensor, ids: Tensor, role: str) -> None:
-        """Note the role that ``ids`` play in a weight that was computed."""
+        """Note the role that ``ids`` play in a weight that was computed; what it is standardized over must be read."""
+        for event in self._standardized.get(weight, []) if role != "in" else []:
+            if bool(torch.isin(compact(ids), torch.from_numpy(event.ids)).any()):
+                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
         self.book.play_ids(self._weights[weight], ids, role)
 
     def _add_remedy(self, first: int) -> None:
@@ -312,28 +327,50 @@ class IdRecorder(TorchFunctionMode):
         if self._call is not None:
             self.book.statistics.append(StatisticCall(*self._call, Extent(layer, dim)))
         for output in outputs:
-            self._statistics[output] = [PinEvent(torch.unique(compact(layer)).numpy(), reason, self.site())]
+            event = PinEvent(torch.unique(compact(layer)).numpy(), reason, self.site())
+            self._statistics[output] = [*self._statistics.get(output, []), event]
 
     def _carry_statistics(self, call: TracedCall, outputs: list[Tensor]) -> None:
         """Follow statistics through element-wise functions until they meet the channels that they were taken over."""
         used = [t for t in call.inputs if t in self._statistics]
         if not used:
             return
-        if call.name not in ELEMENTWISE and call.name not in MOVING:
+        of_weights = all(self.is_weight(t) for t in call.inputs if self.follows([t]))
+        is_averaged = of_weights and call.name in AVERAGES
+        if call.name not in ELEMENTWISE and call.name not in MOVING and not is_averaged:
             self.settle(used)
             return
-        others = call.inputs if call.name in ELEMENTWISE else []
-        met = [t for t in others if self.carries(t) and not self.is_weight(t) and t not in self._statistics]
+        others = [t for t in call.inputs if t not in self._statistics] if call.name in ELEMENTWISE else []
+        met = [t for t in others if self.is_weight(t)] if of_weights else []
+        met = met or [t for t in others if self.carries(t) and not self.is_weight(t)]
         channels = [set(np.unique(compact(layer).numpy()).tolist()) for t in met for layer in self.layers(t)]
         for event in [event for t in used for event in self._statistics[t]]:
-            if any(set(event.ids.tolist()) == ids for ids in channels):
+            own = set(event.ids.tolist())
+            # beside a weight stand others that have none of its channels, such as a gain
+            meeting = [ids for ids in channels if not of_weights or ids & own]
+            if any(own == ids for ids in meeting):
+                self._note_standardized(outputs if of_weights else [], [event])
                 continue
-            if met:
+            if meeting:
                 self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
             for output in outputs:
                 known = self._statistics.get(output, [])
-                if not met and all(event is not other for other in known):
+                if not meeting and all(event is not other for other in known):
                     self._statistics[output] = [*known, event]
+
+    def _note_standardized(self, weights: list[Tensor], events: list[PinEvent]) -> None:
+        """Note that a statistic over channels of ``weights`` was applied to them."""
+        for weight in weights:
+            self._standardized[weight] = [*self._standardized.get(weight, []), *events]
+
+    def _carry_standardized(self, call: TracedCall, outputs: list[Tensor], *, of_weights: bool) -> None:
+        """Follow standardized weights to the layers that read them, and pin the channels where anything else does."""
+        for tensor in [t for t in call.inputs if t in self._standardized]:
+            if of_weights:
+                self._note_standardized(outputs, self._standardized[tensor])
+            elif call.name not in PRODUCING:
+                for event in self._standardized[tensor]:
+                    self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
 
     def _carry_stored(self, call: TracedCall) -> None:
         """Follow weights that are stored as small integers to the layers that read them, which keep their channels."""
@@ -459,6 +496,13 @@ class IdRecorder(TorchFunctionMode):
     def name(self, tensor: Tensor) -> str | None:
         """Return the name of a tensor of the model, None for any other."""
         return self._names.get(tensor)
+
+    def about(self, reason: str, operands: list[Tensor]) -> str:
+        """Return a reason with the name of an operand that is kept on a module, but not as a tensor of the model."""
+        name = next((self._loose[t] for t in operands if t in self._loose), None)
+        if name is None:
+            return reason
+        return f"{reason}: with {name!r}, which is neither a parameter nor a buffer; register it as a buffer"
 
     def single(self, tensor: Tensor, prefer: int | None = None) -> Tensor:
         """Return one id layer of a tensor (one that varies along ``prefer`` if there is one) and pin the others."""

@@ -80,6 +80,7 @@ class Resolver:
         for _ in range(10_000):
             self._result.component = self._book.components()
             if not (self._attach() or self._decide_grid() or self._check_rules()):
+                self._follow_comparisons()
                 self._result.equal_counts = [*self._book.equal_counts, *self._equal.values()]
                 return self._result
         msg = "the sizes of this model could not be decided; please report its source"
@@ -199,6 +200,15 @@ class Resolver:
             del self._result.bindings[leaf]
         return False
 
+    def _follow_comparisons(self) -> None:
+        """Let attributes that nothing else decides follow the sizes that the code compares them with."""
+        for pair in self._book.compared:
+            for leaf, size in (pair, pair[::-1]):
+                if isinstance(leaf, ModuleInt) and isinstance(size, AxisSize) and leaf not in self._result.bindings:
+                    extent = self._book.sizes[size.token]
+                    if labels(extent, self._result.component) is not None:
+                        self._result.bindings[leaf] = Binding(extent, 1, 1)
+
     def _settle(self, index: int, rule: SizeRule) -> None:
         """Find an equal-count demand that makes a rule hold, else pin everything in it."""
         demand = self._equal_counts(rule) or self._in_proportion(rule)
@@ -223,14 +233,15 @@ class Resolver:
 
     def _equal_counts(self, rule: SizeRule) -> EqualCounts | None:
         """Two parts that one expression measures, or the equal blocks of an axis that is divided."""
-        found = list(dict.fromkeys(leaves(rule.expression)))
+        bound = self._result.bindings
+        found = [x for x in dict.fromkeys(leaves(rule.expression)) if isinstance(x, AxisSize) or x in bound]
         if len(found) != 1:
             return None
         (leaf,) = found
         size = rule.extent.size
         if isinstance(leaf, ModuleInt):
-            binding = self._result.bindings.get(leaf)
-            if binding is None or binding.extent.size != size:
+            binding = bound[leaf]
+            if binding.extent.size != size:
                 return None
             return EqualCounts((binding.extent, rule.extent), rule.site)
         whole = self._book.sizes[leaf.token]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -53,12 +53,25 @@ class TracedInt(int):
     """An ordinary integer to the code that uses it, with the expression it was computed by."""
 
     expression: Expression
+    compared: ClassVar[list[tuple[Expression, Expression]] | None] = None  # pairs found equal, while one is kept
 
     def __new__(cls, value: int, expression: Expression) -> TracedInt:
         """Make an integer equal to ``value``."""
         traced = super().__new__(cls, value)
         traced.expression = expression
         return traced
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        is_equal = int.__eq__(self, other)
+        if is_equal is True and TracedInt.compared is not None and isinstance(other, TracedInt):
+            TracedInt.compared.append((self.expression, other.expression))
+        return is_equal
+
+    def __ne__(self, other: object) -> bool:
+        is_equal = self == other
+        return is_equal if is_equal is NotImplemented else not is_equal
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return (int, (int(self),))

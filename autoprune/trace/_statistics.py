@@ -14,9 +14,12 @@ import torch
 APPLIED = {"normalize", "batch_norm"}
 """Plain names of functions that take a statistic and apply it."""
 
+AVERAGES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean"}
+"""Plain names of functions whose result has the same scale over fewer elements."""
+
 STATISTICS = {
-    *("mean", "nanmean", "sum", "nansum", "norm", "vector_norm", "linalg_vector_norm"),
-    *("var", "std", "var_mean", "std_mean"),
+    *("sum", "nansum", "norm", "vector_norm", "linalg_vector_norm"),
+    *AVERAGES,
     *APPLIED,
 }
 """Plain names of functions that take a statistic."""

@@ -160,12 +160,14 @@ def _pairs(demand: EqualCounts, resolution: Resolution, genes: _Genes) -> list[t
             return None
         ours = [t for t in first.terms if t not in other.terms]
         theirs = [t for t in other.terms if t not in first.terms]
-        if len(ours) != len(theirs):
+        sizes = [[copies * len(genes.members[g]) for g, copies in terms] for terms in (ours, theirs)]
+        if sizes[0] == sizes[1]:
+            pairs += [(a, b) for (a, _), (b, _) in zip(ours, theirs, strict=True)]
+            continue
+        together = [g for g, _ in (*ours, *theirs)]  # what adds up to as much stays equal at one fraction for all
+        if sum(sizes[0]) != sum(sizes[1]) or math.gcd(*(len(genes.members[g]) for g in together)) < 2:
             return None
-        for (a, copies_a), (b, copies_b) in zip(ours, theirs, strict=True):
-            if copies_a * len(genes.members[a]) != copies_b * len(genes.members[b]):
-                return None
-            pairs.append((a, b))
+        pairs += [(together[0], g) for g in together[1:]]
     return pairs
 
 

@@ -362,6 +362,42 @@ class SameWidth(nn.Module):
         return self.b(torch.cat([self.f(u), self.g(v), self.h(w)], 1))
 
 
+class UnequalChunks(nn.Module):
+    """A stream in parts of 8, 8 and 6 channels, and attention of two heads over all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 22, 1)
+        self.f, self.g = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.num_heads = 2
+        self.qkv = nn.Linear(22, 66)
+        self.proj = nn.Linear(22, 22)
+        self.b = nn.Linear(22, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v, w = F.relu(self.a(x)).chunk(3, 1)
+        x = torch.cat([self.f(u), self.g(v), w], 1).flatten(2).mT
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2).reshape(b, n, c)
+        return self.b(x + self.proj(y))
+
+
+class Halves(nn.Module):
+    """Two halves whose size is that of the whole over their number, as in selective kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels, self.num_paths = 12, 2
+        self.a = nn.Conv2d(3, 12, 1)
+        self.f, self.g = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(6, 5, 1)
+        self.b = nn.Conv2d(5, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = torch.split(F.relu(self.a(x)), self.in_channels // self.num_paths, 1)
+        return self.b(F.relu(self.f(u) + self.g(v)))
+
+
 class Auxiliary(nn.Module):
     """A head that exists only in training."""
 
@@ -517,7 +553,7 @@ FAMILIES: dict[str, Family] = {
     "gated": Family(Gated, image, ("a", "b")),
     "einsum": Family(Einsum, tokens, ("a",), {"w": "no weight reads it"}),
     "raw matmul": Family(RawMatmul, tokens, ("w", "v")),
-    "weight standardization": Family(Standardized, image, ("b",), {"a": "store the computed weight"}),
+    "weight standardization": Family(Standardized, image, ("a", "b"), exact=False),
     "standardized by batch norm": Family(BatchStandardized, image, ("a",), exact=False),
     "weight norm": Family(WeightNorm, image, ("b",), {"a": "remove_parametrizations(model.b"}),
     "attention, fused": Family(lambda: Attention("fused"), tokens, ("stem", "qkv", "mlp.1"), exact=False),
@@ -533,6 +569,8 @@ FAMILIES: dict[str, Family] = {
     "hard-coded view": Family(HardCoded, image, ("a",), {"b": "hard-coded in `view`"}),
     "split sizes on a module": Family(Splits, image, ("a", "a:2", "a:3")),
     "one size for several splits": Family(SameWidth, image, ("a", "a:2", "a:3", "f", "g", "h"), tied=1),
+    "unequal chunks": Family(UnequalChunks, image, ("a", "a:2", "a:3", "f", "g", "qkv"), tied=1),
+    "halves": Family(Halves, image, ("a", "a:2", "f"), tied=1),
     "auxiliary head": Family(Auxiliary, image, ("a",)),
     "channel statistics": Family(ChannelStatistics, image, ("b",), {"a": "reduced over channels by `amax`"}),
     "local response norm": Family(lambda: Through(lrn), image, ("b",), {"a": "local_response_norm"}),

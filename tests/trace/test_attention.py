@@ -113,12 +113,17 @@ class SharedHeads(nn.Module):
 
 
 class Module(nn.Module):
-    """``nn.MultiheadAttention``, packed, or with weights of its own for keys and values of another width."""
+    """``nn.MultiheadAttention``, packed, or with weights of its own for keys and values of another width.
+
+    ``"biased"`` has a learned key and value beside those of the tokens, and a key and a value of zeros.
+    """
 
     def __init__(self, kind: str, spec: Spec) -> None:
         super().__init__()
         self.kind = kind
         others = {"kdim": 7, "vdim": 6} if kind == "unpacked" else {}
+        if kind == "biased":
+            others = {"add_bias_kv": True, "add_zero_attn": True}
         self.attention = nn.MultiheadAttention(spec.width, spec.heads, batch_first=kind != "sequence", **others)
         self.keys, self.values = (nn.Linear(spec.width, n) for n in (7, 6))
 
@@ -176,7 +181,7 @@ class OneHead(nn.Module):
 KINDS = {
     **dict.fromkeys(("input", "division", "attributes"), Attention),
     **dict.fromkeys(("grouped", "single", "repeated", "expanded"), SharedHeads),
-    **dict.fromkeys(("packed", "unpacked", "sequence"), Module),
+    **dict.fromkeys(("packed", "unpacked", "sequence", "biased"), Module),
     **dict.fromkeys(("product", "fused", "default"), OneHead),
     "learned": LearnedQuery,
 }

@@ -75,6 +75,9 @@ FREE: dict[str, tuple[Between, int]] = {
     "with nothing": (lambda m, x: torch.cat([x.new_zeros(len(x), 0, x.shape[2]), x, x.new_zeros(0)], 1), 10),  # noqa: ARG005
     "expand_as": (lambda m, x: x * m.gate(m.first).expand_as(x), 10),
     "expand": (lambda m, x: x + torch.ones(1, 1, 1).to(x).expand(-1, -1, m.hidden), 10),
+    "for its shape alone": (lambda m, x: x + torch.ones(*x[:, :, -1].shape, 1).to(x), 10),  # noqa: ARG005
+    "compared": (lambda m, x: x[0] if x.size(-1) != m.hidden else x, 10),
+    "compared for equality": (lambda m, x: x if m.hidden == x.shape[2] else x[0], 10),
     "einsum with dots": (lambda m, x: torch.einsum("...c,cd->...d", x, m.w), 8),
     "einsum of three": (lambda m, x: torch.einsum("btc,cd,de->bte", x, m.w, m.v), 5),
     "einsum without arrow": (lambda m, x: torch.einsum("btc,cz", x, m.w), 8),
@@ -115,6 +118,8 @@ def test_channels_pass_through(name: str) -> None:
 
 
 ALONG = {
+    "one position": lambda m, x: x * x[:, :, -1].unsqueeze(-1),  # noqa: ARG005
+    "convolution": lambda m, x: torch.conv1d(x[:, :1], torch.ones(1, 1, 3).to(x), padding=1) + x,  # noqa: ARG005
     "gather": lambda m, x: x.gather(2, torch.zeros(len(x), 4, 10, dtype=torch.long)),  # noqa: ARG005
     "fft": lambda m, x: torch.fft.fft(x).real,  # noqa: ARG005
     "index_add": lambda m, x: x.index_add(2, ROWS[:1], x[:, :, :1]),  # noqa: ARG005

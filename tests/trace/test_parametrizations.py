@@ -80,6 +80,26 @@ def standardized(w: Tensor) -> Tensor:
     return (w - w.mean(dims, keepdim=True)) / (w.std(dims, keepdim=True) + 1e-5)
 
 
+def standardized_in_steps(w: Tensor) -> Tensor:
+    """The same as most people write it."""
+    centered = w.mean(1, keepdim=True)
+    for dim in range(2, w.dim()):
+        centered = centered.mean(dim, keepdim=True)
+    w = w - centered
+    deviation = w.view(w.size(0), -1).std(1).view(-1, *(1,) * (w.dim() - 1)) + 1e-5
+    return w / deviation.expand_as(w)
+
+
+def with_a_gain(w: Tensor) -> Tensor:
+    """Rows of mean 0 and deviation 3."""
+    return 3 * standardized(w)
+
+
+def centered(w: Tensor) -> Tensor:
+    """All of it around zero: what a layer puts out cannot be cut then, what it reads can."""
+    return w - w.mean()
+
+
 def batch_normed(w: Tensor) -> Tensor:
     """The same as timm writes it."""
     return F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True, momentum=0.0).reshape_as(w)
@@ -96,6 +116,9 @@ def orthogonalized(w: Tensor) -> Tensor:
     return (1.5 * m - 0.5 * m @ m.T @ m).view_as(w)
 
 
+STANDARDIZING = (standardized, standardized_in_steps, with_a_gain, centered, batch_normed)
+"""Rules that standardize rows: over the inputs that are kept, in a cut model."""
+
 REMOVE = "torch.nn.utils.parametrize.remove_parametrizations(model.b, 'weight')"
 STORE = "store the computed weight in a plain layer"
 # by kind: what makes the weight computed, and the remedy that is named where channels cannot be read by fewer weights;
@@ -111,7 +134,11 @@ KINDS: dict[str, tuple[Callable[[nn.Module], nn.Module], str | None]] = {
     "old spectral norm": (old_spectral_norm, "torch.nn.utils.remove_spectral_norm(model.b)"),
     "orthogonal": (parametrizations.orthogonal, None),
     "orthogonal by an exponential": (lambda m: parametrizations.orthogonal(m, orthogonal_map="matrix_exp"), None),
-    "standardized": (lambda m: Computed(m, standardized), STORE),
+    "standardized": (lambda m: Computed(m, standardized), None),
+    "standardized as a parametrization": (ruled(standardized), None),
+    "standardized step by step": (lambda m: Computed(m, standardized_in_steps), None),
+    "standardized with a gain": (lambda m: Computed(m, with_a_gain), None),
+    "centered over everything": (lambda m: Computed(m, centered), None),
     "standardized by batch norm": (lambda m: Computed(m, batch_normed), None),
     "normed by layer norm": (lambda m: Computed(m, layer_normed), STORE),
     "unit rows": (lambda m: Computed(m, lambda w: F.normalize(w, dim=1)), STORE),
@@ -175,13 +202,17 @@ def check_dead_channels_do_not_matter(model: nn.Module, structure: Structure, x:
 
 
 def _standardize_what_is_kept(masked: nn.Module, structure: Structure, kept: np.ndarray) -> None:
-    """Let a batch norm of a weight see the inputs that are kept."""
+    """Let what standardizes a weight see the inputs that are kept."""
     layer = masked.get_submodule("b")
-    if isinstance(layer, Computed) and layer.rule is batch_normed and "a" in {group.name for group in structure.groups}:
+    rule = layer.rule if isinstance(layer, Computed) else None
+    if parametrize.is_parametrized(layer) and isinstance(layer.parametrizations.weight[0], Rule):
+        layer = layer.parametrizations.weight[0]
+        rule = layer.rule
+    if rule in STANDARDIZING and "a" in {group.name for group in structure.groups}:
         group = structure.groups[structure.index("a")]
         kept[group.genes[:2]] = True  # of one number there is no deviation
         columns = torch.from_numpy(np.flatnonzero(kept[group.genes]))
-        layer.rule = lambda w: torch.zeros_like(w).index_copy(1, columns, batch_normed(w[:, columns]))
+        layer.rule = lambda w: torch.zeros_like(w).index_copy(1, columns, rule(w[:, columns]))
 
 
 @pytest.mark.parametrize("which", ["a", "b"])

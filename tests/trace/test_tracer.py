@@ -254,3 +254,28 @@ def test_train_only_branches_are_followed() -> None:
     structure = trace(WithAux(), torch.randn(2, 4))
     assert ("aux.weight", 1, "in", 1) in structure.groups[0].axes
     assert "aux" not in {operator.module for operator in structure.operators}
+
+
+class Table(nn.Module):
+    """A table of positions that is kept as it is, on the module alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.table = torch.randn(1, 3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(self.a(x) + self.table.detach().type_as(x).expand(len(x), -1, -1))))
+
+
+def test_a_tensor_that_is_no_buffer_is_named() -> None:
+    """Channels that meet a tensor beside the parameters and buffers stay; as a buffer it is cut with them."""
+    model, x = Table(), torch.randn(2, 3, 4)
+    structure = trace(model, x)
+    assert [group.name for group in structure.groups] == ["b"]
+    reason = next(pin.reason for pin in structure.pins if pin.module == "a")
+    assert "'table', which is neither a parameter nor a buffer; register it as a buffer" in reason
+    table = model.table
+    del model.table
+    model.register_buffer("table", table)
+    assert [group.name for group in trace(model, x).groups] == ["a", "b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,11 +65,10 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
     """``nn.MultiheadAttention``, followed through what it does: the embedding stays as wide as the heads together."""
     given = {name: call.traced(i, name) for i, name in enumerate(_MULTI_HEAD)} | call.traced_kwargs
     mask = given.get("attn_mask")
-    odd = ("bias_k", "bias_v", "add_zero_attn", "static_k", "static_v")
-    if any(given.get(name) not in (None, False) for name in odd) or (mask is not None and mask.dim() == 3):
-        recorder.give_up(
-            call.inputs, call.outputs, "goes through `nn.MultiheadAttention` with a bias, zeros or a mask of every head"
-        )
+    is_static = any(given.get(name) is not None for name in ("static_k", "static_v"))
+    if is_static or (mask is not None and mask.dim() == 3):
+        reason = "goes through `nn.MultiheadAttention` with given keys, given values or a mask of every head"
+        recorder.give_up(call.inputs, call.outputs, reason)
         return
     sizes = {"embed_dim": given["query"], "kdim": given["key"], "vdim": given["value"]}
     module = recorder.modules[recorder.module]
@@ -108,6 +108,14 @@ def _heads_joined(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         weights = packed.chunk(3) if packed is not None else [given[f"{name}_proj_weight"] for name in "qkv"]
         biases = bias.chunk(3) if bias is not None else [None] * 3
         parts = tuple(F.linear(x, weight, of_it) for x, weight, of_it in zip(inputs, weights, biases, strict=True))
-    query, key, value = (part.view(-1, batch, heads, width // heads).permute(1, 2, 0, 3) for part in parts)
+    query, key, value = parts
+    if given["bias_k"] is not None:
+        key = torch.cat([key, given["bias_k"].repeat(1, batch, 1)])
+        value = torch.cat([value, given["bias_v"].repeat(1, batch, 1)])
+    query, key, value = (
+        part.view(-1, batch, heads, width // heads).permute(1, 2, 0, 3) for part in (query, key, value)
+    )
+    if given["add_zero_attn"]:
+        key, value = (torch.cat([part, torch.zeros_like(part[:, :, :1])], 2) for part in (key, value))
     joined = F.scaled_dot_product_attention(query, key, value).permute(2, 0, 1, 3).reshape(tokens, batch, width)
     return joined if batched else joined.squeeze(1), query

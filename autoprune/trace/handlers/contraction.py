@@ -37,6 +37,7 @@ def conv(recorder: IdRecorder, call: TracedCall) -> None:
     groups = int(call.arg(6, "groups", 1))
     channel = x.dim() - (weight.dim() - 1)
     site = recorder.site()
+    _pin_mixed_positions(recorder, x, channel)
     incoming = recorder.book.slice_ids(recorder.single(x, channel), channel, site)
     n_in, n_out = x.shape[channel], output.shape[channel]
     dim_in, dim_out = (0, 1) if transposed else (1, 0)
@@ -73,6 +74,13 @@ def conv(recorder: IdRecorder, call: TracedCall) -> None:
     dense = math.prod(extent.size for extent in factors)
     positions = (x if transposed else output).numel() // (n_in if transposed else n_out)
     recorder.contraction("conv", per_product(output) * positions * (weight.numel() // dense), factors)
+
+
+def _pin_mixed_positions(recorder: IdRecorder, x: Tensor, channel: int) -> None:
+    """Let channels stay that lie along the positions of a convolution, as in efficient channel attention."""
+    for layer in recorder.layers(x):
+        if channel not in varying(layer) and any(dim > channel for dim in varying(layer)):
+            recorder.book.pin(layer, "is convolved along its channels, each with its neighbours", recorder.site())
 
 
 def _pin_kernel(recorder: IdRecorder, weight: Tensor) -> None:

@@ -102,13 +102,15 @@ def combine(recorder: IdRecorder, operands: list[Tensor], output: Tensor, origin
             _join(recorder, result, layer, shape)
     for layer in tuple(result):
         blocked = [d for d in varying(layer) if _meets_fixed(aligned, d, len(shape))]
-        _keep(recorder, result, layer, blocked, "combined element by element with channels that must stay")
+        reason = recorder.about("combined element by element with channels that must stay", operands)
+        _keep(recorder, result, layer, blocked, reason)
     for tensor in operands:
         if not recorder.follows([tensor]):
             values = align(original if original is not None and tensor is output else tensor, shape)
             for layer in tuple(result):
                 blocked = [d for d in varying(layer) if _differs(values, d)]
-                _keep(recorder, result, layer, blocked, "combined with a constant that differs from channel to channel")
+                reason = recorder.about("combined with a constant that differs from channel to channel", [tensor])
+                _keep(recorder, result, layer, blocked, reason)
     recorder.put(output, tuple(result) if result else (constant(shape),))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,17 +32,19 @@ def chunk(recorder: IdRecorder, call: TracedCall) -> None:
     for layer in recorder.layers(source):
         if dim not in varying(layer):
             continue
-        sizes = {output.shape[dim] for output in call.outputs}
-        if not isinstance(parts, int) or len(sizes) > 1:
+        sizes = [output.shape[dim] for output in call.outputs]
+        if isinstance(parts, int) and (len(set(sizes)) == 1 or call.name == "chunk"):
+            _in_proportion(recorder, layer, dim, sizes)
+        else:
             recorder.stays(layer, dim, f"`{call.name}` into unequal parts")
-            continue
-        _equal_parts(recorder, layer, dim, len(call.outputs))
 
 
-def _equal_parts(recorder: IdRecorder, layer: Tensor, dim: int, n: int) -> None:
-    size = layer.shape[dim] // n
-    extents = tuple(Extent(layer, dim, i * size, (i + 1) * size) for i in range(n))
-    recorder.book.equal_counts.append(EqualCounts(extents, recorder.site()))
+def _in_proportion(recorder: IdRecorder, layer: Tensor, dim: int, sizes: list[int]) -> None:
+    """Let parts of an axis keep equal fractions of their channels, which `chunk` then takes apart in the same way."""
+    stops = list(itertools.accumulate(sizes))
+    extents = tuple(Extent(layer, dim, stop - size, stop) for stop, size in zip(stops, sizes, strict=True))
+    whole = math.lcm(*sizes)
+    recorder.book.equal_counts.append(EqualCounts(extents, recorder.site(), tuple(whole // size for size in sizes)))
 
 
 @handles("split split_with_sizes")
@@ -95,7 +99,7 @@ def split_along(recorder: IdRecorder, call: TracedCall) -> None:
     put_moved(recorder, call, lambda ids: call.function(ids, *call.args[1:], **call.kwargs))
     for layer in recorder.layers(source):
         if dim in varying(layer) and len({output.shape[dim] for output in call.outputs}) == 1:
-            _equal_parts(recorder, layer, dim, len(call.outputs))
+            _in_proportion(recorder, layer, dim, [output.shape[dim] for output in call.outputs])
         else:
             recorder.stays(layer, dim, f"`{call.name}` into unequal parts")
 
@@ -248,9 +252,23 @@ def getitem(recorder: IdRecorder, call: TracedCall) -> None:
     if not recorder.follows([source]):  # a constant table indexed by an activation
         recorder.give_up(call.inputs[1:], call.outputs, "is used as an index")
         return
+    single = _single_position(index, source.dim())
     for layer in recorder.layers(source):
-        index_rules(recorder, layer, call.traced_args[1])
+        if varying(layer) == single:  # may be taken for its shape alone
+            recorder.owe(call.outputs[0], layer, "has a size hard-coded in an index")
+        else:
+            index_rules(recorder, layer, call.traced_args[1])
     put_moved(recorder, call, lambda ids: ids[_on_cpu(index)])
+
+
+def _single_position(index: Any, n_dims: int) -> tuple[int, ...] | None:
+    """Return the dimension at whose end one position is taken, all others being taken whole; None for other indices."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in entries:
+        at = entries.index(Ellipsis)
+        entries[at : at + 1] = [slice(None)] * (n_dims - len(entries) + 1)
+    taken = tuple(d for d, entry in enumerate(entries) if entry != slice(None))
+    return taken if len(taken) == 1 and type(entries[taken[0]]) is int and entries[taken[0]] in (0, -1) else None
 
 
 @handles("__setitem__")

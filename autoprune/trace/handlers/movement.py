@@ -135,10 +135,11 @@ def expand(recorder: IdRecorder, call: TracedCall) -> None:
     put_moved(recorder, call, lambda ids: ids.expand(output.shape))
     moved, new = recorder.layers(output), output.dim() - source.dim()
     sizes = _view_sizes(recorder, call)
-    if not any(has_ids(layer) for layer in moved):
-        repeated = {dim: size for dim, size in sizes.items() if dim < new or source.shape[dim - new] == 1}
-        recorder.put(output, issue(recorder, call, repeated) or moved)
-    else:
+    repeated = {dim: size for dim, size in sizes.items() if dim < new or source.shape[dim - new] == 1}
+    made = issue(recorder, call, repeated)
+    carried = tuple(layer for layer in moved if has_ids(layer))
+    recorder.put(output, (*carried, *made) or moved)
+    if carried:
         _follow_sizes(recorder, call, sizes)
 
 

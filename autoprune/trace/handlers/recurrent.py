@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from autoprune.trace._recorder import IdRecorder
 
 _GATES = {"lstm": 4, "gru": 3, "lstm_cell": 4, "gru_cell": 3}
+
+_FEWEST = 4  # widths that a layer and its projection in proportion must have, or the projection alone is cut
 
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 
@@ -87,7 +90,7 @@ def _step(
     if projection is not None:
         state = recorder.channel_ids(projection, 0, "out")
         book.unite(inside, recorder.channel_ids(projection, 1, "in"), site)
-        book.pin(inside, "must stay wider than its projection, by which torch tells that there is one", site)
+        _stay_wider(recorder, inside, state)
         products.append((state, inside))
     back = recorder.channel_ids(weights.of_state, 1, "in")
     book.unite(state, back, site)
@@ -98,6 +101,20 @@ def _step(
     for a, b in (*products, (rows, back)):
         recorder.contraction("linear", steps, [Extent(a, 0), Extent(b, 0)])
     return state, inside
+
+
+def _stay_wider(recorder: IdRecorder, inside: Tensor, state: Tensor) -> None:
+    """Let the units inside stay wider than their projection, by which torch tells that there is one.
+
+    They keep as large a part as the projection does, where that leaves a choice.
+    """
+    shared = math.gcd(len(inside), len(state))
+    if shared < _FEWEST:
+        reason = "must stay wider than its projection, by which torch tells that there is one"
+        recorder.book.pin(inside, reason, recorder.site())
+    else:
+        parts, factors = (Extent(inside, 0), Extent(state, 0)), (len(state) // shared, len(inside) // shared)
+        recorder.book.equal_counts.append(EqualCounts(parts, recorder.site(), factors))
 
 
 def _start(recorder: IdRecorder, initial: Tensor, state: Tensor, i: int, n: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from autoprune.surgery.precision import is_inexact
 from autoprune.trace._book import Attach, Extent
 from autoprune.trace._ids import along, constant, has_ids, varying
-from autoprune.trace._statistics import STATISTICS
+from autoprune.trace._statistics import AVERAGES, STATISTICS
 from autoprune.trace.handlers.registry import TracedCall, handles
 
 if TYPE_CHECKING:
@@ -190,7 +190,9 @@ def reduction(recorder: IdRecorder, call: TracedCall) -> None:
                 recorder.stays(layer, dim, f"`{call.name}`")
             results.append(layer)
         elif mixed:
-            if call.name in STATISTICS and len(mixed) == 1 and not recorder.is_weight(x):
+            # of weights only what keeps its scale over fewer of them: a norm would make those that are left larger
+            taken = AVERAGES if recorder.is_weight(x) else STATISTICS
+            if call.name in taken and len(mixed) == 1:
                 recorder.statistic(layer, next(iter(mixed)), call.outputs, f"is reduced over channels by `{call.name}`")
             else:
                 _reduced(recorder, call, layer, weight=recorder.is_weight(x))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.surgery.precision import is_inexact, precision
+from autoprune.surgery.reading import reading_axes
 from autoprune.trace._statistics import APPLIED, STATISTICS, StatisticCalls, watch_modules
 from autoprune.trace.handlers import plain_name
 
@@ -71,6 +73,11 @@ class KeptStatistics(TorchFunctionMode):
             (s.module, s.place, s.call): (s.dim, torch.from_numpy(structure.kept_positions(s, kept)), len(s.genes))
             for s in structure.statistics
         }
+        shapes = {info.name: info.shape for info in structure.tensors}
+        self._unread = [
+            (name, shapes[name], dim, torch.from_numpy(np.flatnonzero((genes >= 0) & ~kept[genes])))
+            for name, dim, genes in reading_axes(structure)
+        ]
         self._stack = [""]
         self._calls = StatisticCalls()
 
@@ -92,7 +99,7 @@ class KeptStatistics(TorchFunctionMode):
         kwargs = kwargs or {}
         name, _ = plain_name(func)
         if name not in STATISTICS:
-            return func(*args, **kwargs)
+            return func(*self._reading(name, args), **kwargs)
         module, place, call = self._calls.name(self._stack[-1])
         dim, positions, size = self._kept.get((module, place, -1)) or self._kept.get((module, place, call)) or _ALL
         x = args[0] if args else kwargs.get("input")
@@ -101,6 +108,21 @@ class KeptStatistics(TorchFunctionMode):
         own = x.index_select(dim, positions.to(x.device))
         result = func(own, *args[1:], **kwargs) if args else func(**{**kwargs, "input": own})
         return torch.zeros_like(x).index_copy(dim, positions.to(x.device), result) if name in APPLIED else result
+
+    def _reading(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments of a layer that computes its weight, which reads nothing of what is removed.
+
+        A parameter that is zero there may have become anything once it is standardized.
+        """
+        is_layer = name.startswith(("conv", "linear")) and len(args) > 1
+        if not is_layer or not isinstance(args[1], Tensor) or isinstance(args[1], nn.Parameter):
+            return args
+        x, weight, *rest = args
+        inside = f"{self._stack[-1]}." if self._stack[-1] else ""
+        for source, shape, dim, removed in self._unread:
+            if source.startswith(inside) and shape == weight.shape:
+                weight = weight.index_fill(dim, removed.to(weight.device), 0.0)
+        return (x, weight, *rest)
 
 
 _ALL: tuple[int, Tensor, int] = (0, torch.zeros(0), -1)  # of no tensor
