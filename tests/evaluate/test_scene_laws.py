@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.evaluate.registry import EVALUATORS
 from autoprune.testing.evaluator_laws import EvaluatorLaws
 from autoprune.testing.scene_subjects import scene_space, scene_subject
@@ -36,3 +37,17 @@ def test_re_solved_readers_are_nearer(kind: str) -> None:
             subject.evaluator.evaluate(genome, subject.inherited)["distance"] for subject in (inherited, reconstructed)
         )
         assert 0 < solved < plain
+
+
+@pytest.mark.parametrize("name", ["inherited", "reconstructed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_probes_share_changes_no_bit(kind: str, name: str) -> None:
+    """The beginning of a detector that is run once for many probes gives the figures of whole runs."""
+    plain, sharing = (scene_subject(f"{kind}+{name}") for _ in range(2))
+    assert isinstance(plain.evaluator, InheritedWeights)
+    plain.evaluator._shared = (plain.inherited.weights, None)
+    full = plain.setup.space.full_genome
+    for variable in range(len(full)):
+        genome = tuple(np.where(np.arange(len(full)) == variable, 0, full).tolist())
+        expected = plain.evaluator.probe(genome, plain.inherited)
+        assert sharing.evaluator.probe(genome, sharing.inherited) == expected, genome
