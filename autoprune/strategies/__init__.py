@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         SlimmableSettings,
     )
     from autoprune.strategies.prepared import PreparedSettings
+    from autoprune.strategies.surrogate import SurrogateSettings, ZeroMeanSettings
     from autoprune.strategies.synthesis import SynthesisSettings
     from autoprune.strategies.warm_start import WarmStartSettings
 
@@ -100,6 +101,7 @@ __all__ = [
     "Status",
     "Strategy",
     "StrategyInfo",
+    "SurrogateSettings",
     "SwarmSettings",
     "SweepSettings",
     "SynthesisSettings",
@@ -107,6 +109,7 @@ __all__ = [
     "UnseenGenomes",
     "WarmStartSettings",
     "WeightSet",
+    "ZeroMeanSettings",
     "child_seed",
     "child_seeds",
     "feasible",
@@ -133,6 +136,7 @@ __getattr__, __dir__ = lazy_names(
             "SlimmableSettings",
         ),
         "autoprune.strategies.prepared": ("PreparedSettings",),
+        "autoprune.strategies.surrogate": ("SurrogateSettings", "ZeroMeanSettings"),
         "autoprune.strategies.synthesis": ("SynthesisSettings",),
         "autoprune.strategies.warm_start": ("WarmStartSettings",),
     },

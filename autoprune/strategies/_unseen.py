@@ -63,6 +63,12 @@ class UnseenGenomes:
         self.substitutes.update(drawn)
         return drawn
 
+    def draw_from(self, rng: np.random.Generator, n: int) -> list[Genome]:
+        """Return ``n`` genomes from another stream, and record nothing: for choices that depend on their job alone."""
+        other = UnseenGenomes(self._setup, rng)
+        other._seen = set(self._seen)
+        return other.draw(n)
+
     def _refill(self) -> bool:
         setup = self._setup
         for _ in range(_DRY_BLOCKS):

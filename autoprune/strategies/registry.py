@@ -133,6 +133,22 @@ _BUILT_IN = (
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
     ),
     StrategyInfo(
+        "gp",
+        "a Gaussian process whose prior is the knapsack's prediction, for few and dear evaluations",
+        "autoprune.strategies.surrogate:SurrogateStrategy",
+        "after Yang et al., Efficient computation of expected hypervolume improvement, JOGO 2019",
+        ("scipy",),
+        is_random=False,
+    ),
+    StrategyInfo(
+        "gp:zero",
+        "the Gaussian process of gp with a constant mean and no probes",
+        "autoprune.strategies.surrogate:ZeroMeanStrategy",
+        needs=("scipy",),
+        twin_of="gp",
+        takes_warm_start=True,
+    ),
+    StrategyInfo(
         "dais",
         "channel indicators learned by gradient, with the weights, under one budget after the other",
         "autoprune.strategies._sweep:DaisStrategy",

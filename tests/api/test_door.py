@@ -166,7 +166,7 @@ def test_arguments_of_a_problem(wrong: dict[str, Any], message: str, make_proble
     [
         ({"strategy": ap.Budget(20)}, "name of a strategy"),
         ({"strategy": "nsga2"}, "did you mean 'pymoo:nsga2'"),
-        ({"strategy": "gp"}, "did you mean 'optuna:gp'"),
+        ({"strategy": "tpe"}, "did you mean 'optuna:tpe'"),
         ({"seed": "a"}, "expected seed"),
         ({"seed": 1.5}, "expected seed"),
         ({"window": 0}, "expected window"),

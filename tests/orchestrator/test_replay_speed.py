@@ -26,7 +26,15 @@ def history(setup: SearchSetup, jobs: list[Job], decisions: list[Event]) -> Hist
 
 @pytest.mark.parametrize(
     "strategy",
-    ["optuna:tpe", "knapsack start", "optuna:nsgaii", "random", pytest.param("optuna:gp", marks=pytest.mark.slow)],
+    [
+        "optuna:tpe",
+        "knapsack start",
+        "optuna:nsgaii",
+        "random",
+        "gp",
+        "gp:zero",
+        pytest.param("optuna:gp", marks=pytest.mark.slow),
+    ],
 )
 def test_a_strategy_that_was_handed_its_answers_goes_on_like_the_one_that_gave_them(strategy: str) -> None:
     """Replayed, a search asks next for what the search itself asks next."""

@@ -23,6 +23,7 @@ STARTING = (
     "optuna:tpe",
     "optuna:gp",
     "optuna:nsgaii",
+    "gp:zero",
 )
 
 
@@ -50,13 +51,15 @@ def test_fewer_are_the_first_of_more_and_all_are_feasible() -> None:
     assert len(initial_design(small, 50)) == small.space.size
 
 
-@pytest.mark.parametrize(("name", "window"), [("optuna:tpe", 4), ("optuna:gp", 4), ("optuna:nsgaii", 8)])
+@pytest.mark.parametrize(
+    ("name", "window"), [("optuna:tpe", 4), ("optuna:gp", 4), ("gp", 4), ("gp:zero", 4), ("optuna:nsgaii", 8)]
+)
 def test_models_have_few_candidates_in_flight(name: str, window: int) -> None:
     """The default window of a model-based search is small; that of a genetic one its generation."""
     assert make_strategy(name, toy_setup(evaluations=40)).window == window
 
 
-@pytest.mark.parametrize("name", ["optuna:tpe", "optuna:gp"])
+@pytest.mark.parametrize("name", ["optuna:tpe", "optuna:gp", "gp", "gp:zero"])
 def test_after_the_start_the_model_chooses(name: str) -> None:
     """With four in flight no candidate after the start is drawn for want of figures, as long as there is room."""
     setup = toy_setup(toy_space((16,) * 6, levels=8), evaluations=26)
@@ -69,7 +72,7 @@ def test_after_the_start_the_model_chooses(name: str) -> None:
     assert strategy.substitutes(jobs) == []
 
 
-@pytest.mark.parametrize("name", ["optuna:tpe", "pymoo:nsga2", "metapruning:inherited"])
+@pytest.mark.parametrize("name", ["optuna:tpe", "pymoo:nsga2", "metapruning:inherited", "gp:zero"])
 def test_what_is_drawn_instead_is_counted(name: str) -> None:
     """Towards the end of a small space nearly everything that a method chooses was proposed before; it says so."""
     setup = toy_setup(toy_space((3, 3, 3), levels=3), evaluations=27)
