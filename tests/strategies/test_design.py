@@ -59,7 +59,7 @@ def test_models_have_few_candidates_in_flight(name: str, window: int) -> None:
     assert make_strategy(name, toy_setup(evaluations=40)).window == window
 
 
-@pytest.mark.parametrize("name", ["optuna:tpe", "optuna:gp", "gp", "gp:zero"])
+@pytest.mark.parametrize("name", ["optuna:tpe", "optuna:gp", "gp:zero"])
 def test_after_the_start_the_model_chooses(name: str) -> None:
     """With four in flight no candidate after the start is drawn for want of figures, as long as there is room."""
     setup = toy_setup(toy_space((16,) * 6, levels=8), evaluations=26)
@@ -72,7 +72,7 @@ def test_after_the_start_the_model_chooses(name: str) -> None:
     assert strategy.substitutes(jobs) == []
 
 
-@pytest.mark.parametrize("name", ["optuna:tpe", "pymoo:nsga2", "metapruning:inherited", "gp:zero"])
+@pytest.mark.parametrize("name", ["optuna:tpe", "pymoo:nsga2", "metapruning:inherited"])
 def test_what_is_drawn_instead_is_counted(name: str) -> None:
     """Towards the end of a small space nearly everything that a method chooses was proposed before; it says so."""
     setup = toy_setup(toy_space((3, 3, 3), levels=3), evaluations=27)
