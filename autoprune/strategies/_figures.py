@@ -19,7 +19,7 @@ class Scale:
 
     Attributes:
         kind: ``"logit"`` for shares of 1 that are maximised, ``"log"`` for figures above 0, ``"plain"`` for all others.
-        floor: what is added before the logarithm.
+        floor: summand before the logarithm.
     """
 
     kind: str

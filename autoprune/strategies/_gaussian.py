@@ -148,7 +148,7 @@ class Covariances:
     """`Basis.covariances` between all genomes that a search has met, each computed once.
 
     Args:
-        basis: what the kernel sees of genomes.
+        basis: the view that the kernel has of genomes.
     """
 
     def __init__(self, basis: Basis) -> None:
@@ -180,7 +180,7 @@ class GaussianProcess:
     neighbouring pairs, and noise.
 
     Args:
-        basis: what the kernel sees of genomes.
+        basis: the view that the kernel has of genomes.
         covariances: remembers those between measured genomes.
         genomes: (n, d) measured genomes, each once.
         targets: (n,) their figures.
@@ -292,7 +292,7 @@ def fitted(basis: Basis, covariances: Covariances, genomes: IntArray, targets: F
     """Return the most probable hyperparameters: marginal likelihood, and a log-normal prior of each variance.
 
     Args:
-        basis: what the kernel sees of genomes.
+        basis: the view that the kernel has of genomes.
         covariances: remembers those between measured genomes.
         genomes: (n, d) measured genomes; the last `MOST_FITTED` count.
         targets: (n,) their figures.

@@ -25,7 +25,7 @@ class Improvement:
     Args:
         values: (n, m) measured figures; what they dominate is not improved any more. With more points on their front
             than `MOST_POINTS` the least crowded of these are taken.
-        reference: (m,) what is beyond adds nothing.
+        reference: (m,) point beyond which nothing counts.
     """
 
     def __init__(self, values: FloatArray, reference: FloatArray) -> None:

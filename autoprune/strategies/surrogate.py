@@ -43,7 +43,6 @@ _AT_ONCE = 1_000_000  # kernels of one variable in a moment: as many more are wo
 _BEST = 6  # of them, those around which the next round looks
 _ROUNDS = 3
 _LONGEST_FRONT = 8  # predicted optima that are measured before there is a model
-_MANY_LEVELS = 4  # probed per variable, where these probes take no more than a quarter of the evaluations
 _STREAM = 0  # of what is looked at: so much of it that another stream leads to the same choices, nearly always
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(12)
 _PROBABILITIES = _WEIGHTS / _WEIGHTS.sum()
@@ -256,13 +255,6 @@ def _ratios(setup: SearchSetup) -> list[FloatArray]:
     return [ratios[:n, v] for v, n in enumerate(space.n_levels)]
 
 
-def _levels(setup: SearchSetup) -> int | None:
-    """Return how many levels of every variable are probed by default; None where the budget is unknown."""
-    evaluations = likely_evaluations(setup, setup.probe or "proxy")
-    n_free = max(1, int(np.count_nonzero(setup.space.n_levels > 1)))
-    return None if evaluations is None else max(1, min(_MANY_LEVELS, evaluations // (4 * n_free)))
-
-
 @dataclass(frozen=True)
 class ZeroMeanSettings:
     """Settings of `ZeroMeanStrategy`.
@@ -296,8 +288,7 @@ class SurrogateSettings:
     """Settings of `SurrogateStrategy`.
 
     Attributes:
-        probes: levels measured per variable, the lowest one always, as far as the evaluations suffice. None for as many
-            as a quarter of the evaluations allows, 1 to 4: what fewer probes say worse, candidates mend.
+        probes: levels measured per variable, as for `KnapsackSettings`.
         signal: figure that measures the damage of a lowered variable, as for `KnapsackSettings`.
         front: predicted optima, spread over cost, that are measured before there is a model; None: a fifth of what the
             probes leave of the evaluations, 4 to 8.
@@ -329,7 +320,7 @@ class SurrogateStrategy(ModelStrategy):
 
     def __init__(self, setup: SearchSetup, settings: SurrogateSettings | None = None) -> None:
         super().__init__(setup, settings)
-        self._sensitivities = Sensitivities(setup, self.settings.probes or _levels(setup), self.settings.signal)
+        self._sensitivities = Sensitivities(setup, self.settings.probes, self.settings.signal)
         self._probing: set[Genome] = set()
 
     def _propose_again(self, ids: range, jobs: Sequence[Job]) -> Sequence[Job]:
