@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from autoprune.api.beginning import Beginning, StartArgument, ranker
+from autoprune.api.loggers import check_loggers, search_loggers
 from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, search_progress
 from autoprune.api.recorded_problem import as_recorded_in, check_resumable, check_same_objectives
@@ -81,6 +82,7 @@ def search(
     seed: int = 0,
     window: int | None = None,
     progress: Given[SearchProgress] = None,
+    loggers: Sequence[str] = (),
 ) -> Run:
     """Search for smaller models; run the same call again to resume one that was interrupted or to spend more.
 
@@ -114,12 +116,16 @@ def search(
             `optuna:tpe` and `optuna:gp`, 16 of others without a generation.
         progress: function that is called now and then with how far the search is; by default a bar with the front as it
             grows, in terminals and notebooks; False for none.
+        loggers: trackers that record how it goes, each if its package is installed: ``"tensorboard"`` (tensorboardX)
+            and ``"mlflow"`` write into the run's folder (MLflow elsewhere if ``MLFLOW_TRACKING_URI`` is set),
+            ``"wandb"`` too, offline unless ``WANDB_MODE`` says otherwise.
 
     Returns:
         The run: its front, and points to build, save and report.
 
     Raises:
-        UnknownNameError: there is no such strategy, recipe or executor.
+        UnknownNameError: there is no such strategy, recipe, executor or logger.
+        MissingDependencyError: a logger's package is not installed.
         InvalidArgumentError: settings cannot be used, or what comes before the strategy does not go with it.
         StoreError: the folder is of another problem, in use, or damaged.
         BudgetError: the budget is too small for the strategy or the preparation.
@@ -133,6 +139,7 @@ def search(
     check_executor(executor)
     _check_numbers(seed, window)
     check_progress(progress)
+    check_loggers(loggers)
     _check_budget(budget, problem, info.fidelity)
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
     is_new = not (folder / "run.sqlite").exists()
@@ -164,7 +171,8 @@ def search(
         with (
             _open_cache(problem, cache, folder) as evaluations,
             closing(_make_executor(executor, runner, problem, run, beginning, checkpoints)) as workers,
-            search_progress(progress, f"{problem.name} {strategy}", budget, recorded) as tell,
+            search_progress(progress, f"{problem.name} {strategy}", budget, recorded) as bar,
+            search_loggers(loggers, folder, recorded, bar) as tell,
         ):
             if evaluations is not None and beginning.earlier is not None and beginning.figures_carry_over(problem):
                 known = measured_in(beginning.earlier.outcomes)

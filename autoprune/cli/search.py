@@ -53,6 +53,10 @@ def search(
     address: options.Address = None,
     workers: options.Workers = None,
     insecure: options.Insecure = False,
+    loggers: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="NAME", help="Also record it in tensorboard, mlflow or wandb. Repeatable."),
+    ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -102,6 +106,7 @@ def search(
             store=folder,
             seed=wanted.seed,
             progress=not (quiet or as_json),
+            loggers=loggers or (),
         )
         interrupted = run.interrupted
     except KeyboardInterrupt:  # before the search had begun, or after it had ended
