@@ -27,8 +27,9 @@ What there is:
 - **Data and tasks**: `Data`, `load_data`, `ImageTransform`; `Classification`, `Detection`, `Segmentation`,
   `TorchMetrics`, `FunctionTask`; `Unlabelled` for `Data` of inputs alone.
 - **Measuring candidates**: `ProxySettings`, `ReconstructedSettings`; `LatencySettings`, `LatencyTable` predict times.
-- **Files**: `load` and `describe` read pruned-model files; `save_pretrained` and `load_pretrained` keep the
-  configuration of a model of transformers beside one, `correct_feature_info` puts timm's table right.
+- **Files**: `load` and `describe` read pruned-model files; `export_model` writes ONNX; `save_pretrained` and
+  `load_pretrained` keep the configuration of a model of transformers beside one, `correct_feature_info` puts timm's
+  table right.
 - **Parts**: `trace_model`, `validate`, `SearchSpace` and `cut` find what can be pruned, check it, and cut it.
 
 To extend autoprune, see the pages of `strategies`, `criteria`, `evaluators`, `recipes`, `regularizers`, `data` and
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from autoprune.evaluate.evaluator import ProxySettings
     from autoprune.evaluate.reconstructed import ReconstructedSettings
     from autoprune.execute.settings import RaySettings
+    from autoprune.export import export as export_model
     from autoprune.latency.settings import LatencySettings
     from autoprune.latency.table import LatencyTable
     from autoprune.libraries import correct_feature_info, load_pretrained, save_pretrained
@@ -114,6 +116,7 @@ _WHERE = {
     "autoprune.execute.settings": ("RaySettings",),
     "autoprune.latency.settings": ("LatencySettings",),
     "autoprune.latency.table": ("LatencyTable",),
+    "autoprune.export": ("export_model:export",),
     "autoprune.libraries": ("correct_feature_info", "load_pretrained", "save_pretrained"),
     "autoprune.pareto.front": ("Front",),
     "autoprune.surgery.cut": ("cut",),
@@ -165,6 +168,7 @@ __all__ = [
     "data",
     "describe",
     "evaluators",
+    "export_model",
     "finetune",
     "fit",
     "load",

@@ -6,12 +6,14 @@ convenience around the official exporters, not a converter of its own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
 
     Args:
         model: the model to export; it is not changed.
-        example_input: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
+        example_input: a tensor or array, a tuple or list of arguments, or a mapping of keyword arguments; their sizes
+            count, their values do not, and the first size, the batch, is free in what is written.
         path: the file to write.
         form: ``"onnx"``, ``"torch"`` (a program for `torch.export.load`) or ``"safetensors"`` (the ``state_dict``).
 
@@ -64,7 +67,7 @@ def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True)
             "program) or 'safetensors', or rewrite its forward in real and imaginary parts"
         )
         raise TraceError(msg)
-    args, kwargs, shapes = _arguments(example_input)
+    args, kwargs, shapes = _arguments(model, example_input)
     with _refusal(model, "ONNX"):
         program = torch.onnx.export(
             _evaluated(model),
@@ -91,7 +94,7 @@ def onnx_program(model: nn.Module, example_input: Any, *, optimize: bool = True)
 
 def export_program(model: nn.Module, example_input: Any, path: Path) -> None:
     """Write a `torch.export` program whose batch dimension (the first of every input) is free; end it in ``.pt2``."""
-    args, kwargs, shapes = _arguments(example_input)
+    args, kwargs, shapes = _arguments(model, example_input)
     with _refusal(model, "a torch.export program"):
         torch.export.save(torch.export.export(_evaluated(model), args, kwargs, dynamic_shapes=shapes), path)
 
@@ -112,17 +115,22 @@ def _evaluated(model: nn.Module) -> nn.Module:
     return copy_with(model, ()).eval()
 
 
-def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _arguments(model: nn.Module, example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Return positional and keyword arguments, two samples at least, and which of their dimensions are free."""
     batch = torch.export.Dim("batch")
     # a single sample would be taken for a constant: torch.export specializes sizes 0 and 1
-    example = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and len(t) == 1 else t, example_input)
+    example = pytree.tree_map_only(np.ndarray, torch.from_numpy, example_input)
+    example = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and len(t) == 1 else t, example)
     shapes = pytree.tree_map(lambda t: {0: batch} if isinstance(t, Tensor) and t.dim() else None, example)
     if isinstance(example, Mapping):
         return (), dict(example), dict(shapes)
-    if isinstance(example, tuple | list):
-        return tuple(example), {}, tuple(shapes)
-    return (example,), {}, (shapes,)
+    if not isinstance(example, tuple | list):
+        example, shapes = (example,), (shapes,)
+    named = [item.kind for item in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in named:  # forward(self, *inputs): torch takes these as one argument
+        n = named.index(inspect.Parameter.VAR_POSITIONAL)
+        shapes = (*shapes[:n], tuple(shapes[n:]))
+    return tuple(example), {}, tuple(shapes)
 
 
 @contextmanager

@@ -90,6 +90,16 @@ def test_long_pages_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run_page(name)
 
 
+def test_the_lines_of_the_migration_page_are_counted() -> None:
+    """The table says how long the three examples of the same job are, and what it says is so."""
+    page = DOCS / "migration.md"
+    examples = [*blocks(page, "python"), *blocks(page, "text")]
+    lines = [[line for line in text.splitlines() if line and not re.match(r"import |from ", line)] for text in examples]
+    told = re.search(r"\| lines of code above, without imports \| (\d+) \| (\d+) \| (\d+) \|", page.read_text("utf-8"))
+    assert told is not None
+    assert [len(of) for of in lines] == [int(number) for number in told.groups()]
+
+
 def test_what_one_writes_oneself() -> None:
     """The strategy proposes genomes of the space, the criterion scores every channel, the recipe makes weights."""
     names = run_page("extending")

@@ -94,6 +94,20 @@ def test_inputs_may_be_tuples_and_mappings(inputs, tmp_path):
     torch.testing.assert_close(found, model(a, b))
 
 
+class Variadic(nn.Module):
+    """Takes any number of inputs, as converters' modules do."""
+
+    def forward(self, first, *others):
+        return first + sum(others)
+
+
+def test_any_number_of_inputs_may_be_arrays(tmp_path):
+    """Of ``*inputs`` the batch is free as well; arrays are as good as tensors."""
+    export(Variadic(), [np.ones((2, 3), np.float32)] * 3, tmp_path / "m.pt2", form="torch")
+    a, b, c = torch.randn(3, 7, 3)
+    torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(a, b, c), a + b + c)
+
+
 class DataDependent(nn.Module):
     """Branches on its values."""
 

@@ -21,12 +21,13 @@ FILES = {
     "segmentation": ("small.autoprune",),
     "diffusion_unet": ("small.autoprune",),
     "yolo": ("small.pt", "small.onnx"),
+    "onnx_file": ("small.onnx", "small.autoprune"),
 }
-QUICK = ("crnn", "transformers_encoder", "transformers_decoder")
+QUICK = ("crnn", "onnx_file", "transformers_encoder", "transformers_decoder")
 CASES = [
     pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow, pytest.mark.timeout(900))) for name in FILES
 ]
-LIBRARIES = {"timm", "transformers", "segmentation_models_pytorch", "diffusers", "ultralytics"}
+LIBRARIES = {"timm", "transformers", "segmentation_models_pytorch", "diffusers", "ultralytics", "onnx2pytorch"}
 
 
 @pytest.mark.filterwarnings("default")  # those of the libraries are theirs

@@ -146,14 +146,14 @@ class RunPoint:
         return space.structure.kept_genes(orders, space.widths(np.array([self.genome], dtype=np.int64))[0])
 
     def layers(self) -> pd.DataFrame:
-        """Return a row per layer in execution order: what it has and costs, in the dense model and in this point.
+        """Return a data frame, which prints whole: what a layer has and costs, in the dense model and in this point.
 
-        Columns: ``channels_dense``, ``channels`` (missing where the trace cannot tell), ``macs_dense``, ``macs``,
-        ``params_dense``, ``params`` and, where the run predicted latency, ``latency_ms_dense``, ``latency_ms``, with
-        the norm, the activation and the additions behind a layer. The last row is what is in no layer; all sum up to
-        the costs of the models.
+        A row per layer in execution order. Columns: ``channels_dense``, ``channels`` (missing where the trace cannot
+        tell), ``macs_dense``, ``macs``, ``params_dense``, ``params`` and, where the run predicted latency,
+        ``latency_ms_dense``, ``latency_ms``, with the norm, the activation and the additions behind a layer. The last
+        row is what is in no layer; all sum up to the costs of the models.
         """
-        import pandas as pd
+        from autoprune.pareto.table import Table
 
         rows = [
             {
@@ -165,7 +165,7 @@ class RunPoint:
             }
             for row in self._layers.rows
         ]
-        found = pd.DataFrame(rows).set_index("layer")
+        found = Table(rows).set_index("layer")
         return found.astype({name: "Int64" for name in found.columns if name.startswith("channels")})
 
     def plot(self) -> PlotlyFigure:

@@ -41,7 +41,7 @@ WORTH = 0.25
 """Points are not looked at that keep less of what the dense model is above guessing (above the reference point)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunFront(Front[RunPoint]):
     """The front of a run, which shows itself in notebooks.
 

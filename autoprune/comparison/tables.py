@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from autoprune.comparison.summary import ComparisonSummary, Contestant, Trial
+from autoprune.pareto.table import Table
 from autoprune.report.units import amount, count
 
 POINT_FIGURES = {"searched": "", "tuned": "_tuned", "test": "_test", "tuned_test": "_tuned_test"}
@@ -33,7 +34,7 @@ def strategies_table(summary: ComparisonSummary) -> pd.DataFrame:
                 **_spending(item.trials),
             }
         )
-    return pd.DataFrame(rows).set_index("strategy")
+    return Table(rows).set_index("strategy")
 
 
 def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
@@ -50,7 +51,7 @@ def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
         for item in summary.contestants
         for trial in item.trials
     ]
-    return pd.DataFrame(rows).set_index(["strategy", "seed"])
+    return Table(rows).set_index(["strategy", "seed"])
 
 
 def readable_rows(summary: ComparisonSummary) -> tuple[list[str], list[list[str]]]:

@@ -124,6 +124,15 @@ class Front(Generic[P]):
         """Return a point by its place, cheapest first, or several as a tuple."""
         return self.points[index]
 
+    def __repr__(self) -> str:
+        """Name the kind, the number of points and the range of the cost."""
+        cost = self.objectives.cost.name
+        ends = (
+            [_words(cost, _figure(point, cost)) for point in (self.points[0], self.points[-1])] if self.points else []
+        )
+        span = f": {cost} {ends[0]} to {ends[1]}" if ends else ""
+        return f"{type(self).__name__}({len(self)} point{'' if len(self) == 1 else 's'}{span})"
+
     @property
     def hypervolume(self) -> float:
         """The exact hypervolume, as a share of the box that the reference point spans with the ideal, 0..1.
@@ -137,7 +146,7 @@ class Front(Generic[P]):
         return self.box.share(self.values)
 
     def table(self: Front[T], *, wide: bool = False) -> pd.DataFrame:
-        """Return a data frame: one row per point, cheapest first, indexed by id.
+        """Return a data frame, which prints whole: one row per point, cheapest first, indexed by id.
 
         Columns: metrics that are objectives (``accuracy``; of other items ``accuracy_test``), costs (``macs``,
         ``params``; predicted latency as ``latency_ms``), shares of the dense model's for MACs and objectives
@@ -226,9 +235,9 @@ class Front(Generic[P]):
 
 def points_table(rows: Sequence[Mapping[str, Any]], objectives: Objectives, *, wide: bool) -> pd.DataFrame:
     """Return rows of points as a data frame, indexed by id; see `Front.table`."""
-    import pandas as pd
+    from autoprune.pareto.table import Table
 
-    found = pd.DataFrame(rows, columns=None if rows else ["id"]).set_index("id")
+    found = Table(rows, columns=None if rows else ["id"]).set_index("id")
     names = ("macs", "params", "latency", *objectives.names)
     shares = {f"{name}_share" for name in ("macs", *objectives.names)}
     kept = [

@@ -141,3 +141,17 @@ def test_the_page_of_a_run_that_goes_on_refreshes_itself(tmp_path: Path) -> None
         going.happened, going.is_driven = [], is_driven
         page = write_report(going.record, tmp_path / "report.html", refresh=5).html.read_text("utf-8")
         assert ('http-equiv="refresh" content="5"' in page) is is_driven
+
+
+def test_tables_print_whole(run: ap.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns no row and no column is replaced by dots, and no line is longer; a front says what it is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    point = run.front[0]
+    for table in (point.layers(), run.front.table(), run.front.table(wide=True), point.layers()[["macs", "params"]]):
+        text = repr(table)
+        assert "..." not in text
+        assert max(map(len, text.splitlines())) <= 80
+        words = text.split()
+        assert {*map(str, table.index), *map(str, table.columns)} <= {*words}
+    ends = [run.front[i].costs["macs"] for i in (0, -1)]
+    assert repr(run.front) == f"RunFront({len(run.front)} points: macs {ends[0]:g} to {ends[1]:g})"
