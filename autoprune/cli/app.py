@@ -18,6 +18,9 @@ from autoprune.cli.console import fail, log
 from autoprune.core.interruption import signals_interrupt
 from autoprune.errors import AutopruneError
 
+RESUMED = ("search", "compare", "finetune")
+"""Commands that go on where they were interrupted."""
+
 
 class _Door(TyperGroup):
     """Turns expected errors into one clean line on stderr; a bug keeps its traceback."""
@@ -35,7 +38,8 @@ class _Door(TyperGroup):
             fail(str(error) or type(error).__name__)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            log(f"interrupted {error}".rstrip())
+            goes_on = "; nothing that was recorded is lost, the same command goes on"
+            log(f"interrupted {error}".rstrip() + (goes_on if ctx.invoked_subcommand in RESUMED else ""))
             raise typer.Exit(130) from error
 
 
@@ -80,8 +84,3 @@ app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("list")(listing.list_)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

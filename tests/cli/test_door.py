@@ -83,3 +83,35 @@ def test_messages_may_hold_markup(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", name])
     assert result.exit_code == 1
     assert "[bold]x[/bold].toml" in result.output
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_one_line() -> None:
+    """Before any command runs, too, an interruption shows no traceback and has its exit code."""
+    code = (
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from autoprune.cli import main\n"
+        "main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "interrupted before anything was done\n"
+
+
+def test_an_early_ctrl_c_says_whether_something_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What resumes says so, however early it ends; what does not resume promises nothing."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autoprune.cli.options.read_problem", interrupted)
+    said = {
+        command: CliRunner().invoke(app, [command, "resnet20-cifar10"]) for command in ("search", "compare", "plan")
+    }
+    assert {result.exit_code for result in said.values()} == {130}
+    assert "the same command goes on" in said["search"].stderr
+    assert "the same command goes on" in said["compare"].stderr
+    assert said["plan"].stderr == "interrupted\n"
