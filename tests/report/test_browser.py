@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.comparison.page import render_comparison
 from autoprune.report.headline import highlight
 from autoprune.report.run_page import pages_of, render
 from autoprune.report.summarize import summarize
 from tests.report.chromium import Tab
 from tests.report.made_up import MadeUpRun, make_meta, make_rich_run, make_run
+from tests.report.made_up_comparison import make_comparison
 from tests.report.test_drawing import HOSTILE, make_hostile_run
 
 pytestmark = pytest.mark.browser
@@ -139,7 +141,7 @@ def test_the_page_of_a_point_is_kept_as_a_file(rich: Callable[[], Tab], tmp_path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [420, 1400])
-@pytest.mark.parametrize("which", ["run", "point"])
+@pytest.mark.parametrize("which", ["run", "point", "comparison"])
 def test_everyone_can_read_it(browser: Tab, tmp_path: Path, which: str, width: int, scheme: str) -> None:
     """Axe, which checks accessibility, finds nothing wrong, and nothing is wider than the screen."""
     found = importlib.util.find_spec("axe_core_python")
@@ -148,7 +150,12 @@ def test_everyone_can_read_it(browser: Tab, tmp_path: Path, which: str, width: i
     axe = Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
     summary = summarize(make_rich_run().record)
     page = tmp_path / "page.html"
-    page.write_text(render(summary) if which == "run" else pages_of(summary)[summary.front[3].id], encoding="utf-8")
+    made = {
+        "run": lambda: render(summary),
+        "point": lambda: pages_of(summary)[summary.front[3].id],
+        "comparison": lambda: render_comparison(make_comparison()),
+    }
+    page.write_text(made[which](), encoding="utf-8")
     browser.complaints.clear()
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     try:
