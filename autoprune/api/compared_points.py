@@ -11,6 +11,7 @@ import numpy as np
 from autoprune.api.finetuning import TunedPoint, finetune
 from autoprune.api.point import RunPoint
 from autoprune.api.run import Run
+from autoprune.api.stripping import has_given_weights
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.summary import SampledCandidate
 from autoprune.core.streams import stream
@@ -38,13 +39,16 @@ class ShortFinetune:
     executor: str | RaySettings | None
     tell: Callable[[int, int], None]
 
-    def __call__(self, runs: Runs, points: Points, *, test: bool) -> dict[tuple[Entry, int], TunedPoint]:
+    def __call__(
+        self, runs: Runs, points: Points, *, test: bool, weights: str = "own"
+    ) -> dict[tuple[Entry, int], TunedPoint]:
         """Return the trained points by run and job id.
 
         Args:
             runs: the runs that the points come from.
             points: the points to train, for each run.
             test: whether to look at test items.
+            weights: weights that the training starts from, see `finetune`.
         """
         found: dict[tuple[Entry, int], TunedPoint] = {}
         n, done = sum(map(len, points.values())), 0
@@ -56,6 +60,7 @@ class ShortFinetune:
                     chosen,
                     self.settings.epochs,
                     settings=self.settings,
+                    weights=weights,
                     executor=self.executor,
                     test=test,
                     progress=False,  # the bar is the comparison's
@@ -64,6 +69,26 @@ class ShortFinetune:
             done += len(chosen)
         self.tell(done, n)
         return found
+
+
+def retrained_structures(
+    tuner: ShortFinetune, runs: Runs, points: Points, tuned: Mapping[tuple[Entry, int], TunedPoint], *, test: bool
+) -> dict[tuple[Entry, int], TunedPoint]:
+    """Return the structures of points on the dense weights, trained as the points were.
+
+    Where a point inherits the dense weights anyway, its structure on them is the point itself, and is not trained
+    twice.
+
+    Args:
+        tuner: the training.
+        runs: the runs that the points come from.
+        points: the points, for each run.
+        tuned: the points after the training, tested if ``test``.
+        test: whether to look at test items.
+    """
+    others = {entry: [point for point in chosen if not has_given_weights(point)] for entry, chosen in points.items()}
+    trained = tuner(runs, {entry: chosen for entry, chosen in others.items() if chosen}, test=test, weights="dense")
+    return {**tuned, **trained}
 
 
 def pick_points(runs: Runs, shares: Sequence[float]) -> dict[Entry, dict[float, RunPoint | None]]:
@@ -106,6 +131,7 @@ def share_points(
     *,
     tuned: Mapping[tuple[Entry, int], TunedPoint],
     tested: Mapping[tuple[Entry, int], Mapping[str, float]],
+    stripped: Mapping[tuple[Entry, int], TunedPoint] | None = None,
 ) -> dict[Entry, dict[float, dict[str, float]]]:
     """Return the figures of the points that were picked, see `autoprune.comparison.summary.Trial`.
 
@@ -114,6 +140,7 @@ def share_points(
         quality: the metric that is compared.
         tuned: after the short fine-tune, where there was one.
         tested: their metrics on test items, where they were looked at.
+        stripped: their structures on the dense weights after the same fine-tune, where there was one.
     """
 
     def figures(entry: Entry, point: RunPoint | None) -> dict[str, float]:
@@ -122,10 +149,11 @@ def share_points(
         found = {"searched": point.metrics[quality]}
         if (entry, point.id) in tested:
             found["test"] = tested[entry, point.id][quality]
-        if (trained := tuned.get((entry, point.id))) is not None:
-            found["tuned"] = trained.metrics[quality]
-            if quality in trained.test_metrics:
-                found["tuned_test"] = trained.test_metrics[quality]
+        for name, known in (("tuned", tuned), ("stripped", stripped or {})):
+            if (trained := known.get((entry, point.id))) is not None:
+                found[name] = trained.metrics[quality]
+                if quality in trained.test_metrics:
+                    found[f"{name}_test"] = trained.test_metrics[quality]
         return found
 
     return {entry: {share: figures(entry, point) for share, point in chosen.items()} for entry, chosen in picks.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +15,30 @@ from autoprune.api.compared_points import (
     distinct_points,
     draw_points,
     pick_points,
+    retrained_structures,
     sampled_candidates,
     share_points,
 )
-from autoprune.api.finetuning import TunedPoint
+from autoprune.api.compared_runs import ComparedRuns
+from autoprune.api.finetuning import WEIGHTS, TunedPoint
 from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, comparison_progress
-from autoprune.api.recorded_problem import as_recorded_in, check_resumable
-from autoprune.api.run import Run, open_run
-from autoprune.api.searching import search
+from autoprune.api.recorded_problem import as_recorded_in
+from autoprune.api.run import Run
+from autoprune.api.stripping import has_given_weights
 from autoprune.comparison.page import write_comparison
-from autoprune.comparison.plan import Entry, entries, roster
+from autoprune.comparison.plan import FRONT, TRAINED, Entry, entries, roster
 from autoprune.comparison.summarize import headline, summarize, trial
 from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SkippedRun
-from autoprune.comparison.tables import readable_rows, seeds_table, strategies_table
-from autoprune.core.budget import Budget, Spending
+from autoprune.comparison.tables import (
+    differences_table,
+    gains_table,
+    readable_rows,
+    seeds_table,
+    strategies_table,
+    totals_table,
+)
+from autoprune.core.budget import Budget
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
 from autoprune.errors import (
@@ -37,21 +46,17 @@ from autoprune.errors import (
     InfeasibleError,
     InvalidArgumentError,
     MissingDependencyError,
-    StoreError,
+    unknown_name,
 )
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.report.document import card
-from autoprune.store.meta import weights_in_words
-from autoprune.strategies.registry import find_strategy, strategy_settings
-from autoprune.strategies.warm_start import NO_START, USUAL, split_key
+from autoprune.strategies.registry import strategy_settings
+from autoprune.strategies.warm_start import split_key
 from autoprune.train.settings import FitSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COMPARED = "compared"
-"""Kind of the record that such a run keeps: the budget that it was searched to the end of."""
 
 SHARES = (0.7, 0.5, 0.3)
 """Of the dense model's MACs: where points are compared unless told otherwise."""
@@ -112,9 +117,35 @@ class Comparison:
         (``_spread``: the 95 % t interval, below 8 seeds the range), per share of the MACs such as ``@50%`` the quality
         in the search (``accuracy@50%``), after the short fine-tune
         (``accuracy_tuned@50%``) and both on test items (``accuracy_test@50%``, ``accuracy_tuned_test@50%``),
-        ``evaluations``, ``macs_spent``, ``macs_prepared``, ``space_exhausted``.
+        ``evaluations``, ``macs_spent``, ``macs_prepared``, ``space_exhausted``, and by which test the hypervolume was
+        compared with that of ``random`` (``compared_by``, the adjusted ``p``). With ``retrain="dense"`` there is also
+        the quality of structures on the dense weights after the fine-tune (``accuracy_stripped@50%``,
+        ``accuracy_stripped_test@50%``), and what search and weights are worth apart (``search_gain@50%``,
+        ``weight_gain@50%``, see `gains_table`).
         """
         return strategies_table(self.summary)
+
+    def gains_table(self) -> pd.DataFrame:
+        """Return a data frame, one row per strategy, share and ``"search"`` or ``"weights"``: what that half is worth.
+
+        A search: the strategy's structures on the dense weights against those of ``uniform``, all after the same
+        fine-tune. Weights: points as delivered against their structures on the dense weights, after it. On test items
+        where these are looked at. Columns: ``mean``, ``low``, ``high``, ``spread`` (what these are), ``n``, ``test``,
+        ``p``, ``verdict``. No rows without ``retrain="dense"``.
+        """
+        return gains_table(self.summary)
+
+    def totals_table(self) -> pd.DataFrame:
+        """Return a data frame, one row per strategy, the cheapest first: cost until k points have their final weights.
+
+        Columns: ``n`` (seeds), ``k`` (points that were trained), ``macs_search``, ``macs_training``, ``macs_total``,
+        and their quality after it per share of the MACs. No rows without a fine-tune.
+        """
+        return totals_table(self.summary)
+
+    def differences_table(self) -> pd.DataFrame:
+        """Return a data frame, one row per difference in hypervolume, with the columns of `gains_table`."""
+        return differences_table(self.summary)
 
     def seeds_table(self) -> pd.DataFrame:
         """Return a data frame, one row per strategy and seed, with the columns of `table`."""
@@ -125,7 +156,7 @@ class Comparison:
         self.table().to_csv(path)
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write one HTML file that needs no network, and `table` and `seeds_table` as CSV beside it.
+        """Write one HTML file that needs no network, and the tables as CSV beside it.
 
         Args:
             path: the HTML file; ``compare.html`` in the comparison's folder by default.
@@ -156,6 +187,7 @@ def compare(
     prepare: StartArgument = None,
     shares: Sequence[float] = SHARES,
     finetune: FitSettings | None = None,
+    retrain: str = "own",
     n_sampled: int = 20,
     test: bool = True,
     executor: str | RaySettings | Executor | None = None,
@@ -165,9 +197,10 @@ def compare(
     """Run strategies side by side; run the same call again to go on with a comparison that was interrupted.
 
     Every strategy gets the same budget from every seed, preparation included, and the same evaluator. ``uniform``,
-    ``random`` and ``global_ranking`` always take part, and every learning strategy beside its twins, the controls that
-    skip its learning. Runs share one cache of evaluations; a hit is charged what it cost the first time, so the order
-    of the runs changes nothing.
+    ``random``, ``global_ranking``, ``knapsack:front`` (what is predicted without a label) and, where the budget counts
+    MACs, ``uniform:trained`` (equal widths, all into training) always take part, and every learning strategy beside its
+    twins, the controls that skip its learning. Runs share one cache of evaluations; a hit is charged what it cost the
+    first time, so the order of the runs changes nothing.
 
     Args:
         problem: the problem to search.
@@ -183,6 +216,10 @@ def compare(
         shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
+        retrain: ``"own"``, points are trained from the weights that they were delivered with; ``"dense"``, their widths
+            and channels also from the dense model's weights, cut and recovered in the same way for all: the one says
+            what a search has found, the difference what its training was worth. Doubles the fine-tunes of strategies
+            that train.
         n_sampled: size of that sample; 0 for none.
         test: whether points are measured on test items, once all searches are done; data without them has none.
         executor: see `search`.
@@ -194,22 +231,24 @@ def compare(
         among its ``skipped`` runs, with the reason; the others go on.
 
     Raises:
-        UnknownNameError: there is no such strategy or executor; nothing was run.
-        InvalidArgumentError: no seed, a share outside 0..1, nothing that is measured among the objectives, or a
-            preparation that there is not, or that the problem's candidates cannot inherit.
+        UnknownNameError: there is no such strategy, executor or choice of weights; nothing was run.
+        InvalidArgumentError: nothing to retrain by, no seed, a share outside 0..1, nothing that is measured among the
+            objectives, or a preparation that there is not, or that the problem's candidates cannot inherit.
         BudgetError: the budget is in seconds, which depend on the machine and on what the cache holds.
         StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
     """
     check_progress(progress)
-    taking_part = roster(strategies)
     if budget is None:
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.evaluation_macs(problem.dense_costs["macs"]))
     budget = Budget.of(budget)
+    taking_part = roster(strategies, counts_macs=budget.macs is not None)
     _check(problem, budget, shares, executor)
+    _check_retraining(retrain, finetune)
     beginning = Beginning.of(problem, "random", None, prepare, None, budget.evaluations)
     plan = entries(taking_part, seeds, is_trained=beginning.preparation is not None)
     settings = _checked_settings(settings or {}, taking_part)
-    for key in taking_part:
+    settings = {**_baseline_settings(problem, shares, taking_part), **settings}
+    for key in strategies if not isinstance(strategies, str) else [strategies]:
         problem.check_strategy(key, settings.get(key))
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
     for ledger in sorted(folder.glob("*/run.sqlite"))[:1]:  # runs of one table are measured alike
@@ -222,7 +261,8 @@ def compare(
         if finetune is not None and not interrupted:
             trainer = executor if isinstance(executor, str | RaySettings) else None
             tuner = ShortFinetune(finetune, trainer, lambda done, n: tell(CompareProgress("fine-tune", done, n)))
-        points, sample = _measured(
+        picked = distinct_points(pick_points(runs, shares))
+        points, trainings, sample = _measured(
             problem,
             runs,
             shares,
@@ -230,10 +270,20 @@ def compare(
             n_sampled,
             tell,
             test=test and problem.data.test is not None and not interrupted,
+            retrain=retrain,
         )
     reference = common_reference([run.meta.reference for run in runs.values()], problem)
     records = {entry: run.record.with_reference(reference) for entry, run in runs.items()}
-    trials = {entry: trial(entry, record, points[entry]) for entry, record in records.items()}
+    trials = {
+        entry: trial(
+            entry,
+            record,
+            points[entry],
+            training=trainings.get(entry, ()),
+            has_own_weights=not all(map(has_given_weights, picked[entry])),
+        )
+        for entry, record in records.items()
+    }
     summary = summarize(
         trials,
         next(iter(records.values())).meta,
@@ -296,16 +346,24 @@ def _measured(
     tell: Callable[[CompareProgress], None],
     *,
     test: bool,
-) -> tuple[dict[Entry, dict[float, dict[str, float]]], list[SampledCandidate] | None]:
-    """Choose points by what the searches measured, fine-tune them, and only then look at test items."""
+    retrain: str,
+) -> tuple[dict[Entry, dict[float, dict[str, float]]], dict[Entry, list[int]], list[SampledCandidate] | None]:
+    """Choose points by what the searches measured, fine-tune them, and only then look at test items.
+
+    Returns:
+        The figures of the points, the multiply-adds of each of their trainings, and the sample.
+    """
     objectives = problem.objectives
     quality = objectives.quality.name
     picks = pick_points(runs, shares)
     chosen = distinct_points(picks)
     sample: list[SampledCandidate] | None = None
     tuned: dict[tuple[Entry, int], TunedPoint] = {}
+    stripped: dict[tuple[Entry, int], TunedPoint] = {}
     if tuner is not None:
         tuned = tuner(runs, chosen, test=False)
+        if retrain == "dense":
+            stripped = retrained_structures(tuner, runs, chosen, tuned, test=False)
     if tuner is not None and n_sampled:
         drawn = draw_points(runs, n_sampled)
         cost = objectives.cost.name if objectives.cost.is_cost else "macs"
@@ -317,7 +375,10 @@ def _measured(
             tested |= {(entry, id_): metrics for id_, metrics in runs[entry].test(points).items()}
         if tuner is not None:
             tuned = tuner(runs, chosen, test=True)  # all are trained: this looks at test items
-    return share_points(picks, quality, tuned=tuned, tested=tested), sample
+            if retrain == "dense":
+                stripped = retrained_structures(tuner, runs, chosen, tuned, test=True)
+    trainings = {entry: [tuned[entry, point.id].macs for point in points] for entry, points in chosen.items() if tuned}
+    return share_points(picks, quality, tuned=tuned, tested=tested, stripped=stripped), trainings, sample
 
 
 def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: object) -> None:
@@ -337,6 +398,30 @@ def _check(problem: Problem, budget: Budget, shares: Sequence[float], executor: 
         raise InvalidArgumentError(msg)
 
 
+def _check_retraining(retrain: str, finetune: FitSettings | None) -> None:
+    """Refuse to retrain from weights that there are not, or by no training."""
+    if retrain not in WEIGHTS:
+        raise unknown_name("choice of weights", retrain, WEIGHTS)
+    if retrain != "own" and finetune is None:
+        msg = f"retrain={retrain!r} trains structures from the dense weights: expected finetune=, such as FitSettings()"
+        raise InvalidArgumentError(msg)
+
+
+def _baseline_settings(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of baselines that aim at the shares at which points are compared, as far as they can be met.
+
+    A search of the same name that was given settings of its own keeps those.
+    """
+    smallest = int(problem.costs(problem.space.min_genome[None, :])["macs"][0])
+    dense = problem.dense_costs["macs"]
+    limit = problem.limits.get("macs", dense)
+    wanted = sorted({min(int(share * dense), limit) for share in shares if share * dense >= smallest}, reverse=True)
+    if not wanted:
+        return {}
+    found = {FRONT: {"targets": [{"macs": at} for at in wanted]}, TRAINED: {"targets": [at / dense for at in wanted]}}
+    return {key: strategy_settings(key, given) for key, given in found.items() if key in taking_part}
+
+
 def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -> dict[str, Any]:
     """Return the settings of strategies as instances of their classes, before anything runs."""
     strangers = [key for key in settings if key not in taking_part]
@@ -353,88 +438,3 @@ def _in_words(settings: FitSettings) -> str:
 
 def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: SearchProgress) -> None:
     tell(replace(where, search=progress))
-
-
-@dataclass(frozen=True, eq=False)
-class ComparedRuns:
-    """Makes, resumes or finds the runs of a comparison.
-
-    Attributes:
-        problem: the problem to search.
-        budget: budget of every run.
-        settings: settings of the strategies, by name.
-        prepare: how weights are made first.
-        made_by: the same as a run's folder says it.
-        executor: executor that measures the candidates.
-        folder: folder of the comparison.
-    """
-
-    problem: Problem
-    budget: Budget
-    settings: Mapping[str, Any]
-    prepare: StartArgument
-    made_by: Any
-    executor: str | RaySettings | Executor | None
-    folder: Path
-
-    def __call__(self, entry: Entry, progress: Callable[[SearchProgress], None]) -> Run:
-        """Return a run, searched to the end of the budget unless the user interrupts it.
-
-        Raises:
-            StoreError: its folder is of another problem or other weights, in use, damaged, or has spent more than the
-                budget.
-        """
-        folder = self.folder / entry.folder
-        found = self._finished(entry, folder)
-        if found is not None:
-            return found
-        run = search(
-            self.problem,
-            entry.strategy,
-            self.budget,
-            settings=self.settings.get(entry.strategy),
-            prepare=self.prepare,
-            warm_start=USUAL if split_key(entry.strategy)[1] else NO_START,  # names say all of what is compared
-            executor=self.executor,
-            store=folder,
-            cache=self.folder / "evaluations.sqlite",
-            seed=entry.seed,
-            progress=progress,
-        )
-        if not run.interrupted:
-            with run._writing() as store:
-                store.ledger.add_record(COMPARED, asdict(self.budget))
-        return run
-
-    def _finished(self, entry: Entry, folder: Path) -> Run | None:
-        """Return the run in a folder if it came to the end of this very budget."""
-        if not (folder / "run.sqlite").exists():
-            return None
-        run = open_run(folder, self.problem)
-        check_resumable(folder, run.record.description, self.problem)  # runs of one table have figures of one machine
-        there, here = map(weights_in_words, (run.meta.settings.get("prepare"), self.made_by))
-        if there != here:
-            msg = (
-                f"the run in {folder} was searched with weights {there}, and the comparison is of weights {here}; "
-                "choose another folder, or the prepare= it had"
-            )
-            raise StoreError(msg)
-        info, suffix = find_strategy(split_key(entry.strategy)[0])
-        former = {} if suffix else info.former_settings(run.meta.settings)
-        if former:
-            meant = ", ".join(f"{name}={value!r}" for name, value in former.items())
-            msg = (
-                f"the run in {folder} is of {entry.strategy!r} as that was before: with {meant}, which this comparison "
-                "would show under the name of another method. It opens and goes on by itself (ap.open_run, ap.search); "
-                "compare in another folder"
-            )
-            raise StoreError(msg)
-        spent = replace(run.spent, seconds=0.0)
-        if not self.budget.allows(Spending(), spent):
-            msg = (
-                f"the run in {folder} has spent {spent.macs:,} MACs and {spent.evaluations:,} evaluations, more than "
-                "the budget of this comparison; choose another folder, or the budget it had"
-            )
-            raise StoreError(msg)
-        done = run.record.records(COMPARED)
-        return run if done and done[-1] == asdict(self.budget) else None

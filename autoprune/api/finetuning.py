@@ -14,8 +14,10 @@ from torch import nn
 from autoprune import artifact
 from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
+from autoprune.api.problem import FIDELITY
 from autoprune.api.progress import check_progress, finetuning_progress
 from autoprune.api.run import N_REPORTED, Run
+from autoprune.api.stripping import stripper
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.objectives import Objective
 from autoprune.core.settings import as_integer, settings_of
@@ -39,6 +41,12 @@ from autoprune.train.task_traits import check_loss, directions_of, distillation_
 if TYPE_CHECKING:
     import pandas as pd
 
+WEIGHTS = ("own", "dense")
+"""What a fine-tuning may start from."""
+
+STRIPPED = "stripped and retrained"
+"""Kind of the records of structures that were trained from the problem's own weights."""
+
 
 @dataclass(frozen=True, eq=False)
 class TunedPoint:
@@ -49,12 +57,14 @@ class TunedPoint:
         file: the trained model.
         metrics: metrics on all search-validation items.
         test_metrics: metrics on the test items; empty if there are none.
+        macs: multiply-adds of its training.
     """
 
     point: RunPoint
     file: Path
     metrics: Mapping[str, float]
     test_metrics: Mapping[str, float]
+    macs: int = 0
 
     @property
     def id(self) -> int:
@@ -154,6 +164,7 @@ def finetune(
     epochs: float = 40,
     *,
     settings: FitSettings | Sequence[FitSettings] | None = None,
+    weights: str = "own",
     executor: str | RaySettings | None = None,
     seed: int = 0,
     test: bool = True,
@@ -174,6 +185,9 @@ def finetune(
             from the dense model, without labels all of it, as in `recover`; on the evaluator's device. A dense model
             that does clearly worse than a point on training items does not teach it, with a warning. Of several
             settings each point keeps what suits it best, judged on search-validation items.
+        weights: ``"own"``, training starts from the weights that a point was scored with; ``"dense"``, from the
+            problem's own, cut to the point's widths and channels by the problem's evaluator: what a structure is worth,
+            whatever a search has trained.
         executor: None or ``"in-process"`` trains one point after the other here; ``"ray"``, or ``ap.RaySettings(...)``,
             side by side on Ray Tune.
         seed: seed for batch order, augmentation and dropout.
@@ -186,9 +200,12 @@ def finetune(
 
     Raises:
         InvalidArgumentError: the run was opened without its problem, or has no such points; loggers without Ray.
-        UnknownNameError: there is no such executor or logger.
+        UnknownNameError: there is no such executor, logger or choice of weights.
         StoreError: another process drives the run.
     """
+    if weights not in WEIGHTS:
+        raise unknown_name("choice of weights", weights, WEIGHTS)
+    is_stripped = weights == "dense"
     check_executor(executor, custom=False)
     _check_call(run, epochs)
     check_progress(progress)
@@ -205,10 +222,10 @@ def finetune(
     variants = tuple(replace(settings_of(FitSettings, item, "a fine-tuning"), epochs=epochs) for item in given)
     if any(item.distillation is None or item.distillation.weight < 1 for item in variants):
         check_loss(problem.task, problem.data, "fine-tuning on labels")
-    polish = isinstance(problem.evaluator_of(run.meta.fidelity), Reconstructed)
+    polish = isinstance(problem.evaluator_of(FIDELITY if is_stripped else run.meta.fidelity), Reconstructed)
     outputs = problem.structure.outputs
     how = distillation_identity(problem.task, outputs) if any(item.distillation for item in variants) else []
-    key = _key(variants, seed, polish=polish, how=how)
+    key = _key(variants, seed, polish=polish, how=[*how, *(["dense"] if is_stripped else [])])
     metric = problem.objectives.quality
     if metric.is_cost:  # nothing among them is measured: the task's first metric decides which training was best
         metric = Objective.parse(next(iter(problem.task.metrics), DISTANCE), directions_of(problem.task))
@@ -217,12 +234,14 @@ def finetune(
         warnings_kept(store.keep_warning),
         finetuning_progress(progress, len(chosen)) as tell,
     ):
-        kept = _Kept(store, key)
+        kept = _Kept(store, key, STRIPPED if is_stripped else FINETUNE)
+        untrained = [point for point in chosen if not kept.has(point.id, "val")]
+        strip = stripper(run, untrained, store) if is_stripped and untrained else None
         jobs = [
             with_fit_teacher(
                 PointTraining(
                     point=point.id,
-                    student=point.build(polish=polish),
+                    student=point.build(polish=polish) if strip is None else strip(point),
                     teacher=problem.model,
                     data=problem.data.without_test(),
                     task=problem.task,
@@ -235,8 +254,7 @@ def finetune(
                     outputs=outputs,
                 )
             )
-            for point in chosen
-            if not kept.has(point.id, "val")
+            for point in untrained
         ]
         folder = store.folder / "finetune" / key
         if executor in (None, "in-process"):
@@ -262,7 +280,13 @@ def finetune(
         return TunedFront(
             run,
             [
-                TunedPoint(point, kept.file(point.id), kept.metrics(point.id, "val"), kept.metrics(point.id, "test"))
+                TunedPoint(
+                    point,
+                    kept.file(point.id),
+                    kept.metrics(point.id, "val"),
+                    kept.metrics(point.id, "test"),
+                    kept.macs(point.id),
+                )
                 for point in chosen
             ],
         )
@@ -313,12 +337,15 @@ class _Kept:
     Args:
         store: the run's.
         key: name of the settings and the seed.
+        kind: kind of the records.
     """
 
-    def __init__(self, store: RunStore, key: str) -> None:
+    def __init__(self, store: RunStore, key: str, kind: str = FINETUNE) -> None:
         self._store = store
         self._key = key
-        records = [record for record in store.ledger.records(FINETUNE) if record["key"] == key]
+        self._kind = kind
+        records = [record for record in store.ledger.records(kind) if record["key"] == key]
+        self._macs = {record["point"]: int(record["spent"]["macs"]) for record in records if "spent" in record}
         self._metrics: dict[tuple[int, str], dict[str, float]] = {
             (record["point"], record["role"]): record["metrics"] for record in records
         }
@@ -338,6 +365,10 @@ class _Kept:
         """Return a point's figures; none where they were not measured."""
         return self._metrics.get((point, role), {})
 
+    def macs(self, point: int) -> int:
+        """Return the multiply-adds of a point's training; 0 where an earlier version has not kept them."""
+        return self._macs.get(point, 0)
+
     def file(self, point: int) -> Path:
         """Return where a point's trained model is."""
         return self._store.models / f"tuned-{self._key}-{point}.autoprune"
@@ -345,6 +376,8 @@ class _Kept:
     def add(self, point: int, role: str, metrics: dict[str, float], more: Mapping[str, Any] | None = None) -> None:
         """Keep a point's figures."""
         self._metrics[point, role] = metrics
+        if more is not None and "spent" in more:
+            self._macs[point] = int(more["spent"]["macs"])
         self._store.ledger.add_record(
-            FINETUNE, {"key": self._key, "point": point, "role": role, "metrics": metrics, **(more or {})}
+            self._kind, {"key": self._key, "point": point, "role": role, "metrics": metrics, **(more or {})}
         )

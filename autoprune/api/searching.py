@@ -228,12 +228,12 @@ def _setup(
     prior = Spending()
     rank = ranker(problem, run, beginning)
     if beginning.source is not None and beginning.inherited is not None:
-        weight_set, prior = _completed(_taken(beginning.inherited, beginning.source, run), run, runner)
+        weight_set, prior = completed_weights(_taken(beginning.inherited, beginning.source, run), run, runner)
         rankings.update(rank(weight_set))
     else:
         unranked = [np.arange(group.width) for group in problem.structure.groups]
         weight_set = put_weight_set(run.weights.put, problem.structure, problem.weights, unranked)
-        weight_set, prior = _completed(weight_set, run, runner)
+        weight_set, prior = completed_weights(weight_set, run, runner)
         weights = WeightReader(run.weights, problem.structure, "cpu")(weight_set).weights
         for criterion in criteria:
             ranking, spent = problem.rank(criterion, run.weights.put, weights)
@@ -274,7 +274,7 @@ def _taken(weight_set: WeightSet, source: Run, run: RunStore) -> WeightSet:
     return weight_set
 
 
-def _completed(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
+def completed_weights(weight_set: WeightSet, run: RunStore, runner: Runner) -> tuple[WeightSet, Spending]:
     """Have everything put beside the weights that evaluations need, once per run; returns also what that cost.
 
     Where that blob is gone or damaged by now it is made again.

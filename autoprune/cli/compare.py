@@ -49,6 +49,13 @@ def compare(
             min=0, help="Epochs of a short fine-tune, the same for all; 0: none.", show_default="the problem's, or 0"
         ),
     ] = None,
+    retrain: Annotated[
+        str | None,
+        typer.Option(
+            help="What it starts from: own weights of a point, or dense: its structure on the dense weights, too.",
+            show_default="the problem's, or own",
+        ),
+    ] = None,
     test: Annotated[
         bool, typer.Option("--test/--no-test", help="Measure the shown points on test images, at the end.")
     ] = True,
@@ -106,16 +113,16 @@ def compare(
     chosen = strategy or table.strategies or [file.tables.search.strategy]
     n_seeds = table.seeds if seeds is None else seeds
     n_epochs = table.epochs if epochs is None else epochs
-    taking_part = roster(chosen)
+    budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
+    if macs is not None or evaluations is not None:
+        budget = ap.Budget(macs=macs, evaluations=evaluations)
+    taking_part = roster(chosen, counts_macs=budget is None or budget.macs is not None)
     runs_on = options.chosen_executor(executor, address, insecure, workers)
     prepared = preparation_of(file, table)
     planned = entries(
         taking_part, n_seeds, is_trained=isinstance(prepared, tuple)
     )  # an unknown name ends the command before anything is made
     folder = store or Path("runs") / f"{file.name}-compare"
-    budget = None if table.budget is None else ap.Budget(**table.budget.model_dump())
-    if macs is not None or evaluations is not None:
-        budget = ap.Budget(macs=macs, evaluations=evaluations)
     make_folder(folder)
     try:
         with working(f"preparing {file.name}", quiet=quiet or as_json):
@@ -130,6 +137,7 @@ def compare(
             settings={key: given for key, given in table.settings.items() if key in taking_part},
             prepare=prepared,
             finetune=ap.FitSettings(epochs=n_epochs, device=str(built.evaluator.device)) if n_epochs else None,
+            retrain=retrain or table.retrain,
             test=test,
             executor=runs_on,
             store=folder,
@@ -164,11 +172,13 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
                 "mean": item.mean,
                 "n": item.n,
                 "p": item.adjusted_p,
-                "test": item.test,
+                "test": item.test_used,
                 "verdict": item.verdict,
             }
             for item in comparison.summary.differences
         ],
+        "gains": json.loads(comparison.gains_table().reset_index().to_json(orient="records")),
+        "totals": json.loads(comparison.totals_table().reset_index().to_json(orient="records")),
         "skipped": [
             {"strategy": item.strategy, "seed": item.seed, "reason": item.reason} for item in comparison.skipped
         ],
@@ -178,13 +188,16 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print a row per strategy, the best points of every share of the MACs, and what may be said of the differences."""
+    """Print a row per strategy with its best points, what searches and weights are worth, and what all cost in all."""
     from autoprune.comparison.summarize import headline
-    from autoprune.comparison.tables import readable_rows
+    from autoprune.comparison.tables import gain_rows, readable_rows, total_rows
 
     summary = comparison.summary
     (first, *heads), rows = readable_rows(summary)
     print_table((first, *(f">{head}" for head in heads)), rows)
+    for heads, rows in (gain_rows(summary), total_rows(summary)):
+        if rows:
+            print_table((heads[0], *(f">{head}" for head in heads[1:])), rows)
     print_line(escape(headline(summary)))
     for run in comparison.skipped:
         log(f"[yellow]not runnable: {escape(run.strategy)}, seed {run.seed}: {escape(run.reason)}[/yellow]")

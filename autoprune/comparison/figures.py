@@ -14,6 +14,7 @@ from autoprune.report.figures.layout import Figure, axis_title, layout, plain, r
 
 COLORS = (palette.BLUE, palette.VERMILLION, palette.GREEN, palette.ORANGE, "#CC79A7", "#56B4E9")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "cross", "x", "triangle-down", "pentagon")
+TWIN_DASHES = ("dash", "dot", "longdash")
 GRAYS = (palette.INK, palette.MUTED, palette.FAINT)
 
 
@@ -43,10 +44,13 @@ def looks(summary: ComparisonSummary) -> Mapping[str, Look]:
     for i, name in enumerate(families):
         dash = ("solid", "dashdot", "longdashdot")[i // len(COLORS) % 3]
         found[name] = Look(COLORS[i % len(COLORS)], dash, SYMBOLS[i % len(SYMBOLS)])
+    twins: dict[str, list[str]] = {}
     for item in everyone:
         if item.twin_of:
-            family = found[item.twin_of]
-            found[item.strategy] = Look(family.color, "dash", f"{family.symbol}-open")
+            family, place = found[item.twin_of], twins.setdefault(item.twin_of, [])
+            dash = TWIN_DASHES[len(place) % len(TWIN_DASHES)]
+            place.append(item.strategy)
+            found[item.strategy] = Look(family.color, dash, f"{family.symbol}-open")
     return found
 
 

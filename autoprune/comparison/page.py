@@ -11,15 +11,29 @@ from autoprune.comparison.figures import curves_figure, hypervolumes_figure, ran
 from autoprune.comparison.fronts import attainment_figure, fronts_figure, has_surfaces
 from autoprune.comparison.statistics import MIN_INTERVAL, MIN_SEEDS, Difference
 from autoprune.comparison.summarize import headline
-from autoprune.comparison.summary import ComparisonSummary, Contestant
-from autoprune.comparison.tables import point_columns, seeds_table, strategies_table
+from autoprune.comparison.summary import ComparisonSummary, Contestant, Gain
+from autoprune.comparison.tables import (
+    differences_table,
+    gains_table,
+    point_columns,
+    seeds_table,
+    strategies_table,
+    totals_table,
+)
 from autoprune.report import units
 from autoprune.report.document import MISSING, Cell, document
 from autoprune.report.figures.layout import Figure
 from autoprune.report.write import replace_file
 from autoprune.store.meta import Role, weights_in_words
 
-HEADS = {"searched": "search", "tuned": "tuned", "test": "test", "tuned_test": "tuned, test"}
+HEADS = {
+    "searched": "search",
+    "tuned": "tuned",
+    "test": "test",
+    "tuned_test": "tuned, test",
+    "stripped": "retrained from dense",
+    "stripped_test": "retrained from dense, test",
+}
 """Fields of a point as the start of a column's head."""
 
 
@@ -39,7 +53,12 @@ def write_comparison(summary: ComparisonSummary, path: Path) -> Path:
     tables = {
         path.with_suffix(".csv"): strategies_table(summary),
         path.with_name(f"{path.stem}-seeds.csv"): seeds_table(summary),
+        path.with_name(f"{path.stem}-differences.csv"): differences_table(summary),
     }
+    if summary.gains:
+        tables[path.with_name(f"{path.stem}-gains.csv")] = gains_table(summary)
+    if summary.tuned:
+        tables[path.with_name(f"{path.stem}-totals.csv")] = totals_table(summary)
     for place, table in tables.items():
         replace_file(place, table.to_csv(lineterminator="\n"))
     replace_file(path, render_comparison(summary, files=[place.name for place in tables]))
@@ -67,6 +86,17 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
         min_seeds=MIN_SEEDS,
         finite=[item.strategy for item in summary.contestants if any(trial.space_exhausted for trial in item.trials)],
         result_heads=["strategy", "n", "hypervolume", *heads, "evaluations", "MACs spent", "of it preparation"],
+        gains=[(item, _gain(summary, item)) for item in summary.gains],
+        total_heads=[
+            "strategy",
+            "n",
+            "k",
+            "MACs of the search",
+            "of training k points",
+            "total",
+            *(f"{HEADS[_final(summary)]}, {100 * share:g} % MACs" for share in summary.shares),
+        ],
+        totals=[(item, _totals(summary, item)) for item in _by_total(summary)],
         results=[(item, _remark(item), _results(summary, item, columns)) for item in summary.contestants],
         differences=[(item, _difference(item)) for item in summary.differences],
         tau=lambda value: "undefined" if value is None else f"{value:.2f}".replace("-", units.MINUS),
@@ -130,6 +160,52 @@ def _results(summary: ComparisonSummary, item: Contestant, columns: Sequence[tup
     ]
 
 
+def _final(summary: ComparisonSummary) -> str:
+    """The field that holds the quality after the fine-tune: on test items where these were looked at."""
+    return "tuned_test" if any(field == "tuned_test" for _, field in point_columns(summary)) else "tuned"
+
+
+def _by_total(summary: ComparisonSummary) -> list[Contestant]:
+    """Strategies whose points were trained, the cheapest first."""
+    trained = [item for item in summary.contestants if any(trial.n_trained for trial in item.trials)]
+    return sorted(trained, key=lambda item: float(np.mean([trial.total for trial in item.trials])))
+
+
+def _totals(summary: ComparisonSummary, item: Contestant) -> list[Cell]:
+    quality, rates = summary.objectives.quality.name, summary.meta.rates
+
+    def amount(value: float) -> str:
+        return units.amount(quality, value, rates)
+
+    return [
+        _over_seeds([trial.n_trained for trial in item.trials], "{:.3g}".format, "{:d}".format),
+        *(
+            _over_seeds(values, units.count, units.count)
+            for values in (
+                [trial.spent.macs for trial in item.trials],
+                [trial.training for trial in item.trials],
+                [trial.total for trial in item.trials],
+            )
+        ),
+        *(_over_seeds(item.at(share, _final(summary)), amount, amount) for share in summary.shares),
+    ]
+
+
+def _gain(summary: ComparisonSummary, item: Gain) -> list[Cell]:
+    """A gain in points of a rate, or in the metric's own unit."""
+    scale, digits = (100, 2) if summary.objectives.quality.name in summary.meta.rates else (1, 4)
+
+    def signed(value: float) -> str:
+        return f"{scale * value:+.{digits}f}".replace("-", units.MINUS)
+
+    spread, p = item.difference.spread, item.difference.adjusted_p
+    return [
+        (signed(item.difference.mean), ""),
+        MISSING if spread is None else (f"{signed(spread.low)} to {signed(spread.high)}", spread.name),
+        MISSING if p is None else (f"{p:.3f}", ""),
+    ]
+
+
 def _over_seeds(values: Sequence[float], mean: Callable[[float], str], each: Callable[[float], str]) -> Cell:
     if not values:
         return MISSING
@@ -142,7 +218,7 @@ def _difference(item: Difference) -> list[Cell]:
     return [
         (_signed(item.mean), ""),
         MISSING if spread is None else (f"{_signed(spread.low)} to {_signed(spread.high)}", spread.name),
-        MISSING if p is None else (f"{p:.3f}", item.test),
+        MISSING if p is None else (f"{p:.3f}", ""),
     ]
 
 

@@ -9,7 +9,13 @@ from autoprune.errors import InvalidArgumentError
 from autoprune.strategies.registry import find_strategy, twins_of
 from autoprune.strategies.warm_start import split_key
 
-BASELINES = ("uniform", "random", "global_ranking")
+TRAINED = "uniform:trained"
+"""Equal widths that all multiply-adds train: a baseline where the budget counts these."""
+
+FRONT = "knapsack:front"
+"""What the knapsack predicts without a label."""
+
+BASELINES = ("uniform", "random", "global_ranking", FRONT, TRAINED)
 """Always there: a method is worth its trouble only beyond them."""
 
 
@@ -31,8 +37,12 @@ class Entry:
         return f"{self.strategy.replace(':', '-')}-{self.seed}"
 
 
-def roster(strategies: Sequence[str]) -> tuple[str, ...]:
+def roster(strategies: Sequence[str], *, counts_macs: bool = True) -> tuple[str, ...]:
     """Return who takes part: the given strategies, each followed by its twins, and the baselines.
+
+    Args:
+        strategies: their keys.
+        counts_macs: whether the budget counts multiply-adds; without, nothing says how long a baseline may train.
 
     Raises:
         UnknownNameError: there is no such strategy.
@@ -42,7 +52,7 @@ def roster(strategies: Sequence[str]) -> tuple[str, ...]:
     taking_part: dict[str, None] = {}
     for key in strategies:
         taking_part |= dict.fromkeys((key, *controls_of(key)))
-    return tuple(taking_part | dict.fromkeys(BASELINES))
+    return tuple(taking_part | dict.fromkeys(key for key in BASELINES if counts_macs or key != TRAINED))
 
 
 def controls_of(key: str) -> tuple[str, ...]:

@@ -136,6 +136,13 @@ class Difference:
         return "one-sample" if self.is_one_sample else "unpaired"
 
     @property
+    def test_used(self) -> str:
+        """The name of the test that gave the p-value, or why there is none."""
+        if self.adjusted_p is None:
+            return f"none, fewer than {MIN_SEEDS} seeds"
+        return f"{self.test} permutation test, Holm"
+
+    @property
     def p(self) -> float:
         """The two-sided p-value of a permutation test, not adjusted.
 

@@ -13,6 +13,7 @@ from autoprune.comparison.summary import (
     Agreement,
     ComparisonSummary,
     Contestant,
+    Gain,
     SampledCandidate,
     SkippedRun,
     Trial,
@@ -33,13 +34,22 @@ MIN_EVALUATIONS = 20
 """Candidates of a run below which nobody leads: so few are little more than where a search starts."""
 
 
-def trial(entry: Entry, record: RunRecord, points: Mapping[float, Mapping[str, float]]) -> Trial:
+def trial(
+    entry: Entry,
+    record: RunRecord,
+    points: Mapping[float, Mapping[str, float]],
+    *,
+    training: Sequence[int] = (),
+    has_own_weights: bool = False,
+) -> Trial:
     """Return the figures of one finished run.
 
     Args:
         entry: the entry of the run.
         record: everything that the run recorded, with the reference point of the comparison.
         points: figures of its best point per share of the MACs, see `Trial`.
+        training: multiply-adds of each of the fine-tunings of these points.
+        has_own_weights: whether one of these points inherits other weights than the dense model's.
     """
     prepared = record.spent.macs - sum(outcome.spent.macs for outcome in evaluations(record.outcomes))
     return Trial(
@@ -54,6 +64,9 @@ def trial(entry: Entry, record: RunRecord, points: Mapping[float, Mapping[str, f
         prepared=prepared,
         space_exhausted=record.stop == Stop.FINISHED,
         points=points,
+        n_trained=len(training),
+        training=sum(training),
+        has_own_weights=has_own_weights,
     )
 
 
@@ -90,6 +103,43 @@ def differences(everyone: Sequence[Contestant]) -> tuple[Difference, ...]:
     pairs = [(item, known["random"]) for item in everyone if item.strategy != "random" and "random" in known]
     pairs += [(known[item.twin_of], item) for item in everyone if item.twin_of in known]
     return judged([_difference(first, second) for first, second in pairs])
+
+
+def gains(everyone: Sequence[Contestant], shares: Sequence[float]) -> tuple[Gain, ...]:
+    """Return what searches and what trained weights are worth, apart, on test items where these were looked at.
+
+    A search: the strategy's structures on the dense weights against ``uniform``'s, all after the same fine-tune.
+    Weights: a run's points as delivered against the same structures on the dense weights, after it; paired by seed, and
+    not of strategies that train nothing. The p-values of each of the two are adjusted for all strategies and shares.
+    """
+    uniform = next((item for item in everyone if item.strategy == "uniform"), None)
+    suffix = "_test" if any(item.at(share, "stripped_test") for item in everyone for share in shares) else ""
+    found: list[tuple[str, float, str, Difference]] = []
+    for item in everyone:
+        for share in shares:
+            stripped = item.by_seed(share, f"stripped{suffix}")
+            theirs = {} if uniform is None or item is uniform else uniform.by_seed(share, f"stripped{suffix}")
+            if stripped and theirs and uniform is not None:
+                is_fixed = not (item.is_random and uniform.is_random)
+                sides = tuple(stripped.values()), tuple(theirs.values())
+                found.append(
+                    (item.strategy, share, "search", Difference(item.strategy, "uniform", *sides, is_fixed=is_fixed))
+                )
+            tuned = item.by_seed(share, f"tuned{suffix}")
+            both = sorted(tuned.keys() & stripped.keys())
+            if both and any(found.has_own_weights for found in item.trials):
+                sides = tuple(tuned[seed] for seed in both), tuple(stripped[seed] for seed in both)
+                found.append(
+                    (
+                        item.strategy,
+                        share,
+                        "weights",
+                        Difference("as delivered", "from dense weights", *sides, is_paired=True),
+                    )
+                )
+    kinds = dict.fromkeys(of for *_, of, _ in found)
+    known = {of: iter(judged([difference for *_, kind, difference in found if kind == of])) for of in kinds}
+    return tuple(Gain(strategy, share, of, next(known[of])) for strategy, share, of, _ in found)
 
 
 def agreement(sample: Sequence[SampledCandidate]) -> Agreement:
@@ -146,6 +196,7 @@ def summarize(
         agreement=None if sample is None else agreement(sample),
         tuned=tuned,
         skipped=tuple(skipped),
+        gains=gains(everyone, sorted(shares, reverse=True)),
     )
     return replace(summary, warnings=tuple(_warnings(summary)))
 

@@ -32,7 +32,11 @@ class Trial:
         space_exhausted: whether it had proposed all it has before the budget was spent; its curve is flat from there.
         points: quality of its best point within each share of the MACs, chosen by what the search measured:
             ``"searched"``, on test items ``"test"``, after the short fine-tune ``"tuned"`` (on the items of the search,
-            or more of those that score) and ``"tuned_test"``; what was not measured is left out.
+            or more of those that score) and ``"tuned_test"``, after the same fine-tune of its structure on the dense
+            weights ``"stripped"`` and ``"stripped_test"``; what was not measured is left out.
+        n_trained: number of its points that the short fine-tune trained; 0 without one.
+        training: multiply-adds of training these.
+        has_own_weights: whether its points inherit other weights than the dense model's.
     """
 
     seed: int
@@ -46,6 +50,14 @@ class Trial:
     prepared: int
     space_exhausted: bool
     points: Mapping[float, Mapping[str, float]] = field(default_factory=dict)
+    n_trained: int = 0
+    training: int = 0
+    has_own_weights: bool = False
+
+    @property
+    def total(self) -> int:
+        """All multiply-adds until its points have their final weights: the search, and training these."""
+        return self.spent.macs + self.training
 
     @property
     def hypervolume(self) -> float:
@@ -96,10 +108,14 @@ class Contestant:
 
         Args:
             share: one of the comparison's.
-            what: ``"searched"``, ``"test"``, ``"tuned"`` or ``"tuned_test"``, see `Trial`.
+            what: ``"searched"``, ``"test"``, ``"tuned"``, ``"stripped"``, ..., see `Trial`.
         """
-        found = (trial.points.get(share, {}) for trial in self.trials)
-        return tuple(figures[what] for figures in found if what in figures)
+        return tuple(self.by_seed(share, what).values())
+
+    def by_seed(self, share: float, what: str) -> dict[int, float]:
+        """Return what `at` does, by seed."""
+        found = ((trial.seed, trial.points.get(share, {})) for trial in self.trials)
+        return {seed: figures[what] for seed, figures in found if what in figures}
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,24 @@ class Agreement:
     n_near: int
 
 
+@dataclass(frozen=True)
+class Gain:
+    """The part of a strategy's quality that one half of it is worth, at one share of the MACs.
+
+    Attributes:
+        strategy: its key.
+        share: share of the dense model's MACs.
+        of: ``"search"``, its structure on the dense weights against that of ``uniform``, after the same fine-tune; or
+            ``"weights"``, its points as they were delivered against their structures on the dense weights, after it.
+        difference: the figures, and what may be said of them.
+    """
+
+    strategy: str
+    share: float
+    of: str
+    difference: Difference
+
+
 @dataclass(frozen=True, eq=False)
 class ComparisonSummary:
     """Everything that a comparison says.
@@ -175,6 +209,7 @@ class ComparisonSummary:
         agreement: agreement of search and fine-tuning; None without a fine-tune.
         tuned: the short fine-tune in words; "" without one.
         skipped: runs that there are not.
+        gains: worth of searches and of trained weights, apart; none unless structures were retrained from dense ones.
         warnings: sentences that the reader must not miss.
     """
 
@@ -189,7 +224,13 @@ class ComparisonSummary:
     agreement: Agreement | None
     tuned: str
     skipped: tuple[SkippedRun, ...]
+    gains: tuple[Gain, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def gain(self, strategy: str, share: float, of: str) -> Gain | None:
+        """Return what a strategy's ``"search"`` or ``"weights"`` are worth at a share."""
+        wanted = (strategy, share, of)
+        return next((item for item in self.gains if (item.strategy, item.share, item.of) == wanted), None)
 
     def contestant(self, strategy: str) -> Contestant | None:
         """Return who ran under this key."""

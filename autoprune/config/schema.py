@@ -159,6 +159,7 @@ class CompareTable(Table):
             out.
         seeds: runs of every strategy that depends on its seed.
         epochs: epochs of the short fine-tune that every point gets; 0 leaves it out.
+        retrain: start of the fine-tune: ``"own"`` weights of a point, or ``"dense"`` ones beside these.
         settings: settings of the strategies, a table for each.
         prepare: how the weights of every run are made first, as in ``[search]``, whose own is not looked at.
     """
@@ -167,6 +168,7 @@ class CompareTable(Table):
     budget: BudgetTable | None = None
     seeds: values.Count = 3
     epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    retrain: Literal["own", "dense"] = "own"
     settings: values.SettingsByStrategy = Field(default_factory=dict)
     prepare: Prepare = None
 

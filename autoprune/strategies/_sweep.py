@@ -23,6 +23,7 @@ SOFT_COSTS = ("macs", "params")
 """Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
 
 _FEWEST = 3  # preparations that make a front, unless fewer targets are wanted
+_UNLIMITED = 1e4  # epochs of a preparation that the multiply-adds alone limit
 _TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
 
 
@@ -169,10 +170,15 @@ class SweepStrategy(BaseStrategy):
         return sized(
             self.setup,
             lambda epochs: self._job(id_, target, epochs, start, seed),
-            self.settings.epochs,
+            self._most_epochs,
             macs=self._macs,
             min_epochs=self.settings.min_epochs,
         )
+
+    @property
+    def _most_epochs(self) -> float:
+        """Epochs that no preparation exceeds."""
+        return float(self.settings.epochs)
 
     def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
         settings = {
@@ -267,6 +273,32 @@ class DaisFrozenStrategy(DaisStrategy):
     """
 
     learns = False
+
+
+@dataclass(frozen=True)
+class TrainedUniformSettings(SweepSettings):
+    """Settings of `TrainedUniformStrategy`: those of a sweep, with few targets, each from the given weights.
+
+    ``epochs`` is the length where nothing limits the multiply-adds; otherwise they do.
+    """
+
+    targets: tuple[float, ...] | None = (0.7, 0.5, 0.3)
+    warm_start: bool = False
+    share: float = 0.98
+    min_epochs: float = 0.01
+
+
+class TrainedUniformStrategy(DaisFrozenStrategy):
+    """The baseline that searches nothing: equal widths in the given order, all multiply-adds into training.
+
+    One network per target, cut from the given weights at once, in equal parts of the budget.
+    """
+
+    Settings = TrainedUniformSettings
+
+    @property
+    def _most_epochs(self) -> float:
+        return float(self.settings.epochs) if self._macs is None else _UNLIMITED
 
 
 class DsaStrategy(SweepStrategy):

@@ -12,6 +12,7 @@ from autoprune.core import check
 from autoprune.core.groups import FloatArray
 from autoprune.core.jobs import Evaluation, Job
 from autoprune.core.protocols import SearchSetup
+from autoprune.errors import BudgetError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._population import likely_evaluations
@@ -114,11 +115,15 @@ class KnapsackStrategy(BaseStrategy):
                 if genome not in self._unseen:
                     return genome
             if self._is_solved:
-                return self._step() or next(iter(self._unseen.draw(1)), None)
+                return self._refined()
             if not self._sensitivities.is_complete:
                 return None
             self._is_solved = True
             self._waiting.extend(self._predicted())
+
+    def _refined(self) -> Genome | None:
+        """Return what follows the predicted optima: a step from the measured front, or whatever is left."""
+        return self._step() or next(iter(self._unseen.draw(1)), None)
 
     def _predicted(self) -> list[Genome]:
         """Return the predicted optima to measure."""
@@ -146,3 +151,24 @@ class KnapsackStrategy(BaseStrategy):
         children = space.repair(np.clip(children, 0, space.n_levels - 1), self.setup.costs, self.setup.limits)
         new = [genome for genome in dict.fromkeys(map(tuple, children.tolist())) if genome not in self._unseen]
         return min(new, key=self._sensitivities.regret, default=None)
+
+
+class KnapsackFrontStrategy(KnapsackStrategy):
+    """The front that sensitivities by distance predict, and nothing else: no label decides what is proposed.
+
+    The search ends when all predicted optima were measured.
+
+    Raises:
+        InvalidArgumentError: no objective is measured.
+        BudgetError: the budget leaves nothing beside the probes.
+    """
+
+    def __init__(self, setup: SearchSetup, settings: KnapsackSettings | None = None) -> None:
+        super().__init__(setup, settings)
+        n = len(self._planned)
+        if setup.evaluations is not None and setup.evaluations <= n:
+            msg = f"knapsack:front needs more than the {n} evaluations of its sensitivities, got {setup.evaluations}"
+            raise BudgetError(msg)
+
+    def _refined(self) -> None:
+        """Return nothing: what was measured steers nothing."""

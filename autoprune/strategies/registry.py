@@ -111,6 +111,13 @@ _BUILT_IN = (
         is_learning=False,
     ),
     StrategyInfo(
+        "uniform:trained",
+        "one keep ratio for all layers, cut at once, all multiply-adds into training",
+        "autoprune.strategies._sweep:TrainedUniformStrategy",
+        is_learning=False,
+        recipes=("dais",),
+    ),
+    StrategyInfo(
         "random",
         "random widths within the limits, spread evenly over cost",
         "autoprune.strategies.random:RandomStrategy",
@@ -147,6 +154,13 @@ _BUILT_IN = (
         needs=("scipy",),
         twin_of="gp",
         takes_warm_start=True,
+    ),
+    StrategyInfo(
+        "knapsack:front",
+        "the optima that sensitivities by distance predict, and nothing else: no label decides",
+        "autoprune.strategies.knapsack:KnapsackFrontStrategy",
+        is_random=False,
+        is_finite=True,
     ),
     StrategyInfo(
         "dais",

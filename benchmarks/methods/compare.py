@@ -20,7 +20,7 @@ from given import given
 
 import autoprune as ap
 from autoprune.api import CompareProgress
-from autoprune.api.comparing import ComparedRuns
+from autoprune.api.compared_runs import ComparedRuns
 from autoprune.comparison.plan import entries
 from autoprune.comparison.summary import ComparisonSummary, Contestant
 from autoprune.report import units
@@ -92,7 +92,7 @@ def tell(where: CompareProgress) -> None:
 
 def search_only(problem: ap.Problem, arguments: argparse.Namespace, executor: ap.RaySettings | None) -> None:
     """Search with the named strategies, nobody else."""
-    make_run = ComparedRuns(problem, ap.Budget(macs=arguments.macs), {}, executor, arguments.out)
+    make_run = ComparedRuns(problem, ap.Budget(macs=arguments.macs), {}, None, "", executor, arguments.out)
     for entry in entries(arguments.strategies, arguments.seeds):
         run = make_run(entry, lambda _: None)
         print(

@@ -69,6 +69,7 @@ def drive(folder: Path, when: int = 0, number: signal.Signals = signal.SIGKILL) 
         seeds=2,
         shares=[0.5],
         finetune=ap.FitSettings(steps=3, batch_size=32),
+        retrain="dense",
         n_sampled=3,
         store=folder / "compare",
     )

@@ -8,22 +8,30 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 import autoprune as ap
 from autoprune.api import CompareProgress
-from autoprune.core.jobs import Outcome
+from autoprune.api.stripping import has_given_weights, stripper
+from autoprune.core.jobs import Evaluation, Outcome
 from autoprune.errors import BudgetError, InvalidArgumentError, StoreError, UnknownNameError
+from autoprune.surgery.cut import cut
 from autoprune.train.named_data import load_data
 
 MakeProblem = Callable[..., ap.Problem]
 
 BUDGET = ap.Budget(macs=2.5e7)
+BIG = ap.Budget(macs=2e8)
 
 
 def identities(comparison: ap.Comparison) -> dict[tuple[str, int], list[Outcome]]:
     """Every outcome without times, and without whether the cache knew it: that depends on who came first."""
     return {
-        key: [replace(outcome.identity(), cached=False) for outcome in run.outcomes]
+        key: [
+            replace(outcome.identity(), cached=False) if isinstance(outcome, Evaluation) else outcome.identity()
+            for outcome in run.outcomes
+        ]
         for key, run in comparison.runs.items()
     }
 
@@ -33,18 +41,19 @@ def test_a_comparison_from_end_to_end(make_problem: MakeProblem, tmp_path: Path)
     comparison = ap.compare(
         make_problem(),
         ["pymoo:nsga2"],
-        BUDGET,
+        BIG,
         seeds=2,
         finetune=ap.FitSettings(steps=2, batch_size=32),
+        retrain="dense",
         n_sampled=4,
         store=tmp_path,
     )
     table = comparison.table()
-    assert set(table.index) == {"pymoo:nsga2", "uniform", "random", "global_ranking"}
-    assert dict(table["n"]) == {"pymoo:nsga2": 2, "random": 2, "uniform": 1, "global_ranking": 1}
-    assert (table["macs_spent"] <= BUDGET.macs).all()
-    assert len(comparison.seeds_table()) == 6
-    for kind in ("", "_tuned", "_test", "_tuned_test"):
+    seeded = {"pymoo:nsga2": 2, "random": 2, "uniform:trained": 2}
+    assert dict(table["n"]) == {**seeded, "uniform": 1, "global_ranking": 1, "knapsack:front": 1}
+    assert (table["macs_spent"] <= BIG.macs).all()
+    assert len(comparison.seeds_table()) == 9
+    for kind in ("", "_tuned", "_test", "_tuned_test", "_stripped", "_stripped_test"):
         assert table[f"accuracy{kind}@70%"].between(0, 1).all()
     run = comparison.runs["random", 0]
     point = run.pick(max_macs="50%")
@@ -55,8 +64,113 @@ def test_a_comparison_from_end_to_end(make_problem: MakeProblem, tmp_path: Path)
     page = comparison.report()
     assert "Attainment surfaces" in page.read_text(encoding="utf-8")
     assert list(pd.read_csv(page.with_suffix(".csv"), index_col=0).index) == list(table.index)
+    for made, frame in (
+        ("gains", comparison.gains_table()),
+        ("totals", comparison.totals_table()),
+        ("differences", comparison.differences_table()),
+    ):
+        assert len(frame)
+        assert len(pd.read_csv(page.with_name(f"compare-{made}.csv"))) == len(frame)
     comparison.to_csv(tmp_path / "table.csv")
-    assert len(pd.read_csv(tmp_path / "table.csv")) == 4
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 6
+    check_gains(comparison)
+    check_totals(comparison)
+
+
+def check_gains(comparison: ap.Comparison) -> None:
+    """A search's gain is its structures against uniform's, a weight gain own weights against dense ones; n, test."""
+    seeds, gains = comparison.seeds_table(), comparison.gains_table()
+    for share in (0.7, 0.5, 0.3):
+        stripped, tuned = (seeds[f"accuracy_{name}_test@{100 * share:g}%"] for name in ("stripped", "tuned"))
+        for strategy in ("random", "uniform:trained"):
+            expected = stripped[strategy].mean() - stripped["uniform"].mean()
+            assert gains.loc[(strategy, share, "search"), "mean"] == pytest.approx(expected)
+            assert comparison.table().loc[strategy, f"search_gain@{100 * share:g}%"] == pytest.approx(expected)
+        of_weights = (tuned - stripped)["uniform:trained"].mean()
+        assert gains.loc[("uniform:trained", share, "weights"), "mean"] == pytest.approx(of_weights)
+    assert {strategy for strategy, _, of in gains.index if of == "weights"} == {"uniform:trained"}  # who trains
+    assert "uniform" not in gains.index.get_level_values(0)
+    for table in (gains, comparison.differences_table()):
+        assert (table["n"] >= 1).all()
+        assert set(table["test"]) == {"none, fewer than 6 seeds"}
+
+
+def check_totals(comparison: ap.Comparison) -> None:
+    """What was charged until k points were trained: the search and each training, three passes over every batch."""
+    totals = comparison.totals_table()
+    assert list(totals["macs_total"]) == sorted(totals["macs_total"])
+    pd.testing.assert_series_equal(
+        totals["macs_search"] + totals["macs_training"], totals["macs_total"], check_names=False
+    )
+    run = comparison.runs["uniform", 0]
+    points = {run.pick(max_macs=f"{share}%").id: run.pick(max_macs=f"{share}%") for share in (70, 50, 30)}
+    assert totals.loc["uniform", "k"] == len(points)
+    assert totals.loc["uniform", "macs_training"] == sum(3 * 2 * 32 * point.costs["macs"] for point in points.values())
+
+
+@pytest.mark.parametrize("evaluator", ["inherited", "reconstructed"])
+def test_a_structure_on_the_dense_weights(evaluator: str, make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Of a run that trains nothing it is the point itself; of one that trains, the dense weights in its channels.
+
+    Training from it is the same for both, recorded, and not done twice; reports of the run do not show it as theirs.
+    """
+    problem = make_problem(evaluator=evaluator)
+    untrained = ap.search(problem, "random", 4, store=tmp_path / "random")
+    settings = {"epochs": 1.0, "preparation": {"batch_size": 130, "learning_rate": 0.1}}
+    trained = ap.search(problem, "slimmable", 4, settings=settings, store=tmp_path / "slimmable")
+    point = min(untrained.front, key=lambda item: item.costs["macs"])
+    theirs = min(trained.front, key=lambda item: item.costs["macs"])
+    assert has_given_weights(point)
+    assert not has_given_weights(theirs)
+    polish = evaluator == "reconstructed"
+    with untrained._writing() as store:
+        same_bits(stripper(untrained, [point], store)(point), point.build(polish=polish))
+    with trained._writing() as store:
+        structure = stripper(trained, [theirs], store)(theirs)
+    own = theirs.build()
+    assert [p.shape for p in structure.parameters()] == [p.shape for p in own.parameters()]
+    kept = theirs.kept
+    cut_dense = cut(problem.model, problem.structure, kept, problem.weights)
+    first = next(iter(cut_dense.parameters()))  # nobody re-solves what reads the input
+    assert torch.equal(next(iter(structure.parameters())), first)
+    assert not torch.equal(next(iter(own.parameters())), first)
+    if evaluator == "inherited":
+        for (name, mine), dense in zip(structure.named_parameters(), cut_dense.parameters(), strict=True):
+            assert torch.equal(mine, dense), name
+    tuned = ap.finetune(trained, [theirs], settings=ap.FitSettings(), epochs=0.1, weights="dense", progress=False)
+    before = tuned[0].file.stat().st_mtime_ns
+    again = ap.finetune(trained, [theirs], settings=ap.FitSettings(), epochs=0.1, weights="dense", progress=False)
+    assert again[0].file.stat().st_mtime_ns == before
+    assert again[0].metrics == tuned[0].metrics
+    assert tuned[0].macs > 0
+    assert not trained.record.records("finetune")
+    others = ap.finetune(trained, [theirs], settings=ap.FitSettings(), epochs=0.1, progress=False)
+    assert others[0].file != tuned[0].file
+    with pytest.raises(UnknownNameError, match="did you mean 'dense'"):
+        ap.finetune(trained, [theirs], weights="dens")
+
+
+def same_bits(one: nn.Module, other: nn.Module) -> None:
+    """Two models have the same parameters and buffers."""
+    theirs = other.state_dict()
+    assert one.state_dict().keys() == theirs.keys()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_retraining_is_the_same_whoever_was_there(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Own weights first and dense ones later, or both at once: every figure is the same, and nothing is made twice."""
+    problem = make_problem()
+    common: dict[str, object] = {"seeds": 1, "finetune": ap.FitSettings(steps=2, batch_size=32), "n_sampled": 0}
+    own = ap.compare(problem, ["slimmable"], BIG, store=tmp_path / "a", **common)  # type: ignore[arg-type]
+    assert not any("stripped" in name or "gain" in name for name in own.table().columns)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("a/*/models/*")}
+    later = ap.compare(problem, ["slimmable"], BIG, retrain="dense", store=tmp_path / "a", **common)  # type: ignore[arg-type]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    at_once = ap.compare(problem, ["slimmable"], BIG, retrain="dense", store=tmp_path / "b", **common)  # type: ignore[arg-type]
+    assert identities(later) == identities(at_once)
+    for name in ("table", "seeds_table", "gains_table", "totals_table"):
+        pd.testing.assert_frame_equal(getattr(later, name)(), getattr(at_once, name)())
 
 
 def test_the_order_of_the_runs_changes_nothing(make_problem: MakeProblem, tmp_path: Path) -> None:
@@ -66,7 +180,7 @@ def test_the_order_of_the_runs_changes_nothing(make_problem: MakeProblem, tmp_pa
     other = ap.compare(problem, ["pymoo:nsga2", "knapsack"], BUDGET, seeds=[1, 0], store=tmp_path / "other")
     assert any(outcome.cached for run in one.runs.values() for outcome in run.outcomes)
     mine, theirs = identities(one), identities(other)
-    random_ones = [key for key in mine if key[0] not in ("uniform", "global_ranking")]
+    random_ones = [key for key in mine if key[0] not in ("uniform", "global_ranking", "knapsack:front")]
     assert len(random_ones) == 6
     assert all(mine[key] == theirs[key] for key in random_ones)
     assert mine["uniform", 0] == theirs["uniform", 1]
@@ -122,7 +236,8 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(make_problem: Make
 def test_who_cannot_run_is_named_and_the_others_go_on(make_problem: MakeProblem, tmp_path: Path) -> None:
     """A budget too small for one strategy refuses that one, with its reason, in the figures and on the page."""
     comparison = ap.compare(make_problem(), ["knapsack"], ap.Budget(evaluations=2), seeds=2, store=tmp_path)
-    assert {(item.strategy, item.seed) for item in comparison.skipped} == {("knapsack", 0), ("knapsack", 1)}
+    skipped = {("knapsack", 0), ("knapsack", 1), ("knapsack:front", 0)}
+    assert {(item.strategy, item.seed) for item in comparison.skipped} == skipped
     assert "2 evaluations" in comparison.skipped[0].reason
     assert set(comparison.table().index) == {"uniform", "random", "global_ranking"}
     assert "Not runnable" in comparison.report().read_text(encoding="utf-8")
@@ -134,9 +249,9 @@ def test_every_run_starts_from_prepared_weights(make_problem: MakeProblem, tmp_p
     recipe = ("sparsify", {"epochs": 0.1, "batch_size": 130})
     few = ap.Budget(evaluations=4)
     made = ap.compare(problem, [], few, seeds=2, prepare=recipe, store=tmp_path / "made")
-    assert dict(made.table()["n"]) == {"uniform": 2, "random": 2, "global_ranking": 2}
+    assert dict(made.table()["n"]) == dict.fromkeys(("uniform", "random", "global_ranking", "knapsack:front"), 2)
     weights = [item.weight_set.weights for run in made.runs.values() for item in run.outcomes if item.job.id == 0]
-    assert len(set(weights)) == 6  # each from a seed of its own
+    assert len(set(weights)) == 8  # each from a seed of its own
     assert all(trial.prepared for item in made.summary.contestants for trial in item.trials)
     given = ap.compare(problem, [], few, seeds=1, prepare=made.runs["random", 0], store=tmp_path / "given")
     inherited = {item.job.candidate.weight_set.weights for run in given.runs.values() for item in run.outcomes}
@@ -180,7 +295,7 @@ def test_an_interrupted_comparison_says_so_and_goes_on(make_problem: MakeProblem
     stop = CtrlC("global_ranking")
     broken = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "broken", progress=stop)
     assert broken.interrupted
-    assert set(broken.table().index) == {"uniform", "random"}
+    assert set(broken.table().index) == {"uniform", "random"}  # in the order of the roster
     resumed = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "broken")
     whole = ap.compare(problem, [], BUDGET, seeds=1, store=tmp_path / "whole")
     assert not resumed.interrupted
@@ -201,6 +316,8 @@ WRONG: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "a share of nothing": ({"shares": [0.0]}, InvalidArgumentError, "expected shares"),
     "an unknown recipe": ({"prepare": "sparsfy"}, InvalidArgumentError, "did you mean 'sparsify'"),
     "a network for one budget": ({"prepare": "dsa"}, InvalidArgumentError, "one network for one budget"),
+    "nothing to retrain by": ({"retrain": "dense"}, InvalidArgumentError, "expected finetune="),
+    "weights that there are not": ({"retrain": "dens"}, UnknownNameError, "did you mean 'dense'"),
     "settings of someone else": ({"settings": {"knapsack": None}}, InvalidArgumentError, "takes no part"),
 }
 

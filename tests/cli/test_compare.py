@@ -69,12 +69,37 @@ def test_compare_and_go_on_with_more_strategies(folder: Path) -> None:
     second = CliRunner().invoke(app, [*command, "--strategy", "pymoo:nsga2", "--json"])
     assert second.exit_code == 0, second.stderr
     figures = json.loads(second.stdout)
-    assert {row["strategy"] for row in figures["strategies"]} == {"pymoo:nsga2", "uniform", "random", "global_ranking"}
+    baselines = {"uniform", "random", "global_ranking", "knapsack:front"}
+    assert {row["strategy"] for row in figures["strategies"]} == {"pymoo:nsga2", *baselines}
     assert figures["skipped"] == []
+    assert all(row["test"] == "none, fewer than 6 seeds" for row in figures["differences"])
     assert recorded_problem(store / "random-0").name == "tiny"
     exported = CliRunner().invoke(app, ["export", str(store / "random-0"), "--output", "small.autoprune"])
     assert exported.exit_code == 0, exported.stderr
     assert (folder / "small.autoprune").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the polish of")
+def test_structures_are_retrained_from_the_dense_weights(folder: Path) -> None:
+    """By the option or by the file; gains and total costs are printed, on the page, and in the JSON."""
+    command = ["compare", "tiny.toml", "--strategy", "random", "--epochs", "0.05"]
+    refused = CliRunner().invoke(app, [*command[:-1], "0", "--retrain", "dense"])
+    assert refused.exit_code == 1
+    assert "expected finetune=" in refused.stderr.replace("\n", " ")
+    printed = CliRunner().invoke(app, [*command, "--retrain", "dense"])
+    assert printed.exit_code == 0, printed.stderr
+    assert "gain of" in printed.stdout
+    assert "total MACs" in printed.stdout
+    (folder / "tiny.toml").write_text(PROBLEM + 'retrain = "dense"\n')
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {row["gain"] for row in figures["gains"]} == {"search"}  # nobody trains at a budget of evaluations
+    assert {(row["n"], row["test"]) for row in figures["gains"]} == {(1, "none, fewer than 6 seeds")}
+    assert all(row["macs_total"] > row["macs_search"] > 0 for row in figures["totals"])
+    page = Path(figures["report"]).read_text(encoding="utf-8")
+    assert "What searches and what weights are worth" in page
+    assert "At total cost" in page
 
 
 def test_weights_are_prepared_for_every_run(folder: Path) -> None:
@@ -99,6 +124,7 @@ def test_weights_are_prepared_for_every_run(folder: Path) -> None:
         "uniform": 2,
         "random": 2,
         "global_ranking": 2,
+        "knapsack:front": 2,
     }
     assert all(row["macs_prepared"] > 0 for row in figures["seeds"])
     assert "prepared by sparsify (epochs=0.1)" in Path(figures["report"]).read_text(encoding="utf-8")

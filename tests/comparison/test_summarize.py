@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autoprune.comparison.plan import Entry
 from autoprune.comparison.statistics import Difference
-from autoprune.comparison.summarize import agreement, contestants, differences
-from autoprune.comparison.summary import SampledCandidate
+from autoprune.comparison.summarize import agreement, contestants, differences, gains
+from autoprune.comparison.summary import SampledCandidate, Trial
+from autoprune.comparison.tables import totals_table
 from autoprune.core.budget import Budget, Spending
 from autoprune.pareto.convergence import Convergence
 from autoprune.strategies import registry
@@ -136,3 +138,61 @@ def test_verdicts_need_six_seeds() -> None:
     verdicts = {item.verdict for item in summary.differences}
     assert all("too few seeds for" in verdict or "significant" in verdict for verdict in verdicts)
     assert all(isinstance(item, Difference) for item in summary.differences)
+
+
+def made_up(strategy: str, stripped: list[float], own: list[float] | None = None) -> dict[Entry, Trial]:
+    """Return trials of a strategy whose point within 50 % reaches these test figures after the fine-tune.
+
+    Args:
+        strategy: its key.
+        stripped: from the dense weights, one per seed.
+        own: from its own weights; None for a strategy that trains nothing.
+    """
+    return {
+        Entry(strategy, seed): replace(
+            make_trial(Entry(strategy, seed), make_run(20, seed=seed, limits={}), with_points=False),
+            points={0.5: {"tuned_test": (own or stripped)[seed], "stripped_test": figure}},
+            has_own_weights=own is not None,
+        )
+        for seed, figure in enumerate(stripped)
+    }
+
+
+def test_search_and_weights_are_worth_something_apart() -> None:
+    """The structure against uniform's on the same dense weights; own weights against dense ones, paired by seed.
+
+    What a strategy delivers is the sum of both beyond uniform; who trains nothing has no gain of weights, and uniform
+    none of a search.
+    """
+    stripped, own = [0.80, 0.82, 0.81, 0.79, 0.83, 0.80], [0.85, 0.86, 0.87, 0.84, 0.86, 0.85]
+    trials = {**made_up("dais", stripped, own), **made_up("random", [0.75] * 6), **made_up("uniform", [0.74])}
+    found = {(item.strategy, item.of): item.difference for item in gains(contestants(trials), [0.7, 0.5])}
+    assert set(found) == {("dais", "search"), ("dais", "weights"), ("random", "search")}
+    search, weights = found["dais", "search"], found["dais", "weights"]
+    assert search.mean == pytest.approx(np.mean(stripped) - 0.74)
+    assert weights.mean == pytest.approx(np.mean(own) - np.mean(stripped))
+    assert search.mean + weights.mean == pytest.approx(np.mean(own) - 0.74)
+    assert (search.n, weights.n) == (6, 6)
+    assert search.test_used == "one-sample permutation test, Holm"
+    assert weights.test_used == "paired permutation test, Holm"
+    assert weights.values == pytest.approx([a - b for a, b in zip(own, stripped, strict=True)])
+    assert weights.adjusted_p == pytest.approx(2 / 64)  # the only test of weights: all six signs agree
+    assert search.adjusted_p == pytest.approx(4 / 64)  # one of two tests of searches
+
+
+def test_a_gain_needs_the_structures_of_both() -> None:
+    """Without retraining there is no gain; a share that uniform does not reach has none of a search."""
+    trials = {**made_up("dais", [0.8, 0.8], [0.9, 0.9]), **made_up("uniform", [0.7])}
+    bare = {entry: replace(trial, points={0.5: {"tuned_test": 0.5}}) for entry, trial in trials.items()}
+    assert gains(contestants(bare), [0.5]) == ()
+    without = {entry: trial for entry, trial in trials.items() if entry.strategy != "uniform"}
+    assert {item.of for item in gains(contestants(without), [0.5])} == {"weights"}
+
+
+def test_total_cost_is_search_and_training() -> None:
+    """Strategies are listed by all that was charged until their points have their weights; n and k stand beside it."""
+    table = totals_table(make_comparison(n_seeds=2))
+    assert list(table["macs_total"]) == sorted(table["macs_total"])
+    assert (table["macs_total"] == table["macs_search"] + table["macs_training"]).all()
+    assert (table["macs_training"] == 7e9 * table["k"]).all()
+    assert table.loc["random", "n"] == 2

@@ -31,8 +31,10 @@ def make_trial(entry: Entry, run: MadeUpRun, *, stop: str = "macs", with_points:
         best = max(small, key=lambda o: o.metrics["accuracy"], default=None)
         if best is not None:
             shifts = {"searched": 0.0, "test": -0.01, "tuned": 0.02, "tuned_test": 0.01}
+            shifts |= {"stripped": 0.01, "stripped_test": 0.003}
             points[share] = {name: best.metrics["accuracy"] + shift for name, shift in shifts.items()}
-    return trial(entry, record, points)
+    own = entry.strategy != "random"
+    return trial(entry, record, points, training=[7 * 10**9] * len(points), has_own_weights=own)
 
 
 def make_comparison(

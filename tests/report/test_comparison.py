@@ -48,6 +48,18 @@ def test_every_seed_is_shown() -> None:
     assert sum("seed" in trace.hovertemplate for trace in figures["fronts"].data) == 16
 
 
+def test_every_difference_has_its_n_and_its_test() -> None:
+    """Gains, total costs and differences are tables of the page; each row of a difference names n and the test."""
+    summary = make_comparison(n_seeds=8, n=20)
+    html = render_comparison(summary)
+    for said in ("What searches and what weights are worth", "At total cost", "adjusted p"):
+        assert said in html
+    rows = re.findall(r"<tr>.*?</tr>", html, flags=re.DOTALL)
+    tested = [row for row in rows if "permutation test, Holm" in row or "none, fewer than" in row]
+    assert len(tested) == len(summary.differences) + len(summary.gains) > 20
+    assert any("unpaired permutation test, Holm" in row for row in tested)
+
+
 def test_a_finite_baseline_goes_on_flat_and_is_labelled() -> None:
     """A strategy that proposed all it has is extended to the budget, flat, under a name that says so."""
     summary = make_comparison(n=20)
@@ -101,11 +113,11 @@ def test_the_page_says_what_the_figures_say() -> None:
 @pytest.mark.parametrize("n_seeds", [6, 9])
 def test_many_seeds_get_a_p_value(n_seeds: int) -> None:
     """From six seeds on the table of differences shows p and a verdict; from eight on, intervals."""
-    summary = make_comparison(("acp", "random"), n_seeds=n_seeds, n=10)
+    summary = replace(make_comparison(("acp", "random"), n_seeds=n_seeds, n=10), gains=())
     page = render_comparison(summary)
     assert "not significant" in page or ">significant<" in page
     assert "too few seeds" not in page
-    assert "unpaired</small>" in page
+    assert "unpaired permutation test, Holm" in page
     assert ("range</small>" in page) is (n_seeds < 8)
     assert ("95 % t interval</small>" in page) is (n_seeds >= 8)
     assert set(strategies_table(summary)["hypervolume_spread"]) - {""} == {

@@ -1,0 +1,274 @@
+r"""What the search families are worth: searches and trained weights apart, baselines and twins beside them (E1 to E4).
+
+    python benchmarks/methods/families.py compare --network digits --seeds 6 --out runs/digits
+    python benchmarks/methods/families.py compare --network resnet20 --data npz:FOLDER --weights FILE --out runs/r20
+    python benchmarks/methods/families.py compare --network held-out --data FOLDER --trained runs/e0 --out runs/e1
+    python benchmarks/methods/families.py twins --network digits --strategies slimmable --seeds 6 --out runs/twins
+    python benchmarks/methods/families.py share --network held-out --data FOLDER --trained runs/e0 --out runs/e3
+    python benchmarks/methods/families.py deep --data npz:FOLDER --weights resnet56.safetensors --out runs/e4
+
+`compare` searches with every family (E1) and retrains every structure from the dense weights (E2), at one budget of
+counted multiply-adds. `twins` searches with families and their controls alone, for tests with many seeds. `share` says
+what `tune_share` does, by images that select and that nothing else looks at (E3). `deep` is the label-free front, one
+family and equal widths on ResNet-56 (E4). Networks: a ResNet for the digits that is trained here in seconds; the
+ResNet-20 with given weights, which saw the images that score; and that of `held_out.py` (E0), which did not.
+
+Killed, the same command goes on; more seeds add to what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from cells import Cells
+from given import given
+from held_out import held_out_data, held_out_network
+from torch import nn
+
+import autoprune as ap
+from autoprune.api import CompareProgress
+from autoprune.api.compared_runs import ComparedRuns
+from autoprune.comparison.plan import controls_of, entries
+from autoprune.comparison.statistics import Difference, judged
+from autoprune.comparison.summary import ComparisonSummary
+from autoprune.evaluators import measure
+from autoprune.report import units
+from autoprune.searchspaces.models.resnet_digits import resnet_digits
+
+FAMILIES = (
+    "dais",
+    "dsa",
+    "acp+knapsack",
+    "metapruning",
+    "metapruning:low_rank",
+    "slimmable",
+    "knapsack",
+    "pymoo:nsga2+knapsack",
+)
+
+NETWORKS = ("digits", "resnet20", "resnet56", "held-out")
+
+
+def network(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data, ap.Data | None]:
+    """Return the dense network, the data of its comparison, and the images that select, where there are some."""
+    if arguments.network == "digits":
+        torch.manual_seed(0)
+        model, data = resnet_digits(), ap.load_data("digits", val_size=600, held_out=True)
+        ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=8, batch_size=64, learning_rate=0.1))
+        return model.eval(), data, None
+    if arguments.network == "held-out":
+        data, select = held_out_data(Path(arguments.data), arguments.train)
+        return held_out_network(arguments.trained), data, select
+    model, data = given(arguments.network, arguments.weights, arguments.data)
+    if arguments.train:
+        data.train = data.train.subset(arguments.train, seed=0)
+    if arguments.test and data.test is not None:
+        data.test = data.test.subset(arguments.test, seed=0)
+    return model, data, None
+
+
+def problem_of(arguments: argparse.Namespace) -> tuple[ap.Problem, ap.Data | None]:
+    """Return the problem to search, and the images that select, where there are some."""
+    model, data, select = network(arguments)
+    evaluation = ap.ProxySettings(n_calibration=arguments.calibration, n_validation=arguments.validation)
+    problem = ap.Problem(
+        model, data=data, evaluator=arguments.evaluator, evaluation=evaluation, name=f"families-{arguments.network}"
+    )
+    return problem, select
+
+
+def tell(where: CompareProgress) -> None:
+    """Write one line per run or batch of points to stderr."""
+    if where.search is None:
+        who = "" if where.entry is None else f" {where.entry.strategy}, seed {where.entry.seed}"
+        print(f"{time.strftime('%H:%M:%S')} {where.stage} {where.done}/{where.total}{who}", file=sys.stderr, flush=True)
+
+
+def rate(values: Sequence[float]) -> str:
+    """Return the mean of rates in percent, with half of their range where there are several; "-" for none."""
+    if not values:
+        return "-"
+    mean = f"{100 * sum(values) / len(values):.1f}"
+    return mean + (f" ± {50 * (max(values) - min(values)):.1f}" if len(values) > 1 else "")
+
+
+def table(summary: ComparisonSummary) -> list[str]:
+    """Return the tables of docs/measured.md: what was reached, what search and weights are worth, what all cost."""
+    shares = summary.shares
+    at = " / ".join(f"{100 * share:g}" for share in shares)
+    heads = ["", "n", "hypervolume", f"as found, {at} %", f"trained, {at} %", f"dense weights, {at} %"]
+    heads += [f"search gain, {at} %", f"weight gain, {at} %", "evaluations", "search + training, MACs"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for item in summary.contestants:
+        notes = [f"`{item.strategy}`"] + [f"twin of `{item.twin_of}`"] * bool(item.twin_of)
+        n, spent, trained = len(item.trials), (t.spent.macs for t in item.trials), (t.training for t in item.trials)
+        cells = [", ".join(notes), f"{n}", f"{item.mean:.4f}"]
+        for field in ("test", "tuned_test", "stripped_test"):
+            cells.append(" / ".join(rate(item.at(share, field)) for share in shares))
+        for of in ("search", "weights"):
+            found = [summary.gain(item.strategy, share, of) for share in shares]
+            cells.append(" / ".join("-" if g is None else f"{100 * g.difference.mean:+.1f}" for g in found))
+        cells.append(f"{sum(trial.evaluations for trial in item.trials) / n:.0f}")
+        cells.append(f"{units.count(sum(spent) / n)} + {units.count(sum(trained) / n)}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tests(summary: ComparisonSummary) -> list[str]:
+    """Return a row per difference that was tested or could have been: of hypervolume against twins, of gains."""
+    lines = ["| difference | of | mean | from, to | n | test | adjusted p |", "|---|---|---|---|---|---|---|"]
+    rows = [(f"`{d.first}` - `{d.second}`", "hypervolume", d, 1.0, 4) for d in summary.differences]
+    rows += [(f"`{g.strategy}`", f"{g.of}, {100 * g.share:g} %", g.difference, 100.0, 1) for g in summary.gains]
+    for name, of, found, scale, digits in rows:
+        spread = found.spread
+        ends = (
+            "-"
+            if spread is None
+            else f"{scale * spread.low:+.{digits}f}, {scale * spread.high:+.{digits}f} ({spread.name})"
+        )
+        p = "-" if found.adjusted_p is None else f"{found.adjusted_p:.3f}"
+        lines.append(
+            f"| {name} | {of} | {scale * found.mean:+.{digits}f} | {ends} | {found.n} | {found.test_used} | {p} |"
+        )
+    return lines
+
+
+def compare(arguments: argparse.Namespace, strategies: Sequence[str], seeds: int) -> ap.Comparison:
+    """Search with all, retrain from both kinds of weights, print the tables, write the page."""
+    problem, _ = problem_of(arguments)
+    tuning = ap.FitSettings(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=0.02)
+    comparison = ap.compare(
+        problem,
+        strategies,
+        ap.Budget(macs=arguments.macs),
+        seeds=seeds,
+        shares=arguments.shares,
+        finetune=tuning,
+        retrain="dense",
+        n_sampled=0,
+        store=arguments.out,
+        progress=tell,
+    )
+    summary = comparison.summary
+    dense = problem.dense_test_metrics["accuracy"]
+    print(f"dense: {100 * dense:.2f} % on test items; budget {arguments.macs:g} MACs; fine-tune {summary.tuned}\n")
+    print("\n".join([*table(summary), "", *tests(summary)]))
+    for run in comparison.skipped:
+        print(f"not runnable: {run.strategy}, seed {run.seed}: {run.reason}")
+    print(comparison.report())
+    return comparison
+
+
+def twins(arguments: argparse.Namespace) -> None:
+    """Search with families and their controls alone; print hypervolumes, test accuracies and paired tests."""
+    problem, _ = problem_of(arguments)
+    budget = ap.Budget(macs=arguments.macs)
+    make_run = ComparedRuns(problem, budget, {}, None, "", None, arguments.out)
+    rivals = {family: controls_of(family) for family in arguments.strategies}
+    runs: dict[str, list[ap.Run]] = {}
+    for entry in entries([key for family, twins in rivals.items() for key in (family, *twins)], arguments.seeds):
+        runs.setdefault(entry.strategy, []).append(make_run(entry, lambda _: None))
+    volumes = {key: tuple(run.front.hypervolume for run in found) for key, found in runs.items()}
+    found = judged(
+        [
+            Difference(family, twin, volumes[family], volumes[twin], is_paired=True)
+            for family, twins in rivals.items()
+            for twin in twins
+        ]
+    )
+    print(
+        f"budget {arguments.macs:g} MACs, {arguments.seeds} seeds, dense {problem.dense_test_metrics['accuracy']:.4f}\n"
+    )
+    at = " / ".join(f"{100 * share:g} %" for share in arguments.shares)
+    print(f"| | hypervolume | evaluations | test accuracy, {at} | family - twin | n | test | adjusted p |")
+    print("|---|---|---|---|---|---|---|---|")
+    for key, of_key in runs.items():
+        tested = [
+            [run.pick(max_macs=f"{100 * share:g}%").test()["accuracy"] for run in of_key] for share in arguments.shares
+        ]
+        mine = next((item for item in found if item.second == key), None)
+        cells = [f"`{key}`", f"{sum(volumes[key]) / len(of_key):.4f}"]
+        cells.append(f"{sum(run.n_evaluations for run in of_key) / len(of_key):.0f}")
+        cells.append(" / ".join(map(rate, tested)))
+        if mine is None:
+            cells += ["", f"{len(of_key)}", "", ""]
+        else:
+            p = "-" if mine.adjusted_p is None else f"{mine.adjusted_p:.3f}"
+            cells += [f"{mine.mean:+.4f}", f"{mine.n}", mine.test_used, p]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def tune_shares(arguments: argparse.Namespace) -> None:
+    """Print what parts of training after the search are worth, on images that nothing else looks at."""
+    problem, select = problem_of(arguments)
+    data = problem.data.validation if select is None else select.validation
+    settings = {name: getattr(arguments, name) for name in ("network", "macs", "train", "evaluator")}
+    cells = Cells(arguments.out / "cells.jsonl", settings)
+    print("| `tune_share` | seed | " + " | ".join(f"`{name}` at 50 %, 30 %" for name in ("dais", "dsa")) + " |")
+    print("|---|---|---|---|")
+    for share in arguments.tune_shares:
+        for seed in range(arguments.seeds):
+            row = [f"{share:g}", f"{seed}"]
+            for family in ("dais", "dsa"):
+
+                def measured(family: str = family, share: float = share, seed: int = seed) -> dict[str, float]:
+                    run = ap.search(
+                        problem,
+                        family,
+                        ap.Budget(macs=arguments.macs),
+                        settings={"targets": (0.5, 0.3), "preparation": {"tune_share": share}},
+                        store=arguments.out / f"{family}-{share:g}-{seed}",
+                        seed=seed,
+                        progress=False,
+                    )
+                    models = (run.pick(max_macs=at).build() for at in ("50%", "30%"))
+                    half, third = (measure(model, data, ap.Classification())["accuracy"] for model in models)
+                    return {"50": half, "30": third}
+
+                found = cells(f"{family} {share:g} {seed}", measured)
+                row.append(f"{100 * found['50']:.1f}, {100 * found['30']:.1f}")
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+def main() -> None:
+    """Do one of the four."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["compare", "twins", "share", "deep"])
+    parser.add_argument("--network", choices=NETWORKS, default="held-out")
+    parser.add_argument("--data", help="npz:FOLDER for given weights, FOLDER for the held-out network")
+    parser.add_argument("--weights", type=Path, help="safetensors of a given network")
+    parser.add_argument("--trained", type=Path, help="folder of the held-out network")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--strategies", nargs="*", default=[*FAMILIES], help="baselines and twins are added")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--macs", type=float, default=1e13, help="counted multiply-adds per strategy and seed")
+    parser.add_argument("--train", type=int, default=None, help="training images; all by default")
+    parser.add_argument("--test", type=int, default=None, help="test images; all by default")
+    parser.add_argument("--evaluator", default="inherited")
+    parser.add_argument("--calibration", type=int, default=500)
+    parser.add_argument("--validation", type=int, default=2000)
+    parser.add_argument("--epochs", type=float, default=3.0, help="of the fine-tune after the searches")
+    parser.add_argument("--batch", type=int, default=128, help="items of a step of the fine-tune")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.3])
+    parser.add_argument("--tune-shares", nargs="+", type=float, default=[0.3, 0.6, 0.8, 0.95])
+    parser.add_argument("--family", default="dais", help="of `deep`")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.what == "twins":
+        twins(arguments)
+    elif arguments.what == "share":
+        tune_shares(arguments)
+    elif arguments.what == "deep":
+        arguments.network = "resnet56"
+        compare(arguments, [arguments.family], min(arguments.seeds, 2))
+    else:
+        compare(arguments, arguments.strategies, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
