@@ -31,6 +31,7 @@ from autoprune.evaluate.measure import MeasureSettings
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted
 from autoprune.latency.settings import LatencySettings
+from autoprune.prepare.rotate import streams_of
 from autoprune.report.document import card
 from autoprune.report.units import amount, title
 from autoprune.surgery.copying import copy_model
@@ -173,6 +174,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
+    rotate: bool = True,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -200,6 +202,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
+    rotate: bool = True,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -226,6 +229,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
+    rotate: bool = True,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -258,6 +262,8 @@ def prune(
         min_width: fewest channels per group.
         min_keep_ratio: smallest fraction of a group to keep.
         drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
+        rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way, as in
+            the bottlenecks of MobileNetV2: subspaces are kept, not subsets (the recipe ``rotate``).
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
@@ -331,6 +337,7 @@ def prune(
             "knapsack",
             budget,
             settings={"probes": _levels_probed(problem.space), "targets": targets},
+            prepare="rotate" if rotate and streams_of(problem.evaluator.setup, problem.model, seed) else None,
             store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
             seed=seed,
             progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),

@@ -37,6 +37,9 @@ POLISH_ITEMS, MIN_POLISH_ITEMS = 3, 1000
 LEVEL = 1.1
 """A polish that ends within this factor of the distance before had nothing to gain: no reason for a warning."""
 
+ROUNDING = 1e-9
+"""Distances below it are those of rounding: which of two is larger says nothing."""
+
 GUARD_ITEMS = 1000
 """Search-validation items on which a polish is judged, and training items half as many: its figures are paired."""
 
@@ -162,7 +165,7 @@ class Reconstructed(InheritedWeights):
                 why = "it would do clearly worse on the training items"
             if why:
                 model.load_state_dict(scored.state_dict())
-                if before is None or after is None or after > LEVEL * before:
+                if before is None or after is None or after > max(LEVEL * before, ROUNDING):
                     self._refuse(genome, f"{why}; more calibration items (n_calibration) may help")
 
     def _teacher(self, weights: Mapping[str, Tensor]) -> _Teacher:

@@ -109,6 +109,9 @@ class Recipe(ABC):
     trains: ClassVar[bool] = True
     """Whether weights are changed; False where those of the parent come out, which keep all their channels."""
 
+    recalibrates: ClassVar[bool] = True
+    """Whether BatchNorm statistics of changed weights are recomputed; False where the function is the same."""
+
     keeps_order: ClassVar[bool] = False
     """Whether the order of channels is part of what is made, such as that of nested widths, and is not ranked again."""
 
@@ -138,7 +141,9 @@ class Recipe(ABC):
         key = self.key(job)
         slot = None if self.bench.checkpoints is None else self.bench.checkpoints(key)
         made = self.prepare(self._settings(job), inherited, job.seed, identity=key, slot=slot)
-        weights = self._as_one_model(made, derive_seed(job.seed, "calibration")) if self.trains else made.weights
+        weights = made.weights
+        if self.trains and self.recalibrates:
+            weights = self._as_one_model(made, derive_seed(job.seed, "calibration"))
         weight_set = put_weight_set(self.bench.blobs.put, self.setup.structure, weights, made.orders)
         spent = Spending(macs=made.macs + self._calibration_macs)
         return Preparation(job, Status.OK, made.metrics, spent=spent, weight_set=weight_set, found_genome=made.genome)
@@ -162,7 +167,7 @@ class Recipe(ABC):
     @cached_property
     def _calibration_macs(self) -> int:
         """The multiply-adds of new BatchNorm statistics, where there are any."""
-        is_needed = self.trains and bool(batch_norms(self.setup.model))
+        is_needed = self.trains and self.recalibrates and bool(batch_norms(self.setup.model))
         return self.setup.dense_macs * self._calibration(0).n_items if is_needed else 0
 
     def _calibration(self, seed: int) -> Loader:

@@ -84,6 +84,12 @@ _BUILT_IN: tuple[RecipeInfo, ...] = (
         ("loss",),
     ),
     RecipeInfo(
+        "rotate",
+        "the same function in a basis whose first channels carry most, where nothing non-linear is in the way",
+        "autoprune.prepare.rotate:Rotate",
+        "after Ashkboos et al., SliceGPT, ICLR 2024",
+    ),
+    RecipeInfo(
         "statistics",
         "second moments of every consumer's input, for closed-form reconstruction",
         "autoprune.prepare.statistics:Statistics",

@@ -91,7 +91,7 @@ class Statistics(Recipe):
 def statistics_macs(setup: JobSetup, settings: StatisticsSettings) -> int:
     """Return what `collect_statistics` and `collect_norms` spend, where the settings ask for them."""
     cpu = torch.device("cpu")
-    n_items, n_few = (_items(setup, settings, 0, cpu, few=few).n_items for few in (False, True))
+    n_items, n_few = (statistics_items(setup, settings, 0, cpu, few=few).n_items for few in (False, True))
     return setup.dense_macs * (n_items * (settings.moments + settings.norms) + n_few * settings.norms)
 
 
@@ -108,7 +108,7 @@ def collect_statistics(
         device: device to run on.
     """
     consumers = survey(setup.model, setup.structure, max_bytes=settings.max_bytes).consumers
-    inputs = (batch[0] for batch in _items(setup, settings, seed, device))
+    inputs = (batch[0] for batch in statistics_items(setup, settings, seed, device))
     return collect(dense_model(setup, weights, device), consumers, inputs, seed=seed)
 
 
@@ -127,7 +127,7 @@ def collect_norms(
     model = dense_model(setup, weights, device)
     found: dict[str, Tensor] = {}
     for few in (False, True):
-        recalibrate(model, _items(setup, settings, seed, device, few=few))
+        recalibrate(model, statistics_items(setup, settings, seed, device, few=few))
         found |= {f"{_norms(few=few)}{name}": tensor for name, tensor in norm_statistics(model).items()}
     return found
 
@@ -153,9 +153,18 @@ def dense_model(setup: JobSetup, weights: Mapping[str, Tensor], device: torch.de
     return cut(setup.model, setup.structure, everything, weights).to(device).eval()
 
 
-def _items(
+def statistics_items(
     setup: JobSetup, settings: StatisticsSettings, seed: int, device: torch.device, *, few: bool = False
 ) -> Loader:
+    """Return the training items that statistics are collected on, augmented once.
+
+    Args:
+        setup: model and data.
+        settings: settings that say how many items, in which batches.
+        seed: seed for their choice and augmentation.
+        device: device to put them on.
+        few: only as many of them as a probe takes.
+    """
     layout = prefers_channels_last(setup.model) if settings.channels_last is None else settings.channels_last
     split = setup.data.train.subset(settings.n_items, seed)
     return (split.subset(PROBE_ITEMS, seed) if few else split).loader(

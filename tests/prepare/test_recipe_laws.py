@@ -14,6 +14,7 @@ from autoprune.testing.recipe_laws import RecipeLaws, digits_bench
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "clusters": {"images": 200, "batch_size": 20},
     "sparsify": {"epochs": 1.0, "batch_size": 130, "regularizer": "growing"},
+    "rotate": {"n_items": 100},
     "statistics": {"n_items": 100, "batch_size": 50},
     "dais": {"epochs": 0.5, "batch_size": 64},
     "dsa": {"epochs": 1.2, "every": 3, "target": 0.6},
@@ -23,7 +24,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings with little to do, by recipe."""
 
-NOT_RANDOM: frozenset[str] = frozenset()
+NOT_RANDOM = frozenset({"rotate"})
+"""There is nothing to turn in the network of the laws; see `tests.prepare.test_rotate`."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:the recipe 'rotate' changes nothing")
 
 
 class TestRecipes(RecipeLaws):

@@ -38,9 +38,12 @@ from autoprune.train.loop import fit
 from autoprune.train.settings import FitSettings
 from autoprune.weight_sets import Inherited, WeightReader, put_weight_set
 
+pytestmark = pytest.mark.filterwarnings("ignore:the recipe 'rotate' changes nothing")
+
 MADE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "clusters": ("clusters", {"images": 300, "target": 0.5}),
     "statistics": ("statistics", {"n_items": 500}),
+    "rotate": ("rotate", {}),
     "dais": ("dais", {"epochs": 2.0, "target": 0.5}),
     "dais:frozen": ("dais", {"epochs": 2.0, "target": 0.3, "learns": False}),
     "dais, a gate per reader": ("dais", {"epochs": 2.0, "target": 0.5, "shared": False, "weights": "trained"}),

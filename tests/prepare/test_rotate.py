@@ -1,0 +1,113 @@
+"""The recipe `rotate`: the function stays, and less is lost when channels of its basis are cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import autoprune as ap
+from autoprune.core.jobs import evaluations
+from autoprune.errors import AutopruneWarning
+from autoprune.evaluate.distance import DISTANCE
+
+
+class Inverted(nn.Module):
+    """A stem, three inverted residuals of 24 channels and a head, for the digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(24, 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU6()),
+                *(nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False), nn.BatchNorm2d(48), nn.ReLU6()),
+                *(nn.Conv2d(48, 24, 1, bias=False), nn.BatchNorm2d(24)),
+            )
+            for _ in range(3)
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(24, 48, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, 10) logits."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, ap.Data]:
+    """A network with bottlenecks that has learned the digits."""
+    torch.manual_seed(0)
+    data = ap.load_data("digits", held_out=True)
+    model = Inverted()
+    ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=6, batch_size=64, learning_rate=0.1))
+    return model.eval(), data
+
+
+def test_the_whole_network_answers_as_before(trained: tuple[nn.Module, ap.Data]) -> None:
+    """In a search, too: the candidate of full widths is at no distance, and its metrics are the dense ones."""
+    model, data = trained
+    problem = ap.Problem(model, data=data)
+    run = ap.search(problem, "uniform", 3, prepare="rotate")
+    full = max(evaluations(run.outcomes), key=lambda outcome: outcome.costs["macs"])
+    assert full.metrics[DISTANCE] < 1e-6
+    assert full.metrics["accuracy"] == problem.dense_metrics["accuracy"]
+    built = run.point(full.job.id).build()
+    images = data.example_batch(20)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(built(images), model(images), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(built.stem[0].weight, model.stem[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "criterion"),
+    [("reconstructed", "obs"), ("inherited", "obs"), ("inherited", "l2"), ("inherited", "l1")],
+)
+def test_subspaces_lose_less_than_subsets(evaluator: str, criterion: str, trained: tuple[nn.Module, ap.Data]) -> None:
+    """The same widths of every bottleneck are nearer to the dense network, as cut; nothing else was changed.
+
+    Whatever the criterion sees of a channel, it puts the first ones first.
+    """
+    model, data = trained
+    found = {}
+    for prepare in (None, "rotate"):
+        problem = ap.Problem(
+            model,
+            data=data,
+            widths={"stem.0": [6, 12, 18, 24]},
+            locks=["blocks.*.0", "head.0"],
+            evaluator=evaluator,
+            criterion=criterion,
+        )
+        run = ap.search(problem, "uniform", 4, prepare=prepare)
+        found[prepare] = {one.costs["macs"]: one.metrics[DISTANCE] for one in evaluations(run.outcomes)}
+    assert found[None].keys() == found["rotate"].keys()
+    smaller = sorted(found[None])[:-1]
+    assert len(smaller) == 3
+    assert all(found["rotate"][macs] < 0.5 * found[None][macs] for macs in smaller[1:])
+
+
+def test_prune_turns_what_it_can(trained: tuple[nn.Module, ap.Data]) -> None:
+    """By default; the result is nearer to the dense network than without, polished both times, and reloads."""
+    model, data = trained
+    turned, plain = (ap.prune(model, data, {"macs": "40%"}, rotate=rotate) for rotate in (True, False))
+    assert turned.point.run.meta.settings["prepare"]["recipe"] == "rotate"
+    assert not plain.point.run.meta.settings["prepare"]
+    assert turned.after[DISTANCE] < plain.after[DISTANCE]
+    assert turned.share["macs"] <= 0.4
+
+
+def test_nothing_to_turn_is_said() -> None:
+    """A network whose layers all end in rectifiers stays what it is, with a warning."""
+    torch.manual_seed(0)
+    data = ap.load_data("digits")
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+    )
+    problem = ap.Problem(model.eval(), data=data)
+    with pytest.warns(AutopruneWarning, match="'rotate' changes nothing"):
+        ap.search(problem, "uniform", 2, prepare="rotate")
