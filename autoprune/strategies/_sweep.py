@@ -23,6 +23,7 @@ SOFT_COSTS = ("macs", "params")
 """Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
 
 _FEWEST = 3  # preparations that make a front, unless fewer targets are wanted
+_USUAL_TARGETS = (0.7, 0.5, 0.3)  # of the baseline that trains, as shares of the dense model's cost
 _UNLIMITED = 1e4  # epochs of a preparation that the multiply-adds alone limit
 _TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
 
@@ -111,7 +112,8 @@ class SweepStrategy(BaseStrategy):
         self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
         self._known: set[Candidate] = set()
         self._measured: dict[Candidate, FloatArray] = {}
-        targets = spread_targets(setup, self._cost, top, self.settings.targets, self.settings.n_targets)
+        wanted = self._usual_targets() if self.settings.targets is None else self.settings.targets
+        targets = spread_targets(setup, self._cost, top, wanted, self.settings.n_targets)
         for_steps, *for_targets = child_seeds(setup.seed, 1 + len(targets))
         self._rng = np.random.default_rng(for_steps)
         self._seeds = [int(seed.generate_state(1)[0]) for seed in for_targets]
@@ -174,6 +176,10 @@ class SweepStrategy(BaseStrategy):
             macs=self._macs,
             min_epochs=self.settings.min_epochs,
         )
+
+    def _usual_targets(self) -> tuple[float, ...] | None:
+        """Return the targets where none were given; None spreads them."""
+        return None
 
     @property
     def _most_epochs(self) -> float:
@@ -277,12 +283,12 @@ class DaisFrozenStrategy(DaisStrategy):
 
 @dataclass(frozen=True)
 class TrainedUniformSettings(SweepSettings):
-    """Settings of `TrainedUniformStrategy`: those of a sweep, with few targets, each from the given weights.
+    """Settings of `TrainedUniformStrategy`: those of a sweep, each target from the given weights.
 
-    ``epochs`` is the length where nothing limits the multiply-adds; otherwise they do.
+    Without ``targets`` these are 0.7, 0.5 and 0.3, as far as the space has such networks. ``epochs`` is the length
+    where nothing limits the multiply-adds; otherwise they do.
     """
 
-    targets: tuple[float, ...] | None = (0.7, 0.5, 0.3)
     warm_start: bool = False
     share: float = 0.98
     min_epochs: float = 0.01
@@ -295,6 +301,12 @@ class TrainedUniformStrategy(DaisFrozenStrategy):
     """
 
     Settings = TrainedUniformSettings
+
+    def _usual_targets(self) -> tuple[float, ...] | None:
+        space = self.setup.space
+        ends = np.stack([space.min_genome, space.full_genome])
+        smallest, dense = self.setup.costs(ends)[self._cost].tolist()
+        return tuple(target for target in _USUAL_TARGETS if target * dense >= smallest) or None
 
     @property
     def _most_epochs(self) -> float:
