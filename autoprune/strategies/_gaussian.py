@@ -26,7 +26,9 @@ FLOORS = (2e-3, 2e-2, 1e-1)
 MOST_FITTED = 96
 """Hyperparameters are fitted to the latest so many measurements: enough for five numbers, and no wait."""
 
-_PRIOR = np.log([0.1, 0.1, 0.1, 0.03])  # usual variances of link, variables, pairs and noise, of unit variance
+_PRIOR = np.log([0.1, 0.1, 0.1, 0.1, 0.03])  # usual variances of link, curve, variables, pairs and noise
+_GRID = np.linspace(0.0, 1.0, 9)  # keep ratios between which errors that all variables share are smooth
+_SHARED_LENGTH = 0.4
 _SPREAD = 1.5  # standard deviation of their logarithms
 _FARTHEST = 4.0  # of these away from the usual
 _JITTER = 1e-8
@@ -60,6 +62,12 @@ class Basis:
     """
 
     def __init__(self, keep_ratios: Sequence[FloatArray], damages: Sequence[FloatArray] | None = None) -> None:
+        whole = matern(np.abs(_GRID[:, None] - _GRID[None, :]) / _SHARED_LENGTH) + _JITTER * np.eye(len(_GRID))
+        root = cho_factor(whole, lower=True)[0]
+        self._features = [
+            solve_triangular(root, matern(np.abs(_GRID[:, None] - ratios) / _SHARED_LENGTH), lower=True).T
+            for ratios in keep_ratios
+        ]
         self._distances = [np.abs(ratios[:, None] - ratios[None, :]) for ratios in keep_ratios]
         self._damages = None if damages is None else [damage - damage.min() for damage in damages]
         self.per_pair = float(len(keep_ratios)) if damages is None else 1.0
@@ -90,8 +98,18 @@ class Basis:
         each = np.stack([damage[genomes[:, v]] for v, damage in enumerate(self._damages)], axis=1)
         return each / (each.sum(axis=1, keepdims=True) + shape.floor * self._largest)
 
-    def covariances(self, first: IntArray, second: IntArray, shape: Shape) -> tuple[FloatArray, FloatArray]:
-        """Return two (k, n) covariances of unit variance per variable: errors of single variables, and of pairs.
+    def shared(self, genomes: IntArray, shape: Shape) -> FloatArray:
+        """Return (n, 9) features of an error of the predicted curve that all variables share: their products covary."""
+        found = np.zeros((len(genomes), len(_GRID)))
+        if not self.predicts:
+            return found
+        weights = self.weights(genomes, shape)
+        for v, features in enumerate(self._features):
+            found += weights[:, v, None] * features[genomes[:, v]]
+        return found
+
+    def covariances(self, first: IntArray, second: IntArray, shape: Shape) -> FloatArray:
+        """Return (3, k, n) covariances of unit variance: errors of a shared curve, of single variables, of pairs.
 
         Args:
             first: (k, d) genomes.
@@ -111,17 +129,21 @@ class Basis:
                 before *= here
                 pairs += before
             before = here
-        return single, pairs * self.per_pair
+        curve = np.zeros_like(single)
+        for ours, theirs in zip(self.shared(first, shape).T, self.shared(second, shape).T, strict=True):
+            curve += ours[:, None] * theirs
+        return np.stack([curve, single, pairs * self.per_pair])
 
     def tables(self, genomes: IntArray, length: float) -> list[FloatArray]:
         """Return per variable the (L, n) similarity of each level to that of each of (n, d) ``genomes``."""
         return [matern(distance / length)[:, genomes[:, v]] for v, distance in enumerate(self._distances)]
 
-    def variances(self, genomes: IntArray, shape: Shape) -> tuple[FloatArray, FloatArray]:
-        """Return the two (n,) variances that belong to `covariances`."""
+    def variances(self, genomes: IntArray, shape: Shape) -> FloatArray:
+        """Return the (3, n) variances that belong to `covariances`."""
         weights = self.weights(genomes, shape)
         squares = weights**2
-        return squares.sum(axis=1), (squares[:, 1:] * squares[:, :-1]).sum(axis=1) * self.per_pair
+        pairs = (squares[:, 1:] * squares[:, :-1]).sum(axis=1) * self.per_pair
+        return np.stack([(self.shared(genomes, shape) ** 2).sum(axis=1), squares.sum(axis=1), pairs])
 
 
 def matern(distances: FloatArray) -> FloatArray:
@@ -136,7 +158,7 @@ class Hyperparameters:
     """What is fitted by the marginal likelihood.
 
     Attributes:
-        logs: (4,) logarithms of the variances of the link, of single variables, of pairs, and of the noise.
+        logs: (5,) logarithms of the variances of the link, the shared curve, single variables, pairs, and the noise.
         shape: length scale and floor.
     """
 
@@ -157,15 +179,15 @@ class Covariances:
         self._known: dict[Shape, FloatArray] = {}
 
     def among(self, genomes: IntArray, shape: Shape) -> FloatArray:
-        """Return the (2, n, n) covariances between (n, d) ``genomes``: of single variables, and of pairs."""
+        """Return the (3, n, n) covariances between (n, d) ``genomes``, as `Basis.covariances` does."""
         keys = list(map(tuple, genomes.tolist()))
         for key in keys:
             self._places.setdefault(key, len(self._places))
-        known = self._known.get(shape, np.zeros((2, 0, 0)))
+        known = self._known.get(shape, np.zeros((3, 0, 0)))
         size = known.shape[1]
         if size < len(self._places):
             every = np.array(list(self._places), dtype=np.int64)
-            new = np.stack(self._basis.covariances(every[size:], every, shape))
+            new = self._basis.covariances(every[size:], every, shape)
             known = np.concatenate([np.concatenate([known, new[:, :, :size].swapaxes(1, 2)], axis=2), new], axis=1)
             self._known[shape] = known
         places = np.array([self._places[key] for key in keys])
@@ -202,17 +224,17 @@ class GaussianProcess:
         predicted = basis.prediction(genomes, self._shape)
         self._at, self._per = _center_and_scale(predicted)
         self._link = (predicted - self._at) / self._per
-        self._bend, self._one, self._two, noise = np.exp(parameters.logs)
-        single, pairs = covariances.among(genomes, self._shape)
-        covariance = self._one * single + self._two * pairs + self._linked(self._link)
+        self._bend, *each, noise = np.exp(parameters.logs)
+        self._each = np.array(each)
+        covariance = self._weighted(covariances.among(genomes, self._shape)) + self._linked(self._link)
         covariance[np.diag_indices(len(genomes))] += noise + _JITTER
         self._factor = cho_factor(covariance, lower=True, check_finite=False)
         self._solved = cho_solve(self._factor, (targets - self._center) / self._scale, check_finite=False)
 
     def predict(self, genomes: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return (k,) means and standard deviations at (k, d) ``genomes``, without the noise of a measurement."""
-        single, pairs = self._basis.covariances(genomes, self._genomes, self._shape)
-        cross = self._one * single + self._two * pairs + self._linked(self._standard(genomes))
+        parts = self._basis.covariances(genomes, self._genomes, self._shape)
+        cross = self._weighted(parts) + self._linked(self._standard(genomes))
         whitened = solve_triangular(self._factor[0], cross.T, lower=True, check_finite=False)
         left = np.maximum(self._own(genomes) - (whitened**2).sum(axis=0), 1e-12)
         return self._center + self._scale * (cross @ self._solved), self._scale * np.sqrt(left)
@@ -222,9 +244,9 @@ class GaussianProcess:
 
         Those are what nothing measured would leave, times what the measurements leave of it at some of the genomes.
         """
-        single, pairs = self._tables
+        curve, single, pairs = self._tables
         weights = self._basis.weights(genomes, self._shape)
-        means = self._linked(self._standard(genomes)) @ self._solved
+        means = self._linked(self._standard(genomes)) @ self._solved + self._basis.shared(genomes, self._shape) @ curve
         for v, table in enumerate(single):
             means += weights[:, v] * table[genomes[:, v]]
         for v, square in enumerate(pairs):
@@ -241,17 +263,22 @@ class GaussianProcess:
         return GaussianProcess(self._basis, self._covariances, every, targets, self._parameters)
 
     @cached_property
-    def _tables(self) -> tuple[list[FloatArray], list[FloatArray]]:
-        """What each level of a variable, and each two levels of neighbours, add to the mean."""
+    def _tables(self) -> tuple[FloatArray, list[FloatArray], list[FloatArray]]:
+        """What the shared curve, each level of a variable, and each two levels of neighbours add to the mean."""
         weights = self._basis.weights(self._genomes, self._shape)
         tables = self._basis.tables(self._genomes, self._shape.length)
-        single = [self._one * (table @ (weights[:, v] * self._solved)) for v, table in enumerate(tables)]
+        single = [self._each[1] * (table @ (weights[:, v] * self._solved)) for v, table in enumerate(tables)]
         shared = weights[:, 1:] * weights[:, :-1] * self._solved[:, None]
         pairs = [
-            self._two * self._basis.per_pair * ((first * shared[:, v]) @ second.T)
+            self._each[2] * self._basis.per_pair * ((first * shared[:, v]) @ second.T)
             for v, (first, second) in enumerate(pairwise(tables))
         ]
-        return single, pairs
+        curve = self._each[0] * (self._solved @ self._basis.shared(self._genomes, self._shape))
+        return curve, single, pairs
+
+    def _weighted(self, parts: FloatArray) -> FloatArray:
+        weighted: FloatArray = self._each[0] * parts[0] + self._each[1] * parts[1] + self._each[2] * parts[2]
+        return weighted
 
     def _standard(self, genomes: IntArray) -> FloatArray:
         return (self._basis.prediction(genomes, self._shape) - self._at) / self._per
@@ -262,9 +289,9 @@ class GaussianProcess:
 
     def _own(self, genomes: IntArray) -> FloatArray:
         """Return the (k,) variances before anything is measured."""
-        single, pairs = self._basis.variances(genomes, self._shape)
         bend = self._bend if self._basis.predicts else 0.0
-        own: FloatArray = 1.0 + self._standard(genomes) ** 2 + bend + self._one * single + self._two * pairs
+        own: FloatArray = 1.0 + self._standard(genomes) ** 2 + bend
+        own += self._each @ self._basis.variances(genomes, self._shape)
         return own
 
 
@@ -303,8 +330,9 @@ def fitted(basis: Basis, covariances: Covariances, genomes: IntArray, targets: F
     best = (np.inf, Hyperparameters())
     for shape in basis.shapes:
         link = _standardised(basis.prediction(genomes, shape))
-        bent = _bent(link, link) if basis.predicts else np.zeros((len(link), len(link)))
-        parts = np.stack([bent, *covariances.among(genomes, shape), np.eye(len(genomes))])
+        parts = np.stack([_bent(link, link), *covariances.among(genomes, shape), np.eye(len(genomes))])
+        if not basis.predicts:
+            parts[:2] = 0.0
         likelihood = _Likelihood(_linear(link, link), parts, scaled)
         found = minimize(likelihood, _PRIOR, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 15})
         if found.fun < best[0]:

@@ -108,7 +108,7 @@ def test_predictions_are_those_of_the_textbook(predicts):
     """Mean and deviation are those of the joint normal distribution whose covariance is written out here."""
     kernel, known, new = basis(predicts=predicts), genomes(30), genomes(8, seed=7)
     targets = np.random.default_rng(2).normal(size=len(known))
-    parameters = Hyperparameters(tuple(np.log([0.3, 0.5, 0.4, 0.05])), SHAPE)
+    parameters = Hyperparameters(tuple(np.log([0.3, 0.2, 0.5, 0.4, 0.05])), SHAPE)
     found = GaussianProcess(kernel, Covariances(kernel), known, targets, parameters).predict(new)
 
     def covariance(first, second):
@@ -122,8 +122,9 @@ def test_predictions_are_those_of_the_textbook(predicts):
             for j, h in enumerate(second):
                 each = ours[i] * theirs[j] * _gaussian.matern(np.abs(ratios[g] - ratios[h]) / 0.75)
                 single[i, j], pairs[i, j] = each.sum(), (each[1:] * each[:-1]).sum() * kernel.per_pair
+        curve = kernel.shared(first, SHAPE) @ kernel.shared(second, SHAPE).T
         bent = 0.3 * np.exp(-0.5 * (a[:, None] - b[None, :]) ** 2) if predicts else 0.0
-        return 1 + a[:, None] * b[None, :] + bent + 0.5 * single + 0.4 * pairs
+        return 1 + a[:, None] * b[None, :] + bent + 0.5 * single + 0.4 * pairs + 0.2 * curve
 
     inverse = np.linalg.inv(covariance(known, known) + (0.05 + 1e-8) * np.eye(len(known)))
     cross = covariance(new, known)
@@ -148,7 +149,7 @@ def test_the_gradient_of_the_likelihood_is_its_slope():
     targets = np.random.default_rng(2).normal(size=len(known))
     parts = np.stack([*Covariances(kernel).among(known, SHAPE), np.eye(20), np.ones((20, 20))])
     likelihood = _gaussian._Likelihood(np.ones((20, 20)), parts, targets)
-    at = np.log([0.2, 0.4, 0.1, 0.3])
+    at = np.log([0.2, 0.1, 0.4, 0.1, 0.3])
     np.testing.assert_allclose(likelihood(at)[1], approx_fprime(at, lambda x: likelihood(x)[0], 1e-6), rtol=1e-3)
 
 
@@ -169,7 +170,7 @@ def test_the_likelihood_finds_what_made_the_figures():
     noise = np.random.default_rng(3).normal(size=60)
     smooth = fitted(kernel, Covariances(kernel), known, kernel.prediction(known, SHAPE))
     noisy = fitted(kernel, Covariances(kernel), known, noise)
-    assert np.exp(smooth.logs[3]) < 1e-2 < 0.3 < np.exp(noisy.logs[3])
+    assert np.exp(smooth.logs[-1]) < 1e-2 < 0.3 < np.exp(noisy.logs[-1])
 
 
 def test_a_dozen_candidates_teach_the_prior_more_than_the_twin():
