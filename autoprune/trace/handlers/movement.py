@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoprune.trace._book import Extent
 from autoprune.trace._ids import along, constant, has_ids, varying
-from autoprune.trace._sizes import TracedInt, untraced
+from autoprune.trace._sizes import AxisSize, TracedInt, expression_of, untraced
 from autoprune.trace.handlers.factories import issue
 from autoprune.trace.handlers.registry import TracedCall, handles
 
@@ -136,8 +136,10 @@ def expand(recorder: IdRecorder, call: TracedCall) -> None:
     moved, new = recorder.layers(output), output.dim() - source.dim()
     sizes = _view_sizes(recorder, call)
     repeated = {dim: size for dim, size in sizes.items() if dim < new or source.shape[dim - new] == 1}
-    made = issue(recorder, call, repeated)
     carried = tuple(layer for layer in moved if has_ids(layer))
+    if carried:  # as wide as another axis; a number of repetitions is none
+        repeated = {dim: size for dim, size in repeated.items() if isinstance(expression_of(size), AxisSize)}
+    made = issue(recorder, call, repeated)
     recorder.put(output, (*carried, *made) or moved)
     if carried:
         _follow_sizes(recorder, call, sizes)
