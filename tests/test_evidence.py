@@ -32,7 +32,7 @@ def test_images_are_dealt_out_once() -> None:
 @pytest.mark.timeout(900)
 def test_a_small_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
     """One command prints the tables, with gains, n and tests in every row; the same one again prints the same."""
-    options = ["compare", "--network", "digits", "--seeds", "1", "--macs", "4e9", "--strategies", "random"]
+    options = ["compare", "--network", "digits", "--seeds", "1", "--macs", "1e10", "--strategies", "random"]
     options += ["--calibration", "60", "--validation", "60", "--epochs", "0.2", "--out", str(tmp_path / "out")]
     script = str(SCRIPTS / "families.py")
     first = run(script, *options)
