@@ -17,6 +17,7 @@ from torch import nn
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import FAR, Problem
 from autoprune.api.progress import Given, check_progress, prune_progress
+from autoprune.api.recorded_problem import recorded_settings
 from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.api.timing import time_in_turns
@@ -174,7 +175,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
-    rotate: bool = True,
+    rotate: bool | None = None,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -202,7 +203,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
-    rotate: bool = True,
+    rotate: bool | None = None,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -229,7 +230,7 @@ def prune(
     min_width: int = 1,
     min_keep_ratio: float = 0.1,
     drop_blocks: bool = False,
-    rotate: bool = True,
+    rotate: bool | None = None,
     locks: Sequence[str] = (),
     ties: Sequence[str | Sequence[str]] = (),
     latency: Wanted = None,
@@ -263,7 +264,8 @@ def prune(
         min_keep_ratio: smallest fraction of a group to keep.
         drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
         rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way, as in
-            the bottlenecks of MobileNetV2: subspaces are kept, not subsets (the recipe ``rotate``).
+            the bottlenecks of MobileNetV2: subspaces are kept, not subsets (the recipe ``rotate``). Yes by default; a
+            run in ``store`` goes on as it began.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
@@ -328,6 +330,9 @@ def prune(
         seed=seed,
     )
     problem = problem.with_batch_size(_batch_size(problem))
+    if rotate is None:
+        recorded = None if store is None else recorded_settings(Path(store))
+        rotate = recorded is None or bool(recorded.get("prepare"))
     targets = [problem.resolve_limits(item) for item in wanted]
     budget = budget_of(problem.space, len(targets))
     n_evaluations = budget.evaluations or 0

@@ -56,6 +56,18 @@ def as_recorded_in(folder: Path, problem: Problem) -> Problem:
         return as_recorded(problem, ledger.meta)
 
 
+def recorded_settings(folder: Path) -> Mapping[str, Any] | None:
+    """Return the settings that the run in a folder was searched with; None where there is no run.
+
+    Raises:
+        StoreError: the run's files cannot be used.
+    """
+    if not (folder / LEDGER).exists():
+        return None
+    with closing(Ledger(folder / LEDGER, readonly=True)) as ledger:
+        return RunMeta.from_json(ledger.meta).settings
+
+
 def check_readable(record: RunRecord, problem: Problem) -> None:
     """Refuse to build the points of a run from another problem. Any machine and version of torch will do.
 

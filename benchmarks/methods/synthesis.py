@@ -1,9 +1,10 @@
 """Three generations of synthesis against uniform cuts at equal multiply-adds: `python benchmarks/methods/synthesis.py`.
 
-A trained network has offspring at 70, 50 and 30 % of its multiply-adds: a ResNet on the digits, or with ``--given npz:FOLDER
-WEIGHTS`` the given ResNet-20 on CIFAR-10. All runs have the same number of trainings of the same counted length; the
-twin cuts all groups to one share, the strongest channels of each, and trains without stress. Test accuracy in % of the
-best network within every budget, in brackets its share of the multiply-adds. A minute of CPU per seed on the digits.
+A trained network has offspring at 70, 50 and 30 % of its multiply-adds: a ResNet on the digits, or with
+``--given npz:FOLDER WEIGHTS`` the given ResNet-20 on CIFAR-10. All runs have the same number of trainings of the same
+counted length; the twin cuts all groups to one share, the strongest channels of each, and trains without stress. Test
+accuracy in % of the best network within every budget, in brackets its share of the multiply-adds. A minute of CPU per
+seed on the digits.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,16 @@ def test_prune_turns_what_it_can(trained: tuple[nn.Module, ap.Data]) -> None:
     assert not plain.point.run.meta.settings["prepare"]
     assert turned.after[DISTANCE] < plain.after[DISTANCE]
     assert turned.share["macs"] <= 0.4
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_a_run_goes_on_as_it_began(*, rotate: bool, trained: tuple[nn.Module, ap.Data], tmp_path: Path) -> None:
+    """Whatever was turned, or was not because an earlier version did not, a call that leaves it open goes on with."""
+    model, data = trained
+    first = ap.prune(model, data, {"macs": "50%"}, rotate=rotate, store=tmp_path / "run")
+    again = ap.prune(model, data, {"macs": "50%"}, store=tmp_path / "run")
+    assert again.point.metrics == first.point.metrics
+    assert bool(again.point.run.meta.settings["prepare"]) is rotate
 
 
 def test_nothing_to_turn_is_said() -> None:
