@@ -161,15 +161,19 @@ class OutputFollower(TorchFunctionMode):
             return
         name = self._followed[module]
         self.n_calls[name] += 1
-        with self._aside():
-            self._on_input(name, next(tensors_in((args, kwargs))))
+        x = next(tensors_in((args, kwargs)))
+        if x.numel():  # an expert that no token was sent to runs on nothing
+            with self._aside():
+                self._on_input(name, x)
 
     def _after_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         if self._is_aside:
             return
         name = self._followed[module]
-        with self._aside():
-            self._on_call(name, next(tensors_in((args, kwargs))), output)
+        x = next(tensors_in((args, kwargs)))
+        if x.numel():
+            with self._aside():
+                self._on_call(name, x, output)
         self._made_by[output] = (self.n_calls.total(), name, self.n_calls[name])
 
     def _before_norm(self, norm: nn.Module, args: tuple[Any, ...]) -> None:

@@ -15,7 +15,7 @@ from autoprune.api.pruning import prune
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_macs
 from autoprune.cost.model import CostModel
-from autoprune.errors import NothingPrunableError
+from autoprune.errors import AutopruneWarning, NothingPrunableError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
 from autoprune.trace import trace
@@ -63,6 +63,16 @@ class ChosenExperts(Experts):
 
     def called(self, chosen: Tensor) -> list[int]:
         return sorted(set(chosen.reshape(-1).tolist()))
+
+
+def test_experts_are_pruned() -> None:
+    """`prune` goes from a limit to a smaller model, also where some expert gets no token of the calibration items."""
+    torch.manual_seed(0)
+    model, items = Experts(), torch.randn(48, 6, 12)
+    with pytest.warns(AutopruneWarning, match=r"says nothing about the channels of 'experts\.0\.up'"):
+        found = prune(model, Data(items), {"params": "60%"}, progress=False)
+    assert found.share["params"] <= 0.6
+    assert found.model(items).shape == (48, 6, 4)
 
 
 class Grouped(nn.Module):
