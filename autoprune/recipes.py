@@ -18,6 +18,7 @@ from autoprune.prepare.dais.search import DaisSettings
 from autoprune.prepare.dsa import DsaSettings
 from autoprune.prepare.recipe import Checkpoints, Prepared, Recipe, Workbench
 from autoprune.prepare.registry import RECIPES, RecipeInfo, make_recipe
+from autoprune.prepare.rotate import RotateSettings
 from autoprune.prepare.sparsify import SparsifySettings
 from autoprune.prepare.statistics import StatisticsSettings
 from autoprune.prepare.synthesis import SynthesisSettings
@@ -40,6 +41,7 @@ __all__ = [
     "PruningNetSettings",
     "Recipe",
     "RecipeInfo",
+    "RotateSettings",
     "SparsifySettings",
     "StatisticsSettings",
     "SupernetSettings",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
@@ -96,7 +97,8 @@ def figures_of(progress: SearchProgress, meta: RunMeta) -> dict[str, float]:
 def _tensorboard(folder: Path, meta: RunMeta) -> Iterator[Write]:  # noqa: ARG001  the folder says which run it is
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    # Names are made of seconds: of two sessions that begin in one, the second would replace what the first wrote.
+    writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{time.time_ns()}")
 
     def write(figures: Mapping[str, float], step: int) -> None:
         for name, figure in figures.items():

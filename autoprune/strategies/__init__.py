@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from autoprune.strategies._optuna import GpSettings, TpeSettings
     from autoprune.strategies._population import PopulationSettings
     from autoprune.strategies._pymoo import PymooSettings
-    from autoprune.strategies._sweep import SweepSettings
+    from autoprune.strategies._sweep import SweepSettings, TrainedUniformSettings
     from autoprune.strategies.acp import AcpSettings, SwarmSettings
     from autoprune.strategies.global_ranking import GlobalRankingSettings
     from autoprune.strategies.knapsack import KnapsackSettings
@@ -106,6 +106,7 @@ __all__ = [
     "SweepSettings",
     "SynthesisSettings",
     "TpeSettings",
+    "TrainedUniformSettings",
     "UnseenGenomes",
     "WarmStartSettings",
     "WeightSet",
@@ -125,7 +126,7 @@ __getattr__, __dir__ = lazy_names(
         "autoprune.strategies._optuna": ("GpSettings", "TpeSettings"),
         "autoprune.strategies._population": ("PopulationSettings",),
         "autoprune.strategies._pymoo": ("PymooSettings",),
-        "autoprune.strategies._sweep": ("SweepSettings",),
+        "autoprune.strategies._sweep": ("SweepSettings", "TrainedUniformSettings"),
         "autoprune.strategies.acp": ("AcpSettings", "SwarmSettings"),
         "autoprune.strategies.knapsack": ("KnapsackSettings",),
         "autoprune.strategies.metapruning": (

@@ -29,24 +29,8 @@ _TRIES = 64  # steps from the front that lead to known candidates, until the fro
 
 
 @dataclass(frozen=True)
-class SweepSettings:
-    """Settings of a sweep.
-
-    Attributes:
-        targets: budgets as shares of the dense model's cost; None spreads ``n_targets`` of them.
-        n_targets: number of budgets, evenly spaced in width (the root of the cost) between the smallest network and the
-            largest feasible one, both excluded; fewer if the multiply-adds suffice for fewer only.
-        warm_start: start each budget from the weights and the network of the next larger one. The searches then run
-            one after the other; without, all start from the given weights and run side by side.
-        share: largest share of the budget's multiply-adds, if these are limited, that all preparations together take.
-        epochs: most epochs of one preparation, and the exact number if nothing limits it.
-        min_epochs: below which a preparation is worth nothing.
-        step: largest number of variables that a step from the front changes by one level.
-        preparation: further settings of the recipe, JSON types.
-
-    Raises:
-        InvalidArgumentError: a value cannot be used.
-    """
+class _AnySweepSettings:
+    """The settings that all sweeps have, see `SweepSettings`."""
 
     targets: tuple[float, ...] | None = None
     n_targets: int = 8
@@ -66,6 +50,27 @@ class SweepSettings:
             msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
         check_targets(self.targets)
+
+
+@dataclass(frozen=True)
+class SweepSettings(_AnySweepSettings):
+    """Settings of a sweep.
+
+    Attributes:
+        targets: budgets as shares of the dense model's cost; None spreads ``n_targets`` of them.
+        n_targets: number of budgets, evenly spaced in width (the root of the cost) between the smallest network and the
+            largest feasible one, both excluded; fewer if the multiply-adds suffice for fewer only.
+        warm_start: start each budget from the weights and the network of the next larger one. The searches then run
+            one after the other; without, all start from the given weights and run side by side.
+        share: largest share of the budget's multiply-adds, if these are limited, that all preparations together take.
+        epochs: most epochs of one preparation, and the exact number if nothing limits it.
+        min_epochs: below which a preparation is worth nothing.
+        step: largest number of variables that a step from the front changes by one level.
+        preparation: further settings of the recipe, JSON types.
+
+    Raises:
+        InvalidArgumentError: a value cannot be used.
+    """
 
 
 def check_targets(targets: Sequence[float] | None) -> None:
@@ -97,7 +102,7 @@ class SweepStrategy(BaseStrategy):
         InfeasibleError: a target is out of reach.
     """
 
-    Settings = SweepSettings
+    Settings: ClassVar[type[_AnySweepSettings]] = SweepSettings
 
     recipe: ClassVar[str]
     """Name of the recipe; its settings have ``target``, ``cost``, ``epochs``, ``start`` and ``learns``."""
@@ -105,7 +110,7 @@ class SweepStrategy(BaseStrategy):
     learns: ClassVar[bool] = True
     """Whether the recipe follows the loss; not so in a twin."""
 
-    def __init__(self, setup: SearchSetup, settings: SweepSettings | None = None) -> None:
+    def __init__(self, setup: SearchSetup, settings: _AnySweepSettings | None = None) -> None:
         super().__init__(setup, settings)
         self._cost = soft_cost(setup)
         top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
@@ -282,7 +287,7 @@ class DaisFrozenStrategy(DaisStrategy):
 
 
 @dataclass(frozen=True)
-class TrainedUniformSettings(SweepSettings):
+class TrainedUniformSettings(_AnySweepSettings):
     """Settings of `TrainedUniformStrategy`: those of a sweep, each target from the given weights.
 
     Without ``targets`` these are 0.7, 0.5 and 0.3, as far as the space has such networks. ``epochs`` is the length

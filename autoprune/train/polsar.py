@@ -94,7 +94,8 @@ def speckle(mean: npt.NDArray[np.complex128], looks: int, rng: np.random.Generat
     root = np.linalg.cholesky(mean)
     draws = rng.standard_normal((2, *mean.shape[:-1], looks))
     vectors = root @ ((draws[0] + 1j * draws[1]) / np.sqrt(2))
-    return (vectors @ vectors.conj().swapaxes(-1, -2) / looks).astype(np.complex64)
+    found = vectors @ vectors.conj().swapaxes(-1, -2) / looks
+    return ((found + found.conj().swapaxes(-1, -2)) / 2).astype(np.complex64)  # a product is Hermitian up to rounding
 
 
 def simulated_scene(rows: int, columns: int, *, looks: int = 1, field: int = 12, seed: int = 0) -> Scene:
