@@ -50,10 +50,8 @@ def as_recorded_in(folder: Path, problem: Problem) -> Problem:
     Raises:
         StoreError: the run's files cannot be used, or see `as_recorded`.
     """
-    if not (folder / LEDGER).exists():
-        return problem
-    with closing(Ledger(folder / LEDGER, readonly=True)) as ledger:
-        return as_recorded(problem, ledger.meta)
+    meta = _recorded_meta(folder)
+    return problem if meta is None else as_recorded(problem, meta)
 
 
 def recorded_settings(folder: Path) -> Mapping[str, Any] | None:
@@ -62,10 +60,16 @@ def recorded_settings(folder: Path) -> Mapping[str, Any] | None:
     Raises:
         StoreError: the run's files cannot be used.
     """
+    meta = _recorded_meta(folder)
+    return None if meta is None else RunMeta.from_json(meta).settings
+
+
+def _recorded_meta(folder: Path) -> Mapping[str, Any] | None:
+    """Return what the run in a folder says of itself; None where there is no run."""
     if not (folder / LEDGER).exists():
         return None
     with closing(Ledger(folder / LEDGER, readonly=True)) as ledger:
-        return RunMeta.from_json(ledger.meta).settings
+        return ledger.meta
 
 
 def check_readable(record: RunRecord, problem: Problem) -> None:
