@@ -4,7 +4,8 @@ from autoprune.api.comparing import CompareProgress, Comparison, compare
 from autoprune.api.finetuning import TunedFront, TunedPoint, finetune
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
-from autoprune.api.pruning import Pruned, PruneProgress, prune, recover
+from autoprune.api.pruning import Pruned, PruneProgress, prune
+from autoprune.api.recovering import recover
 from autoprune.api.run import Run, open_run
 from autoprune.api.searching import search
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,76 +11,55 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.api.problem_checks import (
+    check_criterion,
+    check_objectives,
+    checked_reference,
+    checked_seed,
+    checked_task,
+    warn_of_calibration,
+)
+from autoprune.api.problem_figures import measure_on_test_items, reference_of, speaking_of_the_dense_model
 from autoprune.api.problem_identity import behaviour_of, identity_of
+from autoprune.api.problem_ranking import rank, ranking_spending
 from autoprune.core.budget import Spending
 from autoprune.core.groups import Structure
-from autoprune.core.jobs import WeightSet
 from autoprune.core.limits import parse_limit, resolve_limits
-from autoprune.core.objectives import COSTS, Objectives, objective_names
+from autoprune.core.objectives import Objectives, objective_names
 from autoprune.core.protocols import Ranking
-from autoprune.core.settings import as_integer, changed, in_words, name_and_settings, shared_settings
+from autoprune.core.settings import changed, in_words, name_and_settings, shared_settings
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import CRITERIA
-from autoprune.criteria.scoring import order, scores
-from autoprune.errors import (
-    InvalidArgumentError,
-    MetricError,
-    did_you_mean,
-    shown,
-    unknown_name,
-    warn,
-)
-from autoprune.evaluate.distance import DISTANCE, measure_with_distance
+from autoprune.errors import InvalidArgumentError, warn
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import WAYS, Evaluator, ProxySettings
-from autoprune.evaluate.evidence import (
-    OUTPUTS,
-    measure_dense,
-)
-from autoprune.evaluate.measure import measure
+from autoprune.evaluate.evidence import OUTPUTS, measure_dense
 from autoprune.evaluate.registry import DEFAULT_EVALUATOR, EVALUATORS, make_evaluator
 from autoprune.evaluate.runner import Runner, RunnerSpec
 from autoprune.execute.tables import table_of
 from autoprune.latency.library import Wanted, find_table, made_elsewhere
 from autoprune.latency.outlook import Outlook, outlook
 from autoprune.latency.table import LatencyTable
-from autoprune.pareto.hypervolume import reference_point
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.prepare.registry import RECIPES
-from autoprune.prepare.statistics import dense_model
-from autoprune.reconstruct import MAX_BYTES, unpack_moments
 from autoprune.report.document import card
 from autoprune.report.units import amount, directions, title
 from autoprune.store.identity import Identity, Observation
 from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import split_key
-from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
 from autoprune.trace import AttentionCut, trace_space, unwrap
-from autoprune.trace.validation import ValidationReport, validate
+from autoprune.trace.validation import ValidationReport, validator
 from autoprune.train.data import Data
-from autoprune.train.devices import placed, resolve_device
 from autoprune.train.job_setup import JobSetup
-from autoprune.train.source import to_device
-from autoprune.train.split import Split
 from autoprune.train.task_traits import check_loss, check_task, default_task, directions_of
 from autoprune.train.tasks import Task
-from autoprune.weight_sets import Blobs, put_weight_set
-
-FAR = 0.25
-"""Distance of the dense model with fresh BatchNorm statistics above which these are called far from its own.
-
-ResNet-20 and ResNet-56 on CIFAR-10: 0.003 on items as in their training, 0.05 to 0.11 without its augmentation, with
-other means, or on 100 items, 0.23 to 0.37 with every mean and deviation at 0.5, 1.3 to 3.1 without normalisation.
-EfficientNet-Lite0, trained on ImageNet, on upsampled CIFAR-10: 1.06.
-"""
+from autoprune.weight_sets import Blobs
 
 FIDELITY = "proxy"
 """What jobs call the problem's own evaluator."""
-
-N_SCORING_BATCHES = 10
-"""Training batches that criteria with a loss look at."""
 
 
 class Problem:
@@ -175,13 +151,13 @@ class Problem:
             raise InvalidArgumentError(msg)
         self.model = unwrap(model)
         self.data = data.for_model(self.model)
-        self.task: Task = default_task(self.data) if task is None else _checked_task(task)
+        self.task: Task = default_task(self.data) if task is None else checked_task(task)
         check_task(self.task, self.data)
         if objectives is None:
             objectives = (next(iter(self.task.metrics), DISTANCE), "macs")
-        _check_objectives(objective_names(objectives), self.task)
+        check_objectives(objective_names(objectives), self.task)
         self.objectives = Objectives.parse(objectives, directions_of(self.task))
-        self.given_reference = _checked_reference(reference or {}, self.objectives)
+        self.given_reference = checked_reference(reference or {}, self.objectives)
         self._by_default = {
             name for name, given in (("criterion", criterion), ("evaluator", evaluator)) if given is None
         }
@@ -190,10 +166,10 @@ class Problem:
         name_of_criterion, given = name_and_settings(criterion, "criterion", "('taylor', {'squared': True})")
         self.criterion = CRITERIA.find(name_of_criterion).name
         self.criterion_settings = CRITERIA.settings(self.criterion, given)
-        self.seed = _checked_seed(seed)
+        self.seed = checked_seed(seed)
         self.name = name or type(self.model).__name__
         self.example_input = self.data.example_batch(1)[0] if example_input is None else example_input
-        _check_criterion(self.criterion, self.task, self.data)
+        check_criterion(self.criterion, self.task, self.data)
         self.evaluation = EVALUATORS.settings(evaluator, evaluation)
         layout = partial(
             SearchSpace.build,
@@ -208,7 +184,7 @@ class Problem:
         )
         space = trace_space(self.model, self.example_input, layout, outputs=outputs, attention=attention, seed=seed)
         structure = space.structure
-        self.space = replace(space, validator=_validator(self.model, space, self.example_input, seed))
+        self.space = replace(space, validator=validator(self.model, space, self.example_input, seed))
         self._given_limits = dict(limits) if isinstance(limits, Mapping) else limits or {}
         wanted = (*self.objectives.names, *self._given_limits)
         self._peak = (
@@ -278,7 +254,7 @@ class Problem:
 
     @cached_property
     def _dense_measured(self) -> tuple[dict[str, float], dict[str, Observation]]:
-        with _speaking_of_the_dense_model("search-validation"):
+        with speaking_of_the_dense_model("search-validation"):
             return measure_dense(self.evaluator)
 
     @cached_property
@@ -289,7 +265,7 @@ class Problem:
             InvalidArgumentError: the data has no test items.
             MetricError: the task has no finite figure for it.
         """
-        with _speaking_of_the_dense_model("test"):
+        with speaking_of_the_dense_model("test"):
             return self.test(self.model)
 
     def test(self, model: nn.Module) -> dict[str, float]:
@@ -298,13 +274,7 @@ class Problem:
         Raises:
             InvalidArgumentError: the data has no test items.
         """
-        if self.data.test is None:
-            msg = f"{self.data!r} has no test items; give ap.Data(..., test=...)"
-            raise InvalidArgumentError(msg)
-        if DISTANCE in self.objectives.names:
-            counted = self.structure.outputs
-            return measure_with_distance(model, self.model, self.data.test, self.task, self.evaluation, counted)
-        return measure(model, self.data.test, self.task, self.evaluation)
+        return measure_on_test_items(self, model)
 
     @cached_property
     def reference(self) -> dict[str, float]:
@@ -316,26 +286,7 @@ class Problem:
         Raises:
             InvalidArgumentError: the given one is not worse than the dense model, or no network is below it.
         """
-        metrics = {} if all(item.is_cost for item in self.objectives.items) else self.dense_metrics
-        smallest = self.costs(self.space.min_genome[None, :])
-        for name, figure in self.given_reference.items():
-            if name in smallest and not figure > smallest[name][0]:
-                least = f"{smallest[name][0]:,}"
-                msg = f"expected a reference for {name!r} above the smallest network's {least}, got {figure:g}"
-                raise InvalidArgumentError(msg)
-        chance = {} if set(self.objectives.names) <= {*self.given_reference, *COSTS} else self._chance()
-        return reference_point(self.objectives, {**metrics, **self.dense_costs}, chance, self.given_reference)
-
-    def _chance(self) -> dict[str, float]:
-        """Return what guessing scores, where the task knows."""
-        guess = getattr(self.task, "chance", None)
-        if guess is None:
-            return {}
-        device = resolve_device(self.evaluation.device)
-        with torch.no_grad(), placed(self.model, device, training=False, channels_last=False):
-            # Two items: a `squeeze()` would take the batch of a single one away.
-            outputs = forward(self.model, to_device(self.data.example_batch(2)[0], device))
-        return dict(guess(outputs))
+        return reference_of(self)
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -377,35 +328,7 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        batches = None
-        if "batches" in CRITERIA.find(criterion).needs:
-            batches = self._scoring_items.loader(self.evaluation.batch_size, augment=True, seed=self.seed)
-        model, own = self.model, self.weights
-        moments = None
-        if weights is not None:
-            if CRITERIA.find(criterion).from_moments and self._has_usual_moments:
-                device = next(iter(own.values())).device
-                moments = unpack_moments({name: tensor.to(device) for name, tensor in weights.items()}) or None
-            model = dense_model(self._setup, weights, next(iter(own.values())).device)
-            own = model_weights(model, self.structure)
-        settings = self.criterion_settings if criterion == self.criterion else None
-        found = scores(
-            criterion,
-            model,
-            self.structure,
-            batches=batches,
-            loss=self.task.loss,
-            seed=self.seed,
-            settings=settings,
-            moments=moments,
-        )
-        spent = Spending() if moments else self.ranking_spending(criterion)
-        return Ranking(found, put_weight_set(put, self.structure, own, order(found))), spent
-
-    @property
-    def _has_usual_moments(self) -> bool:
-        """Whether second moments that the evaluator asks for are as fine as those that a criterion would collect."""
-        return getattr(self.evaluation, "max_bytes", MAX_BYTES) == MAX_BYTES
+        return rank(self, criterion, put, weights)
 
     def criterion_key(self, criterion: str) -> str:
         """Return a criterion's name with the settings that are not its defaults: what its scores depend on."""
@@ -422,18 +345,7 @@ class Problem:
         Raises:
             UnknownNameError: there is no such criterion.
         """
-        info = CRITERIA.find(criterion)
-        beside = None if fidelity is None else self.evaluator_of(fidelity).preparation(WeightSet("", ""))
-        is_known = info.from_moments and self._has_usual_moments and bool(beside and beside.settings.get("moments"))
-        if "batches" not in info.needs or is_known:
-            return Spending()
-        passes = 3 if "loss" in info.needs else 1  # forward once, backward twice
-        return Spending(macs=passes * self.dense_costs["macs"] * len(self._scoring_items))
-
-    @property
-    def _scoring_items(self) -> Split:
-        """The training items that criteria look at."""
-        return self.data.train.subset(self.evaluation.batch_size * N_SCORING_BATCHES, self.seed)
+        return ranking_spending(self, criterion, fidelity)
 
     def evaluator_of(self, fidelity: str) -> Evaluator:
         """Return the evaluator of this fidelity: the problem's own, or the one of that name.
@@ -561,7 +473,7 @@ class Problem:
         """
         info, suffix = find_strategy(split_key(strategy)[0])
         if info.argument == "criterion" and suffix:
-            _check_criterion(suffix, self.task, self.data)
+            check_criterion(suffix, self.task, self.data)
         for name in info.recipes:
             self.check_recipe(name, getattr(settings, "preparation", None) or {}, f"the strategy {info.name!r}")
         if info.fidelity != FIDELITY:
@@ -590,20 +502,7 @@ class Problem:
 
         The items are then not what the model was trained on: another normalisation, resolution or kind of input.
         """
-        found = self.evaluator.proxy.distance_of_fresh_norms
-        if found is None or found < FAR:
-            return
-        what = (
-            "They are moved by the difference that a cut makes, so that the dense model stays what it is"
-            if self.evaluation.batchnorm != "afresh"
-            else "They are replaced (batchnorm='afresh'), which changes every candidate so much; 'auto' would not"
-        )
-        warn(
-            "the BatchNorm statistics of the calibration items are far from those that the model came with: with them "
-            f"the dense model is at a distance of {found:.2f} from itself (0 is the same, 1 is an answer that no longer"
-            f" depends on the item). {what}. Check that the items are normalised and sized as in the model's training",
-            stacklevel=3,
-        )
+        warn_of_calibration(self)
 
     def validate(self) -> ValidationReport:
         """Compare masked and sliced forward passes numerically, as construction did; returns the report."""
@@ -633,90 +532,3 @@ class Problem:
             f"Problem({self.name!r}: {self.space.n_variables} width variables, {macs:,} MACs, "
             f"objectives {self.objectives.names}, limits {self.limits}, {self.data!r})"
         )
-
-
-def _checked_task(task: Any) -> Task:
-    lacking = [verb for verb in ("loss", "metric", "metrics", "fingerprint") if not hasattr(task, verb)]
-    if lacking or isinstance(task, type):
-        msg = (
-            "expected task=ap.Classification(), ap.TorchMetrics(...), ap.FunctionTask(...) or an object like these, "
-            f"got {shown(task)}{'' if isinstance(task, type) else f', which has no {lacking[0]}'}"
-        )
-        raise InvalidArgumentError(msg)
-    checked: Task = task
-    return checked
-
-
-def _check_criterion(name: str, task: Task, data: Data) -> None:
-    """Refuse a criterion that takes gradients of a loss, or looks at targets, where there is none."""
-    needs = CRITERIA.find(name).needs
-    if "targets" in needs and not data.train.labelled:
-        msg = (
-            f"the criterion {name!r} needs class labels, and the data has no targets; give targets "
-            "(ap.Data((inputs, targets))), or a criterion that takes none ('obs', 'ccm', 'l2', 'batchnorm', 'fpgm')"
-        )
-        raise InvalidArgumentError(msg)
-    if "loss" in needs:
-        check_loss(
-            task, data, f"the criterion {name!r}", "a criterion that takes none ('obs', 'l2', 'batchnorm', 'fpgm')"
-        )
-
-
-def _checked_seed(seed: Any) -> int:
-    whole = as_integer(seed)
-    if whole is None or not 0 <= whole < 2**63:
-        msg = f"expected seed to be an integer of 0 or more, less than 2**63, got {shown(seed)}"
-        raise InvalidArgumentError(msg)
-    return whole
-
-
-def _check_objectives(names: Sequence[str], task: Task) -> None:
-    """Refuse an objective that nothing measures."""
-    for name in names:
-        known = (*task.metrics, DISTANCE, *COSTS)
-        if name not in known and not task.metrics:
-            msg = (
-                f"objective {name!r} needs a task that measures it, and without targets there is none"
-                f"{did_you_mean(name, known)}: give ap.Data((inputs, targets)) or task=, or one of {', '.join(known)}"
-            )
-            raise InvalidArgumentError(msg)
-        if name not in known:
-            msg = (
-                f"objective {name!r} is neither a metric of the task nor a cost"
-                f"{did_you_mean(name, known)}; known: {', '.join(known)}"
-            )
-            raise InvalidArgumentError(msg)
-
-
-@contextmanager
-def _speaking_of_the_dense_model(role: str) -> Iterator[None]:
-    try:
-        yield
-    except MetricError as error:
-        msg = f"the dense model itself cannot be measured on the {role} items: {error}"
-        raise MetricError(msg) from error
-
-
-def _checked_reference(given: Mapping[str, float], objectives: Objectives) -> dict[str, float]:
-    """Refuse a reference for what is no objective, or that is no number."""
-    for name, figure in given.items():
-        if name not in objectives.names:
-            raise unknown_name("objective in reference=", name, objectives.names)
-        if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure):
-            msg = f"expected a finite number as the reference for {name!r}, got {figure!r}"
-            raise InvalidArgumentError(msg)
-    return {name: float(figure) for name, figure in given.items()}
-
-
-def _validator(model: nn.Module, space: SearchSpace, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
-    """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
-    held = weakref.ref(model)
-
-    def run() -> ValidationReport:
-        alive = held()
-        if alive is None:
-            msg = "the model that was traced is gone; trace it again"
-            raise InvalidArgumentError(msg)
-        return validate(alive, space.structure, example_input, seed=seed, space=space)
-
-    return run

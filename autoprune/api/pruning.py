@@ -6,7 +6,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -15,9 +14,10 @@ import numpy as np
 from torch import nn
 
 from autoprune.api.point import RunPoint
-from autoprune.api.problem import FAR, Problem
+from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, prune_progress
 from autoprune.api.recorded_problem import recorded_settings
+from autoprune.api.recovering import train_to_imitate
 from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.api.timing import time_in_turns
@@ -25,25 +25,20 @@ from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_peak_bytes
-from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name, warn
-from autoprune.evaluate.distance import DISTANCE, measure_with_distance
+from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name
+from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import FEWEST_AT_ONCE
-from autoprune.evaluate.measure import MeasureSettings
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted
 from autoprune.latency.settings import LatencySettings
 from autoprune.prepare.rotate import streams_of
 from autoprune.report.document import card
 from autoprune.report.units import amount, title
-from autoprune.surgery.copying import copy_model
 from autoprune.trace import AttentionCut
 from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
-from autoprune.train.devices import placed, resolve_device
-from autoprune.train.loop import Progress, fit
-from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
-from autoprune.train.settings import IMITATION, FitSettings
-from autoprune.train.tasks import Task, Unlabelled
+from autoprune.train.loop import Progress
+from autoprune.train.tasks import Task
 
 PROBES, FEWEST, MOST = 120, 4, 9
 """Probes of all variables together, but no fewer nor more levels of each than these: 9 are all that there are."""
@@ -51,35 +46,11 @@ PROBES, FEWEST, MOST = 120, 4, 9
 ROOM = 2**26
 """Bytes of activations of the items that run at once: large images go faster few at a time (docs/reconstruction.md)."""
 
-N_COMPARED = 1000
-"""Search-validation items at most that say whether a recovery helped."""
-
 N_VALIDATION = 2000
 """Search-validation items that candidates and results are measured on, where there are so many."""
 
 RECOVERIES = ("distill",)
 """Ways to train a polished model: to answer as the dense model does."""
-
-TIMED_STEPS = 4
-"""Training steps that are timed to see how many fit into the minutes of a recovery."""
-
-FEW_STEPS, FEWEST_ITEMS = 100, 16
-"""A recovery has so many steps at least, as far as the time suffices for steps of so many items."""
-
-RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
-"""Learning rates that a recovery tries: networks differ by two orders of magnitude in what they stand."""
-
-FEWEST_TRIED, TRIED_SHARE = 3, 20
-"""Steps in which a learning rate is tried: so many, or one in so many."""
-
-N_TRIED, LITTLE_HARM = 64, 1.2
-"""Search-validation items that say what these steps did; the distance may grow by this factor."""
-
-N_JUDGED = 200
-"""Items on which BatchNorm statistics are taken, and judged, before a recovery."""
-
-SETTLED_STATISTICS, FEWEST_SETTLING = 3, 32
-"""Momentum times steps with which running statistics forget what they were; items of a batch that say enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -425,7 +396,7 @@ def _recovered(
 
     try:
         outputs = problem.structure.outputs
-        trained = _learned(found.model, problem.model, problem.data, outputs, minutes, None, seed, say)
+        trained = train_to_imitate(found.model, problem.model, problem.data, outputs, minutes, None, seed, say)
         after = problem.evaluator.measure(trained)
     except MetricError:  # it diverged
         return found
@@ -438,166 +409,3 @@ def _speedup(problem: Problem, small: nn.Module, seed: int) -> tuple[float, floa
     timings, _ = time_in_turns(problem, {"dense": problem.model, "small": small}, seed=seed)
     found = timings.speedup("dense", "small")
     return found.value, found.low, found.high
-
-
-def recover(
-    model: nn.Module,
-    dense: nn.Module,
-    data: Data,
-    *,
-    minutes: float = 1.0,
-    settings: FitSettings | None = None,
-    outputs: Sequence[str] = (),
-    seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
-) -> nn.Module:
-    """Train a smaller model to give the dense model's outputs: squared error of the outputs, no labels.
-
-    Args:
-        model: the model to train; it is not changed.
-        dense: the dense model, whose outputs are learned.
-        data: its training items are used.
-        minutes: approximate duration; the number of steps is found by timing a few. Not looked at where ``settings``
-            name a number of steps.
-        settings: settings of the training; by default AdamW, at the best of some learning rates that are tried for a
-            few steps each, with smaller batches where the time suffices for few steps only.
-        outputs: dotted names of the outputs that count, see `Problem`; all by default.
-        seed: seed for the order and the transforms.
-        progress: called now and then with how far the training is.
-
-    Returns:
-        The trained model, in evaluation mode; a copy of the given one, with a warning, where the training brought the
-        outputs on up to 1,000 search-validation items no nearer to the dense model's.
-    """
-    device = "cpu" if settings is None else settings.device
-    try:
-        trained = _learned(model, dense, data, outputs, minutes, settings, seed, progress)
-        before, after = (_distance(small, dense, data, device, outputs) for small in (model, trained))
-    except MetricError as error:  # it diverged
-        why = str(error)
-    else:
-        if after < before:
-            return trained
-        why = (
-            f"it brought the outputs from a distance of {before:.4g} from the dense model's to {after:.4g}; more steps "
-            "or a smaller learning rate (settings=) may help"
-        )
-    warn(f"the training was not taken: {why}", stacklevel=2)
-    return copy_model(model).eval()
-
-
-def _learned(
-    model: nn.Module,
-    dense: nn.Module,
-    data: Data,
-    outputs: Sequence[str],
-    minutes: float,
-    settings: FitSettings | None,
-    seed: int,
-    progress: Callable[[Progress], None] | None = None,
-) -> nn.Module:
-    """Return a copy of a model that was trained to answer as the dense one does, in evaluation mode.
-
-    Raises:
-        MetricError: the training diverged.
-    """
-    chosen = settings or IMITATION
-    if settings is None:
-        chosen = _affordable(model, dense, data, outputs, minutes)
-    elif not chosen.steps:
-        chosen = replace(chosen, steps=_affordable_steps(model, dense, data, outputs, minutes, chosen))
-    settles = _statistics_settle(dense, data, chosen, outputs)
-
-    def trained(how: FitSettings, tell: Callable[[Progress], None] | None = None) -> nn.Module:
-        small = copy_model(model)
-        with nullcontext() if settles else statistics_kept(small):
-            fit(small, data, Unlabelled(), how, teacher=dense, outputs=outputs, seed=seed, progress=tell)
-        return small.eval()
-
-    def distance_after(how: FitSettings) -> float:
-        return _distance(trained(how), dense, data, how.device, outputs, N_TRIED)
-
-    if settings is None:
-        start = _distance(model, dense, data, chosen.device, outputs, N_TRIED)
-        chosen = _with_rate(chosen, start, distance_after)
-    return trained(chosen, progress)
-
-
-def _affordable(model: nn.Module, dense: nn.Module, data: Data, outputs: Sequence[str], minutes: float) -> FitSettings:
-    """Return the usual settings with as many steps as fit into a time.
-
-    Where it does not suffice for `FEW_STEPS` of the usual size, steps have fewer items.
-    """
-    usual, smallest = IMITATION, replace(IMITATION, batch_size=FEWEST_ITEMS)
-    steps = _affordable_steps(model, dense, data, outputs, minutes, smallest)
-    size = min(usual.batch_size, FEWEST_ITEMS * 2 ** int(math.log2(max(1, steps // FEW_STEPS))))
-    if size == FEWEST_ITEMS:
-        return replace(smallest, steps=steps)
-    chosen = replace(usual, batch_size=size)  # larger steps take less time per item
-    return replace(chosen, steps=_affordable_steps(model, dense, data, outputs, minutes, chosen))
-
-
-def _with_rate(chosen: FitSettings, start: float, distance_after: Callable[[FitSettings], float]) -> FitSettings:
-    """Return settings with the largest learning rate that does little harm in a few steps, which count.
-
-    Even the best rate may do some at first, so that the least harm would choose far too low a rate.
-
-    Args:
-        chosen: settings with a number of steps.
-        start: distance before the training.
-        distance_after: trains from the start and returns the distance then.
-    """
-    steps = chosen.steps or 1
-    n = max(FEWEST_TRIED, steps // TRIED_SHARE)
-    for tried, rate in enumerate(RATES if steps >= n * len(RATES) else (), start=1):
-        chosen = replace(chosen, steps=max(1, steps - n * tried), learning_rate=rate)
-        try:
-            if distance_after(replace(chosen, steps=n)) <= LITTLE_HARM * start:
-                break
-        except MetricError:  # it diverged
-            pass
-    return chosen
-
-
-def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings, outputs: Sequence[str]) -> bool:
-    """Say whether BatchNorm may run on the statistics of batches in a recovery, and end with those of the items.
-
-    Not where these are far from the dense model's own (images from elsewhere), for which a small model would first have
-    to make up, nor where running statistics follow too slowly to arrive, or batches are too small to say.
-    """
-    momenta = [norm.momentum or 0.0 for norm in batch_norms(dense)]
-    if not momenta:
-        return True
-    if settings.batch_size < FEWEST_SETTLING or (settings.steps or 1) * min(momenta) < SETTLED_STATISTICS:
-        return False
-    device, few = resolve_device(settings.device), data.train.subset(N_JUDGED, 0)
-    fresh = copy_model(dense)
-    with placed(fresh, device, training=False, channels_last=False):
-        recalibrate(fresh, few.loader(settings.batch_size, device=device, augment=True))
-    try:
-        return _distance(fresh, dense, data, settings.device, outputs, N_JUDGED) < FAR
-    except MetricError:  # not finite
-        return False
-
-
-def _distance(
-    model: nn.Module, dense: nn.Module, data: Data, device: str, outputs: Sequence[str], n: int = N_COMPARED
-) -> float:
-    """Return the distance on a few search-validation items.
-
-    Raises:
-        MetricError: the outputs are not finite.
-    """
-    items = data.score.subset(n, 0)
-    measuring = MeasureSettings(device=device)
-    return measure_with_distance(model, dense, items, Unlabelled(), measuring, outputs)[DISTANCE]
-
-
-def _affordable_steps(
-    model: nn.Module, dense: nn.Module, data: Data, outputs: Sequence[str], minutes: float, settings: FitSettings
-) -> int:
-    """Return how many steps fit into a time, by the pace of a few."""
-    started = time.monotonic()
-    fit(copy_model(model), data, Unlabelled(), replace(settings, steps=TIMED_STEPS), teacher=dense, outputs=outputs)
-    pace = (time.monotonic() - started) / TIMED_STEPS
-    return max(1, int(60 * minutes / pace) - TIMED_STEPS)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import autoprune as ap
-from autoprune.api import pruning
+from autoprune.api import pruning, recovering
 from autoprune.core.jobs import PROBE
 from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, MetricError, UnknownNameError
 from autoprune.evaluate.distance import measure_with_distance
@@ -173,7 +173,7 @@ def test_a_recovery_suits_every_unit(
     trained: tuple[nn.Module, ap.Data], monkeypatch: pytest.MonkeyPatch, unit: float
 ) -> None:
     """Whatever the outputs are measured in, they come nearer; the learning rate is found."""
-    monkeypatch.setattr(pruning, "_affordable_steps", lambda *_: 200)
+    monkeypatch.setattr(recovering, "_affordable_steps", lambda *_: 200)
     model, data = trained
     dense = nn.Sequential(model, Scaled(unit)).eval()
     small = ap.prune(dense, data, {"macs": "30%"}).model
@@ -207,12 +207,12 @@ def test_steps_have_fewer_items_where_time_is_short(
 ) -> None:
     """As many as leave a hundred steps, and no fewer than sixteen."""
     model, data = trained
-    monkeypatch.setattr(pruning, "_affordable_steps", lambda *_: pace)
-    found = pruning._affordable(model, model, data, (), 1.0)
+    monkeypatch.setattr(recovering, "_affordable_steps", lambda *_: pace)
+    found = recovering._affordable(model, model, data, (), 1.0)
     assert (found.batch_size, found.steps) == (size, steps)
 
 
-@pytest.mark.parametrize("largest", [*pruning.RATES, 1e-9])
+@pytest.mark.parametrize("largest", [*recovering.RATES, 1e-9])
 def test_the_largest_rate_that_does_little_harm_is_taken(largest: float) -> None:
     """What diverges does much; trials count as steps; the lowest rate is left where all do harm."""
     tried = []
@@ -223,9 +223,9 @@ def test_the_largest_rate_that_does_little_harm_is_taken(largest: float) -> None
             raise MetricError("diverged")
         return 1.0 if how.learning_rate <= largest else 2.0
 
-    found = pruning._with_rate(ap.FitSettings(steps=200), 0.9, distance_after)
-    assert found.learning_rate == max(largest, pruning.RATES[-1])
-    assert tried == [rate for rate in pruning.RATES if rate >= found.learning_rate]
+    found = recovering._with_rate(ap.FitSettings(steps=200), 0.9, distance_after)
+    assert found.learning_rate == max(largest, recovering.RATES[-1])
+    assert tried == [rate for rate in recovering.RATES if rate >= found.learning_rate]
     assert found.steps == 200 - 10 * len(tried)
 
 

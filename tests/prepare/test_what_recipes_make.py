@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from autoprune import artifact
-from autoprune.api.pruning import recover
+from autoprune.api.recovering import recover
 from autoprune.core.jobs import Prepare
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import AutopruneWarning

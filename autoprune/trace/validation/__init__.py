@@ -9,6 +9,7 @@ bisection. A group whose index map could be shuffled without anybody noticing is
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from autoprune.core.groups import BoolArray, Pin, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.terms import cost_terms
 from autoprune.cost.samples import Samples, count_sample, find_samples
-from autoprune.errors import TraceError
+from autoprune.errors import InvalidArgumentError, TraceError
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import tensors_in
 from autoprune.trace._restrict import without_groups
@@ -81,6 +82,20 @@ def validate(
     return ValidationReport(
         names, offenders, N_RANDOM + 1, str(examiner.dtype).removeprefix("torch."), examiner.tolerance
     )
+
+
+def validator(model: nn.Module, space: SearchSpace, example_input: Any, seed: int) -> Callable[[], ValidationReport]:
+    """Return what `SearchSpace.validate` calls; it does not keep the model alive."""
+    held = weakref.ref(model)
+
+    def run() -> ValidationReport:
+        alive = held()
+        if alive is None:
+            msg = "the model that was traced is gone; trace it again"
+            raise InvalidArgumentError(msg)
+        return validate(alive, space.structure, example_input, seed=seed, space=space)
+
+    return run
 
 
 def pin_offenders(
