@@ -68,6 +68,14 @@ Lock = Annotated[
     list[str] | None,
     typer.Option("--lock", metavar="LAYER", help="A layer, by name or pattern, that stays as it is; repeatable."),
 ]
+Rotate = Annotated[
+    bool | None,
+    typer.Option(
+        "--rotate/--no-rotate",
+        help="Keep subspaces of channels, not subsets, where nothing non-linear stands in the way.",
+        show_default="the problem's",
+    ),
+]
 Evaluator = Annotated[
     str | None,
     typer.Option(
@@ -209,6 +217,7 @@ def read_problem(
     divisor: int | None = None,
     levels: int | None = None,
     locks: list[str] | None = None,
+    rotate: bool | None = None,
     strategy_settings: list[str] | None = None,
 ) -> ProblemFile:
     """Read a problem file with what the command line says instead; relative paths start from the working folder.
@@ -248,6 +257,7 @@ def read_problem(
         ("space", "divisor"): divisor,
         ("space", "levels"): levels,
         ("space", "locks"): locks,
+        ("prune", "rotate"): rotate,
     }
     overrides |= {key: option for key, option in options.items() if option is not None}
     overrides |= {(table, "settings", *key): value for key, value in map(_setting, strategy_settings or [])}

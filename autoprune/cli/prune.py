@@ -34,6 +34,7 @@ def prune(
     outputs: options.Outputs = None,
     divisor: options.Divisor = None,
     lock: options.Lock = None,
+    rotate: options.Rotate = None,
     weights: options.Weights = None,
     data: options.Data = None,
     seed: options.Seed = None,
@@ -59,6 +60,7 @@ def prune(
             settings=set_,
             divisor=divisor,
             locks=lock,
+            rotate=rotate,
         )
         for size in _sizes(limit or [])
     ]
@@ -76,6 +78,7 @@ def prune(
         recover=recover,
         minutes=minutes,
         **file.tables.space.model_dump(exclude={"levels"}),
+        rotate=file.tables.prune.rotate,
         outputs=file.tables.model.outputs,
         attention=file.tables.model.attention,
         latency=wanted_latency(file) if "latency" in file.tables.limits else None,

@@ -173,6 +173,16 @@ class CompareTable(Table):
     prepare: Prepare = None
 
 
+class PruneTable(Table):
+    """``[prune]``: what `autoprune prune` does beside what the other tables say.
+
+    Attributes:
+        rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way.
+    """
+
+    rotate: bool = True
+
+
 class ReferenceTable(Table):
     """``[reference]``: the dense model's costs; checked, so that a file never speaks of another network.
 
@@ -382,6 +392,7 @@ class ProblemTables(Table):
         evaluator: ``[evaluator]``.
         search: ``[search]``.
         compare: ``[compare]``.
+        prune: ``[prune]``.
         reference: ``[reference]``.
         hypervolume: ``[hypervolume]``.
     """
@@ -399,5 +410,6 @@ class ProblemTables(Table):
     evaluator: EvaluatorTable = EvaluatorTable()
     search: SearchTable = SearchTable()
     compare: CompareTable = CompareTable()
+    prune: PruneTable = PruneTable()
     reference: ReferenceTable = ReferenceTable()
     hypervolume: HypervolumeTable = HypervolumeTable()

@@ -52,6 +52,8 @@ budget = { evaluations = 8 }
 [compare]
 strategies = ["random", "uniform"]
 budget = { macs = 1e9 }
+[prune]
+rotate = false
 """
 
 ODD = [

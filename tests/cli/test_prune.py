@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import autoprune as ap
@@ -52,3 +55,63 @@ def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.Mon
     refused = CliRunner().invoke(app, ["prune", "digits.toml"])
     assert refused.exit_code == 1
     assert "--limit macs=50%" in refused.output
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Inverted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12))
+        self.block = nn.Sequential(
+            nn.Conv2d(12, 24, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU6(),
+            nn.Conv2d(24, 12, 1, bias=False), nn.BatchNorm2d(12),
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(12, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.block(x))
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "turns"),
+    [
+        ("", [], True),
+        ("", ["--no-rotate"], False),
+        ("[prune]\nrotate = false", [], False),
+        ("[prune]\nrotate = false", ["--rotate"], True),
+    ],
+)
+def test_bottlenecks_are_turned_unless_told_otherwise(
+    table: str, options: list[str], *, turns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line wins over the file.
+
+    Nothing re-solves the first layer, so without a turn its rows are some of the given network's, bit for bit.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    text = PROBLEM.replace("models/resnet_digits.py:resnet_digits", "net.py:Inverted")
+    text = text.replace("[training]\nepochs = 1\nbatch_size = 64", 'weights = "dense.safetensors"')
+    (tmp_path / "net.toml").write_text(f"{text}\n{table}\n")
+    made: dict[str, Any] = {}
+    exec(NETWORK, made)
+    torch.manual_seed(0)
+    model = made["Inverted"]()
+    ap.fit(model, ap.load_data("digits"), ap.Classification(), ap.FitSettings(epochs=1, batch_size=64))
+    save_file(model.state_dict(), tmp_path / "dense.safetensors")
+    command = ["prune", "net.toml", "--limit", "macs=60%", "-o", "small.autoprune", "--json", *options]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    rows = load_file(tmp_path / "small.autoprune")["stem.0.weight"]
+    assert len(rows) < 12
+    given = {tuple(row.flatten().tolist()) for row in model.stem[0].weight}
+    found = [tuple(row.flatten().tolist()) in given for row in rows]
+    assert not any(found) if turns else all(found)
