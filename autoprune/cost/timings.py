@@ -78,12 +78,16 @@ class Timings:
     def speedup(self, baseline: str, name: str) -> Interval:
         """Return how many times faster model ``name`` is than ``baseline``: the median over rounds of the ratio.
 
-        Ratios are taken within rounds, so that drifts of the machine cancel.
+        Ratios are taken within rounds, so that drifts of the machine cancel. On a machine that changes from one pass to
+        the next they do not, and the ratio of the two medians may be another: the interval holds both, so that no
+        speed-up is claimed that the two times beside it contradict.
 
         Raises:
             UnknownNameError: one was not measured.
         """
-        return Interval.of_median(self._of(baseline) / self._of(name))
+        ours, theirs = self._of(name), self._of(baseline)
+        ratio, of_medians = Interval.of_median(theirs / ours), float(np.median(theirs) / np.median(ours))
+        return Interval(ratio.value, min(ratio.low, of_medians), max(ratio.high, of_medians))
 
     def verdict(self, baseline: str, name: str) -> str:
         """Say whether ``name`` is faster than ``baseline``: faster or slower only where the interval excludes 1.

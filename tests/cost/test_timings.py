@@ -54,6 +54,18 @@ def test_comparison_is_paired_by_round():
     assert timings.median("small").high > 2 * timings.median("small").low
 
 
+def test_a_speed_up_that_the_medians_contradict_is_not_claimed():
+    """Most rounds say "faster", the two medians "slower": the interval holds both, and nothing is claimed."""
+    dense = np.array([3.0, 1, 3, 1, 3, 1, 1, 1] * 4)
+    small = np.array([2.0, 0.5, 2, 0.5, 2, 0.5, 1.2, 1.2] * 4)
+    timings = Timings({"dense": dense, "small": small}, "cpu", 1, 1)
+    assert np.median(dense) < np.median(small)
+    speedup = timings.speedup("dense", "small")
+    assert speedup.value >= 1.5
+    assert speedup.low <= np.median(dense) / np.median(small) < 1
+    assert timings.verdict("dense", "small").startswith("no significant speed-up")
+
+
 def test_an_unmeasured_model_is_refused():
     """The error suggests the nearest measured name."""
     with pytest.raises(UnknownNameError, match="did you mean 'dense'"):
