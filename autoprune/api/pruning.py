@@ -235,8 +235,8 @@ def prune(
         min_keep_ratio: smallest fraction of a group to keep.
         drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
         rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way, as in
-            the bottlenecks of MobileNetV2: subspaces are kept, not subsets (the recipe ``rotate``). Yes by default; a
-            run in ``store`` goes on as it began.
+            the bottlenecks of MobileNetV2 and within heads of attention: subspaces are kept, not subsets (the recipe
+            ``rotate``). Yes by default; a run in ``store`` goes on as it began.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.

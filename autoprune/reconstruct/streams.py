@@ -13,24 +13,30 @@ dimensions), and nearly so for several. They are scaled so that the variance of 
 eigenvalue: what criteria see of a channel, the size of its weights or of the scale of its norm, is then what it is
 worth. SliceGPT (Ashkboos et al., ICLR 2024) turns the streams of transformers by principal components of the stream
 alone; weighing them by what the readers do with them is ours.
+
+*Heads.* Where widths within the heads of an attention are cut, a channel has a place in every head, and every head a
+basis of its own: between the layer of its values and the projection that reads them stands a sum over tokens.
+
+*Queries and keys* meet in scores ``q^T k = (U^T q)^T (U^-1 k)``: the keys read the queries, and are turned as readers
+are. The first r channels of ``U`` give the scores of r channels per head that are nearest to all of them, in the mean
+square over pairs of tokens (the singular values of ``L_q^T L_k``, by Eckart and Young), with ``G`` the second moment of
+the queries and that of the keys in the place of ``sum_i W_i^T W_i``. What is the same for all keys of a row the softmax
+ignores, so keys count without their mean over the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.core.groups import ChannelGroup, IntArray, Structure
-from autoprune.surgery.copying import copy_model
-from autoprune.surgery.forward import counted_outputs, forward
 from autoprune.surgery.precision import double
 
 RIDGE = 1e-5
@@ -39,23 +45,38 @@ RIDGE = 1e-5
 LEAST = 1e-6
 """Least share of the largest variance that a new channel gets."""
 
-SAME = 1e-3
-"""Outputs of a model whose stream was turned at random may differ by this much of their spread: rounding."""
+APART = 1.001
+"""Norms of neighbouring pairs of queries and keys are this far apart, so that no rounding decides which is larger."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
+class Place:
     """Where a stream's channels stand in a tensor.
 
     Attributes:
         module: dotted name of the layer that owns the tensor.
         dim: the dimension.
-        positions: (w,) positions along it, channel by channel.
+        positions: (copies, w) positions along it, channel by channel: one copy for every head.
+        weight: name of the tensor in the layer.
     """
 
     module: str
     dim: int
     positions: Tensor
+    weight: str = "weight"
+
+    def weight_in(self, model: nn.Module) -> Tensor:
+        """Return the weight in a model."""
+        return getattr(model.get_submodule(self.module), self.weight)
+
+    def bias_in(self, model: nn.Module) -> Tensor | None:
+        """Return the bias beside it, None without one."""
+        return getattr(model.get_submodule(self.module), self.bias)
+
+    @property
+    def bias(self) -> str:
+        """Name of the bias beside the weight."""
+        return self.weight.removesuffix("weight") + "bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,135 +85,32 @@ class Stream:
 
     Attributes:
         group: index of the group.
-        writers: weights whose outputs are its channels.
+        writers: weights whose outputs are its channels; of queries and keys those of the queries.
         readers: weights whose inputs are its channels.
         norms: places in the batch norms right behind writers, by the writer's module.
+        keys: weights whose outputs meet the channels in scores.
+        centred: whether what is the same for all keys of a sequence changes nothing.
     """
 
     group: int
-    writers: tuple[_Place, ...]
-    readers: tuple[_Place, ...]
-    norms: Mapping[str, _Place]
+    writers: tuple[Place, ...]
+    readers: tuple[Place, ...]
+    norms: Mapping[str, Place]
+    keys: tuple[Place, ...] = ()
+    centred: bool = False
 
-
-@torch.no_grad()
-def find_streams(model: nn.Module, structure: Structure, inputs: Any, groups: Iterable[int]) -> tuple[Stream, ...]:
-    """Find the streams of a model: by the layers at their ends, then by turning them.
-
-    What looks like a stream is turned by a random rotation in a copy of the model, which must then answer as before.
-
-    Args:
-        model: the model that was traced, in evaluation mode.
-        structure: its traced structure.
-        inputs: a few real items: what is linear on them is taken to be linear.
-        groups: indices of the groups to look at.
-    """
-    candidates = [stream for group in groups if (stream := _by_layers(model, structure, group)) is not None]
-    if not candidates:
-        return ()
-    norms = _norms_behind(model, {place.module for stream in candidates for place in stream.writers}, inputs)
-    candidates = [found for stream in candidates if (found := _with_norms(stream, norms)) is not None]
-    wanted = counted_outputs(forward(model, inputs), structure.outputs)
-    generator = torch.Generator().manual_seed(0)
-    streams = []
-    for stream in candidates:
-        width = structure.groups[stream.group].width
-        rotation = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator)).Q
-        turned = copy_model(model)
-        turn(turned, stream, rotation)
-        if _is_same(counted_outputs(forward(turned, inputs), structure.outputs), wanted):
-            streams.append(stream)
-    return tuple(streams)
-
-
-def _by_layers(model: nn.Module, structure: Structure, index: int) -> Stream | None:
-    """Return a group as a stream without norms behind its writers, None where other layers carry its channels."""
-    group = structure.groups[index]
-    modules = dict(model.named_modules())
-    axes = {axis.key: axis for axis in structure.axes}
-    shared = {info.name for info in structure.tensors if len(info.aliases) > 1 or info.numbers > 1}
-    read = {gene for statistic in structure.statistics for gene in statistic.genes.tolist()}
-    if index in (*structure.paired, *structure.scaled) or not read.isdisjoint(group.genes.tolist()):
-        return None
-    writers, readers, passed = list[_Place](), list[_Place](), dict[str, _Place]()
-    for tensor, dim, role, copies in group.axes:
-        owner, _, leaf = tensor.rpartition(".")
-        module = modules.get(owner)
-        if copies != 1 or tensor in shared:
-            return None
-        place = _Place(owner, dim, _positions(axes[tensor, dim].genes, group))
-        if role == "thru":
-            has_all = all(getattr(module, name, None) is not None for name in ("running_mean", "weight", "bias"))
-            if not isinstance(module, _BatchNorm) or not has_all:
-                return None
-            passed[owner] = place
-        elif not _mixes(module) or leaf not in ("weight", "bias"):
-            return None
-        elif leaf == "weight":
-            (writers if role == "out" else readers).append(place)
-    if not writers or not readers:
-        return None
-    return Stream(index, tuple(writers), tuple(readers), passed)
-
-
-def _mixes(module: nn.Module | None) -> bool:
-    """Say whether every output of a layer reads every input, through a weight of its own."""
-    if type(module) is nn.Linear:
-        return True
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    return type(module) in kinds and getattr(module, "groups", 0) == 1
-
-
-def _positions(genes: IntArray, group: ChannelGroup) -> Tensor:
-    """Return the (w,) positions of a group's channels along an axis, channel by channel."""
-    where = np.flatnonzero((genes >= group.start) & (genes < group.start + group.width))
-    return torch.from_numpy(where[np.argsort(genes[where], kind="stable")])
-
-
-def _norms_behind(model: nn.Module, writers: set[str], inputs: Any) -> dict[str, str]:
-    """Return the batch norm whose input is just what a writer has returned, by the writer's module."""
-    made: dict[int, tuple[Tensor, str]] = {}
-    found: dict[str, str] = {}
-
-    def after(name: str, _: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            made[id(output)] = (output, name)
-
-    def before(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and id(args[0]) in made:
-            found[made[id(args[0])][1]] = name
-
-    hooks = []
-    for name, module in model.named_modules():
-        if name in writers:
-            hooks.append(module.register_forward_hook(partial(after, name)))
-        elif isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(partial(before, name)))
-    try:
-        forward(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def _with_norms(stream: Stream, norms: Mapping[str, str]) -> Stream | None:
-    """Return a stream with its batch norms by writer, None where one of them stands elsewhere."""
-    behind = {place.module: norms[place.module] for place in stream.writers if place.module in norms}
-    if sorted(behind.values()) != sorted(stream.norms):  # of one writer each
-        return None
-    return replace(stream, norms={writer: stream.norms[norm] for writer, norm in behind.items()})
-
-
-def _is_same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    return len(found) == len(wanted) > 0 and all(
-        a.shape == b.shape and bool(((a - b).abs() <= SAME * b.std(correction=0) + 1e-12).all())
-        for a, b in zip(map(double, found), map(double, wanted), strict=True)
-    )
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of bases, one for every head, and of channels of each; several copies in a row share one."""
+        places = (*self.writers, *self.readers, *self.keys)
+        return min(len(place.positions) for place in places), places[0].positions.shape[1]
 
 
 class StreamMoments:
     """Second moments at both ends of streams: of what readers read, and of what goes into the norms behind writers.
+
+    Of queries and keys they are those of what the layers give. What `nn.MultiheadAttention` projects inside is
+    computed once more, as if nothing were masked.
 
     Args:
         model: the model.
@@ -201,70 +119,193 @@ class StreamMoments:
 
     def __init__(self, model: nn.Module, streams: Sequence[Stream]) -> None:
         self._model = model
-        self._sums: dict[str, tuple[Tensor, Tensor, int]] = {}
-        self._modules = {place.module for stream in streams for place in stream.readers}
-        self._modules |= {place.module for stream in streams for place in stream.norms.values()}
+        self._sums: dict[Place, tuple[Tensor, Tensor, int]] = {}
+        self._inputs: dict[str, list[Place]] = defaultdict(list)
+        self._outputs: dict[str, list[tuple[Place, bool]]] = defaultdict(list)
+        self._inside: dict[str, list[tuple[Place, bool]]] = defaultdict(list)
+        for stream in streams:
+            for place in (*stream.readers, *stream.norms.values()):
+                owner = place.module.rpartition(".")[0]
+                if isinstance(model.get_submodule(owner), nn.MultiheadAttention):
+                    self._inside[owner].append((place, False))
+                else:
+                    self._inputs[place.module].append(place)
+            for place in (*stream.writers, *stream.keys) if stream.keys else ():
+                is_inside = isinstance(model.get_submodule(place.module), nn.MultiheadAttention)
+                where = self._inside if is_inside else self._outputs
+                where[place.module].append((place, stream.centred and place in stream.keys))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Add up what passes while the model runs."""
-        hooks = [
-            self._model.get_submodule(name).register_forward_pre_hook(partial(self._add, name))
-            for name in self._modules
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name in self._inputs:
+                module = self._model.get_submodule(name)
+                hooks.callback(module.register_forward_pre_hook(partial(self._before, name)).remove)
+            for name in self._outputs:
+                module = self._model.get_submodule(name)
+                hooks.callback(module.register_forward_hook(partial(self._after, name)).remove)
+            for name in self._inside:
+                module = self._model.get_submodule(name)
+                hook = partial(self._before_attention, name)
+                hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
-    def _add(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = double(args[0].detach())
-        is_last = isinstance(module, nn.Linear)
-        rows = x.flatten(0, -2) if is_last else x.transpose(0, 1).flatten(1).T
-        total, square, n = self._sums.get(name, (torch.zeros(()), torch.zeros(()), 0))
-        device = rows.device
-        self._sums[name] = (total.to(device) + rows.sum(0), square.to(device) + rows.T @ rows, n + len(rows))
+    def _before(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        rows = _rows(module, args[0])
+        for place in self._inputs[name]:
+            self._add(place, rows)
 
-    def of(self, place: _Place, *, centred: bool) -> Tensor:
-        """Return the (w, w) float64 second moment of a stream's channels in the input of a layer."""
-        total, square, n = self._sums[place.module]
-        at = place.positions.to(total.device)
-        mean = total[at] / n
-        moment = square[at][:, at] / n
-        return moment - torch.outer(mean, mean) if centred else moment
+    def _after(self, name: str, module: nn.Module, _: Any, output: Tensor) -> None:
+        rows = _rows(module, output)
+        centred = _rows(module, _without_mean(module, output)) if any(c for _, c in self._outputs[name]) else rows
+        for place, is_centred in self._outputs[name]:
+            self._add(place, centred if is_centred else rows)
+
+    def _before_attention(
+        self, name: str, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        projected, joined = _projected(module, *args[:3], **{k: kwargs[k] for k in kwargs if k in _INPUTS})
+        for place, is_centred in self._inside[name]:
+            x = projected if place.module == name else joined
+            x = x - x.mean(1, keepdim=True) if is_centred else x
+            self._add(place, double(x.detach()).flatten(0, 1))
+
+    def _add(self, place: Place, rows: Tensor) -> None:
+        values = rows[:, place.positions.to(rows.device)]
+        square = torch.einsum("nci,ncj->cij", values, values)
+        if place in self._sums:
+            total, squares, n = self._sums[place]
+            self._sums[place] = (total + values.sum(0), squares + square, n + len(rows))
+        else:
+            self._sums[place] = (values.sum(0), square, len(rows))
+
+    def has(self, place: Place) -> bool:
+        """Say whether anything has passed."""
+        return place in self._sums
+
+    def of(self, place: Place, *, centred: bool) -> Tensor:
+        """Return the (copies, w, w) float64 second moments of a stream's channels at one of its ends."""
+        total, square, n = self._sums[place]
+        mean = total / n
+        return square / n - mean.unsqueeze(2) * mean.unsqueeze(1) if centred else square / n
+
+
+_INPUTS = ("query", "key", "value")
+
+
+def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (items, tokens, 3 e) queries, keys and values side by side, and (items, tokens, e) values by heads.
+
+    Where there are fewer keys than queries, or more, the first tokens of all are taken side by side.
+    """
+    inputs = [x if x.dim() == 3 else x.unsqueeze(0 if module.batch_first else 1) for x in (query, key, value)]
+    inputs = [x if module.batch_first else x.transpose(0, 1) for x in inputs]
+    biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    weights = module.in_proj_weight.chunk(3)
+    parts = [F.linear(*given) for given in zip(inputs, weights, biases, strict=True)]
+    heads = [part.unflatten(2, (module.num_heads, -1)).transpose(1, 2) for part in parts]
+    joined = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    tokens = min(part.shape[1] for part in parts)
+    return torch.cat([part[:, :tokens] for part in parts], 2), joined
+
+
+def _rows(module: nn.Module, x: Tensor) -> Tensor:
+    """Return (rows, channels) float64 values of what goes into a layer, or comes of it."""
+    x = double(x.detach())
+    return x.flatten(0, -2) if isinstance(module, nn.Linear) else x.transpose(0, 1).flatten(1).T
+
+
+def _without_mean(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a layer gives, less its mean over the positions of an item; over all items where it has one only."""
+    last = x.dim() - 1
+    dims = range(1, last) if isinstance(module, nn.Linear) else range(2, last + 1)
+    return x - x.mean(tuple(dims) or 0, keepdim=True)
 
 
 def best_basis(model: nn.Module, stream: Stream, moments: StreamMoments) -> Tensor | None:
-    """Return the (w, w) float64 matrix ``U`` of equation (1), best direction first; None where nothing is read.
+    """Return the (heads, w, w) float64 matrices ``U`` of equation (1), best direction first; None without evidence.
 
     Args:
         model: the model.
         stream: one of its streams.
         moments: second moments of what passed on calibration items.
     """
+    ends = (*stream.norms.values(), *stream.readers, *(stream.writers if stream.keys else ()), *stream.keys)
+    if not all(map(moments.has, ends)):
+        return None  # a weight that is used without its layer
+    heads, width = stream.shape
     total: Any = 0
     read: Any = 0
     power = list[Tensor]()
-    for place in stream.readers:
-        layer: Any = model.get_submodule(place.module)
-        gram = moments.of(place, centred=layer.bias is not None)
-        weight = double(layer.weight.detach()).movedim(place.dim, -1)
-        rows = weight[..., place.positions.to(weight.device)].flatten(0, -2)
-        energy = ((rows @ gram) * rows).sum()
+    for gram, reading in _read(model, stream, moments):
+        energy = (gram * reading).sum()
         if not bool(energy > 0):
             continue
-        power.append(gram.trace())
-        total = total + gram / power[-1]
-        read = read + rows.T @ rows / energy
+        gram, reading = (_pooled(matrices, heads) for matrices in (gram, reading))
+        power.append(gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(torch.finfo(gram.dtype).tiny))
+        total = total + gram / power[-1][:, None, None]
+        read = read + reading / energy
     if not power:
         return None
-    scale = total.diagonal().mean()
-    lower = torch.linalg.cholesky(total + RIDGE * scale * torch.eye(len(total), dtype=total.dtype, device=total.device))
-    values, vectors = torch.linalg.eigh(lower.T @ read @ lower)
-    variances = values.flip(0).clamp_min(LEAST * values[-1])
-    variances *= torch.stack(power).mean() / variances.sum()
-    return torch.linalg.solve_triangular(lower.T, vectors.flip(1), upper=True) * variances.sqrt()
+    scale = total.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(total.dtype).tiny)
+    eye = torch.eye(width, dtype=total.dtype, device=total.device)
+    lower = torch.linalg.cholesky(total + RIDGE * scale[:, None, None] * eye)
+    values, vectors = torch.linalg.eigh(lower.mT @ read @ lower)
+    variances = torch.maximum(values.flip(1), LEAST * values[:, -1:])
+    variances = torch.where(values[:, -1:] > 0, variances, 1.0)
+    variances *= (torch.stack(power).mean(0) / variances.sum(1))[:, None]
+    basis = torch.linalg.solve_triangular(lower.mT, vectors.flip(2), upper=True) * variances.sqrt().unsqueeze(1)
+    return _in_order(model, stream, basis) if stream.keys else basis
+
+
+def _read(model: nn.Module, stream: Stream, moments: StreamMoments) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for every reader the (copies, w, w) second moments of what it reads, and of its weights."""
+    for place in stream.readers:
+        weights = _slices(model, place)
+        yield moments.of(place, centred=place.bias_in(model) is not None), weights @ weights.mT
+    for keys in stream.keys:
+        for queries in stream.writers:
+            both = moments.of(queries, centred=False), moments.of(keys, centred=False)
+            most = min(len(matrices) for matrices in both)
+            yield tuple(_pooled(matrices, most) for matrices in both)  # type: ignore[misc]
+
+
+def _pooled(matrices: Tensor, heads: int) -> Tensor:
+    """Return the (heads, w, w) sums of (copies, w, w) matrices over the copies of a head, which follow each other."""
+    return matrices.unflatten(0, (heads, -1)).sum(1)
+
+
+def _slices(model: nn.Module, place: Place) -> Tensor:
+    """Return the (copies, w, numbers) float64 slices of a weight."""
+    weight = place.weight_in(model)
+    return double(weight.detach()).movedim(place.dim, 0)[place.positions.to(weight.device)].flatten(2)
+
+
+def _in_order(model: nn.Module, stream: Stream, basis: Tensor) -> Tensor:
+    """Scale the channels of queries and keys so that the norms of their weights fall, as what they are worth does.
+
+    What one is multiplied with the other is divided by. Of a channel the weights of both become equally large, which is
+    the least that they can be together; where a later one is larger, the queries of the earlier one are made larger.
+    """
+    inverse = torch.linalg.inv(basis)
+    queries, keys = _energies(model, stream.writers, basis.mT), _energies(model, stream.keys, inverse)
+    least = 2 * (queries * keys).sqrt().sum(0)  # squared norm of a channel, all heads together
+    rising = APART ** torch.arange(len(least) - 1, -1, -1, dtype=basis.dtype, device=basis.device)
+    wanted = (least / rising).flip(0).cummax(0).values.flip(0) * rising
+    ratio = wanted / least
+    larger = ratio + (ratio.square() - 1).clamp_min(0).sqrt()  # its sum with its inverse is twice the ratio
+    return basis * ((keys / queries).sqrt() * larger).sqrt().unsqueeze(1)
+
+
+def _energies(model: nn.Module, places: Sequence[Place], matrices: Tensor) -> Tensor:
+    """Return the (heads, w) squared norms of the slices of weights, times (heads, w, w) matrices; never zero."""
+    total = torch.full(matrices.shape[:2], torch.finfo(matrices.dtype).tiny, dtype=matrices.dtype)
+    total = total.to(matrices.device)
+    for place in places:
+        slices = _for_copies(matrices, len(place.positions)) @ _slices(model, place).to(matrices.device)
+        total = total + slices.square().sum(2).unflatten(0, (len(matrices), -1)).sum(1)
+    return total
 
 
 @torch.no_grad()
@@ -277,37 +318,42 @@ def turn(model: nn.Module, stream: Stream, basis: Tensor, moments: StreamMoments
     Args:
         model: the model.
         stream: one of its streams.
-        basis: (w, w) float64 invertible matrix ``U`` of equation (1).
+        basis: (heads, w, w) float64 invertible matrices ``U`` of equation (1).
         moments: second moments of the norms' inputs, whose correlations say what variances new channels have, given
             the stored ones of the old channels; None takes these to be uncorrelated.
     """
     for place in stream.writers:
-        layer: Any = model.get_submodule(place.module)
-        into = basis.to(layer.weight.device)
-        scale = torch.ones(len(into), dtype=into.dtype, device=into.device)
+        into = basis.to(place.weight_in(model).device).mT
         if place.module in stream.norms:
-            scale = _turn_norm(model, stream.norms[place.module], into, moments)
-        into = into.T * scale
-        _mix(layer.weight, place.dim, place.positions, into)
-        if layer.bias is not None:
-            _mix(layer.bias, 0, place.positions, into)
+            into = into * _turn_norm(model, stream.norms[place.module], into.mT[0], moments)
+        _turn_outputs(model, place, into)
     inverse = torch.linalg.inv(basis)
     for place in stream.readers:
-        layer = model.get_submodule(place.module)
-        _mix(layer.weight, place.dim, place.positions, inverse.to(layer.weight.device))
+        weight = place.weight_in(model)
+        _mix(weight, place.dim, place.positions, inverse.to(weight.device))
+    for place in stream.keys:
+        _turn_outputs(model, place, inverse.to(place.weight_in(model).device))
 
 
-def _turn_norm(model: nn.Module, place: _Place, basis: Tensor, moments: StreamMoments | None) -> Tensor:
+def _turn_outputs(model: nn.Module, place: Place, matrices: Tensor) -> None:
+    """Turn what a layer gives, in place."""
+    _mix(place.weight_in(model), place.dim, place.positions, matrices)
+    bias = place.bias_in(model)
+    if bias is not None:
+        _mix(bias, 0, place.positions, matrices)
+
+
+def _turn_norm(model: nn.Module, place: Place, basis: Tensor, moments: StreamMoments | None) -> Tensor:
     """Change the basis behind a batch norm; returns the (w,) scale that it had, which its writer is to have instead."""
     norm: Any = model.get_submodule(place.module)
-    at = place.positions.to(norm.weight.device)
+    at = place.positions[0].to(norm.weight.device)
     mean, variance, weight, bias = (
         double(tensor[at]) for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
     scale = weight / (variance + norm.eps).sqrt()
     correlation = torch.eye(len(at), dtype=mean.dtype, device=mean.device)
     if moments is not None:
-        covariance = moments.of(place, centred=True)
+        covariance = moments.of(place, centred=True)[0]
         deviation = covariance.diagonal().clamp_min(0).sqrt()
         varies = deviation > 0
         both = varies[:, None] & varies[None, :]
@@ -321,8 +367,15 @@ def _turn_norm(model: nn.Module, place: _Place, basis: Tensor, moments: StreamMo
     return scale
 
 
-def _mix(tensor: Tensor, dim: int, positions: Tensor, matrix: Tensor) -> None:
-    """Replace slices of a tensor along a dimension by the (w, w) ``matrix`` times these slices, in place."""
+def _for_copies(matrices: Tensor, copies: int) -> Tensor:
+    """Return (copies, w, w) matrices: those of a head for all of its copies."""
+    return matrices.repeat_interleave(copies // len(matrices), 0)
+
+
+def _mix(tensor: Tensor, dim: int, positions: Tensor, matrices: Tensor) -> None:
+    """Replace slices of a tensor along a dimension by the (heads, w, w) matrices times these slices, in place."""
     at = positions.to(tensor.device)
     moved = tensor.movedim(dim, 0)
-    moved[at] = torch.tensordot(matrix, double(moved[at]), dims=1).to(tensor.dtype)
+    slices = double(moved[at])
+    mixed = _for_copies(matrices, len(at)) @ slices.reshape(*at.shape, -1)
+    moved[at] = mixed.reshape(slices.shape).to(tensor.dtype)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.reconstruct.streams import Stream, StreamMoments, best_basis, find_streams, turn
+from autoprune.reconstruct.finding import find_streams
+from autoprune.reconstruct.streams import Stream, StreamMoments, best_basis, turn
 from autoprune.surgery.copying import copy_model
 from autoprune.trace import trace
 from autoprune.train.recalibrate import norm_statistics, recalibrate
@@ -125,6 +126,7 @@ NOT_STREAMS: dict[str, Callable[[], nn.Module]] = {
     "without scales": lambda: Bottlenecks(lambda n: nn.BatchNorm2d(n, affine=False)),
     "without statistics": lambda: Bottlenecks(lambda n: nn.BatchNorm2d(n, track_running_stats=False)),
     "squashed": lambda: Bottlenecks(between=torch.tanh),
+    "of length one": lambda: Bottlenecks(between=lambda x: F.normalize(x, dim=1)),
 }
 
 
@@ -138,9 +140,10 @@ def test_turning_a_stream_changes_nothing(name: str) -> None:
     assert len(streams) == n_streams
     turned = copy_model(model)
     for stream in streams:
-        width = len(stream.writers[0].positions)
+        heads, width = stream.shape
         before = {key: tensor.clone() for key, tensor in turned.state_dict().items()}
-        turn(turned, stream, torch.randn(width, width, dtype=torch.float64) + 2 * torch.eye(width, dtype=torch.float64))
+        drawn = torch.randn(heads, width, width, dtype=torch.float64)
+        turn(turned, stream, drawn + 2 * torch.eye(width, dtype=torch.float64))
         assert any(not torch.equal(before[key], tensor) for key, tensor in turned.state_dict().items())
     with torch.no_grad():
         torch.testing.assert_close(turned(images()), model(images()), rtol=1e-3, atol=1e-4)
@@ -203,7 +206,7 @@ def test_the_first_channels_of_the_best_basis_lose_least() -> None:
     with torch.no_grad():
         plain = model.down(inputs)
         for k in range(1, 6):
-            ours = loss(plain @ basis[:, :k])
+            ours = loss(plain @ basis[0, :, :k])
             assert ours <= 1.001 * min(loss(plain[:, list(kept)]) for kept in itertools.combinations(range(6), k))
             others = [loss(plain @ torch.randn(6, k, dtype=torch.float64)) for _ in range(50)]
             assert ours <= 1.001 * min(others)
