@@ -16,7 +16,6 @@ from autoprune.core.groups import BoolArray
 from autoprune.core.jobs import Evaluation
 from autoprune.core.limits import cost_in_words
 from autoprune.core.orders import decode_orders
-from autoprune.report.document import PlotlyFigure
 from autoprune.report.layers import Layers, layers_of
 from autoprune.report.summarize import summarize
 from autoprune.report.tables import point_row
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from autoprune.api.run import Run
+    from autoprune.report.document import PlotlyFigure
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -26,13 +26,15 @@ from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
-from autoprune.report.document import PlotlyFigure
 from autoprune.report.headline import highlight
 from autoprune.report.summarize import summarize
 from autoprune.report.write import ReportPaths, write_report
 from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import LATENCY, METRICS, RunRecord
 from autoprune.store.run import RunStore
+
+if TYPE_CHECKING:
+    from autoprune.report.document import PlotlyFigure
 
 N_REPORTED = 5
 """Points whose test metrics and latency a report measures unless told otherwise."""

@@ -208,8 +208,15 @@ def _why_empty(run: Run, budget: Budget) -> str:
         why = f"; {len(failed)} jobs failed, the first with: {failed[0][:300]}" if failed else "; raise the budget"
         return f"the search ended ({run.stop}) before anything was evaluated, within {budget}{why}"
     if not len(run.front):
-        message = failed[0] if failed else ""
-        return f"all {run.n_evaluations} evaluations failed, and there is no front; the first with: {message[:300]}"
+        if not failed:  # the budget did not last until the first candidate
+            return (
+                f"all {run.n_evaluations} evaluations were probes of single layers, which are no candidates, and there "
+                f"is no front, within {budget}; raise the budget"
+            )
+        count = "all" if len(failed) >= run.n_evaluations else f"{len(failed)} of"
+        return (
+            f"{count} {run.n_evaluations} evaluations failed, and there is no front; the first with: {failed[0][:300]}"
+        )
     dense = tuple(run.space.full_genome.tolist())
     if failed and all(point.genome == dense for point in run.front):
         return (

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autoprune.core.objectives import Objective
 from autoprune.errors import unknown_name
 from autoprune.report import units
-from autoprune.report.document import PlotlyFigure, card, drawn
+from autoprune.report.document import card, drawn
 from autoprune.report.figures.architecture import architecture_figure
 from autoprune.report.figures.front import front_figure
 from autoprune.report.headline import plural
 from autoprune.report.layers import Layers
 from autoprune.report.run_page import points_table
 from autoprune.report.summary import RunSummary
+
+if TYPE_CHECKING:
+    from autoprune.report.document import PlotlyFigure
 
 
 def summary_lines(summary: RunSummary) -> list[str]:

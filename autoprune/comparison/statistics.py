@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
-from scipy import stats
 
 from autoprune.core.groups import FloatArray
 
@@ -64,6 +63,8 @@ def mean_spread(values: Sequence[float]) -> Spread | None:
         return None
     if n < MIN_INTERVAL:
         return Spread(float(min(values)), float(max(values)), is_interval=False)
+    from scipy import stats  # slow to import, needed for intervals and tests only
+
     mean, reach = float(np.mean(values)), float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
     return Spread(mean - reach, mean + reach, is_interval=True)
 
@@ -125,6 +126,8 @@ class Difference:
             return None if len(values) < 2 else Spread(min(values), max(values), is_interval=False)
         if not (np.ptp(self.of_first) or np.ptp(self.of_second)):
             return Spread(self.mean, self.mean, is_interval=True)
+        from scipy import stats  # slow to import, needed for intervals and tests only
+
         welch = stats.ttest_ind(self.of_first, self.of_second, equal_var=False).confidence_interval(LEVEL)
         return Spread(float(welch.low), float(welch.high), is_interval=True)
 
@@ -152,6 +155,8 @@ class Difference:
         sides = [self.values] if self.is_one_sample else [self.of_first, self.of_second]
         if not np.any(self.values):
             return 1.0
+        from scipy import stats  # slow to import, needed for intervals and tests only
+
         found = stats.permutation_test(
             [np.array(side) for side in sides],
             _mean_difference,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from autoprune.comparison.statistics import Difference
 from autoprune.comparison.summary import ComparisonSummary, Contestant, Trial
-from autoprune.pareto.table import Table
 from autoprune.report.units import amount, count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POINT_FIGURES = {
     "searched": "",
@@ -26,6 +27,8 @@ POINT_FIGURES = {
 
 def strategies_table(summary: ComparisonSummary) -> pd.DataFrame:
     """Return one row per strategy, the largest mean hypervolume first; figures are means over seeds."""
+    from autoprune.pareto.table import Table  # pandas is slow to import
+
     rows = []
     for item in summary.contestants:
         spread = item.spread
@@ -49,6 +52,8 @@ def strategies_table(summary: ComparisonSummary) -> pd.DataFrame:
 
 def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
     """Return one row per strategy and seed."""
+    from autoprune.pareto.table import Table  # pandas is slow to import
+
     rows = [
         {
             "strategy": item.strategy,
@@ -66,12 +71,16 @@ def seeds_table(summary: ComparisonSummary) -> pd.DataFrame:
 
 def differences_table(summary: ComparisonSummary) -> pd.DataFrame:
     """Return one row per difference in hypervolume: each strategy against ``random``, each family against its twins."""
+    import pandas as pd  # slow to import
+
     rows = [{"strategy": item.first, "against": item.second, **_said(item)} for item in summary.differences]
     return pd.DataFrame(rows, columns=None if rows else ["strategy", "against"]).set_index(["strategy", "against"])
 
 
 def gains_table(summary: ComparisonSummary) -> pd.DataFrame:
     """Return one row per strategy, share of the MACs, and half of what it does: its search, its weights."""
+    import pandas as pd  # slow to import
+
     rows = [
         {"strategy": item.strategy, "share": item.share, "gain": item.of, **_said(item.difference)}
         for item in summary.gains
@@ -85,6 +94,8 @@ def totals_table(summary: ComparisonSummary) -> pd.DataFrame:
 
     Their quality is that after the fine-tune, on test items where these were looked at. No rows without a fine-tune.
     """
+    import pandas as pd  # slow to import
+
     quality = summary.objectives.quality.name
     shares = summary.shares
     field = "tuned_test" if any(field == "tuned_test" for _, field in point_columns(summary)) else "tuned"

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from autoprune.core.groups import Count, FloatArray, IntArray, Operator
 from autoprune.errors import InvalidArgumentError
@@ -422,6 +421,8 @@ def _missed(sums: FloatArray, seconds: FloatArray) -> FloatArray:
 
 def _fit(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
     """Return non-negative coefficients with the least squared relative error."""
+    from scipy.optimize import nnls  # slow to import, needed where a table is fitted only
+
     scale = np.abs(matrix).max(axis=0) + 1e-30
     found, _ = nnls(matrix / scale / seconds[:, None], np.ones(len(seconds)))
     return np.asarray(found / scale)

@@ -13,19 +13,20 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly import graph_objects
-from plotly.offline import get_plotlyjs
 
 from autoprune.report import units
 from autoprune.report.figures.layout import Figure
 
-HERE = "autoprune.report"
+if TYPE_CHECKING:
+    from plotly import graph_objects
 
-PlotlyFigure: TypeAlias = graph_objects.Figure
+    PlotlyFigure: TypeAlias = graph_objects.Figure
+
+HERE = "autoprune.report"
 
 Cell = tuple[str, str]
 """Of a table: a figure, and a small remark below it."""
@@ -43,7 +44,7 @@ def document(template: str, figures: Mapping[str, Figure], *, package: str = HER
         values: values that the template prints.
     """
     page = _environment(package).get_template(template)
-    return page.render(figures=figures, library=packed(get_plotlyjs()) if figures else "", units=units, **values)
+    return page.render(figures=figures, library=_library() if figures else "", units=units, **values)
 
 
 def card(title: str, lines: Sequence[str] = (), heads: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()) -> str:
@@ -61,7 +62,9 @@ def card(title: str, lines: Sequence[str] = (), heads: Sequence[str] = (), rows:
 
 def drawn(figure: Figure) -> PlotlyFigure:
     """Return a picture as plotly's own object, which notebooks show; ``write_html`` and ``update_layout`` are its."""
-    return PlotlyFigure(figure)
+    from plotly import graph_objects  # slow to import, needed for pictures in notebooks only
+
+    return graph_objects.Figure(figure)
 
 
 def packed(text: str) -> str:
@@ -85,6 +88,14 @@ def date(seconds: float) -> str:
     '2026-11-18 11:06 UTC'
     """
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@cache
+def _library() -> str:
+    """Return plotly's library for browsers, packed."""
+    from plotly.offline import get_plotlyjs  # slow to import, needed for pages with pictures only
+
+    return packed(get_plotlyjs())
 
 
 @cache

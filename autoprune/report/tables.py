@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from autoprune.report.summary import AFTER, FineTuning, RunSummary, kind_of
 from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -78,6 +79,8 @@ def evaluations_table(summary: RunSummary) -> pd.DataFrame:
 
 def finetuned_table(summary: RunSummary) -> pd.DataFrame:
     """Return one row per fine-tuning and point: metrics as the search measured them and after, costs and shares."""
+    import pandas as pd  # slow to import, needed where a table is asked for only
+
     rows = [
         {
             "finetuning": tuning.key,
@@ -126,6 +129,8 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
 
 
 def _table(summary: RunSummary, points: Sequence[Point]) -> pd.DataFrame:
+    import pandas as pd  # slow to import, needed where a table is asked for only
+
     front = summary.on_front
     rows = [
         {

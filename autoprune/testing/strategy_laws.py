@@ -11,6 +11,7 @@ To check a strategy of your own, inherit and say which one::
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import random
@@ -84,11 +85,43 @@ def two_evaluations(strategy: Strategy, setup: SearchSetup) -> tuple[Evaluate, E
     return found[0], found[1]
 
 
+@functools.cache
+def warm_up(factory: str, n: int) -> None:
+    """Let a strategy import what it imports on first use, which may draw examples for docstrings; once is enough."""
+    setup = toy_setup(limits={"macs": "50%"}, evaluations=n)
+    drive(StrategyInfo("", "", factory).load()(setup), setup, n)
+
+
 def sequence(name: str, factory: str, n: int) -> str:
     """Return as JSON what a strategy proposes on the toy problem; for comparison between processes."""
     setup = toy_setup(seed=5, limits={"macs": "60%"}, evaluations=n)
     strategy = StrategyInfo(name, "", factory).load()(setup)
     return json.dumps([job_to_json(job) for job in drive(strategy, setup, n)])
+
+
+ELSEWHERE = """
+import importlib, sys
+name, factory, n = sys.argv[1:]
+importlib.import_module(factory.partition(":")[0])
+print("loaded:", sorted({"torch", "ray"} & sys.modules.keys()))
+from autoprune.testing.strategy_laws import sequence
+print(sequence(name, factory, int(n)))
+"""
+"""What another process says: what importing a strategy loads, then its `sequence`."""
+
+
+@functools.cache
+def elsewhere(name: str, factory: str, n: int) -> list[str]:
+    """Return what a new process with another hash seed says; one for all laws, since a start takes a second or two."""
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, name, factory, str(n)],
+        env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 class StrategyLaws:
@@ -235,7 +268,7 @@ class StrategyLaws:
         self, info: StrategyInfo, setup: SearchSetup, length: int, failing: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Libraries fall back on the entropy of the machine where no stream is passed on: too rarely to be noticed."""
-        drive(info.load()(setup), setup, length + 3)  # imports on first use may draw examples for its docstrings
+        warm_up(info.factory, length + 3)
         seeded = np.random.default_rng
         monkeypatch.setattr(np.random, "default_rng", lambda seed=None: Trap() if seed is None else seeded(seed))
 
@@ -265,18 +298,8 @@ class StrategyLaws:
 
     def test_same_sequence_in_another_process(self, info: StrategyInfo, length: int) -> None:
         """Neither the process nor its hash seed matters."""
-        code = (
-            "import sys; from autoprune.testing.strategy_laws import sequence; "
-            "print(sequence(sys.argv[1], sys.argv[2], int(sys.argv[3])))"
-        )
-        there = subprocess.run(
-            [sys.executable, "-c", code, info.name, info.factory, str(length)],
-            env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert there.stdout.strip() == sequence(info.name, info.factory, length)
+        there = elsewhere(info.name, info.factory, length)[1]
+        assert there == sequence(info.name, info.factory, length)
 
     def test_replay_gives_the_same_future(self, info: StrategyInfo, setup: SearchSetup, length: int) -> None:
         """A new object that repeats the asks and tells up to any step goes on as the old one does."""
@@ -360,13 +383,9 @@ class StrategyLaws:
         with pytest.raises(InvalidArgumentError, match="has not asked yet"):
             strategy.absorb(outcomes)
 
-    def test_module_needs_no_torch(self, info: StrategyInfo) -> None:
+    def test_module_needs_no_torch(self, info: StrategyInfo, length: int) -> None:
         """Importing the strategy loads neither torch nor ray."""
-        module = info.factory.partition(":")[0]
-        code = f"import sys; sys.modules['torch'] = sys.modules['ray'] = None; import {module}"
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        assert elsewhere(info.name, info.factory, length)[0] == "loaded: []"
 
     @pytest.mark.slow
     @pytest.mark.timeout(900)

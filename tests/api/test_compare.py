@@ -161,7 +161,8 @@ def same_bits(one: nn.Module, other: nn.Module) -> None:
 def test_retraining_is_the_same_whoever_was_there(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Own weights first and dense ones later, or both at once: every figure is the same, and nothing is made twice."""
     problem = make_problem()
-    common: dict[str, object] = {"seeds": 1, "finetune": ap.FitSettings(steps=2, batch_size=32), "n_sampled": 0}
+    tuning = ap.FitSettings(steps=2, batch_size=32)
+    common: dict[str, object] = {"seeds": 1, "shares": [0.5], "finetune": tuning, "n_sampled": 0}
     own = ap.compare(problem, ["slimmable"], BIG, store=tmp_path / "a", **common)  # type: ignore[arg-type]
     assert not any("stripped" in name or "gain" in name for name in own.table().columns)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("a/*/models/*")}
@@ -263,8 +264,9 @@ def test_every_run_starts_from_prepared_weights(make_problem: MakeProblem, tmp_p
 
 def test_data_without_test_items(make_problem: MakeProblem, tmp_path: Path) -> None:
     """Without test items, and where they are not asked for, there is no test figure, and the page says so."""
+    tuning = ap.FitSettings(steps=1)
     untested = ap.compare(
-        make_problem(), [], BUDGET, seeds=1, test=False, finetune=ap.FitSettings(steps=1), store=tmp_path / "untested"
+        make_problem(), [], BUDGET, seeds=1, test=False, finetune=tuning, n_sampled=2, store=tmp_path / "untested"
     )
     without = ap.compare(
         make_problem(data=load_data("digits").without_test()), [], BUDGET, seeds=1, store=tmp_path / "b"

@@ -40,6 +40,14 @@ def test_a_search_whose_evaluations_all_fail_warns(tmp_path) -> None:
     assert len(_why_empty(run, Budget(4))) < 2000
 
 
+def test_a_budget_that_ends_in_the_probes_is_named() -> None:
+    """Nothing failed where every evaluation was a probe: what is lacking is budget."""
+    problem = ap.Problem(digits_network(), data=load_data("digits"), limits={"macs": "80%"})
+    with pytest.warns(AutopruneWarning, match="all 3 evaluations were probes.*raise the budget"):
+        run = ap.search(problem, "knapsack", 3)
+    assert len(run.front) == 0
+
+
 def test_a_front_of_the_dense_model_alone_is_explained(tmp_path) -> None:
     """Candidates cannot be measured, and the dense model can: the search has not found that nothing may be cut."""
     dense = digits_network()

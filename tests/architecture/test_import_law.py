@@ -223,6 +223,16 @@ sys.meta_path.insert(0, Blocker())
     assert done.returncode == 0, done.stderr
 
 
+def test_a_problem_needs_no_tables_and_no_pictures() -> None:
+    """The verbs and a `Problem` load none of what only tables, pictures, statistics and other machines need."""
+    done = run(
+        "import sys, autoprune; autoprune.Problem, autoprune.search, autoprune.prune; "
+        "print(*{'ray', 'optuna', 'pymoo', 'plotly', 'pandas', 'scipy.stats', 'scipy.optimize'} & sys.modules.keys())"
+    )
+    assert done.stdout.split() == [], f"autoprune.Problem loads {done.stdout} {done.stderr}"
+    assert done.returncode == 0
+
+
 def test_import_is_light() -> None:
     """`import autoprune` takes less than 0.3 s of the processor and loads neither torch nor ray."""
     code = (
