@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,6 +79,8 @@ class Examiner:
         self._everything = np.ones(structure.n_genes, dtype=np.bool_)
         self._hopeless: set[Problem] = set()
         self._random: bool | None = None
+        self._trains: bool | None = None  # whether the dense model runs in training mode, as the check of branches asks
+        self._repeats: bool | None = None  # and whether twice alike
         # the input as it was given, where a smaller one takes its place
         self._real = None if samples.small is None else samples.take(1)
         example = samples.take_small(1) if samples.large else samples.example
@@ -117,24 +119,50 @@ class Examiner:
         """Return the structure's branches without those that the model cannot do without, after all."""
         found = {branch[0]: branch for branch in self.structure.branches}
         units = [unit for unit in self.structure.tied_sets if unit[0] in found]
-        twice = self._samples.take(2)
-        trained = self._exact.dense(twice, training=True) is not None
-        other = self._other_example(trains=trained)
-        runs = [(self._exact.example, False), *([] if other is None else [(other, False)])]
-        if trained and not self._is_random(twice):
-            runs.append((twice, True))
+        tried: dict[frozenset[int], Problem | None] = {}  # most of what can only vanish together is asked for again
 
         def fails(chosen: Sequence[int]) -> Problem | None:
-            kept = self._everything.copy()
-            for g in {g for i in chosen for member in units[i] for g in found[member]}:
-                kept[self.structure.groups[g].genes] = False
-            # fewer layers run, so that none can be compared one by one, or scaled by its turn: double precision alone
-            problems = (self._exact.differs(kept, x, _DROPPED, (), training=training) for x, training in runs)
-            return next((p for p in problems if p), None) or self._exact.differs_when_copied(kept)
+            gone = frozenset(g for i in chosen for member in units[i] for g in found[member])
+            if gone not in tried:
+                tried[gone] = self._differs_without(gone)
+            return tried[gone]
 
         passed, _ = _bisect(range(len(units)), fails)
         there = {g for i in passed for g in units[i]}
         return tuple(tuple(g for g in found[i] if g in there) for i in sorted(there))
+
+    def _differs_without(self, gone: Iterable[int]) -> Problem | None:
+        """Compare a model without some groups; whether it runs at all is seen before anything is computed for it.
+
+        Fewer layers run, so that none can be compared one by one, or scaled by its turn: what is compared in evaluation
+        mode is compared in double precision alone.
+        """
+        kept = self._everything.copy()
+        for g in gone:
+            kept[self.structure.groups[g].genes] = False
+        problem = self._benches[0].fails(kept, self._exact.example, training=False)
+        for example, training in () if problem else self._runs_of_branches():
+            for bench in self._benches if training else (self._exact,):
+                problem = bench.differs(kept, example, _DROPPED, (), training=training)
+                if problem is None:
+                    break
+            if problem is not None:
+                break
+        return problem or self._copy_differs(kept)
+
+    def _runs_of_branches(self) -> Iterator[tuple[Any, bool]]:
+        """Yield the inputs, and whether in training mode, on which models without some groups are compared."""
+        yield self._exact.example, False
+        twice, bench = self._samples.take(2), self._benches[0]
+        if self._trains is None:
+            self._trains = bench.dense(twice, training=True) is not None
+        other = self._other_example(trains=self._trains)
+        if other is not None:
+            yield other, False
+        if self._repeats is None:
+            self._repeats = self._trains and not bench.is_random(twice, training=True)
+        if self._repeats:
+            yield twice, True
 
     # ------------------------------------------------------------------ genomes
 
@@ -173,7 +201,9 @@ class Examiner:
         return None
 
     def _differs_when_copied(self, units: Sequence[int]) -> Problem | None:
-        kept = self._kept(self._genome(0), units)
+        return self._copy_differs(self._kept(self._genome(0), units))
+
+    def _copy_differs(self, kept: BoolArray) -> Problem | None:
         problem: Problem | None = None
         for bench in self._benches:
             problem = bench.differs_when_copied(kept)
