@@ -120,6 +120,27 @@ def representatives_first(representatives: IntArray, order: IntArray) -> IntArra
     return np.concatenate([order[is_first], order[~is_first]])
 
 
+def nested_order(tree: FloatArray, order: IntArray) -> IntArray:
+    """Return the (w,) order of which every width keeps one channel of each of as many clusters of a dendrogram.
+
+    Of two clusters that merge the one whose best channel comes later in ``order`` loses its representative: what merges
+    last, in the place of least distance, goes last. So the first ``k`` channels are the best of each of the ``k``
+    clusters that the tree falls into, for every ``k`` at once.
+
+    Args:
+        tree: (w - 1, 4) dendrogram, see `average_linkage`.
+        order: (w,) permutation of the channels, best first.
+    """
+    rank = np.argsort(order)
+    best = list(range(len(order)))  # of every cluster, in the numbering of scipy
+    gone = []
+    for first, second in tree[:, :2].astype(np.int64).tolist():
+        stays, goes = sorted((best[first], best[second]), key=rank.__getitem__)
+        best.append(stays)
+        gone.append(goes)
+    return np.array([best[-1], *reversed(gone)], dtype=order.dtype)
+
+
 def _numbered(labels: npt.NDArray[np.integer]) -> IntArray:
     """Number clusters from 0 in the order of their first channels."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)

@@ -31,12 +31,13 @@ from autoprune.clustering.partition import (
     dbscan_labels,
     first_of_each,
     medoids,
+    nested_order,
     representatives_first,
 )
 from autoprune.core import check
 from autoprune.core.bisection import bisect
 from autoprune.core.groups import FloatArray, IntArray
-from autoprune.errors import DataError, unknown_name
+from autoprune.errors import DataError, InvalidArgumentError, unknown_name
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.matching import dense_tensors, model_tensors
@@ -68,6 +69,9 @@ class ClusterSettings:
         method: ``"contribution"``, ``"correlation"`` or ``"dbscan"`` (as released).
         representative: the channel that stands for a cluster: the ``"best"`` in the parent's order, or the
             ``"medoid"``.
+        nested: whether every width keeps one channel of each of as many clusters, not only the width that was found:
+            the first ``k`` channels of the order are the ``"best"`` of the ``k`` clusters of the dendrogram. Not with
+            ``"dbscan"``, which has none, and not with medoids, which are not nested.
         eps: distance up to which channels are alike. One that merges nothing gives the dense network, one that merges
             everything the smallest network of the space; hard limits apply in any case. None: bisected so that the
             network costs ``target``.
@@ -83,6 +87,7 @@ class ClusterSettings:
     images: int = 500
     method: str = "contribution"
     representative: str = "best"
+    nested: bool = False
     eps: float | None = None
     target: float = 0.5
     cost: str = "macs"
@@ -93,6 +98,12 @@ class ClusterSettings:
         """Check the values."""
         check.one_of(self, "method", METHODS, "clustering method")
         check.one_of(self, "representative", REPRESENTATIVES)
+        if self.nested and (self.method == "dbscan" or self.representative != "best"):
+            msg = (
+                "expected nested=True with a method that has a dendrogram ('contribution', 'correlation') and "
+                f"representative='best', got method={self.method!r} and representative={self.representative!r}"
+            )
+            raise InvalidArgumentError(msg)
         check.at_least(self, MIN_IMAGES, "images")
         check.at_least(self, 1, "min_samples", "batch_size")
         check.at_least(self, 0, "eps")
@@ -133,7 +144,7 @@ class ClusterRecipe(Recipe):
         eps = self._eps_for(settings, distances, cuts) if settings.eps is None else settings.eps
         labels = [cut(eps) for cut in cuts]
         orders = tuple(
-            order if matrix is None else _order(matrix, found, order, settings.representative)
+            order if matrix is None else _order(matrix, found, order, settings)
             for matrix, found, order in zip(distances, labels, parent.orders, strict=True)
         )
         genome = self.repaired(self._genome(labels))
@@ -214,7 +225,9 @@ def _cut(distances: FloatArray | None, settings: ClusterSettings, width: int) ->
     return partial(cut_tree, average_linkage(distances))
 
 
-def _order(distances: FloatArray, labels: IntArray, order: IntArray, representative: str) -> IntArray:
+def _order(distances: FloatArray, labels: IntArray, order: IntArray, settings: ClusterSettings) -> IntArray:
     """Return the (w,) order of a group: one channel of every cluster first, the rest as in the parent's ``order``."""
-    chosen = medoids(distances, labels) if representative == "medoid" else first_of_each(labels, order)
+    if settings.nested:
+        return nested_order(average_linkage(distances), order)
+    chosen = medoids(distances, labels) if settings.representative == "medoid" else first_of_each(labels, order)
     return representatives_first(chosen, order)

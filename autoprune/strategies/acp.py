@@ -23,9 +23,12 @@ Ours, since the release has no control of cost and knows one budget at a time:
   sixteenth; with every width allowed (``levels=None``) it is the release's. Eight genes move per step there, of 13 to
   54; here a share of them;
 * several clusterings, their eps bisected to costs spread over the feasible range, with an equal part of the particles
-  around each, and two particles at the ends of that range, which no front can do without;
-* where something was measured before (``warm_start="knapsack"``: the optima that sensitivities predict), every second
-  particle starts from the best of that instead, spread over cost, and knows what it was worth;
+  around each, and two particles at the ends of that range, which no front can do without, unless these are measured;
+* where something was measured before (``warm_start="knapsack"``: the optima that sensitivities predict), the particles
+  start from the best of that instead, spread over cost, and know what it was worth. Widths are the knapsack's then, and
+  clusters say which channels stay: one clustering gives an order of which every width keeps one channel of each of as
+  many clusters. Every second particle begins by measuring its place once more in that order, and all moves are in the
+  order of the two that was better in more of these places;
 * steps from such a start are cost-aware: a particle follows leaders of nearly its own cost, and what it moves to costs
   no more than a random amount between the two, so that candidates compete at equal cost instead of drifting along it;
 * where a candidate is scored on few items, or without labels, positions are compared by the distance from the dense
@@ -123,6 +126,8 @@ class AcpUnclusteredStrategy(BaseStrategy):
         self._archive: dict[Genome, FloatArray] = {}  # figures of the non-dominated candidates
         self._inherits: dict[Genome, WeightSet] = {}  # weights of everything that was measured
         self._is_cost_aware = bool(self.settings.cost_aware)
+        self._tried: WeightSet | None = None  # order that is measured beside the one that was measured before
+        self._votes = 0  # places where it was better, minus those where it was worse
         few = setup.items is not None and setup.items < _FEW_ITEMS
         self._by_distance = few if self.settings.score == "auto" else self.settings.score == "distance"
         self._values_of: list[FloatArray | None] = []  # of every particle's best position
@@ -140,7 +145,7 @@ class AcpUnclusteredStrategy(BaseStrategy):
             if not self._idle:
                 break
             index = self._idle.popleft()
-            genome = self._next(self._particles[index])
+            genome = self._next(index)
             if genome is None:
                 self._idle.appendleft(index)
                 break
@@ -153,8 +158,9 @@ class AcpUnclusteredStrategy(BaseStrategy):
             values = self._scored(evaluation)
             index = self._sent.pop(evaluation.job.id, None)  # None in an earlier run's outcomes
             if values is not None:
-                self._inherits[evaluation.genome] = evaluation.job.candidate.weight_set
-                self._keep(evaluation.genome, values)
+                if index is not None and self._particles[index].steps == 1:
+                    self._vote(index, evaluation.job.candidate, values)
+                self._keep(evaluation.job.candidate, values)
             if index is not None:
                 self._idle.append(index)
                 if values is not None:
@@ -166,27 +172,31 @@ class AcpUnclusteredStrategy(BaseStrategy):
             self._unseen.add(evaluation.genome)
 
     def _populate(self, starts: Sequence[Candidate]) -> None:
-        """Make the particles: two at the ends, others around the starts and at the best of what was measured before.
+        """Make the particles: at the ends that were not measured yet, at the best of what was, else around the starts.
 
-        These two take turns where there are both; without either, particles begin at random.
+        With a start every second one of those at measured places measures its own anew, in the start's order. Without
+        either, particles begin at random.
         """
         space, setup = self.setup.space, self.setup
-        n = self.settings.particles - _ENDS
-        measured = self._measured_before((n + 1) // 2 if starts else n)
+        ends = space.repair(np.stack([space.full_genome, space.min_genome]), setup.costs, setup.limits)
+        ends = ends[[tuple(end) not in self._unseen for end in ends.tolist()]]
+        n = self.settings.particles - len(ends)
+        measured = self._measured_before(n)
+        if starts and measured and all(item.weight_set == setup.weight_set for item in measured):
+            self._tried = starts[0].weight_set
         if self.settings.cost_aware is None:
             self._is_cost_aware = bool(measured)
         n_around = n - len(measured)
-        if starts:
+        if starts and n_around:
             turns, which = np.divmod(np.arange(n_around), len(starts))
             around = np.array([start.genome for start in starts])[which]
             around += turns[:, None] * self._rng.integers(-1, 2, around.shape)
             inside = np.clip(around, 0, space.n_levels - 1)
-            weight_sets = [starts[i].weight_set for i in (*which.tolist(), 0, -1)]
+            weight_sets = [starts[i].weight_set for i in (*which.tolist(), 0, -1)][: n_around + len(ends)]
         else:
             inside = space.sample(n_around, self._rng, setup.costs, setup.limits)
-            weight_sets = [setup.weight_set] * (n_around + _ENDS)
-        positions = np.concatenate([inside, space.full_genome[None, :], space.min_genome[None, :]])
-        for position in space.repair(positions, setup.costs, setup.limits):
+            weight_sets = [setup.weight_set] * (n_around + len(ends))
+        for position in space.repair(np.concatenate([inside, ends]), setup.costs, setup.limits):
             velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
             self._particles.append(Particle(position, velocity, position))
         for candidate in measured:
@@ -194,7 +204,10 @@ class AcpUnclusteredStrategy(BaseStrategy):
             velocity = fresh_velocity(self.settings.rule, space.n_variables, self._rng)
             self._particles.append(Particle(position, velocity, position))
         self._weight_sets = [*weight_sets, *(candidate.weight_set for candidate in measured)]
-        self._values_of = [None] * (n_around + _ENDS) + [self._archive[item.genome] for item in measured]
+        if self._tried is not None:
+            for i in range(len(weight_sets) + 1, len(self._particles), 2):
+                self._weight_sets[i] = self._tried
+        self._values_of = [None] * len(weight_sets) + [self._archive[item.genome] for item in measured]
         self._idle.extend(range(len(self._particles)))
 
     def _measured_before(self, n: int) -> list[Candidate]:
@@ -216,22 +229,34 @@ class AcpUnclusteredStrategy(BaseStrategy):
             values[first] = float(evaluation.metrics[DISTANCE])
         return values
 
-    def _next(self, particle: Particle) -> Genome | None:
+    def _next(self, index: int) -> Genome | None:
         """Return where a particle goes next, and send it there; None where no genome is left."""
+        particle = self._particles[index]
         genome: Genome | None = tuple(particle.position.tolist()) if not particle.steps else None
+        is_tried = (
+            genome is not None and self._inherits.get(genome, self._tried) != self._tried == self._weight_sets[index]
+        )
         for attempt in range(_TRIES):
-            if genome is not None and genome not in self._unseen:
+            if genome is not None and (is_tried or genome not in self._unseen):
                 break
             if attempt:
                 particle.velocity = fresh_velocity(self.settings.rule, len(particle.position), self._rng)
             genome = tuple(self._moved(particle).tolist())
-        if genome is None or genome in self._unseen:
+            if self._tried is not None:
+                self._weight_sets[index] = self._tried if self._votes > 0 else self.setup.weight_set
+        if genome is None or (genome in self._unseen and not is_tried):
             genome = next(iter(self._unseen.substitute(1)), None)
         if genome is not None:
             self._unseen.add(genome)
             particle.position = np.array(genome, dtype=np.int64)
             particle.steps += 1
         return genome
+
+    def _vote(self, index: int, candidate: Candidate, values: FloatArray) -> None:
+        """Compare a place that was measured in the other order, too, with what it was worth before."""
+        before = self._values_of[index]
+        if candidate.weight_set == self._tried and before is not None:
+            self._votes += int(np.any(values < before)) - int(np.any(values > before))
 
     def _moved(self, particle: Particle) -> IntArray:
         """Return the (d,) position that the rule sends a particle to, within the limits."""
@@ -266,9 +291,13 @@ class AcpUnclusteredStrategy(BaseStrategy):
         chosen: IntArray = members[first if distances[first] >= distances[second] else second]
         return chosen
 
-    def _keep(self, genome: Genome, values: FloatArray) -> None:
-        """Put a candidate into the archive, and out of it what it dominates."""
-        self._archive[genome] = values
+    def _keep(self, candidate: Candidate, values: FloatArray) -> None:
+        """Put a candidate into the archive, and out of it what it dominates; of two orders of a genome the better."""
+        before = self._archive.get(candidate.genome)
+        if before is not None and np.any(values > before):
+            return
+        self._archive[candidate.genome] = values
+        self._inherits[candidate.genome] = candidate.weight_set
         stays = non_dominated(np.array(list(self._archive.values())))
         self._archive = {g: v for (g, v), keep in zip(self._archive.items(), stays, strict=True) if keep}
 
@@ -311,8 +340,8 @@ class AcpSettings(SwarmSettings):
 class AcpStrategy(AcpUnclusteredStrategy):
     """Clusterings first, then the swarm around them.
 
-    A clustering that fails is left out; without any the swarm starts as its twin does. With a warm start every second
-    particle begins at what that has measured.
+    A clustering that fails is left out; without any the swarm starts as its twin does. With a warm start there is one
+    clustering, for its order, and the particles begin at what was measured.
 
     Raises:
         BudgetError: the budget is too small to cluster by the fewest images.
@@ -328,6 +357,9 @@ class AcpStrategy(AcpUnclusteredStrategy):
 
     def _propose(self, ids: range) -> Sequence[Job]:
         if not self._particles:
+            if self._archive and self._clusterings.waiting == len(self._targets):
+                middle = len(self._targets) // 2  # whatever the target: of a nested order every width is one
+                self._clusterings = Preparations(self._targets[middle : middle + 1])
             n = self._clusterings.waiting
             jobs = [self._clustering(id_, self._clusterings.start()) for id_ in ids[:n]]
             if jobs or not self._clusterings.is_complete:
@@ -353,10 +385,13 @@ class AcpStrategy(AcpUnclusteredStrategy):
         """Return the job that clusters at ``target``, with as many images as its share of the budget allows."""
         settings = self.settings
         seed = int(self._for_preparation.generate_state(1)[0])  # one for all: they cluster the same images
+        can_nest = {"representative", "method"}.isdisjoint(settings.preparation)
+        nested = {"nested": True} if self._archive and can_nest else {}
 
         def job(epochs: float) -> Prepare:
             fixed = {"images": round(epochs * settings.images), "target": target, "cost": spread_cost(self.setup)}
-            return Prepare(id_, "clusters", {**settings.preparation, **fixed}, self.setup.weight_set, seed)
+            chosen = {**nested, **settings.preparation, **fixed}
+            return Prepare(id_, "clusters", chosen, self.setup.weight_set, seed)
 
         macs = None if self.setup.macs is None else settings.share * self.setup.macs / len(self._targets)
         return sized(self.setup, job, 1.0, macs=macs, min_epochs=_FEWEST_IMAGES / settings.images)

@@ -4,11 +4,13 @@ r"""What the search families are worth: searches and trained weights apart, base
     python benchmarks/methods/families.py compare --network resnet20 --data npz:FOLDER --weights FILE --out runs/r20
     python benchmarks/methods/families.py compare --network held-out --data FOLDER --trained runs/e0 --out runs/e1
     python benchmarks/methods/families.py twins --network digits --strategies slimmable --seeds 6 --out runs/twins
+    python benchmarks/methods/families.py twins --network digits --own-networks --first-seed 10 --out runs/others
     python benchmarks/methods/families.py share --network held-out --data FOLDER --trained runs/e0 --out runs/e3
     python benchmarks/methods/families.py deep --data npz:FOLDER --weights resnet56.safetensors --out runs/e4
 
 `compare` searches with every family (E1) and retrains every structure from the dense weights (E2), at one budget of
-counted multiply-adds. `twins` searches with families and their controls alone, for tests with many seeds. `share` says
+counted multiply-adds. `twins` searches with families and their controls alone, for tests with many seeds; searches of
+one network share its luck, so `--own-networks` trains a digits network for every seed. `share` says
 what `tune_share` does, by images that select and that nothing else looks at (E3). `deep` is the label-free front, one
 family and equal widths on ResNet-56 (E4). Networks: a ResNet for the digits that is trained here in seconds; the
 ResNet-20 with given weights, which saw the images that score; and that of `held_out.py` (E0), which did not.
@@ -54,10 +56,10 @@ FAMILIES = (
 NETWORKS = ("digits", "resnet20", "resnet56", "held-out")
 
 
-def network(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data, ap.Data | None]:
+def network(arguments: argparse.Namespace, seed: int = 0) -> tuple[nn.Module, ap.Data, ap.Data | None]:
     """Return the dense network, the data of its comparison, and the images that select, where there are some."""
     if arguments.network == "digits":
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model, data = resnet_digits(), ap.load_data("digits", val_size=600, held_out=True)
         ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=8, batch_size=64, learning_rate=0.1))
         return model.eval(), data, None
@@ -72,9 +74,9 @@ def network(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data, ap.Data 
     return model, data, None
 
 
-def problem_of(arguments: argparse.Namespace) -> tuple[ap.Problem, ap.Data | None]:
+def problem_of(arguments: argparse.Namespace, seed: int = 0) -> tuple[ap.Problem, ap.Data | None]:
     """Return the problem to search, and the images that select, where there are some."""
-    model, data, select = network(arguments)
+    model, data, select = network(arguments, seed)
     evaluation = ap.ProxySettings(n_calibration=arguments.calibration, n_validation=arguments.validation)
     problem = ap.Problem(
         model, data=data, evaluator=arguments.evaluator, evaluation=evaluation, name=f"families-{arguments.network}"
@@ -166,13 +168,21 @@ def compare(arguments: argparse.Namespace, strategies: Sequence[str], seeds: int
 
 def twins(arguments: argparse.Namespace) -> None:
     """Search with families and their controls alone; print hypervolumes, test accuracies and paired tests."""
-    problem, _ = problem_of(arguments)
+    if arguments.own_networks and arguments.network != "digits":
+        raise SystemExit("--own-networks trains digits networks; give --network digits")
     budget = ap.Budget(macs=arguments.macs)
-    make_run = ComparedRuns(problem, budget, {}, None, "", None, arguments.out)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    dense: list[float] = []
     rivals = {family: controls_of(family) for family in arguments.strategies}
+    keys = [key for family, twins in rivals.items() for key in (family, *twins)]
     runs: dict[str, list[ap.Run]] = {}
-    for entry in entries([key for family, twins in rivals.items() for key in (family, *twins)], arguments.seeds):
-        runs.setdefault(entry.strategy, []).append(make_run(entry, lambda _: None))
+    for together in [[seed] for seed in seeds] if arguments.own_networks else [list(seeds)]:
+        problem, _ = problem_of(arguments, together[0] if arguments.own_networks else 0)
+        dense.append(problem.dense_test_metrics["accuracy"])
+        out = arguments.out / f"network-{together[0]}" if arguments.own_networks else arguments.out
+        make_run = ComparedRuns(problem, budget, {}, None, "", None, out)
+        for entry in entries(keys, together):
+            runs.setdefault(entry.strategy, []).append(make_run(entry, lambda _: None))
     volumes = {key: tuple(run.front.hypervolume for run in found) for key, found in runs.items()}
     found = judged(
         [
@@ -182,7 +192,8 @@ def twins(arguments: argparse.Namespace) -> None:
         ]
     )
     print(
-        f"budget {arguments.macs:g} MACs, {arguments.seeds} seeds, dense {problem.dense_test_metrics['accuracy']:.4f}\n"
+        f"budget {arguments.macs:g} MACs, {arguments.seeds} seeds from {arguments.first_seed}, "
+        f"{len(dense)} network(s) of {sum(dense) / len(dense):.4f}\n"
     )
     at = " / ".join(f"{100 * share:g} %" for share in arguments.shares)
     print(f"| | hypervolume | evaluations | test accuracy, {at} | family - twin | n | test | adjusted p |")
@@ -246,6 +257,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--strategies", nargs="*", default=[*FAMILIES], help="baselines and twins are added")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0, help="of `twins`")
+    parser.add_argument(
+        "--own-networks", action="store_true", help="`twins`: a digits network of its own for every seed"
+    )
     parser.add_argument("--macs", type=float, default=1e13, help="counted multiply-adds per strategy and seed")
     parser.add_argument("--train", type=int, default=None, help="training images; all by default")
     parser.add_argument("--test", type=int, default=None, help="test images; all by default")

@@ -16,6 +16,7 @@ from autoprune.clustering.partition import (
     dbscan_labels,
     first_of_each,
     medoids,
+    nested_order,
     representatives_first,
 )
 
@@ -144,3 +145,22 @@ def test_representatives_come_first() -> None:
     made = representatives_first(chosen, order)
     assert made.tolist() == [5, 3, 4, 0, 1, 2]
     assert representatives_first(np.array([2, 1, 3]), order).tolist() == [3, 1, 2, 5, 4, 0]
+
+
+def test_every_width_of_a_nested_order_is_a_clustering() -> None:
+    """The first k channels are, for every k, those that come first in each of the k clusters of the tree."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        points, order = rng.normal(size=(9, 3)), rng.permutation(9)
+        tree = average_linkage(np.linalg.norm(points[:, None] - points, axis=2))
+        made, heights = nested_order(tree, order), tree[:, 2]
+        for k in range(1, 10):
+            eps = heights[-1] + 1 if k == 1 else (heights[9 - k] + (heights[8 - k] if k < 9 else 0.0)) / 2
+            labels = cut_tree(tree, float(eps))
+            assert labels.max() + 1 == k
+            assert sorted(made[:k].tolist()) == sorted(first_of_each(labels, order).tolist())
+
+
+def test_one_channel_has_an_order() -> None:
+    """There is nothing to merge."""
+    assert nested_order(average_linkage(np.zeros((1, 1))), np.zeros(1, dtype=np.int64)).tolist() == [0]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from autoprune.core.budget import Spending
-from autoprune.core.jobs import Evaluate, Evaluation, Job, Preparation, Prepare
+from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Preparation, Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
 from autoprune.strategies.acp import AcpSettings, AcpStrategy, AcpUnclusteredStrategy, SwarmSettings
 from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
-from autoprune.testing.strategy_laws import LEARNING_WIDTHS, dominated_share, drive, genomes_of
+from autoprune.testing.strategy_laws import LEARNING_WIDTHS, candidates_of, dominated_share, drive, genomes_of
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup, toy_space
 
 IMAGE = 1000
@@ -171,29 +171,51 @@ def from_knapsack(name: str, setup: SearchSetup, settings: object = None) -> War
 
 @pytest.mark.parametrize("name", ["acp", "acp:unclustered"])
 def test_a_swarm_starts_from_what_the_knapsack_has_measured(name: str) -> None:
-    """Every second particle of `acp`, and all of its twin but the two ends, begin at measured optima, spread over cost.
+    """All particles begin at measured optima, the ends among them, spread over cost, and know what these are worth.
 
-    They know what these are worth, inherit the weights that they were measured with, and measure none of them again.
+    Those of the twin inherit what they were measured with, and measure nothing again; every second one of `acp` has the
+    order of the one clustering, and measures its place in that: no candidate, genome and order, is measured twice.
     """
     setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
     strategy = from_knapsack(name, setup)
     jobs = drive(strategy, setup, 60, window=10)
     swarm = strategy._successor
     assert isinstance(swarm, AcpUnclusteredStrategy)
-    genomes = genomes_of(jobs)
-    assert len(genomes) == len(set(genomes))
+    candidates = candidates_of(jobs)
+    assert len(candidates) == len(set(candidates))
+    again = len(candidates) - len(set(genomes_of(jobs)))
+    assert sum(isinstance(job, Prepare) for job in jobs) == (1 if name == "acp" else 0)
     fresh = from_knapsack(name, setup)
     while fresh._successor is None or not fresh._successor._particles:  # up to the moment in which the swarm is made
         fresh.tell([toy_outcome(setup, job) for job in fresh.ask(1)])
     swarm = fresh._successor
     assert isinstance(swarm, AcpUnclusteredStrategy)
-    values = enumerate(zip(swarm._particles, swarm._values_of, strict=True))
-    begun = [i for i, (particle, known) in values if known is not None and not particle.steps]
-    n = swarm.settings.particles - 2
-    assert len(begun) == (n // 2 if name == "acp" else n)
-    assert {swarm._weight_sets[i] for i in begun} == {setup.weight_set}
+    begun = [i for i, known in enumerate(swarm._values_of) if known is not None]
+    n = swarm.settings.particles
+    assert len(begun) == n
+    own = [swarm._weight_sets[i] == setup.weight_set for i in begun]
+    assert own == ([True, False] * (n // 2) if name == "acp" else [True] * n)
+    assert again == own.count(False)
     costs = setup.costs(np.array([swarm._particles[i].best for i in begun]))["macs"]
     assert costs.max() > 2 * costs.min()
+
+
+@pytest.mark.parametrize("gain", [-0.05, 0.05])
+def test_all_go_on_in_the_better_order(gain: float) -> None:
+    """Where the clustered order is worth more, all moves are in it; where it is worth less, none is.
+
+    The toy's accuracy is raised or lowered by as much for all candidates in that order.
+    """
+    setup = toy_setup(limits={"macs": "70%"}, evaluations=60)
+
+    def outcome(_: SearchSetup, job: Job) -> Outcome:
+        found = toy_outcome(setup, job)
+        if not isinstance(found, Evaluation) or found.job.candidate.weight_set == setup.weight_set:
+            return found
+        return replace(found, metrics={**found.metrics, "accuracy": found.metrics["accuracy"] + gain})
+
+    jobs = drive(from_knapsack("acp", setup), setup, 60, window=10, run=outcome)
+    assert {candidate.weight_set == setup.weight_set for candidate in candidates_of(jobs)[-10:]} == {gain < 0}
 
 
 def test_steps_from_a_start_stay_between_particle_and_leader() -> None:

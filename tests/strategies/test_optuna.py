@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import optuna
 import pytest
+from optuna.samplers import TPESampler
 
 from autoprune.core.jobs import Status
 from autoprune.errors import InvalidArgumentError
@@ -101,3 +102,22 @@ def test_nothing_of_optuna_is_heard_or_left_behind(make, capfd):
     drive(make(setup), setup, 5)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == logging.INFO
+
+
+def test_substitutes_are_the_same_after_a_resumption(monkeypatch):
+    """A sampler that has nothing new to say: what is drawn instead does not depend on which trials were repeated.
+
+    Killed after more substitutes than a search draws in a row, and repeated from the record, the search goes on as it
+    would have.
+    """
+    monkeypatch.setattr(TPESampler, "sample_relative", lambda *_: dict.fromkeys(("v0", "v1", "v2", "v3"), 0))
+    setup = toy_setup(toy_space((8, 8, 8, 8)))
+    undisturbed, resumed = TpeStrategy(setup), TpeStrategy(setup)
+    for _ in range(150):
+        jobs = undisturbed.ask(4)
+        assert resumed.repeat(4, jobs) == jobs
+        for strategy in (undisturbed, resumed):
+            strategy.tell([toy_outcome(setup, job) for job in jobs])
+    jobs = undisturbed.ask(4)
+    assert undisturbed.substitutes(jobs) == [job.id for job in jobs]
+    assert resumed.ask(4) == jobs
