@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -141,9 +142,24 @@ def multiply_adds(operator: str, args: Sequence[Any], result: Any) -> int | None
     count = COUNTED.get(operator)
     if count is not None:
         return count(args, result) * per_product(result)
+    return 0 if _is_free(operator) else None
+
+
+@cache
+def _is_free(operator: str) -> bool:
+    """Say whether an operator that is not counted is known to multiply nothing."""
     is_torch = operator.startswith(("aten::", "prim::", "prims::", "profiler::"))
-    known = operator in FREE or (is_torch and UNCOUNTED.search(operator) is None)
-    return 0 if known else None
+    return operator in FREE or (is_torch and UNCOUNTED.search(operator) is None)
+
+
+@cache
+def _name(func: Any) -> str:
+    """Return the name of an operator, without that of its overload."""
+    return func.name().partition(".")[0] if isinstance(func, OpOverload) else str(func)
+
+
+_WHOLE: set[Any] = set()
+"""Operators that are made of no others, as far as they ran: to ask each time would take as long as small ones do."""
 
 
 class MacCounter(TorchDispatchMode):
@@ -172,12 +188,14 @@ class MacCounter(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operator and count it; in inference mode composed operators arrive whole and are taken apart."""
-        name = func.name().partition(".")[0] if isinstance(func, OpOverload) else str(func)
-        if isinstance(func, OpOverload) and name not in COUNTED and not name.startswith("prim::"):
-            with self:
-                parts = func.decompose(*args, **(kwargs or {}))
-            if parts is not NotImplemented:
-                return parts
+        name = _name(func)
+        if func not in _WHOLE:
+            if isinstance(func, OpOverload) and name not in COUNTED and not name.startswith("prim::"):
+                with self:
+                    parts = func.decompose(*args, **(kwargs or {}))
+                if parts is not NotImplemented:
+                    return parts
+            _WHOLE.add(func)
         result = func(*args, **(kwargs or {}))
         found = multiply_adds(name, args, result)
         if found is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -56,6 +56,8 @@ def copy_with(
         for name, value in vars(module).items():
             if isinstance(value, torch.jit.ScriptFunction):  # has no state, and refuses to be copied
                 memo[id(value)] = value
+            elif type(value) in (OrderedDict, set) and not value:  # of these deepcopy is slow, and each module has many
+                memo[id(value)] = type(value)()
             elif name not in ("_parameters", "_buffers", "_modules"):
                 memo.update({id(t): t.detach().clone() for t in _tensors(value, walked) if not t.is_leaf})
     for original, new in replacements:
@@ -110,7 +112,7 @@ def _rebind(name: str, module: nn.Module, memo: dict[int, Any]) -> None:
         SurgeryError: the module's forward was replaced by a function that finds the model among its globals.
     """
     for key, value in list(vars(module).items()):
-        if isinstance(value, Mapping) and key.endswith("_hooks"):
+        if key.endswith("_hooks") and isinstance(value, Mapping):
             for handle, hook in list(value.items()):
                 value[handle] = _bound(hook, memo, set())  # type: ignore[index]
         elif isinstance(value, FunctionType | functools.partial):

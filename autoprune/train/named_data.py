@@ -6,9 +6,12 @@ the colon, its value a `DataInfo`.
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,14 +151,30 @@ def load_data(
 
 def read_digits(_request: DataRequest) -> DataRoles:
     """Read the 1,797 handwritten digits that come with scikit-learn; a fifth of them, by class, is the test set."""
-    from sklearn.datasets import load_digits  # slow to import, needed for this name only
-
-    x, labels = load_digits(return_X_y=True)
+    x, y = _digits()
     images = np.round(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # grey levels 0..16, all stay distinct
-    y = labels.astype(np.int64)
     test = draw(len(y), y, len(y) // 5, stream(0, "digits", "test"))
     train = np.setdiff1d(np.arange(len(y)), test)
     return DataRoles((images[train], y[train]), test=(images[test], y[test]))
+
+
+@cache
+def _digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return grey levels (1797, 64) and classes (1797,), which nobody changes.
+
+    They are read from scikit-learn's file, where it is: the import of its loaders takes longer than a small search.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in [] if package is None else package.submodule_search_locations or []:
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            with gzip.open(file, "rt", encoding="utf-8") as lines:
+                table = np.loadtxt(lines, delimiter=",")
+            return table[:, :-1], table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    x, labels = load_digits(return_X_y=True)
+    return x, labels.astype(np.int64)
 
 
 def read_npz(request: DataRequest) -> DataRoles:

@@ -101,6 +101,12 @@ def made(name: str, *, as_before: bool = False) -> tuple[Genome, Inherited]:
     return genome, WeightReader(workbench.blobs, setup.structure, "cpu")(outcome.weight_set)
 
 
+@cache
+def solving() -> Reconstructed:
+    """Return the evaluator that re-solves consumers; runs share one for all their candidates, too."""
+    return Reconstructed(bench()[0], LESS)
+
+
 def n_right(metrics: Mapping[str, float]) -> int:
     """Return the correct answers."""
     return round(metrics["accuracy"] * len(bench()[0].data.validation))
@@ -122,7 +128,7 @@ def test_no_evaluator_scores_below_the_weights_as_they_are(name: str) -> None:
     """Second moments, generated weights and a little training take nothing away."""
     setup = bench()[0]
     short = ShortTrainingSettings(fit=FitSettings(steps=20, batch_size=64, learning_rate=0.01))
-    for evaluator in (Reconstructed(setup, LESS), Generated(setup, PLAIN), ShortTraining(setup, short)):
+    for evaluator in (solving(), Generated(setup, PLAIN), ShortTraining(setup, short)):
         assert n_right(evaluator.evaluate(*made(name))) >= n_inherited(name) - SLACK
 
 
@@ -130,7 +136,7 @@ def test_no_evaluator_scores_below_the_weights_as_they_are(name: str) -> None:
 def test_no_polish_scores_below_the_weights_as_they_are(name: str) -> None:
     """Nor does it warn: weights that were trained at these widths have lost nothing that it could bring back."""
     genome, inherited = made(name)
-    evaluator = Reconstructed(bench()[0], LESS)
+    evaluator = solving()
     model = evaluator.build(genome, inherited)
     evaluator.polish(model, genome, inherited)
     assert n_right(evaluator.measure(model)) >= n_inherited(name) - SLACK
@@ -146,7 +152,7 @@ def test_a_file_gives_the_figures_of_what_was_saved(
     """Polished, trained to answer as the dense model does, both or neither: loaded it measures the same, exactly."""
     setup = bench()[0]
     genome, inherited = made(name)
-    evaluator = Reconstructed(setup, LESS)
+    evaluator = solving()
     model = evaluator.build(genome, inherited)
     if polished:
         evaluator.polish(model, genome, inherited)
@@ -161,9 +167,8 @@ def test_a_file_gives_the_figures_of_what_was_saved(
 @pytest.mark.parametrize("name", [name for name, (recipe, _) in MADE.items() if recipe in ("dais", "dsa")])
 def test_what_was_found_is_reconstructed_as_it_is(name: str) -> None:
     """Equal figures, not only near ones; and a smaller network of these weights is measured, too."""
-    setup = bench()[0]
     genome, inherited = made(name)
-    inside, solved = InheritedWeights(setup, PLAIN), Reconstructed(setup, LESS)
+    inside, solved = InheritedWeights(bench()[0], PLAIN), solving()
     assert solved.evaluate(genome, inherited) == inside.evaluate(genome, inherited)
     smaller = (max(0, genome[0] - 1), *genome[1:])
     there, here = solved.evaluate(smaller, inherited), inside.evaluate(smaller, inherited)

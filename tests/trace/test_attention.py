@@ -276,7 +276,7 @@ def left(model: nn.Module, structure, keep: float) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_is_free(kind: str, attention: AttentionCut) -> None:
     """Halving every variable of a transformer leaves little more than a quarter of it."""
-    model, example = made(Spec((kind, kind), 4, 8))
+    model, example = made(Spec((kind,), 4, 8))
     assert left(model, trace(model, example, attention=attention), 0.5) < 0.35
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.core.groups import Structure
 from autoprune.cost.counter import count_macs
 from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import forward
@@ -23,18 +26,19 @@ from tests.trace.families import FAMILIES, Family
 UNCOUNTED = {"recurrent", "multi-head attention"}  # torch's counter does not see into their fused kernels
 
 
-def made(name: str) -> tuple[Family, torch.nn.Module]:
-    """Return a family and its network with fixed weights."""
+@cache
+def traced(name: str) -> tuple[Family, torch.nn.Module, Structure]:
+    """Return a family, its network with fixed weights, which nobody changes, and what the tracer found."""
     family = FAMILIES[name]
     torch.manual_seed(0)
-    return family, family.make().eval()
+    model = family.make().eval()
+    return family, model, trace(model, family.example())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_groups_ties_and_reasons(name: str) -> None:
     """Exactly the expected layers are prunable after validation; the others say why they are not."""
-    family, model = made(name)
-    structure = trace(model, family.example())
+    family, _, structure = traced(name)
     assert tuple(group.name for group in structure.groups) == family.groups
     assert len(structure.ties) == family.tied
     reasons = {pin.module: pin for pin in structure.pins}
@@ -65,9 +69,8 @@ def test_roles() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cutting_is_right(name: str) -> None:
     """The full genome is bit-identical; random genomes compute what the masked model computes."""
-    family, model = made(name)
+    family, model, structure = traced(name)
     example = family.example()
-    structure = trace(model, example)
     check_full_genome_is_identical(model, structure)
     rng = np.random.default_rng(1)
     for _ in range(3):
@@ -80,9 +83,8 @@ def test_cutting_is_right(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_operators_count_what_torch_counts(name: str) -> None:
     """MACs from the operators equal our counter on the cut model, and torch's own where it sees all, as integers."""
-    family, model = made(name)
+    family, model, structure = traced(name)
     example = family.example()
-    structure = trace(model, example)
     assert structure.notes == ()
     rng = np.random.default_rng(2)
     for _ in range(3):

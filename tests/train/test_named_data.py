@@ -1,13 +1,16 @@
 """Data by name."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from autoprune.errors import DataError, UnknownNameError
+from autoprune.train import named_data
 from autoprune.train.named_data import NAMED_DATA, load_data
 
 
@@ -24,6 +27,17 @@ def test_digits_are_complete_and_normalized() -> None:
     pixels = torch.cat([x for x, _ in data.train.loader(500)])
     assert abs(pixels.mean()) < 0.01
     assert abs(pixels.std() - 1) < 0.01
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, or by its loader where the file is not found, they are equal to the last bit."""
+    images, classes = load_digits(return_X_y=True)
+    for file_is_known in (True, False):
+        if not file_is_known:
+            monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        found = named_data._digits.__wrapped__()
+        assert np.array_equal(found[0], images)
+        assert np.array_equal(found[1], classes)
 
 
 def test_npz_file_and_folder(tmp_path: Path) -> None:

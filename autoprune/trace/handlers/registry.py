@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -48,12 +49,12 @@ class TracedCall:
         """Return an argument as the code passed it, sizes with their expressions."""
         return self.traced_args[position] if len(self.args) > position else self.traced_kwargs.get(name, default)
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """Every tensor among the arguments, in order."""
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
         """Every tensor in the result, in order."""
         return [leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, Tensor)]
