@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import autoprune as ap
 from autoprune.cli.app import app
+from autoprune.cost.counter import count_macs
 
 PROBLEM = """
 [model]
-factory = "models/resnet_digits.py:resnet_digits"
+factory = "net.py:Inverted"
 input = [1, 8, 8]
 
 [training]
@@ -26,35 +27,6 @@ batch_size = 64
 [data]
 name = "digits"
 """
-
-
-def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file holds what the summary says; without a limit the command says what it needs."""
-    monkeypatch.chdir(tmp_path)
-    spaces = Path(ap.__file__).parent / "searchspaces"
-    (tmp_path / "digits.toml").write_text(PROBLEM.replace("models/", f"{spaces}/models/"))
-    command = ["prune", "digits.toml", "--limit", "macs=50%", "-o", "half.autoprune", "--json"]
-    done = CliRunner().invoke(app, [*command, "--recover", "distill", "--minutes", "0.02"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert "of the MACs" in found["summary"]
-    assert list(found["steps"])[:2] == ["cut", "polished"]
-    assert ap.describe(tmp_path / "half.autoprune")["costs"]["macs"] <= 0.5 * 1_648_256
-    several = ["prune", "digits.toml", "--limit", "params=90%", "--limit", "macs=70%", "--limit", "macs=50%", "--json"]
-    done = CliRunner().invoke(app, [*several, "-o", "small.autoprune"])
-    assert done.exit_code == 0, done.output
-    assert [item["file"] for item in json.loads(done.stdout)] == ["small-70%.autoprune", "small-50%.autoprune"]
-    costs = [ap.describe(tmp_path / f"small-{size}%.autoprune")["costs"]["macs"] / 1_648_256 for size in (70, 50)]
-    assert costs[1] <= 0.5 < costs[0] <= 0.7
-    twice = CliRunner().invoke(app, [*several, "--limit", "params=80%"])
-    assert twice.exit_code == 2
-    assert "several of params and of macs" in twice.output
-    wide = CliRunner().invoke(app, ["prune", "digits.toml", "--limit", "macs=50%", "--set", "space.min_keep_ratio=0.9"])
-    assert wide.exit_code == 1
-    assert "no network of this space has macs" in wide.output, "the widths that the file allows are those of the result"
-    refused = CliRunner().invoke(app, ["prune", "digits.toml"])
-    assert refused.exit_code == 1
-    assert "--limit macs=50%" in refused.output
 
 
 NETWORK = """
@@ -80,6 +52,38 @@ class Inverted(nn.Module):
 """
 
 
+def test_limits_in_a_smaller_network_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file holds what the summary says; without a limit the command says what it needs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "digits.toml").write_text(PROBLEM)
+    made: dict[str, Any] = {}
+    exec(NETWORK, made)
+    dense = count_macs(made["Inverted"](), torch.zeros(1, 1, 8, 8))
+    command = ["prune", "digits.toml", "--limit", "macs=50%", "-o", "half.autoprune", "--json"]
+    done = CliRunner().invoke(app, [*command, "--recover", "distill", "--minutes", "0.02"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert "of the MACs" in found["summary"]
+    assert list(found["steps"])[:2] == ["cut", "polished"]
+    assert ap.describe(tmp_path / "half.autoprune")["costs"]["macs"] <= 0.5 * dense
+    several = ["prune", "digits.toml", "--limit", "params=90%", "--limit", "macs=70%", "--limit", "macs=50%", "--json"]
+    done = CliRunner().invoke(app, [*several, "-o", "small.autoprune"])
+    assert done.exit_code == 0, done.output
+    assert [item["file"] for item in json.loads(done.stdout)] == ["small-70%.autoprune", "small-50%.autoprune"]
+    costs = [ap.describe(tmp_path / f"small-{size}%.autoprune")["costs"]["macs"] / dense for size in (70, 50)]
+    assert costs[1] <= 0.5 < costs[0] <= 0.7
+    twice = CliRunner().invoke(app, [*several, "--limit", "params=80%"])
+    assert twice.exit_code == 2
+    assert "several of params and of macs" in twice.output
+    wide = CliRunner().invoke(app, ["prune", "digits.toml", "--limit", "macs=50%", "--set", "space.min_keep_ratio=0.9"])
+    assert wide.exit_code == 1
+    assert "no network of this space has macs" in wide.output, "the widths that the file allows are those of the result"
+    refused = CliRunner().invoke(app, ["prune", "digits.toml"])
+    assert refused.exit_code == 1
+    assert "--limit macs=50%" in refused.output
+
+
 @pytest.mark.parametrize(
     ("table", "options", "turns"),
     [
@@ -98,8 +102,7 @@ def test_bottlenecks_are_turned_unless_told_otherwise(
     """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NETWORK)
-    text = PROBLEM.replace("models/resnet_digits.py:resnet_digits", "net.py:Inverted")
-    text = text.replace("[training]\nepochs = 1\nbatch_size = 64", 'weights = "dense.safetensors"')
+    text = PROBLEM.replace("[training]\nepochs = 1\nbatch_size = 64", 'weights = "dense.safetensors"')
     (tmp_path / "net.toml").write_text(f"{text}\n{table}\n")
     made: dict[str, Any] = {}
     exec(NETWORK, made)
