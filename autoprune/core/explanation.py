@@ -114,7 +114,8 @@ def explain(space: SearchSpace) -> Explanation:
                 source=pin.source if pin is not None else "",
             )
         )
-    return Explanation(tuple(layers), space.size, structure.notes)
+    alike = dict.fromkeys(layers)  # the layers and directions of a recurrent module are one row where they are the same
+    return Explanation(tuple(alike), space.size, structure.notes)
 
 
 def _widths(layer: LayerExplanation) -> str:

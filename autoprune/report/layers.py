@@ -16,6 +16,9 @@ from autoprune.store.record import Point, RunRecord
 REST = "(in no layer)"
 """Norms, embeddings and what is computed without a module of its own."""
 
+_UNITS = ("hidden_size", "proj_size")
+"""Attributes of torch's recurrent modules and cells that say how many channels one direction puts out."""
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -110,7 +113,10 @@ def _by_layer(structure: Structure, cost: str, names: Sequence[str], widths: Int
 
 
 def _channels(structure: Structure, widths: IntArray) -> dict[str, list[int]]:
-    """Return the (n,) output channels by layer: the size of an axis of its own that is as long as they are many."""
+    """Return the (n,) output channels by layer: the size of an axis of its own that is as long as they are many.
+
+    Recurrent layers have one row for every gate of a unit; theirs is the number of units that the module itself names.
+    """
     axes = {axis.key: axis for axis in structure.axes}
     dense = dict(structure.layers)
     aliases = {info.name: info.aliases or (info.name,) for info in structure.tensors}
@@ -125,4 +131,10 @@ def _channels(structure: Structure, widths: IntArray) -> dict[str, list[int]]:
                     prunable.add(module)
                 elif module in dense and module not in prunable:
                     found.pop(module, None)
+    full, left = structure.full_widths[None, :], dense.keys() - found.keys()
+    for attribute in structure.attributes:
+        if attribute.name in _UNITS and attribute.module in left:
+            (units,) = attribute.value
+            if units.at(full)[0] == dense[attribute.module]:
+                found[attribute.module] = units.at(widths).tolist()
     return found

@@ -36,7 +36,27 @@ def attention() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 16, 2, stride=2), nn.Flatten(2), nn.Linear(16, 16), block, nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("make", [resnet_digits, separable, attention])
+class Recurrent(nn.Module):
+    """An LSTM of two layers in both directions, one with a projection, a GRU and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Linear(8, 12)
+        self.both = nn.LSTM(12, 8, num_layers=2, batch_first=True, bidirectional=True)
+        self.projected = nn.LSTM(16, 12, batch_first=True, proj_size=8)
+        self.gru, self.cell = nn.GRU(8, 8, batch_first=True), nn.RNNCell(8, 12)
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, 4) scores of (n, 1, rows, 8) images."""
+        x = self.gru(self.projected(self.both(self.rows(x.flatten(1, 2)))[0])[0])[0]
+        state = None
+        for row in x.unbind(1):
+            state = self.cell(row, state)
+        return self.out(state)
+
+
+@pytest.mark.parametrize("make", [resnet_digits, separable, attention, Recurrent])
 def test_layers_are_those_of_the_cut_model(make: object) -> None:
     """Channels are those of the cut modules, and MACs and parameters sum up to the counted costs."""
     torch.manual_seed(0)
@@ -61,7 +81,8 @@ def test_layers_are_those_of_the_cut_model(make: object) -> None:
         smaller = dict(cut(model, structure, structure.kept_genes(orders, widths)).named_modules())
         for row in layers.rows:
             module = smaller.get(row.name)
-            given = getattr(module, "out_channels", None) or getattr(module, "out_features", None)
+            names = ("out_channels", "out_features", "proj_size", "hidden_size")
+            given = next((size for name in names if (size := getattr(module, name, None))), None)
             if row.name != REST and given is not None:
                 assert row.channels[i] == given, row.name
                 assert row.params[i] == sum(p.numel() for p in module.parameters()), row.name  # type: ignore[union-attr]
@@ -70,4 +91,20 @@ def test_layers_are_those_of_the_cut_model(make: object) -> None:
     drawn = architecture_figure(layers, 2)
     assert [trace["x"] for trace in drawn["data"]] == [
         [row.channels[i] for row in layers.rows if row.channels] for i in (0, 2)
+    ]
+
+
+def test_layers_and_directions_that_are_alike_are_explained_once() -> None:
+    """A recurrent module has a row for its units, and one for its projection where it has one."""
+    torch.manual_seed(0)
+    structure = trace(Recurrent().eval(), torch.randn(2, 1, 8, 8))
+    rows = [(row.module, row.channels) for row in SearchSpace.build(structure).explain().layers]
+    assert rows == [
+        ("rows", 12),
+        ("both", 8),
+        ("projected", 12),
+        ("projected", 8),
+        ("gru", 8),
+        ("cell", 12),
+        ("out", 4),
     ]
