@@ -68,6 +68,8 @@ class Goal:
         n_calls: number of times that the consumer runs in a forward pass.
         rows: (blocks, rows, o) tensors of every call, per batch and in order: ``t``, except for the cut stream's part.
             Filled while the dense model runs, used up while the cut one does; empty for a consumer that never runs.
+        counts: number of positions of the same calls, sampled or not. Where the cut model has others at a consumer, it
+            is given something else: an expert that other tokens are sent to.
     """
 
     weight: Tensor
@@ -80,6 +82,7 @@ class Goal:
     gate: Sum | None
     n_calls: int
     rows: list[list[Tensor]] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
 
     def in_blocks(self, rows: Tensor) -> Tensor:
         """View (rows, o) as (blocks, rows, o of a block)."""
@@ -190,6 +193,7 @@ def watch_dense(
         else:
             rows = goal.in_blocks(readers[name].sampled(y)[:, goal.outputs] - goal.bias)
         goal.rows[-1].append(rows)
+        goal.counts[-1].append(readers[name].n_rows)
         if not goal.sum:
             reached()
 
@@ -205,6 +209,7 @@ def watch_dense(
             n_left = sum(goals[name].n_calls for name in readers)
             for name in readers:
                 goals[name].rows.append([])
+                goals[name].counts.append([])
             if norms:
                 norms.next_batch()
             with suppress(_Reached):
@@ -275,7 +280,9 @@ class DenseTargets:
         """Fill in the rows of a consumer of a cut model."""
         if consumer not in self._at:
             self._watch(next(part for part in self._parts if consumer in part))
-        goal.rows[:] = [[goal.of_all(rows) for rows in batch] for batch in self._goals[consumer.module].rows]
+        dense = self._goals[consumer.module]
+        goal.rows[:] = [[goal.of_all(rows) for rows in batch] for batch in dense.rows]
+        goal.counts[:] = [list(batch) for batch in dense.counts]
 
     def finish(self) -> None:
         """See what is missing of what the batch norms see: those behind the last consumer."""
@@ -289,6 +296,7 @@ class DenseTargets:
         self._at = []
         for goal in self._goals.values():
             goal.rows.clear()
+            goal.counts.clear()
         watch_dense(
             self._dense,
             part,

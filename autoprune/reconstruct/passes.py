@@ -82,7 +82,7 @@ class Passes:
         """Advance all passes until they have seen what solves a consumer, which then counts as solved.
 
         Returns:
-            None for a consumer that never runs.
+            None for a consumer that never runs, or that is given other positions than in the dense model.
         """
         name = consumer.module
         module = self._pruned.get_submodule(name)
@@ -137,6 +137,7 @@ class _Target:
         self.reader = reader
         self._cross = self._own = torch.zeros(())
         self._n_rows = 0
+        self._is_comparable = True
         self._rows: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._room = ROW_BYTES
         self._outputs: dict[Any, Tensor] = {}  # without their content, by shape, strides and type of the input
@@ -152,6 +153,11 @@ class _Target:
         self._own = self._own + second_moments(features)
         self._n_rows += features.shape[1]
 
+    def refuse(self) -> None:
+        """Note that a call has other positions than in the dense model: nothing says which belong together."""
+        self._is_comparable = False
+        self._rows.clear()
+
     def blank(self, x: Tensor) -> Tensor:
         """Return memory for the output of the consumer for an input, whatever is in it."""
         key = (x.shape, x.stride(), x.dtype)
@@ -163,8 +169,10 @@ class _Target:
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device)
 
     def seen(self) -> Seen | None:
-        """Return what was seen; None when there was nothing."""
-        return Seen(self._cross / self._n_rows, self._own / self._n_rows, self._rows) if self._n_rows else None
+        """Return what was seen; None when there was nothing, or nothing to compare it with."""
+        if not (self._n_rows and self._is_comparable):
+            return None
+        return Seen(self._cross / self._n_rows, self._own / self._n_rows, self._rows)
 
 
 class _Pass:
@@ -273,12 +281,15 @@ class _Pass:
         rows = goal.rows[self._turn]
         if not rows:
             return  # it runs more often than in the dense model
-        features, aim = target.reader(x), rows.pop(0)
+        features, aim, count = target.reader(x), rows.pop(0), goal.counts[self._turn].pop(0)
         stream = None
-        if other is not None and goal.sum:
-            stream = goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
-            aim = aim - stream
-        target.add(aim, features, stream, keep=goal.gate is not None)
+        if target.reader.n_rows != count:
+            target.refuse()
+        else:
+            if other is not None and goal.sum:
+                stream = goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
+                aim = aim - stream
+            target.add(aim, features, stream, keep=goal.gate is not None)
         self._is_stale |= goal.n_calls > 1
         if not rows and self._strand:
             del features, aim, stream

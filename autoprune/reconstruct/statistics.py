@@ -82,6 +82,9 @@ class FeatureReader:
         module: the module that owns the weight, in the dense model or in a cut one.
         seed: seed for the positions; readers with the same seed sample the same ones of equally large feature maps.
         max_rows: positions of a batch that are read.
+
+    Attributes:
+        n_rows: positions of the latest input, read or not.
     """
 
     def __init__(self, consumer: Consumer, module: nn.Module, seed: int, max_rows: int = ROWS_PER_BATCH) -> None:
@@ -90,6 +93,7 @@ class FeatureReader:
         self._module = module
         self._generator = torch.Generator().manual_seed(seed)
         self._positions = torch.zeros(0, dtype=torch.int64)  # of the latest rows
+        self.n_rows = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (blocks, rows, f + 1) float32 features of an input activation, the constant 1 last."""
@@ -140,6 +144,7 @@ class FeatureReader:
         return rows.reshape(len(index), len(taps), blocks, channels // blocks).permute(2, 0, 3, 1).flatten(2)
 
     def _sample(self, rows: int, device: torch.device) -> Tensor:
+        self.n_rows = rows
         if rows <= self._max_rows:
             self._positions = torch.arange(rows, device=device)
         else:
