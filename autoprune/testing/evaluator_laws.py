@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -71,10 +73,46 @@ def make_subject(factory: str, **settings: int) -> Subject:
     return subject
 
 
-def measure_saved(factory: str, path: str) -> None:
-    """Print the metrics of a saved model; run in a fresh process."""
-    subject = make_subject(factory)
-    sys.stdout.write(json.dumps(subject.evaluator.measure(load(path, subject.setup.model))))
+def measure_saved() -> None:
+    """Print the metrics of saved models, one line for each line that names a factory and a file; run elsewhere."""
+    for line in sys.stdin:
+        factory, path = json.loads(line)
+        subject = make_subject(factory)
+        sys.stdout.write(json.dumps(subject.evaluator.measure(load(path, subject.setup.model))) + "\n")
+        sys.stdout.flush()
+
+
+@functools.cache
+def another_interpreter(path: str) -> subprocess.Popen[str]:
+    """Start an interpreter that runs `measure_saved` until this one ends; one for all laws, as a start takes seconds.
+
+    Args:
+        path: folders that it imports from, as ``PYTHONPATH`` names them.
+    """
+    started = subprocess.Popen(
+        [sys.executable, "-c", f"from {__name__} import measure_saved; measure_saved()"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(started.communicate)
+    return started
+
+
+def measured_elsewhere(factory: str, path: Path) -> dict[str, float]:
+    """Return the metrics of a saved model, loaded and measured by another interpreter."""
+    other = another_interpreter(os.pathsep.join(entry for entry in sys.path if entry))
+    assert other.stdin is not None
+    assert other.stdout is not None
+    other.stdin.write(json.dumps([factory, str(path)]) + "\n")
+    other.stdin.flush()
+    said = other.stdout.readline()
+    if not said:
+        another_interpreter.cache_clear()
+    assert said, "the other interpreter ended; its error is in what was captured"
+    found: dict[str, float] = json.loads(said)
+    return found
 
 
 class EvaluatorLaws:
@@ -145,13 +183,7 @@ class EvaluatorLaws:
         kept = subject.setup.kept(genome, inherited)
         path = tmp_path / "point.autoprune"
         save(path, subject.evaluator.build(genome, inherited), subject.setup.structure, kept=kept)
-        code = f"from {__name__} import measure_saved; measure_saved({factory!r}, {str(path)!r})"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        found = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-        assert found.returncode == 0, found.stderr
-        assert json.loads(found.stdout) == subject.evaluator.evaluate(genome, inherited)
+        assert measured_elsewhere(factory, path) == subject.evaluator.evaluate(genome, inherited)
 
     def test_built_models_are_the_dense_model_masked(
         self, subject: Subject, genomes: tuple[tuple[int, ...], ...]
