@@ -43,15 +43,17 @@ def damping(gram: Tensor) -> Tensor:
     return scale[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
-def factorised(gram: Tensor) -> Tensor | None:
+def factorised(gram: Tensor, times: float = 1.0) -> Tensor | None:
     """Return the lower factor of (blocks, f, f) float64 second moments with `damping`, None where they are no numbers.
+
+    ``times`` as much of it is added.
 
     Few items leave most directions empty, and rounding (the moments are stored in float32) may turn an empty one
     negative. So the damping grows tenfold until every pivot is at least half of it, as without rounding it would be.
     """
     if not torch.isfinite(gram).all():
         return None
-    more = damping(gram)
+    more = times * damping(gram)
     for _ in range(_TRIES):
         factor, info = torch.linalg.cholesky_ex(gram + more)
         pivots = factor.diagonal(dim1=1, dim2=2).abs().square()

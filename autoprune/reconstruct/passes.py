@@ -121,11 +121,23 @@ class Seen:
         own: (blocks, k + 1, k + 1) means of ``x' x'^T``.
         rows: per batch and call, (blocks, rows, o) goals, (blocks, rows, k + 1) features, and what is added to the
             output, in its units, None for nothing. Empty if no rectifier follows, or if they take too much memory.
+        halves: ``cross`` and ``own`` of every second batch, and of the others; none of a single batch.
+        n_items: items that the rows are of.
     """
 
     cross: Tensor
     own: Tensor
     rows: list[tuple[Tensor, Tensor, Tensor | None]]
+    halves: tuple[tuple[Tensor, Tensor], ...]
+    n_items: int
+
+
+class _Sums:
+    """Sums over rows, see `Seen`."""
+
+    def __init__(self) -> None:
+        self.cross = self.own = torch.zeros((), dtype=torch.float64)
+        self.n_rows = 0
 
 
 class _Target:
@@ -135,23 +147,27 @@ class _Target:
         self.name = name
         self._module = module
         self.reader = reader
-        self._cross = self._own = torch.zeros(())
-        self._n_rows = 0
+        self._sums = [_Sums(), _Sums()]  # of the even batches, and of the odd ones
+        self._n_items = 0
         self._is_comparable = True
         self._rows: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._room = ROW_BYTES
         self._outputs: dict[Any, Tensor] = {}  # without their content, by shape, strides and type of the input
 
-    def add(self, goal: Tensor, features: Tensor, stream: Tensor | None, *, keep: bool) -> None:
-        """Add (blocks, rows, o) goals of (blocks, rows, k + 1) features."""
+    def add(
+        self, goal: Tensor, features: Tensor, stream: Tensor | None, turn: int, n_items: int, *, keep: bool
+    ) -> None:
+        """Add (blocks, rows, o) goals of (blocks, rows, k + 1) features of a batch."""
+        self._n_items += n_items
         if keep:
             self._room -= goal.nbytes + features.nbytes + (stream.nbytes if stream is not None else 0)
             self._rows.append((goal, features, stream))
         if self._room < 0:
             self._rows.clear()
-        self._cross = self._cross + products(goal, features)
-        self._own = self._own + second_moments(features)
-        self._n_rows += features.shape[1]
+        sums = self._sums[turn % 2]
+        sums.cross = sums.cross + products(goal, features)
+        sums.own = sums.own + second_moments(features)
+        sums.n_rows += features.shape[1]
 
     def refuse(self) -> None:
         """Note that a call has other positions than in the dense model: nothing says which belong together."""
@@ -170,9 +186,14 @@ class _Target:
 
     def seen(self) -> Seen | None:
         """Return what was seen; None when there was nothing, or nothing to compare it with."""
-        if not (self._n_rows and self._is_comparable):
+        even, odd = self._sums
+        n_rows = even.n_rows + odd.n_rows
+        if not (n_rows and self._is_comparable):
             return None
-        return Seen(self._cross / self._n_rows, self._own / self._n_rows, self._rows)
+        filled = all(half.n_rows for half in self._sums)
+        halves = tuple((half.cross / half.n_rows, half.own / half.n_rows) for half in self._sums) if filled else ()
+        cross, own = (even.cross + odd.cross) / n_rows, (even.own + odd.own) / n_rows
+        return Seen(cross, own, self._rows, halves, self._n_items)
 
 
 class _Pass:
@@ -289,7 +310,7 @@ class _Pass:
             if other is not None and goal.sum:
                 stream = goal.in_blocks(goal.sum.before(target.reader.outputs(other)))
                 aim = aim - stream
-            target.add(aim, features, stream, keep=goal.gate is not None)
+            target.add(aim, features, stream, self._turn, len(x), keep=goal.gate is not None)
         self._is_stale |= goal.n_calls > 1
         if not rows and self._strand:
             del features, aim, stream

@@ -24,6 +24,10 @@ from the solution of (1): with ``z`` the output at which the rectifier opens,
 and (1) again, whose factorisation is there already. Every step lowers the error behind the rectifier, or keeps it
 (majorize and minimize; the aim is that of Zhang, Zou, He, Sun 2015, arXiv 1505.06798, section 2.2).
 
+The damping is that of `least_squares` where items abound. Few items of many features (a last layer sees one row of an
+item) say more about themselves than about others; so weights solved on every second batch are tried on the others, and
+the damping grows tenfold for as long as that brings these much nearer.
+
 Costs one calibration pass of the dense model, for all models that are cut from it, and one of each cut one, that stops
 at every consumer (`Passes`); more where memory is short or a layer runs several times.
 """
@@ -50,6 +54,18 @@ from autoprune.surgery.precision import double
 
 N_STEPS = 3
 """Steps of equation (3); more of them change little."""
+
+MORE_DAMPING = (1.0, 10.0, 100.0, 1e3, 1e4, 1e6)
+"""Multiples of the usual damping that a consumer may get."""
+
+ENOUGH = 0.5
+"""A consumer gets the least damping with which held-out items gain at least this share of what they can gain.
+
+The weights to start from were solved on these items, so that their half of any change looks worse than it is.
+"""
+
+ITEMS_PER_FEATURE = 4
+"""Where a consumer sees so many items for each of its inputs, the usual damping is right."""
 
 MAX_BYTES = 2**30
 """Memory for what the dense consumers compute, and as much for the activations of the cut model."""
@@ -171,13 +187,11 @@ def polish(
 def _solve(pruned: nn.Module, consumer: Consumer, goal: Goal, seen: Seen, norms: MovedNorms | None) -> None:
     """Apply equation (1) to the weight, to the bias that takes the constant, and to the batch norm of equation (2)."""
     cross, mean_goal = _centred(seen.cross, seen.own, goal)
-    mean_own, own = seen.own[:, :-1, -1], seen.own[:, :-1, :-1]
-    if goal.absorbs_constant:
-        own = own - mean_own.unsqueeze(2) * mean_own.unsqueeze(1).conj()
+    mean_own, own = seen.own[:, :-1, -1], _covariance(seen.own, goal)
     weight = pruned.get_parameter(consumer.weight)
     layout = to_features(weight, consumer)
     now = double(layout.flatten(1, 2) if consumer.shared_taps else layout)
-    factor = factorised(own)
+    factor = factorised(own, _damping_times(seen, goal, now))
     if factor is None:
         return  # no numbers: keep what was there
     residual = cross - torch.bmm(now, own)
@@ -202,6 +216,49 @@ def _solve(pruned: nn.Module, consumer: Consumer, goal: Goal, seen: Seen, norms:
             mean = mean + missing
         norm.weight.copy_(way.scale * (variance + norm.eps).sqrt())
         norm.bias.copy_(way.offset + way.scale * mean)
+
+
+def _damping_times(seen: Seen, goal: Goal, now: Tensor) -> float:
+    """Return how much more damping than usual serves items that were not solved for.
+
+    Weights that are solved on every second batch are tried on the others, and the other way round: few items of many
+    features (the last layer sees one row an item) say more about themselves than about others.
+
+    Args:
+        seen: rows that the consumer sees, summed up.
+        goal: see `Goal`.
+        now: (blocks, o, k) its weights.
+    """
+    if seen.n_items >= ITEMS_PER_FEATURE * now.shape[2]:
+        return MORE_DAMPING[0]
+    halves = []
+    for cross, own in seen.halves:
+        gram = _covariance(own, goal)
+        halves.append((gram, _centred(cross, own, goal)[0] - torch.bmm(now, gram)))
+    found: list[float] = []
+    for more in MORE_DAMPING:
+        error = 0.0  # on the other half, above that of the weights as they are
+        for (gram, residual), (other, missing) in zip(halves, halves[::-1], strict=True):
+            factor = factorised(gram, more)
+            if factor is None:
+                return MORE_DAMPING[0]
+            change = torch.cholesky_solve(residual.mH, factor).mH
+            energy = (torch.bmm(now, other) * now.conj()).real.sum(2).clamp_min(torch.finfo(torch.float32).tiny)
+            gained = (torch.bmm(change, other) - 2 * missing) * change.conj()
+            error += float((gained.real.sum(2) / energy).sum())
+        if found and not error < found[-1]:
+            break
+        found.append(error)
+    enough = max(found[-1], ENOUGH * found[-1])
+    pairs = zip(MORE_DAMPING, found, strict=False)
+    return next((more for more, error in pairs if error <= enough), MORE_DAMPING[0])  # no numbers: as usual
+
+
+def _covariance(own: Tensor, goal: Goal) -> Tensor:
+    """Return the (blocks, k, k) products of features, about their means where these are absorbed."""
+    mean = own[:, :-1, -1]
+    gram = own[:, :-1, :-1]
+    return gram - mean.unsqueeze(2) * mean.unsqueeze(1).conj() if goal.absorbs_constant else gram
 
 
 def _centred(cross: Tensor, own: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:

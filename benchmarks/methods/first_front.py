@@ -105,6 +105,7 @@ def main() -> None:
     )
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--signal", help="of the knapsack, instead of the distance")
+    parser.add_argument("--prepare", help="a recipe that makes the weights first, such as rotate")
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=2000)
@@ -136,8 +137,9 @@ def main() -> None:
                 strategy,
                 arguments.evaluations,
                 settings={"signal": arguments.signal} if arguments.signal else None,
+                prepare=arguments.prepare,
                 warm_start="auto" if "+" in strategy else None,  # the name says it, as in comparisons
-                store=arguments.out / f"{name}-{arguments.signal or 'distance'}",
+                store=arguments.out / "-".join(filter(None, (name, arguments.signal or "distance", arguments.prepare))),
                 seed=seed,
             )
             seconds = time.process_time() - began

@@ -119,6 +119,9 @@ def test_what_a_rectifier_sets_to_zero_is_not_met(
     name: str, behind: str, monkeypatch: pytest.MonkeyPatch, *, by_difference: bool
 ) -> None:
     """Every step of equation (3) brings what the rectifier gives nearer to what it gives in the dense model."""
+    monkeypatch.setattr(
+        sys.modules[_solve.__module__], "ITEMS_PER_FEATURE", 0
+    )  # damping has a share in what is lowered
     model, structure, batches, consumers = case_of(name)
     if name == "mobile":  # half of what its first consumer gives shall be below zero
         model[3].bias.data.normal_(std=0.3)
@@ -307,8 +310,12 @@ def seen_by(pruned: nn.Module, consumer: Consumer, goal: Goal, batches: list[tup
     reader = FeatureReader(consumer, pruned.get_submodule(consumer.module), 0, ROWS_PER_BATCH)
     found: list[tuple[Tensor, Tensor, Tensor | None]] = []
     seen: list[Tensor] = []
+    turns: list[int] = []
+    n_items = 0
 
     def on_call(_: str, x: Tensor, __: Tensor) -> None:
+        nonlocal n_items
+        n_items += len(x)
         seen.append(reader(x))
         if not goal.sum:
             found.append((rows.pop(0), seen[-1], None))
@@ -322,10 +329,15 @@ def seen_by(pruned: nn.Module, consumer: Consumer, goal: Goal, batches: list[tup
         for turn, (inputs, _) in enumerate(batches):
             rows = list(goal.rows[turn])
             forward(pruned, inputs)
-    cross = sum((products(t, x) for t, x, _ in found), torch.zeros(()))
-    own = sum((products(x, x) for _, x, _ in found), torch.zeros(()))
-    n_rows = sum(x.shape[1] for _, x, _ in found)
-    return Seen(cross / n_rows, own / n_rows, found if goal.gate else [])
+            turns += [turn % 2] * (len(found) - len(turns))
+
+    def means_of(half: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        chosen = [(t, x) for (t, x, _), turn in zip(found, turns, strict=True) if turn in half]
+        n_rows = sum(x.shape[1] for _, x in chosen)
+        cross = sum((products(t, x) for t, x in chosen), torch.zeros(()))
+        return cross / n_rows, sum((products(x, x) for _, x in chosen), torch.zeros(())) / n_rows
+
+    return Seen(*means_of((0, 1)), found if goal.gate else [], (means_of((0,)), means_of((1,))), n_items)
 
 
 @pytest.mark.parametrize("max_bytes", [1, 150_000, 2**30])
@@ -473,6 +485,31 @@ def test_statistics_of_an_input_are_those_that_batch_norm_takes() -> None:
     mean, variance = input_statistics(x)
     torch.testing.assert_close(mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(variance, x.transpose(0, 1).flatten(1).var(1))
+
+
+@pytest.mark.parametrize("n_items", [48, 96])
+def test_few_items_of_many_features_teach_nothing_wrong(n_items: int) -> None:
+    """A last layer that sees fewer items than it has inputs is solved as far as that serves other items, too.
+
+    Solved for the items alone it would repeat what is particular to them.
+    """
+    torch.manual_seed(0)
+    directions = torch.randn(8, 40)
+
+    def items(n: int) -> list[tuple[Tensor, None]]:
+        return [(torch.randn(16, 8) @ directions + 0.5 * torch.randn(16, 40), None) for _ in range(n // 16)]
+
+    model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 400), nn.ReLU(), nn.Linear(400, 30)).eval()
+    few, new = items(n_items), items(1024)
+    structure = trace(model, few[0][0])
+    consumers, kept = find_consumers(model, structure), random_kept(structure, 0.6)
+    weights = model_weights(model, structure)
+    moments = collect(model, consumers, [x for x, _ in items(1024)])
+    solved = cut(model, structure, kept, {**weights, **LeastSquares(weights, consumers, moments, max_bytes=0)(kept)})
+    polished = copy.deepcopy(solved)
+    polish(model, polished, structure, kept, consumers, few)
+    assert distance(model, polished, few) < distance(model, solved, few)
+    assert distance(model, polished, new) < 1.05 * distance(model, solved, new)
 
 
 # ------------------------------------------------------------------------------------------- many cuts of one model
