@@ -275,12 +275,18 @@ class StructureRecipe(BudgetedRecipe):
     def estimate_macs(self, settings: BudgetedSettings) -> int:
         """Return the multiply-adds of search and tuning, and of re-solving; the twin's are the same."""
         resolving = self._resolving_macs(settings)
-        search = self._search_macs(replace(settings, learns=True)) - resolving
+        search = super()._search_macs(replace(settings, learns=True))
         return int(search / (1 - settings.tune_share)) + resolving
 
+    def _is_searched(self, settings: Any) -> bool:
+        """Say whether there is a search, or weights that train in its place; otherwise all levels shrink by one factor.
+
+        The multiply-adds of a search that is not begun train what is cut.
+        """
+        return settings.learns or settings.weights == "trained"
+
     def _search_macs(self, settings: BudgetedSettings) -> int:
-        is_searched = settings.learns or settings.weights == "trained"
-        return (super()._search_macs(settings) if is_searched else 0) + self._resolving_macs(settings)
+        return (super()._search_macs(settings) if self._is_searched(settings) else 0) + self._resolving_macs(settings)
 
     def _resolving_macs(self, settings: BudgetedSettings) -> int:
         return 0 if settings.weights == "trained" else statistics_macs(self.setup, RESOLVING)

@@ -48,6 +48,21 @@ class Shape:
     floor: float = FLOORS[1]
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a kernel sees of some genomes.
+
+    Attributes:
+        weights: (n, d) factors by which an error of each variable shows.
+        shared: (n, 9) features of an error of the shared curve.
+        tables: per variable, (L, n) similarity of each level to that of each genome.
+    """
+
+    weights: FloatArray
+    shared: FloatArray
+    tables: list[FloatArray]
+
+
 class Basis:
     """What the kernel sees of genomes.
 
@@ -69,6 +84,7 @@ class Basis:
             for ratios in keep_ratios
         ]
         self._distances = [np.abs(ratios[:, None] - ratios[None, :]) for ratios in keep_ratios]
+        self._similarities: dict[float, list[FloatArray]] = {}  # of the levels of each variable, by length scale
         self._damages = None if damages is None else [damage - damage.min() for damage in damages]
         self.per_pair = float(len(keep_ratios)) if damages is None else 1.0
         self._largest = sum(float(damage.max()) for damage in self._damages or ()) or 1.0
@@ -108,20 +124,24 @@ class Basis:
             found += weights[:, v, None] * features[genomes[:, v]]
         return found
 
-    def covariances(self, first: IntArray, second: IntArray, shape: Shape) -> FloatArray:
+    def seen(self, genomes: IntArray, shape: Shape) -> Seen:
+        """Return what `covariances` to (n, d) ``genomes`` need of these: worked out once for many calls."""
+        return Seen(self.weights(genomes, shape), self.shared(genomes, shape), self.tables(genomes, shape.length))
+
+    def covariances(self, first: IntArray, second: Seen, shape: Shape) -> FloatArray:
         """Return (3, k, n) covariances of unit variance: errors of a shared curve, of single variables, of pairs.
 
         Args:
             first: (k, d) genomes.
-            second: (n, d) genomes.
+            second: view of n genomes under the same shape, as `seen` gives it.
             shape: length scale and floor.
         """
         # Neither matrix products, which round by the size of their operands, nor an order of factors that is not the
         # same both ways: a search that goes on computes the same covariances in other portions.
-        ours, theirs = self.weights(first, shape), self.weights(second, shape)
-        single, pairs = np.zeros((2, len(first), len(second)))
+        ours, theirs = self.weights(first, shape), second.weights
+        single, pairs = np.zeros((2, len(first), len(theirs)))
         before: FloatArray | None = None
-        for v, table in enumerate(self.tables(second, shape.length)):
+        for v, table in enumerate(second.tables):
             here = table[first[:, v]]
             here *= ours[:, v, None] * theirs[:, v]
             single += here
@@ -130,13 +150,15 @@ class Basis:
                 pairs += before
             before = here
         curve = np.zeros_like(single)
-        for ours, theirs in zip(self.shared(first, shape).T, self.shared(second, shape).T, strict=True):
+        for ours, theirs in zip(self.shared(first, shape).T, second.shared.T, strict=True):
             curve += ours[:, None] * theirs
         return np.stack([curve, single, pairs * self.per_pair])
 
     def tables(self, genomes: IntArray, length: float) -> list[FloatArray]:
         """Return per variable the (L, n) similarity of each level to that of each of (n, d) ``genomes``."""
-        return [matern(distance / length)[:, genomes[:, v]] for v, distance in enumerate(self._distances)]
+        if length not in self._similarities:
+            self._similarities[length] = [matern(distance / length) for distance in self._distances]
+        return [similarity[:, genomes[:, v]] for v, similarity in enumerate(self._similarities[length])]
 
     def variances(self, genomes: IntArray, shape: Shape) -> FloatArray:
         """Return the (3, n) variances that belong to `covariances`."""
@@ -187,7 +209,7 @@ class Covariances:
         size = known.shape[1]
         if size < len(self._places):
             every = np.array(list(self._places), dtype=np.int64)
-            new = self._basis.covariances(every[size:], every, shape)
+            new = self._basis.covariances(every[size:], self._basis.seen(every, shape), shape)
             known = np.concatenate([np.concatenate([known, new[:, :, :size].swapaxes(1, 2)], axis=2), new], axis=1)
             self._known[shape] = known
         places = np.array([self._places[key] for key in keys])
@@ -233,7 +255,7 @@ class GaussianProcess:
 
     def predict(self, genomes: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return (k,) means and standard deviations at (k, d) ``genomes``, without the noise of a measurement."""
-        parts = self._basis.covariances(genomes, self._genomes, self._shape)
+        parts = self._basis.covariances(genomes, self._seen, self._shape)
         cross = self._weighted(parts) + self._linked(self._standard(genomes))
         whitened = solve_triangular(self._factor[0], cross.T, lower=True, check_finite=False)
         left = np.maximum(self._own(genomes) - (whitened**2).sum(axis=0), 1e-12)
@@ -263,17 +285,20 @@ class GaussianProcess:
         return GaussianProcess(self._basis, self._covariances, every, targets, self._parameters)
 
     @cached_property
+    def _seen(self) -> Seen:
+        return self._basis.seen(self._genomes, self._shape)
+
+    @cached_property
     def _tables(self) -> tuple[FloatArray, list[FloatArray], list[FloatArray]]:
         """What the shared curve, each level of a variable, and each two levels of neighbours add to the mean."""
-        weights = self._basis.weights(self._genomes, self._shape)
-        tables = self._basis.tables(self._genomes, self._shape.length)
+        weights, tables = self._seen.weights, self._seen.tables
         single = [self._each[1] * (table @ (weights[:, v] * self._solved)) for v, table in enumerate(tables)]
         shared = weights[:, 1:] * weights[:, :-1] * self._solved[:, None]
         pairs = [
             self._each[2] * self._basis.per_pair * ((first * shared[:, v]) @ second.T)
             for v, (first, second) in enumerate(pairwise(tables))
         ]
-        curve = self._each[0] * (self._solved @ self._basis.shared(self._genomes, self._shape))
+        curve = self._each[0] * (self._solved @ self._seen.shared)
         return curve, single, pairs
 
     def _weighted(self, parts: FloatArray) -> FloatArray:

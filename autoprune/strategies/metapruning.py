@@ -11,8 +11,8 @@ Two methods that share their evolution:
 
 Ours in the evolution: selection by non-domination rank and crowding instead of the error alone, so that one run serves
 all budgets (the paper runs once per budget and rejects what lies outside its window); genomes that are feasible by
-construction, children that are repaired instead of rejected, and as the first generation the start that all searches
-share.
+construction, children that are repaired instead of rejected, and a first generation that holds one keep ratio for all
+layers at every cost: of weights that serve all widths these are candidates that few mutations of random ones reach.
 
 Their twins make the same weights from the same seed and do not evolve: random widths, or one keep ratio for all layers.
 """
@@ -35,7 +35,7 @@ from autoprune.strategies._evolution import Evolution, GenerationStrategy
 from autoprune.strategies._population import PopulationSettings, likely_evaluations
 from autoprune.strategies._preparation import sized
 from autoprune.strategies.prepared import PreparedStrategy
-from autoprune.strategies.random import RandomStrategy
+from autoprune.strategies.random import RandomStrategy, uniform_first
 
 GENERATORS = ("fc", "low_rank", "slimmable")
 """What the weights of a candidate come from; ``"slimmable"``, nothing but slices, is what `SlimmableStrategy` does."""
@@ -161,6 +161,9 @@ class MetaPruningSettings(EvolutionSettings, GeneratedWeightsSettings):
 class GeneratedEvolution(MetaPruningInheritedStrategy):
     """The evolution on weights that are made for every candidate."""
 
+    def _first_genomes(self) -> Sequence[Genome]:
+        return uniform_first(self.setup, self._size)
+
     def _n_evaluations(self) -> int | None:
         return likely_evaluations(self.setup, FIDELITY)
 
@@ -172,6 +175,9 @@ class GeneratedRandom(RandomStrategy):
     """Random widths on weights that are made for every candidate; they begin with the evolution's first generation."""
 
     fidelity = FIDELITY
+
+    def _start(self, n: int) -> Sequence[Genome]:
+        return uniform_first(self.setup, n)
 
 
 class GeneratedUniform(UniformStrategy):

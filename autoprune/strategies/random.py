@@ -44,6 +44,16 @@ def initial_design(setup: SearchSetup, n: int) -> list[Genome]:
     return found
 
 
+def uniform_first(setup: SearchSetup, n: int) -> list[Genome]:
+    """Return ``n`` different feasible genomes: the uniform ones, as many as there are, then those of `initial_design`.
+
+    Args:
+        setup: space, costs, limits, and a seed whose entropy is that of the run.
+        n: number of genomes; of fewer than there are uniform ones these are spread over cost.
+    """
+    return list(dict.fromkeys([*uniform_start(setup, n), *initial_design(setup, n)]))[:n]
+
+
 class RandomStrategy(BaseStrategy):
     """The baseline that every method must beat: the start that all searches share, then random genomes to the last."""
 
@@ -52,8 +62,12 @@ class RandomStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
-        start = initial_design(setup, PopulationSettings().size(likely_evaluations(setup, self.fidelity)))
+        start = self._start(PopulationSettings().size(likely_evaluations(setup, self.fidelity)))
         self._unseen = UnseenGenomes(setup, np.random.default_rng(setup.seed), start)
+
+    def _start(self, n: int) -> Sequence[Genome]:
+        """Return the ``n`` genomes that it begins with."""
+        return initial_design(self.setup, n)
 
     def _propose(self, ids: range) -> Sequence[Job]:
         return [

@@ -14,7 +14,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.dais import DaisRecipe
-from autoprune.prepare.dais.search import DaisSettings
+from autoprune.prepare.dais.search import LEAST_STEPS, DaisSettings
 from autoprune.prepare.recipe import Workbench
 from autoprune.surgery.cut import cut
 from autoprune.testing.digits_network import digits_setup
@@ -61,6 +61,19 @@ def test_the_twin_keeps_order_and_proportions():
     space, costs = bench.setup.space, bench.setup.costs
     limit = int(0.4 * costs(space.full_genome[None, :])["macs"][0])
     assert outcome.found_genome == tuple(space.repair(space.full_genome[None, :], costs, {"macs": limit})[0].tolist())
+
+
+def test_a_search_too_short_to_learn_is_not_begun():
+    """Fewer steps than teach anything give what the twin gives, to the last bit and for the same multiply-adds."""
+    epochs = (LEAST_STEPS - 1.4) * 64 / len(digits_bench()[0].setup.data.train)
+    found = [run({"target": 0.4, "epochs": epochs, "learns": learns}) for learns in (True, False)]
+    (short, bench), (twin, other) = found
+    assert "soft_cost" not in short.metrics
+    assert (short.found_genome, short.spent.macs) == (twin.found_genome, twin.spent.macs)
+    ours, theirs = made(short, bench).weights, made(twin, other).weights
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    longer, _ = run({"target": 0.4, "epochs": epochs * (LEAST_STEPS + 1) / (LEAST_STEPS - 1.4)})
+    assert "soft_cost" in longer.metrics
 
 
 class Branches(nn.Module):

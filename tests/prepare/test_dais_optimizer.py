@@ -27,9 +27,29 @@ def after(layout, gradients, rate=0.1):
     return indicators
 
 
+def seeded(seed):
+    """Return a generator."""
+    return torch.Generator().manual_seed(seed)
+
+
 def noise(n, seed=0):
     """Return n gradients without a message."""
-    return list(torch.randn(n, sum(WIDTHS), generator=torch.Generator().manual_seed(seed)))
+    return list(torch.randn(n, sum(WIDTHS), generator=seeded(seed)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_leaves_the_widths_alone(layout, seed):
+    """Groups whose mean gradients say nothing stay where they are nearly always; the sum of their steps would not."""
+    few = [torch.cat([x[:1].expand(16), x[1:].expand(24)]) for x in torch.randn(2000, 2, generator=seeded(seed))]
+    moved = [after(layout, few[i : i + 20])[[0, 20]].abs() for i in range(0, 2000, 20)]
+    assert (torch.stack(moved) > 0.01).float().mean() < 0.15
+
+
+def test_fewer_than_three_steps_move_nothing(layout):
+    """Two gradients have no standard error worth the name."""
+    push = torch.cat([torch.full((16,), 0.5), torch.full((24,), -0.5)])
+    assert not after(layout, [push] * 2).any()
+    assert after(layout, [push] * 3).all()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,6 +11,7 @@ from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluate, Job, Prepare
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, UnknownNameError
+from autoprune.strategies._curve import uniform_start
 from autoprune.strategies._evolution import crowding, mutate, select, uniform_crossover
 from autoprune.strategies.metapruning import (
     EvolutionSettings,
@@ -152,6 +153,7 @@ def test_twins_test_the_evolution_on_the_same_weights(twin: str) -> None:
         n = MetaPruningSettings().size(setup.evaluations)
         assert first[:n] == mine[:n]
         assert first[n:] != mine[n:]
+        assert set(uniform_start(setup, n)) <= set(first[:n])
     else:
         uniform = {job.candidate.genome for job in drive(make_strategy("uniform", setup), setup, 40)}
         assert set(mine) == uniform

@@ -39,7 +39,7 @@ from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import Found, StructureRecipe, rounded
 from autoprune.prepare.dais.indicators import initial_indicators, ranked
-from autoprune.prepare.dais.search import Budgets, DaisSearch, DaisSettings
+from autoprune.prepare.dais.search import LEAST_STEPS, Budgets, DaisSearch, DaisSettings
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
@@ -55,7 +55,7 @@ class DaisRecipe(StructureRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 5
+    version = 6
 
     def _search(
         self,
@@ -75,7 +75,7 @@ class DaisRecipe(StructureRecipe):
         gated = SoftGatedModel(model, structure, kept=kept, shared=settings.shared)
         layout = gated.layout
         frozen = setup.space.repair(start, setup.costs, limits)
-        if not settings.learns and settings.weights != "trained":
+        if not self._is_searched(settings):
             return Found(dict(parent.weights), parent.orders, frozen[0])
         widths = setup.space.widths(start if settings.learns else frozen)[0]
         channels_last = prefers_channels_last(model)
@@ -128,6 +128,10 @@ class DaisRecipe(StructureRecipe):
             least=setup.space.widths(setup.space.min_genome[None, :])[0],
             is_free=setup.space.variable_of >= 0,
         )
+
+    def _is_searched(self, settings: DaisSettings) -> bool:
+        is_long = settings.weights != "frozen" or settings.n_steps(len(self.setup.data.train)) >= LEAST_STEPS
+        return super()._is_searched(settings) and is_long
 
     def _items(self, settings: DaisSettings) -> int:
         train, steer = self.setup.data.train, self.setup.data.steer

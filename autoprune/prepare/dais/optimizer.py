@@ -4,9 +4,11 @@ The paper's optimizer is not known. Adam, the usual choice, makes steps of one l
 gradient: budgets then close channels in the order in which they started, and nothing is learned. Here
 
 * one scale, the root mean square over all groups (or gates), divides gradients, so that their proportions survive;
-* the mean gradient of a consumer's gates for a group moves the whole group: it has little noise, and decides widths;
-* a single channel leaves its place in the group only as far as its gradients agree: what they add up to is shrunk by
-  the non-negative garrote (Breiman 1995), to nothing where it is below two standard errors.
+* the mean gradient of a consumer's gates for a group moves the whole group, and decides widths; a single channel leaves
+  its place in the group by what its gradients have beyond that;
+* both move only as far as their gradients agree: what these add up to is shrunk by the non-negative garrote (Breiman
+  1995), to nothing where it is below two standard errors. So the few steps of a small budget, which know nothing yet,
+  leave widths that are all alike.
 
 Gradients are those of the gates. The slope of the sigmoid is left out, as in mirror descent on the open probabilities:
 it vanishes wherever a gate is nearly open or closed, and no gradient would move that gate again.
@@ -15,16 +17,19 @@ it vanishes wherever a gate is nearly open or closed, and no gradient would move
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autoprune.train.soft_gates import GateLayout
 
-MOMENTUM = 0.9
 SCALE_DECAY = 0.99
 STANDARD_ERRORS = 2.0
-"""What the gradients of one channel must add up to before it leaves its place."""
+"""What the gradients of a group or a channel must add up to before it leaves its place."""
+
+FEWEST = 3
+"""Gradients without which there is no standard error worth the name, and nothing moves."""
 
 
 class IndicatorOptimizer:
@@ -32,7 +37,8 @@ class IndicatorOptimizer:
 
     Args:
         layout: maps gates to what they scale.
-        rate: length of the step of a group whose mean gradient is as large as the root mean square of all groups.
+        rate: length of the step of a group whose mean gradient is as large as the root mean square of all groups, and
+            the same in every step.
         device: device of the indicators.
     """
 
@@ -45,8 +51,8 @@ class IndicatorOptimizer:
         self._sizes = torch.bincount(block_of).to(device)
         self._n = torch.zeros((), device=device)
         self._block_square, self._gate_square = (torch.zeros((), device=device) for _ in range(2))
-        self._mean = torch.zeros(len(layout.blocks), device=device)
-        self._sum, self._squares, self._offset = (torch.zeros(layout.n_gates, device=device) for _ in range(3))
+        self._of_blocks = _Agreement(torch.zeros(3, len(layout.blocks), device=device))
+        self._of_gates = _Agreement(torch.zeros(3, layout.n_gates, device=device))
 
     @torch.no_grad()
     def step(self, indicators: Tensor, gradient: Tensor) -> None:
@@ -56,30 +62,17 @@ class IndicatorOptimizer:
         apart = gradient - mean[self._block_of]
         self._block_square.lerp_(mean.square().mean(), 1 - SCALE_DECAY)
         self._gate_square.lerp_(gradient.square().mean(), 1 - SCALE_DECAY)
-        self._mean.lerp_(mean / self._scale(self._block_square), 1 - MOMENTUM)
-        apart /= self._scale(self._gate_square)
-        self._sum += apart
-        self._squares += apart.square()
-        offset = -self._rate * self._agreed()
-        indicators -= self._rate * (self._mean / (1 - MOMENTUM**self._n))[self._block_of]
-        indicators += offset - self._offset
-        self._offset.copy_(offset)
+        of_blocks = self._of_blocks.further(mean / self._scale(self._block_square), self._n)
+        of_gates = self._of_gates.further(apart / self._scale(self._gate_square), self._n)
+        indicators -= self._rate * (of_blocks[self._block_of] + of_gates)
 
     def _block_means(self, values: Tensor) -> Tensor:
         """Return the means of (n_gates,) values over the gates of each consumer for each group."""
-        return torch.zeros_like(self._mean).index_add(0, self._block_of, values) / self._sizes
+        return values.new_zeros(len(self._sizes)).index_add(0, self._block_of, values) / self._sizes
 
     def _scale(self, square: Tensor) -> Tensor:
         """Return the root of a running mean of squares."""
         return (square / (1 - SCALE_DECAY**self._n)).sqrt().clamp(min=torch.finfo(square.dtype).tiny)
-
-    def _agreed(self) -> Tensor:
-        """Return what the gradients of every channel, apart from its group, add up to; shrunk."""
-        if self._n < 3:  # too few for a standard error
-            return torch.zeros_like(self._sum)
-        variance = (self._squares - self._sum.square() / self._n).clamp(min=0) * self._n / (self._n - 1)
-        noise = STANDARD_ERRORS**2 * variance
-        return torch.where(self._sum.square() > noise, self._sum - noise / self._sum, 0.0)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to where `state` was taken."""
@@ -92,8 +85,30 @@ class IndicatorOptimizer:
             "n": self._n,
             "block_square": self._block_square,
             "gate_square": self._gate_square,
-            "mean": self._mean,
-            "sum": self._sum,
-            "squares": self._squares,
-            "offset": self._offset,
+            "blocks": self._of_blocks.memory,
+            "gates": self._of_gates.memory,
         }
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """What noisy figures add up to beyond their noise.
+
+    Attributes:
+        memory: (3, k) the sums of the figures and of their squares, and what was returned in all; changed in place.
+    """
+
+    memory: Tensor
+
+    def further(self, figures: Tensor, n: Tensor) -> Tensor:
+        """Return by how much what (k,) ``figures``, the ``n``-th ones, and those before agree on has changed."""
+        total, squares, returned = self.memory
+        total += figures
+        squares += figures.square()
+        if n < FEWEST:
+            return torch.zeros_like(total)
+        noise = STANDARD_ERRORS**2 * (squares - total.square() / n).clamp(min=0) * n / (n - 1)
+        agreed = torch.where(total.square() > noise, total - noise / total, 0.0)
+        change = agreed - returned
+        returned.copy_(agreed)
+        return change

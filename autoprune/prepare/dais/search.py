@@ -82,6 +82,9 @@ class DaisSettings(BudgetedSettings):
 WARMUP = 0.1
 """Share of the search in which the learning rate of the weights grows."""
 
+LEAST_STEPS = 8
+"""Steps of frozen weights below which no search is begun: from fewer gradients nothing is learned."""
+
 MAX_STEP = 0.15
 """Longest indicator step, as a share of the starting level: the noise of a few batches must not decide."""
 
