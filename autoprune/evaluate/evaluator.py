@@ -48,6 +48,9 @@ FEWEST_AT_ONCE = 16
 Of fewer the difference would hide much of the damage that it is to make good on average.
 """
 
+FEWEST_BATCHES = 4
+"""Batches that a polish sees at least, where there are items for it: what one half teaches is tried on the other."""
+
 WAYS = ("auto", "moved", "difference", "afresh")
 """How BatchNorm statistics of candidates are found, see `ProxySettings`."""
 
@@ -242,8 +245,13 @@ class Proxy:
         return resident(self._calibration, self._setup.data.memory_limit)
 
     def training_items(self, n: int) -> Batches:
-        """Return batches of ``n`` training items, all that there are at most, augmented once."""
-        return resident(self._training(n), self._setup.data.memory_limit)
+        """Return batches of ``n`` training items, all that there are at most, augmented once.
+
+        Of few items batches are smaller, so that there are several, and fewer are left over that fill none.
+        """
+        split = self._setup.data.train.subset(max(1, n), self.settings.proxy_seed)
+        size = min(self.settings.batch_size, max(FEWEST_AT_ONCE, len(split) // FEWEST_BATCHES))
+        return resident(self._augmented(split, size), self._setup.data.memory_limit)
 
     @property
     def by_difference(self) -> bool:
@@ -401,9 +409,9 @@ class Proxy:
     def _training(self, n: int) -> Loader:
         return self._augmented(self._setup.data.train.subset(max(1, n), self.settings.proxy_seed))
 
-    def _augmented(self, split: Split) -> Loader:
+    def _augmented(self, split: Split, batch_size: int | None = None) -> Loader:
         return split.loader(
-            self.settings.batch_size,
+            batch_size or self.settings.batch_size,
             device=self.device,
             channels_last=self._channels_last,
             augment=True,

@@ -18,6 +18,8 @@ import autoprune as ap
 from autoprune.cli.app import app
 from autoprune.core.settings import as_json
 from autoprune.errors import AutopruneWarning, DataError, InvalidArgumentError
+from autoprune.evaluate.reconstructed import Reconstructed
+from autoprune.searchspaces.models.resnet_digits import resnet_digits
 from autoprune.store.record import FINETUNE
 from autoprune.train.settings import IMITATION
 from tests.train.output_kinds import output_kinds
@@ -48,6 +50,25 @@ def network() -> nn.Module:
 def labelled() -> ap.Data:
     """Return digits with labels."""
     return ap.load_data("digits")
+
+
+@pytest.mark.parametrize("n_items", [100, 150])
+def test_a_polish_of_few_items_helps_on_others(n_items: int) -> None:
+    """Layers see fewer rows than they have inputs: polished, outputs on new items are nearer to the dense ones.
+
+    Fewer items than two batches hold are dealt out to smaller ones, and all but a few of them are used.
+    """
+    torch.manual_seed(0)
+    model = resnet_digits()
+    x = torch.rand(n_items + 400, 1, 8, 8)
+    problem = ap.Problem(model, data=ap.Data(x[:n_items], x[n_items:]))
+    evaluator = problem.evaluator
+    assert isinstance(evaluator, Reconstructed)
+    batches = [len(inputs) for inputs, _ in evaluator.proxy.training_items(1000)]
+    assert len(batches) >= 4
+    assert sum(batches) >= 0.9 * n_items
+    found = ap.prune(model, ap.Data(x[:n_items], x[n_items:]), {"macs": "50%"}, progress=False)
+    assert found.after["distance"] < 0.95 * found.point.metrics["distance"]
 
 
 def test_inputs_are_enough_from_end_to_end(tmp_path: Path) -> None:
