@@ -177,10 +177,11 @@ class PruneTable(Table):
     """``[prune]``: what `autoprune prune` does beside what the other tables say.
 
     Attributes:
-        rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way.
+        rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way;
+            left out, `prune` decides.
     """
 
-    rotate: bool = True
+    rotate: bool | None = None
 
 
 class ReferenceTable(Table):

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor
+from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -158,8 +159,12 @@ def _name(func: Any) -> str:
     return func.name().partition(".")[0] if isinstance(func, OpOverload) else str(func)
 
 
-_WHOLE: set[Any] = set()
-"""Operators that are made of no others, as far as they ran: to ask each time would take as long as small ones do."""
+@cache
+def _is_composed(func: Any) -> bool:
+    """Say whether an operator is to be taken apart: it is made of others, and not counted by itself."""
+    if not isinstance(func, OpOverload) or _name(func) in COUNTED or func.name().startswith("prim::"):
+        return False
+    return func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
 
 
 class MacCounter(TorchDispatchMode):
@@ -189,13 +194,9 @@ class MacCounter(TorchDispatchMode):
     ) -> Any:
         """Run an operator and count it; in inference mode composed operators arrive whole and are taken apart."""
         name = _name(func)
-        if func not in _WHOLE:
-            if isinstance(func, OpOverload) and name not in COUNTED and not name.startswith("prim::"):
-                with self:
-                    parts = func.decompose(*args, **(kwargs or {}))
-                if parts is not NotImplemented:
-                    return parts
-            _WHOLE.add(func)
+        if _is_composed(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         found = multiply_adds(name, args, result)
         if found is None:

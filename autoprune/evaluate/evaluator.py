@@ -215,7 +215,7 @@ class Proxy:
             validation = validation.subset(settings.n_validation, settings.proxy_seed)
         self._validation = validation.loader(settings.batch_size, device=self.device, channels_last=self._channels_last)
         self.calibrates = settings.n_calibration > 0 and bool(batch_norms(setup.model))
-        self._calibration = self._training(settings.n_calibration)
+        self._calibration = self._augmented(self._training(settings.n_calibration))
 
     def fewer(self, n: int = PROBE_ITEMS) -> Proxy:
         """Return ``n`` of these items of either role; by default the few that a probe is measured on."""
@@ -249,7 +249,7 @@ class Proxy:
 
         Of few items batches are smaller, so that there are several, and fewer are left over that fill none.
         """
-        split = self._setup.data.train.subset(max(1, n), self.settings.proxy_seed)
+        split = self._training(n)
         size = min(self.settings.batch_size, max(FEWEST_AT_ONCE, len(split) // FEWEST_BATCHES))
         return resident(self._augmented(split, size), self._setup.data.memory_limit)
 
@@ -406,8 +406,8 @@ class Proxy:
             seed=self.settings.proxy_seed,
         )
 
-    def _training(self, n: int) -> Loader:
-        return self._augmented(self._setup.data.train.subset(max(1, n), self.settings.proxy_seed))
+    def _training(self, n: int) -> Split:
+        return self._setup.data.train.subset(max(1, n), self.settings.proxy_seed)
 
     def _augmented(self, split: Split, batch_size: int | None = None) -> Loader:
         return split.loader(
