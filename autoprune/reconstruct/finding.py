@@ -21,7 +21,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from autoprune.core.groups import ChannelGroup, IntArray, Structure
 from autoprune.reconstruct.streams import Place, Stream, turn
 from autoprune.surgery.copying import copy_model
-from autoprune.surgery.forward import counted_outputs, forward
+from autoprune.surgery.forward import counted_outputs, evaluating, forward
 from autoprune.surgery.precision import double
 
 SAME = 1e-3
@@ -39,24 +39,28 @@ def find_streams(model: nn.Module, structure: Structure, inputs: Any, groups: It
     """Find the streams of a model.
 
     Args:
-        model: the model that was traced, in evaluation mode.
+        model: the model that was traced; it is left as it is.
         structure: its traced structure.
         inputs: a few real items: what is linear on them is taken to be linear.
         groups: indices of the groups to look at.
     """
+    with evaluating(model):  # what users left in training mode would change with every item that it sees
+        return tuple(_found(model, structure, inputs, groups))
+
+
+def _found(model: nn.Module, structure: Structure, inputs: Any, groups: Iterable[int]) -> Iterator[Stream]:
+    """Yield the streams of a model in evaluation mode."""
     candidates = {group: list(_by_layers(model, structure, group)) for group in groups}
     writers = {place.module for found in candidates.values() for stream in found for place in stream.writers}
     if not writers:
-        return ()
+        return
     norms = _norms_behind(model, writers, inputs)
     check = _Check(model, structure, inputs)
-    streams = []
     for found in candidates.values():
         complete = (_with_norms(stream, norms) for stream in found)
         stream = next((stream for stream in complete if stream is not None and check(stream)), None)
         if stream is not None:
-            streams.append(check.told_apart(stream) if stream.keys else stream)
-    return tuple(streams)
+            yield check.told_apart(stream) if stream.keys else stream
 
 
 class _Check:

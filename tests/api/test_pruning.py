@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import warnings
 from dataclasses import replace
@@ -254,3 +255,17 @@ def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data])
         ap.prune(model, data, [{"macs": "50%"}, {"macs": "0.1%"}])
     with pytest.raises(InfeasibleError, match="macs"):
         ap.prune(model, data, {"macs": "0.1%"})
+
+
+def test_a_model_left_in_training_mode_is_left_as_it_is_and_pruned_as_in_evaluation_mode(
+    trained: tuple[nn.Module, ap.Data],
+) -> None:
+    """Whoever forgets ``eval()`` gets the same smaller model; no statistic of the dense model moves on the way."""
+    model, data = trained
+    left = copy.deepcopy(model).train()
+    before = copy.deepcopy(left.state_dict())
+    wanted, found = (ap.prune(given, data, {"macs": "50%"}, progress=False) for given in (model, left))
+    assert left.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in left.state_dict().items())
+    assert found.before == wanted.before
+    assert found.after == wanted.after
