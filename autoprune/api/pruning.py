@@ -25,7 +25,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
 from autoprune.cost.counter import count_peak_bytes
-from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name
+from autoprune.errors import InfeasibleError, InvalidArgumentError, MetricError, TraceError, shown, unknown_name, warn
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import FEWEST_AT_ONCE
 from autoprune.evaluate.reconstructed import ReconstructedSettings
@@ -63,7 +63,8 @@ class Pruned:
         before: the dense model's metrics on the search-validation items.
         after: the same of ``model``.
         share: its costs as shares of the dense model's.
-        speedup: how many times faster a forward pass of one item is on this machine, lowest and highest likely value.
+        speedup: how many times faster a forward pass is on this machine, lowest and highest likely value: of one item
+            on one thread, or as latency is predicted for where it is.
         steps: metrics after each step that was taken: ``"cut"``, ``"polished"``, ``"recovered"``.
         seconds: how long the call took, with what it did for other limits.
     """
@@ -300,6 +301,8 @@ def prune(
         attention=attention,
         seed=seed,
     )
+    if problem.latency is not None and problem.latency.disturbed and any("latency" in item for item in wanted):
+        warn(problem.latency.disturbed, stacklevel=2)
     problem = problem.with_batch_size(_batch_size(problem))
     if rotate is None:
         recorded = None if store is None else recorded_settings(Path(store))

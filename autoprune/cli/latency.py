@@ -38,6 +38,7 @@ def latency(
 
     from autoprune.config.building import build_example, build_model, lay_out
     from autoprune.execute.tables import table_of
+    from autoprune.latency.library import check_place
     from autoprune.latency.outlook import outlook
     from autoprune.report.units import amount
 
@@ -52,6 +53,8 @@ def latency(
     }
     written = file.tables.latency.settings if file.tables.latency is not None else {}
     settings = {**written, **{name: value for name, value in asked.items() if value is not None}}
+    if output is not None:
+        check_place(output)
     model = build_model(file, with_weights=False)
     example = build_example(file)
     space = lay_out(file, model, example)

@@ -15,7 +15,8 @@ from torch import nn
 
 from autoprune.core.settings import settings_of
 from autoprune.core.space import SearchSpace
-from autoprune.errors import InvalidArgumentError, shown
+from autoprune.errors import InvalidArgumentError, shown, warn
+from autoprune.latency.checking import belongs
 from autoprune.latency.measuring import Progress, device_of, made_on, measure_table
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
@@ -42,7 +43,8 @@ def find_table(
         progress: see `measure_table`.
 
     Raises:
-        InvalidArgumentError: the table is of another network, the file holds none, or the device is not here.
+        InvalidArgumentError: the table is of another network, the file holds none or cannot be written, or the device
+            is not here.
     """
     if isinstance(wanted, LatencyTable):
         return _of_this_network(wanted, space, "the latency table")
@@ -51,6 +53,7 @@ def find_table(
         if path.exists():
             return _of_this_network(LatencyTable.load(path), space, str(path))
         settings = LatencySettings()
+        check_place(path)
     elif wanted is None or isinstance(wanted, LatencySettings | Mapping):
         settings = settings_of(LatencySettings, wanted, "latency") if wanted is not None else LatencySettings()
         known = known_table(space, settings)
@@ -64,8 +67,29 @@ def find_table(
         )
         raise InvalidArgumentError(msg)
     table = measure_table(model, space, example_input, settings, progress=progress)
-    _write(table, path)
+    try:
+        table.save(path)
+    except InvalidArgumentError as error:
+        warn(f"{error}; the next search measures again", stacklevel=4)
     return table
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a table that cannot be written, before half a minute of measuring.
+
+    Raises:
+        InvalidArgumentError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        why = "it is a folder" if path.is_dir() else ""
+    except OSError as error:
+        why = str(error.strerror or error)
+    if why:
+        msg = f"the latency table cannot be written to {path}: {why}"
+        raise InvalidArgumentError(msg)
 
 
 def known_table(space: SearchSpace, settings: LatencySettings) -> LatencyTable | None:
@@ -103,7 +127,7 @@ def made_elsewhere(table: LatencyTable) -> str:
 
 
 def _of_this_network(table: LatencyTable, space: SearchSpace, where: str) -> LatencyTable:
-    if table.structure != space.structure.fingerprint:
+    if not belongs(table, space.structure):
         msg = f"{where} is of another network or input size; measure one of this: autoprune latency PROBLEM"
         raise InvalidArgumentError(msg)
     return table
@@ -119,11 +143,3 @@ def _key(space: SearchSpace, settings: LatencySettings) -> str:
     chosen = {name: value for name, value in vars(settings).items() if name != "target"}
     parts = [space.fingerprint, chosen, made_on(device_of(settings), settings.runtime)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _write(table: LatencyTable, path: Path) -> None:
-    """Put the whole file in place at once: two searches may measure at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(table.to_json(), file, indent=1)
-    Path(file.name).replace(path)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 
 from autoprune.core.groups import Count, FloatArray, IntArray, Operator
 from autoprune.errors import InvalidArgumentError
+from autoprune.latency.checking import check_table
 
 STEPS = (1, 4, 8, 16, 32)
 """Blocks of channels that kernels may work in."""
@@ -270,15 +272,31 @@ class LatencyTable:
             noise, busy, cost = (_number(data.get(name, 0.0)) for name in ("noise", "busy", "block_cost"))
             block = int(data.get("block", 1))
             conditions, made_on, structure = dict(data["conditions"]), dict(data["made_on"]), str(data["structure"])
+            correction = slope, offset, margin, error
+            table = cls(segments, *correction, conditions, made_on, structure, noise, busy, block, cost)
+            check_table(table)
         except (KeyError, TypeError, ValueError) as problem:
-            msg = f"the latency table is damaged ({problem!r}); measure it again: autoprune latency PROBLEM"
+            why = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem)
+            msg = f"the latency table is damaged ({why}); measure it again: autoprune latency PROBLEM"
             raise InvalidArgumentError(msg) from problem
-        correction = slope, offset, margin, error
-        return cls(segments, *correction, conditions, made_on, structure, noise, busy, block, cost)
+        return table
 
     def save(self, path: str | Path) -> None:
-        """Write the table to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+        """Write the table to a JSON file, whole or not at all; folders that it needs are made.
+
+        Raises:
+            InvalidArgumentError: it cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+                whole = Path(folder) / path.name
+                whole.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+                whole.replace(path)  # at once: two searches may measure at the same time
+        except OSError as error:
+            msg = f"the latency table cannot be written to {path}: {error.strerror or error}"
+            raise InvalidArgumentError(msg) from error
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, StoreError, UnknownNameError
+from autoprune.latency import library
 
 QUICK = {"seconds": 0.2, "candidates": 16, "checks": 10, "batch_size": 32}
 
@@ -207,6 +209,19 @@ def test_a_table_is_measured_once(tmp_path: Path) -> None:
         make_problem(3)
 
 
+def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named one is refused before anything is measured; where only the cache cannot be kept, the search goes on."""
+    (tmp_path / "a file").write_text("", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "measure_table", lambda *_, **__: pytest.fail("measured in vain"))
+        with pytest.raises(InvalidArgumentError, match=r"cannot be written to .*table\.json"):
+            make_problem(str(tmp_path / "a file" / "table.json"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    with pytest.warns(AutopruneWarning, match="cannot be written to .*; the next search measures again"):
+        problem = make_problem()
+    assert problem.latency is not None
+
+
 def test_latency_is_a_column_where_it_is_asked_for() -> None:
     """Settings alone make it a cost beside the others, without an objective; by default nothing is measured."""
     assert "latency" in make_problem(objectives=("accuracy", "macs")).costs.names
@@ -215,10 +230,14 @@ def test_latency_is_a_column_where_it_is_asked_for() -> None:
 
 @pytest.mark.filterwarnings("ignore:the polish of")  # an untrained network has little to regain
 def test_prune_by_latency() -> None:
-    """One call makes a network that is predicted to keep the limit."""
+    """One call makes a network that is predicted to keep the limit, and says where the machine was not quiet."""
     problem = make_problem()
     limit = half_way(problem)
-    found = ap.prune(problem.model, problem.data, limits={"latency": f"{limit}ns"}, latency=problem.latency)
+    assert problem.latency is not None
+    disturbed = replace(problem.latency, noise=0.07)
+    with pytest.warns(AutopruneWarning, match="the machine was not quiet"):
+        found = ap.prune(problem.model, problem.data, limits={"latency": f"{limit}ns"}, latency=disturbed)
+    problem.latency = replace(problem.latency, noise=0.0, busy=0.0)
     assert found.share["latency"] <= limit / problem.dense_costs["latency"]
     assert "% of the predicted latency" in found.summary
     two = ap.prune(

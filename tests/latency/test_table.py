@@ -13,6 +13,7 @@ from autoprune.core.groups import Count, IntArray, Operator
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
+from autoprune.latency.checking import belongs
 from autoprune.latency.outlook import outlook
 from autoprune.latency.table import LatencyTable, Segment, features, find_block, fit_segment, fit_table
 from autoprune.testing.toys import toy_space
@@ -208,6 +209,17 @@ def test_layers_sum_up(call: float, offset: float) -> None:
         lambda data: {**data, "slope": float("nan")},
         lambda data: {name: data[name] for name in data if name != "offset"},
         lambda data: list(data),
+        lambda data: {**data, "segments": []},
+        lambda data: {**data, "segments": [[*row[:2], 0, row[3]] for row in data["segments"]]},
+        lambda data: {**data, "segments": [[*row[:3], row[3][:1]] for row in data["segments"]]},
+        lambda data: {**data, "segments": [[*row[:3], [-1.0 - c for c in row[3]]] for row in data["segments"]]},
+        lambda data: {**data, "slope": -1.0},
+        lambda data: {**data, "margin": -0.5},
+        lambda data: {**data, "conditions": []},
+        lambda data: {**data, "conditions": {**data["conditions"], "batch_size": "many"}},
+        lambda data: {**data, "conditions": {**data["conditions"], "threads": 0}},
+        lambda data: {**data, "conditions": {**data["conditions"], "device": None}},
+        lambda data: {**data, "conditions": {**data["conditions"], "runtime": "a phone"}},
     ],
 )
 def test_a_damaged_table_says_so(tmp_path: Path, damage: object) -> None:
@@ -218,6 +230,29 @@ def test_a_damaged_table_says_so(tmp_path: Path, damage: object) -> None:
         LatencyTable.load(path)
     with pytest.raises(InvalidArgumentError, match="expected a latency table in"):
         LatencyTable.load(tmp_path / "absent.json")
+
+
+def test_a_table_of_contractions_that_the_network_has_not_is_not_its_own() -> None:
+    """Not even where its fingerprint says so: a group that is not there would be looked up, or another be counted."""
+    space = toy_space()
+    data = small_table(space).to_json()
+    assert belongs(LatencyTable.from_json(data), space.structure)
+    operator = data["segments"][0][1][0]
+    operator[3][0] = [0, [[999, 1]]]
+    assert not belongs(LatencyTable.from_json(data), space.structure)
+
+
+def test_a_table_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """Missing folders are made, whatever they are called; what stands in the way is named; nothing is left behind."""
+    table = small_table(toy_space())
+    table.save(tmp_path / "neue Tabellen" / "äpfel 1.json")
+    table.save(tmp_path / "neue Tabellen" / "äpfel 1.json")
+    assert [path.name for path in (tmp_path / "neue Tabellen").iterdir()] == ["äpfel 1.json"]
+    (tmp_path / "a file").write_text("", encoding="utf-8")
+    for place in (tmp_path / "a file" / "table.json", tmp_path / "neue Tabellen"):
+        with pytest.raises(InvalidArgumentError, match="cannot be written to"):
+            table.save(place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "neue Tabellen"]
 
 
 def test_beside_exact_costs() -> None:
