@@ -28,6 +28,7 @@ from autoprune.surgery.attributes import AttributePlan, check_measures, check_sm
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.empty import settle_all
 from autoprune.surgery.matching import model_tensors
+from autoprune.surgery.places import read
 from autoprune.surgery.slicing import check_kept
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _check_rules(header: Mapping[str, Any], model: nn.Module, values: Sequence[t
     try:
         dense, cut = header["widths"], {name: len(channels) for name, channels in header["kept"].items()}
         for (attribute, value), counts in zip(values, header["rules"], strict=True):
-            own = getattr(model.get_submodule(attribute.module), attribute.name)
+            own = read(model.get_submodule(attribute.module), attribute.name)
             for widths, size in ((dense, own), (cut, value)):
                 found = [constant + sum(n * widths[group] for group, n in terms) for constant, terms in counts]
                 if found != (list(size) if isinstance(size, tuple | list) else [size]):

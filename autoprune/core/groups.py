@@ -99,7 +99,8 @@ class Attribute:
 
     Attributes:
         module: dotted module name ("" is the root).
-        name: attribute name, such as ``in_channels``, ``groups``, ``num_heads``, ``split_sizes``.
+        name: attribute name, such as ``in_channels``, ``groups``, ``num_heads``, ``split_sizes``; dotted for one of
+            settings that the module holds, such as ``config.hidden_sizes``.
         value: one `Count`, or a tuple of them for a tuple or list attribute.
         container: ``"int"``, ``"tuple"`` or ``"list"``.
     """

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.groups import Attribute, IntArray, Structure
 from autoprune.errors import SurgeryError, shown
+from autoprune.surgery.places import read
 
 SIZES = frozenset(
     {"in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"}
@@ -71,11 +72,12 @@ def check_smaller(model: nn.Module, attribute: Attribute, value: Any, *, least: 
     except AttributeError as error:
         msg = f"expected the model to have the module {attribute.module!r} it was traced with"
         raise SurgeryError(msg) from error
-    dense = getattr(module, attribute.name, None)
-    is_torch = type(module).__module__.startswith("torch.") and attribute.name not in SIZES
+    dense = read(module, attribute.name)
+    is_own = "." not in attribute.name  # torch's layers have no settings, a user's on them are the user's
+    is_torch = is_own and type(module).__module__.startswith("torch.") and attribute.name not in SIZES
     is_fixed = isinstance(module, _ConvNd | nn.Linear | _NormBase | nn.GroupNorm) and attribute.name in NO_SIZES
     old, new = _sizes(dense), _sizes(value)
-    if old is None or attribute.name.startswith("__") or is_torch or is_fixed:
+    if old is None or attribute.name.startswith("__") or ".__" in attribute.name or is_torch or is_fixed:
         msg = f"{place} is no size that a cut could change, it is {shown(dense)}"
         raise SurgeryError(msg)
     is_alike = all(isinstance(value, kind) == isinstance(dense, kind) for kind in (tuple, list))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autoprune.core.groups import Attribute
 from autoprune.errors import SurgeryError
+from autoprune.surgery.places import setters
 
 _NOT_WALKED = (Tensor, nn.Module, type, str, bytes, int, float, FunctionType, BuiltinFunctionType, ModuleType)
 
@@ -47,7 +48,7 @@ def copy_with(
         values: attributes to set in the copy.
 
     Raises:
-        SurgeryError: the model cannot be copied, or has no module that an attribute names.
+        SurgeryError: the model cannot be copied, or has no place that an attribute names.
     """
     memo: dict[int, Any] = {}
     walked: set[int] = set()
@@ -70,13 +71,9 @@ def copy_with(
         raise SurgeryError(msg) from error
     for name, module in copied.named_modules():
         _rebind(name, module, memo)
-    for attribute, value in values:
-        try:
-            module = copied.get_submodule(attribute.module)
-        except AttributeError as error:
-            msg = f"expected the model to have the module {attribute.module!r} it was traced with"
-            raise SurgeryError(msg) from error
-        setattr(module, attribute.name, value)
+    pairs = list(values)
+    for put, (_, value) in zip(setters(copied, [attribute for attribute, _ in pairs]), pairs, strict=True):
+        put(value)
     return copied
 
 

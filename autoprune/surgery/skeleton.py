@@ -15,6 +15,7 @@ from autoprune.surgery.attributes import AttributePlan
 from autoprune.surgery.copying import copy_with
 from autoprune.surgery.empty import settle
 from autoprune.surgery.matching import dense_tensors, model_tensors, named_tensors
+from autoprune.surgery.places import setters
 from autoprune.surgery.slicing import Slicer, check_kept
 
 
@@ -59,7 +60,7 @@ class Skeleton:
         ]
         self._slicer = slicer
         self._plan = AttributePlan(structure)
-        self._owners = [(self._module.get_submodule(a.module), a.name) for a in structure.attributes]
+        self._setters = setters(self._module, structure.attributes)
         may_vanish = [group for group, *_ in structure.branches]
         names = {tensor for group in may_vanish for tensor, *_ in structure.groups[group].axes}
         aliases = [alias for info in structure.tensors if info.name in names for alias in info.aliases]
@@ -98,8 +99,8 @@ class Skeleton:
             if private and not any(copies[vector] for _, vector in steps):
                 part = part.clone()  # it was the tensor itself or a view of it
             placed.data = part  # every reference to the tensor sees it: ties, an LSTM's flat weights
-        for (owner, name), value in zip(self._owners, self._plan.values(widths), strict=True):
-            object.__setattr__(owner, name, value)
+        for put, value in zip(self._setters, self._plan.values(widths), strict=True):
+            put(value)
         for module, tensors in self._losing:
             settle(module, is_empty=not all(tensor.numel() for tensor in tensors))
         return self._module

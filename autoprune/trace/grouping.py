@@ -22,6 +22,7 @@ from autoprune.core.groups import (
     Structure,
     TensorInfo,
 )
+from autoprune.surgery.places import read
 from autoprune.trace._book import EqualCounts, Extent, IdBook, PinEvent
 from autoprune.trace._resolve import Resolution, Resolver, labels, position_ties
 from autoprune.trace._sizes import ModuleInt
@@ -254,7 +255,7 @@ def _bound_attributes(
     modules = dict(model.named_modules())
     found = []
     for module, name in dict.fromkeys((leaf.module, leaf.name) for leaf in bound):
-        value = getattr(modules[module], name)
+        value = read(modules[module], name)
         if isinstance(value, int):
             counts: tuple[Count, ...] = (bound[ModuleInt(module, name)],)
             container = "int"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +22,7 @@ from autoprune.surgery.forward import (
     tensors_in,
 )
 from autoprune.surgery.listening import answers, modules_in, usual_outputs
+from autoprune.surgery.places import Settings, own_settings
 from autoprune.trace._book import IdBook, Site
 from autoprune.trace._recorder import IdRecorder
 from autoprune.trace._sizes import ModuleInt, TracedInt
@@ -168,14 +170,37 @@ def _record(model: nn.Module, samples: Samples, names: Sequence[str], attention:
     if attention not in get_args(AttentionCut):
         raise unknown_name("cut of attention", attention, get_args(AttentionCut))
     outputs = tuple(names) or usual_outputs(model)
+    structure = replace(_follow(model, samples, outputs, attention, seed), outputs=outputs)
+    return replace(structure, branches=find_branches(model, structure, samples))
+
+
+def _follow(
+    model: nn.Module,
+    samples: Samples,
+    outputs: Sequence[str],
+    attention: AttentionCut,
+    seed: int,
+    *,
+    reads_settings: bool = True,
+) -> Structure:
+    """Run a copy in evaluation and in training mode and put down what was followed.
+
+    Integers in settings (a ``config``) are followed, too, unless modules tell each other something by settings that
+    they share: for the first each has a copy.
+    """
+    again = partial(_follow, model, samples, outputs, attention, seed, reads_settings=False)
     book = IdBook()
     copied = copy_model(model)
-    integers = _trace_integers(copied)
+    settings = own_settings(copied) if reads_settings else []
+    integers = _trace_integers(copied, settings)
+    shared = [(own.values, dict(own.values)) for own in settings if own.shared]
     recorder = IdRecorder(copied, book, within_heads=attention == "widths")
     copied.eval()
     try:
         output = _run(copied, recorder, samples.take(1), outputs)
     except Exception as error:
+        if shared:
+            return again()
         raise _failure(model, samples.example, error) from error
     _check_names(outputs, output)
     recorder.counting = False
@@ -184,11 +209,13 @@ def _record(model: nn.Module, samples: Samples, names: Sequence[str], attention:
     try:
         _run(copied, recorder, samples.take_small(2), outputs)
     except Exception as error:  # noqa: BLE001  (a model without a training forward is traced for evaluation only)
+        if shared:
+            return again()
         note = f"; the training-mode forward failed and was not traced: {type(error).__name__}: {error}"
     _visit_idle(copied, recorder, samples, outputs, seed)
-    structure = build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
-    structure = replace(structure, outputs=outputs)
-    return replace(structure, branches=find_branches(model, structure, samples))
+    if any(now.keys() != old.keys() or any(now[key] is not old[key] for key in old) for now, old in shared):
+        return again()
+    return build(book, model, integers, _tensors(model), describe_example(samples.example) + note, seed)
 
 
 def _visit_idle(model: nn.Module, recorder: IdRecorder, samples: Samples, outputs: Sequence[str], seed: int) -> None:
@@ -259,26 +286,34 @@ def _check_names(outputs: Sequence[str], output: Any) -> None:
             raise InvalidArgumentError(msg)
 
 
-def _trace_integers(model: nn.Module) -> dict[ModuleInt, int]:
-    """Let every integer on the modules of ``model`` remember its place; return their values."""
-    values: dict[ModuleInt, int] = {}
+def _trace_integers(model: nn.Module, settings: Sequence[Settings]) -> dict[ModuleInt, int]:
+    """Let every integer on the modules of ``model`` remember its place; return their values.
+
+    Args:
+        model: the copy that is traced.
+        settings: the settings of its modules, each module's its own, whose integers do so, too.
+    """
+    found: dict[ModuleInt, int] = {}
 
     def traced(leaf: ModuleInt, value: int) -> TracedInt:
-        values[leaf] = value
+        found[leaf] = value
         return TracedInt(value, leaf)
 
-    for name, module in model.named_modules():
-        for attribute, value in list(vars(module).items()):
+    def follow(module: str, prefix: str, values: dict[str, Any]) -> None:
+        for attribute, value in list(values.items()):
+            place = f"{prefix}{attribute}"
             if type(value) is int:
-                vars(module)[attribute] = traced(ModuleInt(name, attribute), value)
+                values[attribute] = traced(ModuleInt(module, place), value)
             elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-                parts = [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
-                vars(module)[attribute] = type(value)(parts)
+                values[attribute] = type(value)(traced(ModuleInt(module, place, i), v) for i, v in enumerate(value))
             elif type(value) is torch.Size:
-                vars(module)[attribute] = torch.Size(
-                    [traced(ModuleInt(name, attribute, i), v) for i, v in enumerate(value)]
-                )
-    return values
+                values[attribute] = torch.Size([traced(ModuleInt(module, place, i), v) for i, v in enumerate(value)])
+
+    for own in settings:
+        follow(own.module, f"{own.place}.", own.values)
+    for name, module in model.named_modules():
+        follow(name, "", vars(module))
+    return found
 
 
 def _tensors(model: nn.Module) -> list[TensorInfo]:

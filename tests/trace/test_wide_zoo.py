@@ -9,9 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.artifact import load, save
 from autoprune.errors import TraceError
 from autoprune.export import export
-from autoprune.surgery.forward import forward
+from autoprune.surgery.forward import counted_outputs, forward
+from autoprune.surgery.listening import answers
 from tests.surgery.surgery_laws import check_full_genome_is_identical, check_masked_equals_sliced, check_trains
 from tests.trace.wide_zoo import ACCEPTED, TARGETS, WIDE, build, halve
 
@@ -26,8 +28,8 @@ def cases(*, exported: bool = False) -> list[object]:
 
 
 @pytest.mark.parametrize("name", cases())
-def test_half_of_a_network(name: str) -> None:
-    """Cut to half of every group: parameters, MACs as integers, masks, gradients, and how much is left."""
+def test_half_of_a_network(name: str, tmp_path: Path) -> None:
+    """Cut to half of every group: parameters, MACs as integers, masks, gradients, the file, and how much is left."""
     network = WIDE[name]
     model, example = build(name)
     half = halve(model, example, network.outputs)
@@ -39,6 +41,15 @@ def test_half_of_a_network(name: str) -> None:
             forward(half.small, example)
         assert half.costs["macs"] == counter.get_total_flops() // 2
     assert 100 * half.left <= network.left
+    save(tmp_path / "small", half.small, half.structure, kept=half.kept)
+    again = load(tmp_path / "small", build(name)[0])
+    with torch.no_grad():
+        ours, theirs = (
+            counted_outputs(answers(small.eval(), example, network.outputs), network.outputs)
+            for small in (half.small, again)
+        )
+    for mine, yours in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=0, atol=0, equal_nan=True)
     check_masked_equals_sliced(model, half.structure, half.kept, example, neutral=True, single=network.single)
     model.train(network.lesson is not None)
     check_trains(model, half.structure, half.kept, network.lesson() if network.lesson else example)

@@ -345,9 +345,10 @@ _transformers(
 )
 _transformers(
     "PvtV2ForImageClassification",
-    58,
+    31,
     _STAGES | {"image_size": 32, "sr_ratios": [2, 1], "patch_sizes": [7, 3]},
     _pixels(32),
+    exports=True,
 )
 _transformers(
     "ConvNextForImageClassification", 29, {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}, _pixels(64)
