@@ -110,7 +110,7 @@ def save(
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain, metadata={_KEY: text})
     digest = hashlib.sha256(data).hexdigest()
-    _write(Path(path), data.replace(_NO_DIGEST.encode(), digest.encode(), 1))
+    _write(_given(path), data.replace(_NO_DIGEST.encode(), digest.encode(), 1))
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.errors import MissingDependencyError, TraceError, unknown_name
+from autoprune.core.settings import checked_path
+from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, unknown_name
 from autoprune.surgery.copying import copy_with
 
 
@@ -40,7 +41,11 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
     """
     if form not in FORMS:
         raise unknown_name("export form", form, FORMS)
-    FORMS[form](model, example_input, Path(path))
+    given: object = model
+    if not isinstance(given, nn.Module):
+        msg = f"expected a model to export, a torch.nn.Module, got {type(given).__name__}"
+        raise InvalidArgumentError(msg)
+    FORMS[form](model, example_input, checked_path(path, "the file to write"))
 
 
 def export_onnx(model: nn.Module, example_input: Any, path: Path) -> None:

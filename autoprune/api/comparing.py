@@ -23,7 +23,7 @@ from autoprune.api.compared_runs import ComparedRuns
 from autoprune.api.finetuning import WEIGHTS, TunedPoint
 from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, comparison_progress
-from autoprune.api.recorded_problem import as_recorded_in
+from autoprune.api.recorded_problem import as_recorded_in, check_problem
 from autoprune.api.run import Run
 from autoprune.api.stripping import has_given_weights
 from autoprune.comparison.page import write_comparison
@@ -41,6 +41,7 @@ from autoprune.comparison.tables import (
 from autoprune.core.budget import Budget
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.protocols import Executor
+from autoprune.core.settings import checked_path
 from autoprune.errors import (
     BudgetError,
     InfeasibleError,
@@ -237,6 +238,7 @@ def compare(
         BudgetError: the budget is in seconds, which depend on the machine and on what the cache holds.
         StoreError: a folder is of another problem, in use, damaged, or has spent more than the budget.
     """
+    check_problem(problem)
     check_progress(progress)
     if budget is None:
         budget = Budget(macs=DENSE_EVALUATIONS * problem.evaluator.evaluation_macs(problem.dense_costs["macs"]))
@@ -250,7 +252,7 @@ def compare(
     settings = {**_baseline_settings(problem, shares, taking_part), **settings}
     for key in strategies if not isinstance(strategies, str) else [strategies]:
         problem.check_strategy(key, settings.get(key))
-    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else Path(store)
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else checked_path(store, "a folder as store=")
     for ledger in sorted(folder.glob("*/run.sqlite"))[:1]:  # runs of one table are measured alike
         problem = as_recorded_in(ledger.parent, problem)
     made_by = beginning.to_json()["prepare"]

@@ -15,8 +15,6 @@ from autoprune.api.problem_checks import (
     check_criterion,
     check_objectives,
     checked_reference,
-    checked_seed,
-    checked_task,
     warn_of_calibration,
 )
 from autoprune.api.problem_figures import measure_on_test_items, reference_of, speaking_of_the_dense_model
@@ -32,7 +30,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.cost.peak import profile_peak
 from autoprune.criteria.registry import CRITERIA
-from autoprune.errors import InvalidArgumentError, warn
+from autoprune.errors import warn
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.evaluator import WAYS, Evaluator, ProxySettings
 from autoprune.evaluate.evidence import OUTPUTS, measure_dense
@@ -53,6 +51,7 @@ from autoprune.surgery.matching import model_weights
 from autoprune.trace import AttentionCut, trace_space, unwrap
 from autoprune.trace.validation import ValidationReport, validator
 from autoprune.train.data import Data
+from autoprune.train.door import checked_data, checked_seed, checked_task
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.task_traits import check_loss, check_task, default_task, directions_of
 from autoprune.train.tasks import Task
@@ -146,9 +145,7 @@ class Problem:
         name: str = "",
         seed: int = 0,
     ) -> None:
-        if not isinstance(data, Data):
-            msg = f"expected data=ap.Data(train, ...), ap.Data(inputs) or ap.load_data(name), got {type(data).__name__}"
-            raise InvalidArgumentError(msg)
+        data = checked_data(data)
         self.model = unwrap(model)
         self.data = data.for_model(self.model)
         self.task: Task = default_task(self.data) if task is None else checked_task(task)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.core.objectives import COSTS, Objectives
-from autoprune.core.settings import as_integer
 from autoprune.criteria.registry import CRITERIA
-from autoprune.errors import InvalidArgumentError, did_you_mean, shown, unknown_name, warn
+from autoprune.errors import InvalidArgumentError, did_you_mean, unknown_name, warn
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.train.data import Data
 from autoprune.train.task_traits import check_loss
@@ -27,19 +26,6 @@ EfficientNet-Lite0, trained on ImageNet, on upsampled CIFAR-10: 1.06.
 """
 
 
-def checked_task(task: Any) -> Task:
-    """Return a task that the user brought; refuse what is none."""
-    lacking = [verb for verb in ("loss", "metric", "metrics", "fingerprint") if not hasattr(task, verb)]
-    if lacking or isinstance(task, type):
-        msg = (
-            "expected task=ap.Classification(), ap.TorchMetrics(...), ap.FunctionTask(...) or an object like these, "
-            f"got {shown(task)}{'' if isinstance(task, type) else f', which has no {lacking[0]}'}"
-        )
-        raise InvalidArgumentError(msg)
-    checked: Task = task
-    return checked
-
-
 def check_criterion(name: str, task: Task, data: Data) -> None:
     """Refuse a criterion that takes gradients of a loss, or looks at targets, where there is none."""
     needs = CRITERIA.find(name).needs
@@ -53,15 +39,6 @@ def check_criterion(name: str, task: Task, data: Data) -> None:
         check_loss(
             task, data, f"the criterion {name!r}", "a criterion that takes none ('obs', 'l2', 'batchnorm', 'fpgm')"
         )
-
-
-def checked_seed(seed: Any) -> int:
-    """Return a seed as an integer; refuse another."""
-    whole = as_integer(seed)
-    if whole is None or not 0 <= whole < 2**63:
-        msg = f"expected seed to be an integer of 0 or more, less than 2**63, got {shown(seed)}"
-        raise InvalidArgumentError(msg)
-    return whole
 
 
 def check_objectives(names: Sequence[str], task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from autoprune.report.units import amount, title
 from autoprune.trace import AttentionCut
 from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
+from autoprune.train.door import check_minutes
 from autoprune.train.loop import Progress
 from autoprune.train.tasks import Task
 
@@ -271,9 +271,8 @@ def prune(
         raise InvalidArgumentError(msg)
     if recover is not None and recover not in RECOVERIES:
         raise unknown_name("recovery", recover, RECOVERIES)
-    if recover is not None and not (minutes > 0 and math.isfinite(minutes)):
-        msg = f"expected minutes of recovery above 0, got {minutes!r}"
-        raise InvalidArgumentError(msg)
+    if recover is not None:
+        check_minutes(minutes)
     if score is not None:
         task = FunctionTask(loss=None, metrics={"max:score": score})
     if latency is None and any("latency" in item for item in wanted):

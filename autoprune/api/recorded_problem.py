@@ -11,7 +11,7 @@ from typing import Any
 from autoprune.api.problem import Problem
 from autoprune.core.objectives import Objectives
 from autoprune.core.space import SearchSpace
-from autoprune.errors import StoreError
+from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.latency.table import LatencyTable
 from autoprune.store.identity import Identity, metrics_evidence
 from autoprune.store.ledger import Ledger
@@ -21,6 +21,13 @@ from autoprune.store.run import LEDGER
 
 BEFORE = "which did not record what the model did"
 """What is said of runs that have no identity."""
+
+
+def check_problem(problem: Any) -> None:
+    """Refuse what is no problem, such as the model alone."""
+    if not isinstance(problem, Problem):
+        msg = f"expected a problem, such as ap.Problem(model, data=data), got {type(problem).__name__}"
+        raise InvalidArgumentError(msg)
 
 
 def as_recorded(problem: Problem, meta: Mapping[str, Any]) -> Problem:

@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Literal
 
 from torch import nn
 
 from autoprune.api.problem_checks import FAR
+from autoprune.core.settings import settings_of
 from autoprune.errors import MetricError, warn
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
 from autoprune.evaluate.measure import MeasureSettings
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
+from autoprune.train.door import check_minutes, check_model, check_told, checked_data
 from autoprune.train.loop import Progress, fit
 from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
 from autoprune.train.settings import IMITATION, FitSettings
@@ -56,7 +59,7 @@ def recover(
     settings: FitSettings | None = None,
     outputs: Sequence[str] = (),
     seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | Literal[False] | None = None,
 ) -> nn.Module:
     """Train a smaller model to give the dense model's outputs: squared error of the outputs, no labels.
 
@@ -70,15 +73,24 @@ def recover(
             few steps each, with smaller batches where the time suffices for few steps only.
         outputs: dotted names of the outputs that count, see `Problem`; all by default.
         seed: seed for the order and the transforms.
-        progress: called now and then with how far the training is.
+        progress: called now and then with how far the training is; False and None for nothing.
 
     Returns:
         The trained model, in evaluation mode; a copy of the given one, with a warning, where the training brought the
         outputs on up to 1,000 search-validation items no nearer to the dense model's.
+
+    Raises:
+        InvalidArgumentError: an argument is something else than is described here.
     """
+    for net, name in ((model, "model"), (dense, "dense")):
+        check_model(net, name)
+    data = checked_data(data)
+    check_minutes(minutes)
+    check_told(progress)
+    settings = None if settings is None else settings_of(FitSettings, settings, "the training")
     device = "cpu" if settings is None else settings.device
     try:
-        trained = train_to_imitate(model, dense, data, outputs, minutes, settings, seed, progress)
+        trained = train_to_imitate(model, dense, data, outputs, minutes, settings, seed, progress or None)
         before, after = (_distance(small, dense, data, device, outputs) for small in (model, trained))
     except MetricError as error:  # it diverged
         why = str(error)

@@ -17,10 +17,11 @@ from autoprune.api.picking import Pickable
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.progress import counted
-from autoprune.api.recorded_problem import as_recorded, check_readable, check_writable
+from autoprune.api.recorded_problem import as_recorded, check_problem, check_readable, check_writable
 from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Outcome
+from autoprune.core.settings import checked_path
 from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, warn
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
@@ -422,7 +423,9 @@ def open_run(folder: str | Path, problem: Problem | None = None) -> Run:
     Raises:
         StoreError: there is no usable run, or it is of another problem.
     """
-    record = RunRecord.read(folder)
+    if problem is not None:
+        check_problem(problem)
+    record = RunRecord.read(checked_path(folder, "a run's folder"))
     _ = record.meta  # malformed ones are refused here
     if problem is not None:
         problem = as_recorded(problem, record.description)

@@ -23,14 +23,14 @@ from autoprune.api.beginning import Beginning, StartArgument, ranker
 from autoprune.api.loggers import check_loggers, search_loggers
 from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, search_progress
-from autoprune.api.recorded_problem import as_recorded_in, check_resumable, check_same_objectives
+from autoprune.api.recorded_problem import as_recorded_in, check_problem, check_resumable, check_same_objectives
 from autoprune.api.run import Run
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.jobs import PROBE, Prepare, Status, WeightSet
 from autoprune.core.jobs import evaluations as measured_in
 from autoprune.core.protocols import Executor, Ranking, SearchSetup
-from autoprune.core.settings import as_integer
+from autoprune.core.settings import as_integer, checked_path
 from autoprune.core.streams import seed_sequence
 from autoprune.errors import AutopruneWarning, BudgetError, InvalidArgumentError, shown, warnings_kept
 from autoprune.evaluate.runner import Runner
@@ -65,6 +65,9 @@ PER_VARIABLE = 4
 
 GPUS_PER_WORKER = 0.25
 """Share of a GPU that a Ray worker reserves unless it is told otherwise."""
+
+
+STORE, CACHE = "a folder as store=", "a file as cache="
 
 
 @signals_interrupt()
@@ -132,6 +135,7 @@ def search(
         ExecutorError: the cluster cannot be used, or no worker can be started.
     """
     # Whatever is wrong fails here, before any work.
+    check_problem(problem)
     budget = Budget.of(max(EVALUATIONS, PER_VARIABLE * problem.space.n_variables) if budget is None else budget)
     beginning = Beginning.of(problem, strategy, settings, prepare, warm_start, budget.evaluations)
     info = beginning.info
@@ -141,7 +145,10 @@ def search(
     check_progress(progress)
     check_loggers(loggers)
     _check_budget(budget, problem, info.fidelity)
-    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else Path(store)
+    store, cache = (
+        None if path is None else checked_path(path, what) for path, what in ((store, STORE), (cache, CACHE))
+    )
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store
     is_new = not (folder / "run.sqlite").exists()
     problem = as_recorded_in(folder, problem)
     meta = _describe(problem, beginning.settled(problem, budget), budget, seed) if is_new else None

@@ -51,7 +51,8 @@ def time_in_turns(
         TraceError: it cannot run these models.
     """
     asked = {} if problem.latency is None else dict(problem.latency.conditions)
-    asked |= {"batch_size": batch_size or asked.get("batch_size", 1), "threads": threads or asked.get("threads", 1)}
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        asked[name] = asked.get(name, 1) if value is None else value
     if runtime is not None:
         asked["runtime"] = runtime
     if asked.setdefault("runtime", "torch") == "onnxruntime":

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import operator
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from autoprune.errors import AutopruneError, InvalidArgumentError, did_you_mean, shown
@@ -94,6 +95,19 @@ def as_integer(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def checked_path(path: Any, what: str) -> Path:
+    """Return a path as the user gave it; refuse what is none.
+
+    Args:
+        path: the path.
+        what: what it is of, with its article, for the message.
+    """
+    if not isinstance(path, str | Path):
+        msg = f"expected the path of {what}, got {shown(path)}"
+        raise InvalidArgumentError(msg)
+    return Path(path)
 
 
 def _made(kind: type[SettingsT], given: Mapping[Any, Any], owner: str) -> SettingsT:

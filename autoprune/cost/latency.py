@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from autoprune.core.settings import as_integer
 from autoprune.cost.samples import find_samples
 from autoprune.cost.timings import MIN_ROUNDS, Timings
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, shown
 from autoprune.surgery.forward import evaluating, forward
 
 
@@ -52,8 +53,8 @@ def measure_latency(
         InvalidArgumentError: no model, too few rounds, or a model is on another device than the input.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("threads", threads, 1), ("rounds", rounds, MIN_ROUNDS)):
-        if value < least:
-            msg = f"expected {name} to be at least {least}, got {value}"
+        if (as_integer(value) or 0) < least:
+            msg = f"expected {name} to be an integer of at least {least}, got {shown(value)}"
             raise InvalidArgumentError(msg)
     device = _common_device(models, example_input)
     samples = find_samples(next(iter(models.values())), example_input)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.core.settings import checked_path
 from autoprune.errors import InvalidArgumentError, StoreError
 from autoprune.report.layers import layers_of
 from autoprune.report.point_page import render_point
@@ -61,7 +62,9 @@ def write_report(record: RunRecord, out_path: str | Path | None = None, *, refre
         StoreError: the record is malformed, or the report cannot be written.
     """
     summary = summarize(record)
-    paths = ReportPaths.beside(record.folder / "report.html" if out_path is None else Path(out_path))
+    paths = ReportPaths.beside(
+        record.folder / "report.html" if out_path is None else checked_path(out_path, "the HTML file")
+    )
     others = {
         paths.svg: front_svg(summary),
         paths.json: json.dumps(summary_json(summary), indent=1, allow_nan=False) + "\n",
@@ -93,7 +96,7 @@ def write_point(record: RunRecord, point: int, out_path: str | Path | None = Non
         some = ", ".join(str(outcome.job.id) for outcome in record.front) or "none"
         msg = f"expected a point of {record.folder}, got {point}; those on its front are {some}"
         raise InvalidArgumentError(msg)
-    path = record.folder / f"point-{point}.html" if out_path is None else Path(out_path)
+    path = record.folder / f"point-{point}.html" if out_path is None else checked_path(out_path, "the HTML file")
     replace_file(path, render_point(summarize(record), chosen, layers_of(record, [chosen])))
     return path
 

@@ -8,19 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
+from autoprune.core.settings import settings_of
 from autoprune.cost.counter import count_macs
-from autoprune.errors import InvalidArgumentError
+from autoprune.errors import InvalidArgumentError, shown
 from autoprune.surgery.listening import answers
 from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state, under
 from autoprune.train.data import Data
 from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
 from autoprune.train.distill import Distillation, Recorder
+from autoprune.train.door import check_model, check_told, checked_data, checked_seed, checked_task
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
@@ -107,13 +109,13 @@ def fit(
     model: nn.Module,
     data: Data,
     task: Task,
-    settings: FitSettings,
+    settings: FitSettings | Mapping[str, Any],
     *,
     teacher: nn.Module | None = None,
     regularizer: Penalty | None = None,
     outputs: Sequence[str] = (),
     checkpoint: CheckpointSlot | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | Literal[False] | None = None,
     seed: int = 0,
 ) -> FitResult:
     """Train ``model`` in place.
@@ -125,20 +127,33 @@ def fit(
         model: trained in place; ends on the device it came from, in the mode it came in.
         data: its training role is used, with training transforms.
         task: gives the loss.
-        settings: everything else about the training.
+        settings: everything else about the training, or a mapping of its fields.
         teacher: a trained model to distil from; ``settings.distillation`` or its default says how. It is not changed.
         regularizer: adds to the loss of every step, in full precision; built over the parameters of ``model``.
         outputs: dotted names of the outputs that the teacher teaches, such as ``["logits"]``; all by default.
         checkpoint: slot to save to and resume from.
-        progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end.
+        progress: called every `autoprune.train.stepping.PROGRESS_STEPS` steps, after every save and at the end; False
+            and None for nothing.
         seed: seed for batch order, augmentation and dropout.
 
     Raises:
         MetricError: the loss is not one finite number.
         StoreError: the checkpoint is of another run; of a damaged one there is a warning, and the training starts over.
-        InvalidArgumentError: nothing can be trained, a distillation has no teacher, or there is no loss to learn by.
+        InvalidArgumentError: nothing can be trained, a distillation has no teacher, there is no loss to learn by, or an
+            argument is something else than is described here.
     """
-    data = data.for_model(model)
+    check_model(model)
+    if teacher is not None:
+        check_model(teacher, "teacher")
+    if regularizer is not None and not hasattr(regularizer, "after_step"):
+        msg = (
+            "expected a regularizer that is built over the model's parameters (autoprune.regularizers), got "
+            f"{shown(regularizer)}; by name a search takes it: prepare=('sparsify', {{'regularizer': 'bn_l1'}})"
+        )
+        raise InvalidArgumentError(msg)
+    data, task, seed = checked_data(data).for_model(model), checked_task(task), checked_seed(seed)
+    settings = settings_of(FitSettings, settings, "the training")
+    check_told(progress)
     distillation = _distillation(settings, teacher)
     if distillation is None or distillation.weight < 1:
         check_loss(task, data, "training on labels")
@@ -150,7 +165,7 @@ def fit(
     started = time.monotonic()
 
     def report(done: int, loss: float) -> None:
-        if progress is not None:
+        if progress:
             rate = settings.learning_rate_at(done - 1, n_steps)
             progress(Progress(done, n_steps, loss, rate, time.monotonic() - started))
 

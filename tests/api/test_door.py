@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import autoprune as ap
 from autoprune.core.settings import settings_of
@@ -208,3 +211,108 @@ def test_arguments_of_a_finetuning(
     run = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
     with pytest.raises(InvalidArgumentError, match=message):
         ap.finetune(**{"run": run, **wrong})
+
+
+@pytest.mark.parametrize("problem", [nn.Linear(2, 2), "digits", None, ap.Problem])
+def test_a_search_of_what_is_no_problem(problem: Any, tmp_path: Path) -> None:
+    """The model alone, a name: `search` and `compare` say what they want, before a folder is made; `open_run`, too."""
+    for call in (
+        lambda: ap.search(problem, "random", 3, store=tmp_path / "run"),
+        lambda: ap.compare(problem, ["random"], 3, store=tmp_path / "compare"),
+        lambda: ap.open_run(tmp_path, problem) if problem is not None else ap.open_run(problem),
+    ):
+        with pytest.raises(InvalidArgumentError, match=r"expected (a problem, such as ap\.Problem|the path)"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [5, ["runs"], b"runs", object()])
+def test_what_is_no_path(path: Any, make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Wherever a file or a folder is named, what is none is refused in words."""
+    problem = make_problem()
+    run = ap.search(problem, "random", 2, store=tmp_path / "run")
+    point = run.front[0]
+    for call in (
+        lambda: ap.search(problem, "random", 2, store=path),
+        lambda: ap.search(problem, "random", 2, cache=path),
+        lambda: ap.compare(problem, ["random"], 2, store=path),
+        lambda: ap.open_run(path),
+        lambda: run.report(path, measure=False),
+        lambda: point.report(path),
+        lambda: point.save(path),
+        lambda: ap.export_model(problem.model, problem.example_input, path),
+    ):
+        with pytest.raises(AutopruneError, match="expected the path of"):
+            call()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "4", True, float("nan")])
+def test_a_batch_of_no_size_is_not_timed(wrong: Any, make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Nor with no threads: 0 is not what is left out, which would time another setting than was asked for."""
+    run = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
+    for name in ("batch_size", "threads"):
+        with pytest.raises(InvalidArgumentError, match=f"expected {name} to be an integer of at least 1"):
+            run.measure_latency(**{name: wrong})
+
+
+WRONG_TRAININGS: tuple[tuple[str, Any], ...] = (
+    ("model", "net"),
+    ("model", nn.Linear),
+    ("data", None),
+    ("data", torch.rand(4, 1, 8, 8)),
+    ("task", ap.Classification),
+    ("task", None),
+    ("settings", 5),
+    ("settings", {"epoch": 1}),
+    ("teacher", "net"),
+    ("regularizer", "bn_l1"),
+    ("seed", "a"),
+    ("seed", -1),
+    ("progress", "bar"),
+)
+
+
+@pytest.mark.parametrize(("argument", "wrong"), WRONG_TRAININGS)
+def test_what_is_no_training(argument: str, wrong: Any, make_problem: MakeProblem) -> None:
+    """`fit` names the argument that is something else, and what it should be, before a weight changes."""
+    problem = make_problem()
+    model = copy.deepcopy(problem.model)
+    given = {"model": model, "data": problem.data, "task": problem.task, "settings": {"steps": 1}, argument: wrong}
+    with pytest.raises(InvalidArgumentError, match=r"expected|unknown setting 'epoch'"):
+        ap.fit(**given)
+    before = problem.model.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:the training was not taken")  # two steps
+def test_a_training_is_silent_where_it_is_told_to_be(make_problem: MakeProblem) -> None:
+    """``progress=False`` is taken by `fit` and `recover` as by everything else; settings may be a mapping."""
+    problem = make_problem()
+    model = copy.deepcopy(problem.model)
+    assert ap.fit(model, problem.data, ap.Classification(), {"steps": 2, "batch_size": 8}, progress=False).steps == 2
+    ap.recover(model, problem.model, problem.data, settings=ap.FitSettings(steps=2, batch_size=8), progress=False)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, "1", float("nan"), float("inf"), True, None])
+def test_what_is_no_time_to_recover_in(minutes: Any, make_problem: MakeProblem) -> None:
+    """`recover` and `prune` refuse it before they train or measure anything."""
+    problem = make_problem()
+    for call in (
+        lambda: ap.recover(problem.model, problem.model, problem.data, minutes=minutes),
+        lambda: ap.prune(problem.model, problem.data, {"macs": "50%"}, recover="distill", minutes=minutes),
+    ):
+        with pytest.raises(InvalidArgumentError, match="expected minutes of recovery above 0"):
+            call()
+
+
+def test_what_cannot_be_recovered(make_problem: MakeProblem) -> None:
+    """Arguments in another order, tensors instead of data: one sentence."""
+    problem = make_problem()
+    model: Any = problem.model
+    for wrong in (
+        (model, problem.data, model),
+        (model, model, torch.rand(2, 1, 8, 8)),
+        ("half.autoprune", model, None),
+    ):
+        with pytest.raises(InvalidArgumentError, match="expected"):
+            ap.recover(*wrong)
