@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -56,7 +56,7 @@ def recover(
     data: Data,
     *,
     minutes: float = 1.0,
-    settings: FitSettings | None = None,
+    settings: FitSettings | Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[Progress], None] | Literal[False] | None = None,
@@ -69,8 +69,9 @@ def recover(
         data: its training items are used.
         minutes: approximate duration; the number of steps is found by timing a few. Not looked at where ``settings``
             name a number of steps.
-        settings: settings of the training; by default AdamW, at the best of some learning rates that are tried for a
-            few steps each, with smaller batches where the time suffices for few steps only.
+        settings: settings of the training, or a mapping of their fields; where they name no ``distillation``, squared
+            errors of the outputs alone. By default AdamW, at the best of some learning rates that are tried for a few
+            steps each, with smaller batches where the time suffices for few steps only.
         outputs: dotted names of the outputs that count, see `Problem`; all by default.
         seed: seed for the order and the transforms.
         progress: called now and then with how far the training is; False and None for nothing.
@@ -87,7 +88,9 @@ def recover(
     data = checked_data(data)
     check_minutes(minutes)
     check_told(progress)
-    settings = None if settings is None else settings_of(FitSettings, settings, "the training")
+    if settings is not None:
+        settings = settings_of(FitSettings, settings, "the training")
+        settings = replace(settings, distillation=settings.distillation or IMITATION.distillation)
     device = "cpu" if settings is None else settings.device
     try:
         trained = train_to_imitate(model, dense, data, outputs, minutes, settings, seed, progress or None)

@@ -102,7 +102,7 @@ def checked_path(path: Any, what: str) -> Path:
 
     Args:
         path: the path.
-        what: what it is of, with its article, for the message.
+        what: thing that it is of, with its article, for the message.
     """
     if not isinstance(path, str | Path):
         msg = f"expected the path of {what}, got {shown(path)}"
