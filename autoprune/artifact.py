@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -30,12 +29,13 @@ from autoprune.surgery.empty import settle_all
 from autoprune.surgery.matching import model_tensors
 from autoprune.surgery.places import read
 from autoprune.surgery.slicing import check_kept
+from autoprune.surgery.storing import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
     from autoprune.core.space import SearchSpace
 
 SCHEMA_VERSION = 1
-_KEY = "autoprune"  # the one entry of the safetensors metadata
+_KEY = "autoprune"  # the entry of the safetensors metadata that holds the header
 _NO_DIGEST = "0" * 64
 _INTERNAL = ("dense", "attributes", "rules", "widths", "training", "empty")  # of use to `load` only
 
@@ -108,7 +108,7 @@ def save(
         raise InvalidArgumentError(msg) from error
     # a clone gives views of one storage a storage each, which safetensors asks for
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, metadata={_KEY: text})
+    data = pack_tensors(plain, metadata={_KEY: text})
     digest = hashlib.sha256(data).hexdigest()
     _write(_given(path), data.replace(_NO_DIGEST.encode(), digest.encode(), 1))
 
@@ -149,7 +149,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         for module, name, container, value in header["attributes"]
     ]
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = unpack_tensors(data)
     except Exception as error:  # whatever the parser makes of a forged header
         msg = f"{path} is not a pruned-model file: its tensors cannot be read ({shown(str(error))})"
         raise ArtifactError(msg) from error

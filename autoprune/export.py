@@ -106,6 +106,10 @@ def export_program(model: nn.Module, example_input: Any, path: Path) -> None:
 
 def export_weights(model: nn.Module, example_input: Any, path: Path) -> None:  # noqa: ARG001 - the forms' signature
     """Write the ``state_dict`` as safetensors; tied tensors once, as `safetensors.torch.load_model` reads them."""
+    wide = next((name for name, tensor in model.state_dict().items() if tensor.dtype == torch.complex128), None)
+    if wide is not None:
+        msg = f"safetensors has no complex numbers of double precision, and {wide!r} is of them: export it as 'torch'"
+        raise TraceError(msg)
     safetensors.torch.save_model(model, str(path))
 
 

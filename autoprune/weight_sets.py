@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -16,6 +15,7 @@ from autoprune.core.groups import IntArray, Structure
 from autoprune.core.jobs import WeightSet
 from autoprune.core.orders import decode_orders, encode_orders
 from autoprune.errors import StoreError
+from autoprune.surgery.storing import pack_tensors, unpack_tensors
 
 N_WEIGHTS = 4
 """Sets of weights kept on the device at a time."""
@@ -55,7 +55,7 @@ class Blobs(BlobReader, Protocol):
 
 def pack_weights(state: Mapping[str, Tensor]) -> bytes:
     """Return the weights blob of a ``state_dict``: equal tensors give equal bytes."""
-    return safetensors.torch.save({n: t.detach().to("cpu", copy=True).contiguous() for n, t in sorted(state.items())})
+    return pack_tensors({n: t.detach().to("cpu", copy=True).contiguous() for n, t in sorted(state.items())})
 
 
 def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -67,8 +67,8 @@ def unpack_weights(blob: bytes, device: torch.device | str = "cpu") -> dict[str,
     try:
         # A copy of each: inside the blob they are not aligned, which may choose another kernel and other last bits.
         # Sorted: safetensors gives them in an order of the day, and a recipe may draw numbers for one after the other.
-        return {name: tensor.to(device, copy=True) for name, tensor in sorted(safetensors.torch.load(blob).items())}
-    except SafetensorError as error:
+        return {name: tensor.to(device, copy=True) for name, tensor in sorted(unpack_tensors(blob).items())}
+    except (SafetensorError, ValueError) as error:
         msg = f"expected a blob of weights, got {len(blob)} other bytes: {error}"
         raise StoreError(msg) from error
 

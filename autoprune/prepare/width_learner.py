@@ -13,6 +13,7 @@ from autoprune.core import check
 from autoprune.core.groups import IntArray
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.listening import answers as answers_to
+from autoprune.surgery.precision import is_inexact
 from autoprune.surgery.skeleton import Cropper
 from autoprune.train.checkpoint import optimizer_state, restore_optimizer, under
 from autoprune.train.devices import autocast
@@ -111,7 +112,7 @@ class WidthLearner:
         self._in_place = in_place and settings.distillation > 0
         buffers = {info.name for info in setup.structure.tensors if info.kind == "buffer"}
         self.tensors = {
-            name: tensor.detach().clone().requires_grad_(name not in buffers and tensor.is_floating_point())
+            name: tensor.detach().clone().requires_grad_(name not in buffers and is_inexact(tensor))
             for name, tensor in tensors.items()
         }
         self._trained = {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from autoprune.core import check
 from autoprune.errors import StoreError, shown, warn
+from autoprune.surgery.storing import pack_tensors, unpack_tensors
 
 SCHEMA_VERSION = 3
 UNSEALED_SCHEMA = 2
@@ -122,7 +122,7 @@ def save_state(slot: CheckpointSlot, step: int, identity: str, state: Mapping[st
     """
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     header = {"schema": SCHEMA_VERSION, "step": step, "identity": identity}
-    slot.write(sealed(save(tensors, metadata={_KEY: json.dumps(header)})))
+    slot.write(sealed(pack_tensors(tensors, metadata={_KEY: json.dumps(header)})))
 
 
 def load_state(slot: CheckpointSlot, identity: str) -> tuple[int, dict[str, Tensor]] | None:
@@ -160,7 +160,7 @@ def _parsed(data: bytes) -> tuple[int, int, str, dict[str, Tensor]]:
     header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
     if header["schema"] == SCHEMA_VERSION and "identity" in header and content is data:
         raise StoreError("its end is missing")
-    return int(header.get("step", 0)), header["schema"], header.get("identity", ""), load(content)
+    return int(header.get("step", 0)), header["schema"], header.get("identity", ""), unpack_tensors(content)
 
 
 def _is_foreign(data: bytes) -> bool:

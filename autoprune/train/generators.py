@@ -66,7 +66,7 @@ class PruningNet:
         shares = np.asarray(widths) / self._structure.full_widths
         for name, groups in self._groups.items():
             base = weights[name]
-            scales = torch.tensor(shares[groups], dtype=base.dtype, device=base.device)
+            scales = torch.tensor(shares[groups], dtype=_real(base.dtype), device=base.device)
             weights[name] = base + self._change(name, scales).view(base.shape)
         return weights
 
@@ -75,8 +75,10 @@ class PruningNet:
         tensors = self._tensors
         hidden = F.relu(F.linear(scales, tensors[_part(name, "hidden")], tensors[_part(name, "hidden_bias")]))
         if _part(name, "output") in tensors:
-            return F.linear(hidden, tensors[_part(name, "output")])
-        strengths = F.linear(hidden, tensors[_part(name, "strengths")])
+            output = tensors[_part(name, "output")]
+            return F.linear(hidden.to(output.dtype), output)
+        weight = tensors[_part(name, "strengths")]
+        strengths = F.linear(hidden.to(weight.dtype), weight)
         return (tensors[_part(name, "left")] * strengths) @ tensors[_part(name, "right")]
 
 
@@ -110,15 +112,17 @@ def make_generators(
     made: dict[str, Tensor] = {}
 
     def add(name: str, part: str, shape: tuple[int, ...], scale: float) -> None:
-        values = scale * torch.randn(shape, generator=generator)
-        made[_part(name, part)] = values.to(weights[name])
+        base, is_hidden = weights[name], part in ("hidden", "hidden_bias")
+        kind = torch.complex64 if base.is_complex() and not is_hidden else torch.float32
+        values = scale * torch.randn(shape, generator=generator, dtype=kind)
+        made[_part(name, part)] = values.to(base.device, _real(base.dtype) if is_hidden else base.dtype)
 
     for name, groups in generated_tensors(structure).items():
         tensor = weights[name]
         rows, columns = len(tensor), tensor[0].numel()
         # h and every pair of a column of ``left`` and a row of ``right`` have about unit length: a step then moves the
         # generated tensor about as far as it would move the tensor itself, whatever ``hidden`` and the shape.
-        deviation = spread * float(tensor.float().std(correction=0))
+        deviation = spread * float((tensor if tensor.is_complex() else tensor.float()).std(correction=0))
         add(name, "hidden", (hidden, len(groups)), (2 / (hidden * len(groups))) ** 0.5)
         add(name, "hidden_bias", (hidden,), hidden**-0.5)
         if kind == "fc":
@@ -149,6 +153,11 @@ def generator_macs(structure: Structure, kind: str, *, hidden: int, rank: int) -
         total += hidden * len(groups)
         total += size * hidden if kind == "fc" else rank * hidden + rows * rank + rank * size
     return total
+
+
+def _real(kind: torch.dtype) -> torch.dtype:
+    """Return the type of the real part: FC1 is of real numbers, since nothing else passes a ReLU."""
+    return kind.to_real()
 
 
 def _part(tensor: str, part: str) -> str:

@@ -37,6 +37,7 @@ BESIDE = {
     ("regularizers", "criteria"),  # a penalty pushes the weights that criteria rank
     ("comparison", "orchestrator"),
     ("comparison", "report"),
+    ("weight_sets", "surgery"),  # tensors are packed as in every other file
     ("store", "pareto"),  # a record of a run has its front
     ("cli", "config"),
     ("evaluate", "prepare"),

@@ -227,3 +227,14 @@ def test_contradicting_and_malformed_directions() -> None:
 
     with pytest.raises(InvalidArgumentError, match="'max' or 'min' by the name of a metric"):
         directions_of(Odd())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_logits_the_first_counts(dtype: torch.dtype) -> None:
+    """As with ``argmax``: few digits make ties common, and a figure that nobody gets again by hand is wrong."""
+    torch.manual_seed(0)
+    logits = torch.randint(0, 3, (400, 12)).to(dtype)
+    targets = torch.randint(0, 12, (400,))
+    found = Classification().metric(Answers(), [(logits, targets)])
+    assert found["accuracy"] == (logits.argmax(dim=1) == targets).double().mean()
+    assert found["accuracy"] <= found["top5"]
