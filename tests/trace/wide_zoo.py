@@ -191,6 +191,15 @@ _timm("convnextv2_atto", 29)
 _timm("edgenext_xx_small", 30)
 _timm("mobilevit_xxs", 32)
 _timm("mobilevitv2_050", 31)
+_timm("efficientvit_b0", 38)
+_timm("fastvit_t8", 32)
+_timm("hgnetv2_b0", 34)
+_timm("mambaout_femto", 30)
+_timm("poolformer_s12", 27)
+_timm("pvt_v2_b0", 29)
+_timm("repvit_m0_9", 29)
+_timm("starnet_s1", 29)
+_timm("xcit_nano_12_p16_224", 27)
 
 # ---------------------------------------------------------------- transformers
 

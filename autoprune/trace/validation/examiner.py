@@ -17,6 +17,7 @@ from autoprune.core.groups import BoolArray, IntArray, Structure
 from autoprune.core.space import SearchSpace
 from autoprune.core.variables import WidthRules
 from autoprune.cost.samples import Samples
+from autoprune.surgery.forward import tensors_in
 from autoprune.surgery.precision import is_inexact, single
 from autoprune.trace.idle import idle_layers, redraw_input
 from autoprune.trace.validation.bench import FAILS, Bench, Problem, cast
@@ -30,6 +31,7 @@ _DROPPED = N_RANDOM + 1
 _EXACT = 0  # number of the genome that is always compared in double precision
 _ATTEMPTS = 6
 
+_LARGER = " (on larger images than the example's)"
 _UNVERIFIABLE = "has channels whose order does not influence the output, so that no check can tell them"
 _UNREACHED = "takes no part in what the model computes from the example input; give one that reaches it, to check a cut"
 _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
@@ -97,8 +99,10 @@ class Examiner:
         checks: list[Check] = [partial(self._differs, example=own), self._differs_when_copied]
         evaluated, trained = (self._benches[0].dense(x, training=t) for x, t in ((own, False), (twice, True)))
         other = self._other_example(trains=trained is not None)
+        larger: Check | None = None
         if other is not None:
             checks.append(partial(self._differs, example=other, genomes=(1 if self._samples.large else 0,)))
+            larger = checks[-1] if self._real is None and _has_other_sizes(other, twice) else None
         runs = [(own, False)]
         if trained is not None:
             checks.append(partial(self._differs_in_training, example=twice))
@@ -108,8 +112,8 @@ class Examiner:
         for check in checks:
             units, rejected = _bisect(units, check)
             for unit, problem in rejected.items():
-                way_out = self._way_out(unit, check, problem)
-                bad |= dict.fromkeys(self._units[unit].groups, (problem[0] + way_out, problem[1]))
+                reason = problem[0] + (_LARGER if check is larger else "") + self._way_out(unit, check, problem)
+                bad |= dict.fromkeys(self._units[unit].groups, (reason, problem[1]))
         names = [{probe.weight for probe in run.probes} if run else set() for run in (evaluated, trained)]
         for unit, reason in self._unverifiable(units, runs, alike=names[1] <= names[0]).items():
             bad |= dict.fromkeys(self._units[unit].groups, (reason, ""))
@@ -438,6 +442,11 @@ def _bisect(units: Sequence[int], check: Check) -> tuple[list[int], dict[int, Pr
     if units:
         add(units)
     return passed, rejected
+
+
+def _has_other_sizes(example: Any, given: Any) -> bool:
+    """Say whether the tensors of one example have other shapes than those of another."""
+    return any(a.shape != b.shape for a, b in zip(tensors_in(example), tensors_in(given), strict=False))
 
 
 def _enlarged(example: Any, by: int = 32) -> Any:
