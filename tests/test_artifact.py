@@ -17,7 +17,9 @@ from torch import nn
 from autoprune.artifact import describe, load, save
 from autoprune.core.groups import Attribute, Axis, ChannelGroup, Count, Structure, TensorInfo
 from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError
+from autoprune.surgery.attributes import check_measures
 from autoprune.surgery.cut import cut
+from autoprune.trace.tracer import trace
 
 
 def dense_model():
@@ -160,6 +162,25 @@ def test_any_altered_byte(file, tmp_path):
         altered.write_bytes(flipped)
         with pytest.raises(ArtifactError):
             describe(altered)
+
+
+def test_a_norm_with_a_group_for_every_channel(tmp_path):
+    """A group norm whose groups follow its channels is read into a fresh model, and its groups stay equal."""
+    torch.manual_seed(0)
+
+    def make():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(8, 8), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+
+    model, example = make(), torch.randn(2, 3, 9, 9)
+    structure = trace(model, example)
+    kept = np.arange(8) % 3 != 1
+    small = cut(model, structure, kept)
+    assert small[1].num_groups == small[1].num_channels == 5
+    save(tmp_path / "small", small, structure, kept=kept)
+    assert torch.equal(load(tmp_path / "small", make())(example), small(example))
+    small[1].num_groups = 2
+    with pytest.raises(SurgeryError, match="5 channels are 2 equal groups"):
+        check_measures(small)
 
 
 @pytest.mark.parametrize("extra", [b"\0", b" ", b"more"])

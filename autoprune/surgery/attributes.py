@@ -14,14 +14,23 @@ from autoprune.errors import SurgeryError, shown
 from autoprune.surgery.places import read
 
 SIZES = frozenset(
-    {"in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"}
+    {
+        "in_channels",
+        "out_channels",
+        "groups",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_channels",
+        "num_groups",
+    }
     | {"num_parameters", "embedding_dim", "normalized_shape", "unflattened_size"}
     | {"embed_dim", "num_heads", "kdim", "vdim", "d_model"}
     | {"input_size", "hidden_size", "proj_size"}
 )
 """What a cut changes on torch's own layers; nothing else there (stride, dim) follows the widths."""
 
-NO_SIZES = frozenset({"stride", "padding", "dilation", "kernel_size", "output_padding", "num_groups"})
+NO_SIZES = frozenset({"stride", "padding", "dilation", "kernel_size", "output_padding"})
 """What it never changes on layers that extend them, which may have sizes of their own."""
 
 
@@ -114,6 +123,9 @@ def check_measures(model: nn.Module) -> None:
             said = (module.num_features,)
         elif isinstance(module, nn.GroupNorm):
             said = (module.num_channels,)
+            if module.num_channels % max(module.num_groups, 1):  # no group where no channel is left
+                msg = f"{name!r} says that its {module.num_channels} channels are {module.num_groups} equal groups"
+                raise SurgeryError(msg)
         elif isinstance(module, nn.LayerNorm):
             said = tuple(module.normalized_shape)
         if said is None:
