@@ -34,6 +34,7 @@ from autoprune.store.meta import Role, RunMeta
 from autoprune.store.record import FINETUNE
 from autoprune.store.run import RunStore
 from autoprune.train.distill import Distillation
+from autoprune.train.door import check_learns
 from autoprune.train.loop import Progress
 from autoprune.train.settings import IMITATION, FitSettings
 from autoprune.train.task_traits import check_loss, directions_of, distillation_identity, has_loss
@@ -211,6 +212,7 @@ def finetune(
     check_progress(progress)
     _check_loggers(loggers, on_ray=executor not in (None, "in-process"))
     problem = run._require_problem("train")
+    check_learns(problem.model, "finetune")
     chosen = _chosen(run, points)
     if not chosen:
         msg = f"expected points to train, got none: {run!r}"

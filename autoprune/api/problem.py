@@ -51,7 +51,7 @@ from autoprune.surgery.matching import model_weights
 from autoprune.trace import AttentionCut, trace_space, unwrap
 from autoprune.trace.validation import ValidationReport, validator
 from autoprune.train.data import Data
-from autoprune.train.door import checked_data, checked_seed, checked_task
+from autoprune.train.door import check_learns, checked_data, checked_seed, checked_task
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.task_traits import check_loss, check_task, default_task, directions_of
 from autoprune.train.tasks import Task
@@ -477,7 +477,9 @@ class Problem:
             self.evaluator_of(info.fidelity)  # says so itself
 
     def check_recipe(self, name: str, settings: Mapping[str, Any], what: str = "") -> None:
-        """Refuse a recipe that learns from labels where there are none; all of its loss may be distillation instead.
+        """Refuse a recipe that learns from labels where there are none, or that cannot prepare this model.
+
+        All of its loss may be distillation instead of labels.
 
         Args:
             name: a name of ``autoprune list recipes``.
@@ -487,12 +489,14 @@ class Problem:
         Raises:
             InvalidArgumentError: see `check_strategy`.
         """
+        info, what = RECIPES.find(name), what or f"the recipe {name!r}"
+        if "loss" in info.needs:
+            check_learns(self.model, what)
+        info.load().check(RECIPES.settings(name, dict(settings)), self._setup)
         if settings.get("distillation") == 1 and not settings.get("sandwich"):
             return
-        if "loss" in RECIPES.find(name).needs:
-            check_loss(
-                self.task, self.data, what or f"the recipe {name!r}", "a strategy that trains nothing ('knapsack')"
-            )
+        if "loss" in info.needs:
+            check_loss(self.task, self.data, what, "a strategy that trains nothing ('knapsack')")
 
     def warn_of_calibration(self) -> None:
         """Warn where the BatchNorm statistics of the calibration items are far from those that the model came with.

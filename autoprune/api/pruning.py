@@ -36,7 +36,7 @@ from autoprune.report.units import amount, title
 from autoprune.trace import AttentionCut
 from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
-from autoprune.train.door import check_minutes
+from autoprune.train.door import check_learns, check_minutes, check_model
 from autoprune.train.loop import Progress
 from autoprune.train.tasks import Task
 
@@ -273,6 +273,8 @@ def prune(
         raise unknown_name("recovery", recover, RECOVERIES)
     if recover is not None:
         check_minutes(minutes)
+        check_model(model)
+        check_learns(model, "recover='distill'")
     if score is not None:
         task = FunctionTask(loss=None, metrics={"max:score": score})
     if latency is None and any("latency" in item for item in wanted):

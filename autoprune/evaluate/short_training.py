@@ -14,6 +14,7 @@ from autoprune.evaluate.inherited import InheritedWeights
 from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.train.devices import placed, reproducible
+from autoprune.train.door import check_learns
 from autoprune.train.job_setup import Genome, JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
@@ -53,6 +54,7 @@ class ShortTraining(InheritedWeights):
 
     def __init__(self, setup: JobSetup, settings: ShortTrainingSettings | None = None) -> None:
         super().__init__(setup, settings)
+        check_learns(setup.model, "the evaluator 'short_training'")
         fitting = cast(ShortTrainingSettings, self.settings).fit
         taught = fitting.distillation
         if taught is None or taught.weight < 1:

@@ -125,6 +125,19 @@ class Recipe(ABC):
         self.bench = bench
         self.setup = bench.setup
 
+    @classmethod
+    def check(cls, settings: Any, setup: JobSetup) -> None:  # noqa: ARG003 - most refuse nothing
+        """Refuse what could not be prepared, before a run begins; nothing is refused unless a recipe says so.
+
+        Args:
+            settings: settings of the recipe.
+            setup: model, space, costs, data and task.
+
+        Raises:
+            InvalidArgumentError: there is nothing in the model that the recipe could work on.
+        """
+        return
+
     @final
     def estimate(self, job: Prepare) -> Spending:
         """Return what ``job`` will be charged, seconds excepted.

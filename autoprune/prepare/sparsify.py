@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from autoprune.core import check
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import dense_model
@@ -19,11 +21,14 @@ from autoprune.regularizers.base import Channels
 from autoprune.regularizers.registry import REGULARIZERS, make_regularizer
 from autoprune.regularizers.rounds import PruningRounds
 from autoprune.surgery.copying import copy_model
+from autoprune.surgery.forward import forward
 from autoprune.surgery.matching import model_weights
 from autoprune.train.checkpoint import CheckpointSlot
 from autoprune.train.distill import Distillation
+from autoprune.train.job_setup import JobSetup
 from autoprune.train.loop import fit, training_macs
 from autoprune.train.settings import FitSettings
+from autoprune.train.source import to_device
 from autoprune.weight_sets import Inherited
 
 
@@ -96,6 +101,24 @@ class Sparsify(Recipe):
     """Trains the dense network with a sparsity regularizer."""
 
     Settings = SparsifySettings
+
+    @classmethod
+    def check(cls, settings: SparsifySettings, setup: JobSetup) -> None:
+        """Refuse a regularizer that finds nothing to push in this model.
+
+        Raises:
+            InvalidArgumentError: it does not.
+        """
+        orders = tuple(np.arange(group.width) for group in setup.structure.groups)
+        model = copy_model(setup.model).eval()
+        regularizer = make_regularizer(
+            settings.regularizer, Channels(model, setup.structure, orders), settings.regularization
+        )
+        try:  # some look for what they push in a forward pass
+            forward(model, to_device(setup.data.example_batch()[0], next(model.parameters()).device))
+            regularizer.penalty(0, 1)
+        finally:
+            regularizer.close()
 
     def estimate_macs(self, settings: SparsifySettings) -> int:
         """Return the multiply-adds of the training; a penalty on weights has none."""

@@ -110,9 +110,10 @@ class WidthLearner:
         self._teacher = teacher
         self._distillation = Distillation(settings.distillation, settings.temperature)
         self._in_place = in_place and settings.distillation > 0
-        buffers = {info.name for info in setup.structure.tensors if info.kind == "buffer"}
+        fixed = {info.name for info in setup.structure.tensors if info.kind == "buffer"}
+        fixed |= {name for name, own in setup.model.named_parameters() if not own.requires_grad}  # as in every training
         self.tensors = {
-            name: tensor.detach().clone().requires_grad_(name not in buffers and is_inexact(tensor))
+            name: tensor.detach().clone().requires_grad_(name not in fixed and is_inexact(tensor))
             for name, tensor in tensors.items()
         }
         self._trained = {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}

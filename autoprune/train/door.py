@@ -51,6 +51,21 @@ def check_model(model: Any, name: str = "model") -> None:
         raise InvalidArgumentError(msg)
 
 
+def check_learns(model: nn.Module, what: str) -> None:
+    """Refuse to train a model of which nothing may change, before any work.
+
+    Args:
+        model: the model, or the dense one that it is cut from.
+        what: name of what trains it, for the message.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        msg = (
+            f"{what} trains the model, and none of its parameters requires gradients; call "
+            "model.requires_grad_(True), or leave those frozen that are to stay as they are"
+        )
+        raise InvalidArgumentError(msg)
+
+
 def check_minutes(minutes: Any) -> None:
     """Refuse what is no time to train in."""
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)

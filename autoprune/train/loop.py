@@ -22,7 +22,7 @@ from autoprune.train.checkpoint import CheckpointSlot, restore_training, trainin
 from autoprune.train.data import Data
 from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
 from autoprune.train.distill import Distillation, Recorder
-from autoprune.train.door import check_model, check_told, checked_data, checked_seed, checked_task
+from autoprune.train.door import check_learns, check_model, check_told, checked_data, checked_seed, checked_task
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
 from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
@@ -143,6 +143,7 @@ def fit(
             argument is something else than is described here.
     """
     check_model(model)
+    check_learns(model, "fit")
     if teacher is not None:
         check_model(teacher, "teacher")
     if regularizer is not None and not hasattr(regularizer, "after_step"):
@@ -291,9 +292,6 @@ def _counted_macs(model: nn.Module, teacher: nn.Module | None, data: Data, setti
 
 def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        msg = "expected a model with parameters that require gradients, got none"
-        raise InvalidArgumentError(msg)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
             parameters, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay

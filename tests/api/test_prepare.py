@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import autoprune as ap
 from autoprune.core.jobs import Evaluation, Preparation, Prepare, Status
 from autoprune.core.orders import decode_orders
 from autoprune.criteria.scoring import order, scores
 from autoprune.errors import AutopruneError, BudgetError, InvalidArgumentError
+from autoprune.prepare.registry import RECIPES
 from autoprune.prepare.statistics import dense_model
 from autoprune.report.summarize import summarize
 from autoprune.store.ledger import EventKind
 from autoprune.strategies import STRATEGIES, StrategyInfo
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.named_data import load_data
-from autoprune.weight_sets import WeightReader
+from autoprune.weight_sets import WeightReader, unpack_weights
 
 SPARSIFY = ("sparsify", {"epochs": 1.0, "batch_size": 130, "regularizer": "growing"})
 
@@ -287,3 +289,48 @@ def test_sparsity_training_without_labels_learns_from_the_dense_model(tmp_path: 
     run = ap.search(problem, "random", 3, prepare=given, store=tmp_path / "run")
     assert made_by(run).status is Status.OK
     assert run.n_evaluations == 3
+
+
+@pytest.mark.parametrize("name", [name for name, info in RECIPES.items() if "loss" in info.needs])
+def test_nothing_is_trained_where_everything_is_frozen(name: str, tmp_path: Path) -> None:
+    """What trains says so before a folder is made; so do the strategies, the evaluator and the calls that train."""
+    model = digits_network().requires_grad_(requires_grad=False)
+    problem = ap.Problem(model, data=ap.load_data("digits"), name="frozen")
+    with pytest.raises(InvalidArgumentError, match="none of its parameters requires gradients"):
+        problem.check_recipe(name, {"distillation": 1} if name == "supernet" else {})
+    if name == "sparsify":
+        for call in (
+            lambda: ap.search(problem, "random", 3, prepare=name, store=tmp_path / "run"),
+            lambda: ap.search(problem, "slimmable", 3, store=tmp_path / "run"),
+            lambda: ap.Problem(model, data=problem.data, evaluator="short_training"),
+            lambda: ap.prune(model, problem.data, {"macs": "50%"}, recover="distill", store=tmp_path / "run"),
+        ):
+            with pytest.raises(InvalidArgumentError, match="none of its parameters requires gradients"):
+                call()
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("regularizer", "why"), [("bn_l1", "use 'group_lasso'"), ("ffr", "try path='all'")])
+def test_a_regularizer_that_finds_nothing_to_push_makes_no_run(regularizer: str, why: str, tmp_path: Path) -> None:
+    """It is refused at the door, with what else to take; it was a finished run of failed jobs, with a warning."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    problem = ap.Problem(model, data=ap.load_data("digits"))
+    with pytest.raises(InvalidArgumentError, match=why):
+        ap.search(problem, "random", 3, prepare=("sparsify", {"regularizer": regularizer}), store=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["supernet", "sparsify"])
+def test_frozen_layers_stay_as_they_are(recipe: str, tmp_path: Path) -> None:
+    """Weights that the user froze are those of the dense model in what a recipe makes, and the others are not."""
+    model = digits_network()
+    frozen = next(iter(dict(model.named_parameters())))
+    dict(model.named_parameters())[frozen].requires_grad_(requires_grad=False)
+    problem = ap.Problem(model, data=ap.load_data("digits"), evaluator="inherited")
+    run = ap.search(problem, "random", 2, prepare=(recipe, {"epochs": 0.1}), store=tmp_path / "run")
+    [made] = weights_of(run)
+    weights = run.record.weights.get(made.weights)
+    assert weights is not None
+    learned, own = unpack_weights(weights), model.state_dict()
+    assert torch.equal(learned[frozen], own[frozen])
+    assert sum(not torch.equal(learned[name], own[name]) for name in dict(model.named_parameters())) > 1
