@@ -11,6 +11,7 @@ import numpy as np
 
 from autoprune.api.problem import Problem
 from autoprune.api.run import Run, open_run
+from autoprune.api.turning import turned_as, usual_preparation, weights_as_given
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.jobs import Evaluation, Preparation, Status, WeightSet
 from autoprune.core.limits import within_limits
@@ -19,7 +20,7 @@ from autoprune.core.settings import as_json, changed, in_words, name_and_setting
 from autoprune.errors import InvalidArgumentError, StoreError, did_you_mean, shown
 from autoprune.prepare.registry import RECIPES
 from autoprune.store.identity import Identity
-from autoprune.store.meta import RunMeta, method_in_words
+from autoprune.store.meta import ROTATE, RunMeta, method_in_words
 from autoprune.store.run import LEDGER, RunStore
 from autoprune.strategies._base import BaseStrategy, Genome
 from autoprune.strategies._evolution import select
@@ -56,10 +57,12 @@ class Beginning:
         preparation: how weights are made first; None for nothing.
         source: the earlier run whose weights are taken instead; None for nothing.
         inherited: the weights and the order of that run.
+        as_given: whether their function is that of the given weights, in this basis or another.
         warm_start: candidates that are measured first; None for none.
         earlier: the run that the measured candidates come from; None where they come from no run.
         keeps_order: whether the order that comes with prepared weights stands.
         is_open: whether nobody chose a warm start, nor to have none.
+        weights_are_open: whether nobody chose how weights are made, nor the given ones.
     """
 
     strategy: str
@@ -68,10 +71,12 @@ class Beginning:
     preparation: PreparedSettings | None = None
     source: Run | None = None
     inherited: WeightSet | None = None
+    as_given: bool = False
     warm_start: WarmStartSettings | None = None
     earlier: Run | None = field(default=None)
     keeps_order: bool = False
     is_open: bool = False
+    weights_are_open: bool = False
 
     @classmethod
     def of(
@@ -102,7 +107,8 @@ class Beginning:
         info, _ = find_strategy(strategy)
         given = strategy_settings(strategy, settings)
         parts: dict[str, Any] = {}
-        if prepare is not None and not (isinstance(prepare, str) and not prepare):
+        is_word = isinstance(prepare, str) and prepare in ("", USUAL, NO_START)
+        if prepare is not None and not is_word:
             parts |= _prepared(problem, info, prepare)
         is_usual = isinstance(warm_start, str) and warm_start == USUAL
         if start and not is_usual:
@@ -112,30 +118,57 @@ class Beginning:
         if warm not in ("", None, NO_START):
             check_warm_start(strategy)
             parts |= _warm(problem, warm, evaluations)
-        return cls(strategy, info, given, is_open=is_usual and not start, **parts)
+        is_open, weights_are_open = is_usual and not start, is_word and prepare == USUAL
+        return cls(strategy, info, given, is_open=is_open, weights_are_open=weights_are_open, **parts)
 
-    def settled(self, problem: Problem, budget: Budget, recorded: RunMeta | None = None) -> Beginning:
-        """Return it with the warm start that suits the strategy, where nobody chose one, and a run's own defaults.
+    def settled(
+        self, problem: Problem, budget: Budget, recorded: RunMeta | None = None, *, may_prepare: bool = True
+    ) -> Beginning:
+        """Return it with the weights and the warm start that suit, where nobody chose any, and a run's own defaults.
 
-        A run goes on with the defaults of the strategy that it was started under, and from the start that it had. A new
-        one has the usual start of the strategy where that was measured to help: the evaluator reconstructs, the given
-        weights are searched in, and the probes, one a variable at least, take no more than half of the budget.
+        A run goes on with the defaults of the strategy that it was started under, in the basis and from the start that
+        it had. A new one has the weights of `usual_preparation`, and the usual start of the strategy where that was
+        measured to help: the evaluator reconstructs, the given weights are searched in, turned or not, and the probes,
+        one a variable at least, take no more than half of the budget.
 
         Args:
             problem: the problem, with the evaluator that the run has.
             budget: upper bound on what may be spent.
             recorded: description of the run; None for a new one.
+            may_prepare: whether a new run may prepare weights that nobody asked for.
+
+        Raises:
+            InvalidArgumentError: the run has weights that cannot be made here.
         """
         former = {} if recorded is None else self.info.former_settings(recorded.settings)
         open_ = {name: value for name, value in former.items() if getattr(self.settings, name) is None}
         if open_:
-            return replace(self, settings=replace(self.settings, **open_)).settled(problem, budget, recorded)
+            known = replace(self, settings=replace(self.settings, **open_))
+            return known.settled(problem, budget, recorded, may_prepare=may_prepare)
+        if self.weights_are_open:
+            known = replace(self, weights_are_open=False)
+            if (usual := self._usual_weights(problem, budget, recorded, may_prepare=may_prepare)) is not None:
+                known = replace(known, **_by_recipe(problem, *usual))
+            return known.settled(problem, budget, recorded)
         if not self.is_open:
             return self
-        is_given = self.preparation is None and self.source is None
+        is_trained = self.preparation is not None and self.preparation.recipe != ROTATE
+        is_given = not is_trained and self.source is None
         suits = is_given and problem.evaluator.name == "reconstructed" and _suffices(problem, budget)
         start = recorded.warm_start if recorded is not None else self.info.usual_start if suits else ""
         return replace(self, warm_start=WarmStartSettings()) if start == WARM_STARTS[0] else self
+
+    def _usual_weights(
+        self, problem: Problem, budget: Budget, recorded: RunMeta | None, *, may_prepare: bool
+    ) -> tuple[str, Any] | None:
+        """Return the recipe, with its settings, of a run that nobody chose one for."""
+        if recorded is not None:
+            return turned_as(recorded.settings)
+        if not may_prepare:
+            return None
+        earlier = None if self.earlier is None else self.earlier.meta.settings
+        criteria = (problem.criterion, *self.criteria)
+        return usual_preparation(problem, self.info, criteria, budget, earlier)
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -159,7 +192,8 @@ class Beginning:
             usual = as_json(RECIPES[recipe].load().Settings())
             prepare = {"recipe": recipe, "settings": {k: v for k, v in chosen.items() if v != usual[k]}}
         elif self.source is not None and self.inherited is not None:
-            prepare = {"run": str(self.source.folder.resolve()), **asdict(self.inherited)}
+            where = {"run": str(self.source.folder.resolve()), **asdict(self.inherited)}
+            prepare = {**where, "as_given": self.as_given}
         warm_start: Any = ""
         if self.earlier is not None and self.warm_start is not None:
             warm_start = {"run": str(self.earlier.folder.resolve()), "created": self.earlier.meta.created}
@@ -262,7 +296,9 @@ def _prepared(problem: Problem, info: StrategyInfo, given: Any) -> dict[str, Any
     for outcome in run.outcomes:
         if isinstance(outcome, Preparation) and outcome.status is Status.OK and outcome.job.recipe in RECIPES:
             _check_recipe(problem, outcome.job.recipe)
-    return {"source": run, "inherited": candidates[0], "keeps_order": True}
+    given = problem.identity.decided["the weights"]
+    as_given = candidates[0].weights in weights_as_given(run.record, given)
+    return {"source": run, "inherited": candidates[0], "as_given": as_given, "keeps_order": True}
 
 
 def _by_recipe(problem: Problem, name: str, settings: Any) -> dict[str, Any]:

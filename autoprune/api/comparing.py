@@ -53,7 +53,7 @@ from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.report.document import card
 from autoprune.strategies.registry import strategy_settings
-from autoprune.strategies.warm_start import split_key
+from autoprune.strategies.warm_start import USUAL, split_key
 from autoprune.train.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ def compare(
             once.
         settings: settings of the strategies, by name.
         prepare: how the weights that candidates inherit are made first, see `search`: in every run, from its seed, and
-            charged to it; so every strategy then runs from every seed. An earlier run gives all the same weights.
+            charged to it; so every strategy then runs from every seed. An earlier run gives all the same weights. By
+            default the given ones: whatever `search` would choose for one strategy, its rivals would not have.
         shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
@@ -246,6 +247,12 @@ def compare(
     taking_part = roster(strategies, counts_macs=budget.macs is not None)
     _check(problem, budget, shares, executor)
     _check_retraining(retrain, finetune)
+    if isinstance(prepare, str) and prepare == USUAL:
+        msg = (
+            "expected prepare='rotate' or another recipe, a run, or 'none' for the given weights, got 'auto': the runs "
+            "of a comparison all begin with the same weights, and what a search would choose depends on the strategy"
+        )
+        raise InvalidArgumentError(msg)
     beginning = Beginning.of(problem, "random", None, prepare, None, budget.evaluations)
     plan = entries(taking_part, seeds, is_trained=beginning.preparation is not None)
     settings = _checked_settings(settings or {}, taking_part)

@@ -15,11 +15,11 @@ from torch import nn
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem
 from autoprune.api.progress import Given, check_progress, prune_progress
-from autoprune.api.recorded_problem import recorded_settings
 from autoprune.api.recovering import train_to_imitate
 from autoprune.api.run import Run
 from autoprune.api.searching import search
 from autoprune.api.timing import time_in_turns
+from autoprune.api.turning import has_streams
 from autoprune.core.budget import Budget
 from autoprune.core.jobs import PROBE, Status, evaluations
 from autoprune.core.space import SearchSpace
@@ -30,9 +30,10 @@ from autoprune.evaluate.evaluator import FEWEST_AT_ONCE
 from autoprune.evaluate.reconstructed import ReconstructedSettings
 from autoprune.latency.library import Wanted
 from autoprune.latency.settings import LatencySettings
-from autoprune.prepare.rotate import streams_of
 from autoprune.report.document import card
 from autoprune.report.units import amount, title
+from autoprune.store.meta import ROTATE
+from autoprune.strategies.warm_start import USUAL
 from autoprune.trace import AttentionCut
 from autoprune.train.brought_tasks import FunctionTask
 from autoprune.train.data import Data
@@ -237,7 +238,7 @@ def prune(
         drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
         rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way, as in
             the bottlenecks of MobileNetV2 and within heads of attention: subspaces are kept, not subsets (the recipe
-            ``rotate``). Yes by default; a run in ``store`` goes on as it began.
+            ``rotate``). Yes by default, as in `search`; a run in ``store`` goes on as it began.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.
@@ -305,9 +306,6 @@ def prune(
     if problem.latency is not None and problem.latency.disturbed and any("latency" in item for item in wanted):
         warn(problem.latency.disturbed, stacklevel=2)
     problem = problem.with_batch_size(_batch_size(problem))
-    if rotate is None:
-        recorded = None if store is None else recorded_settings(Path(store))
-        rotate = recorded is None or bool(recorded.get("prepare"))
     targets = [problem.resolve_limits(item) for item in wanted]
     budget = budget_of(problem.space, len(targets))
     n_evaluations = budget.evaluations or 0
@@ -317,7 +315,7 @@ def prune(
             "knapsack",
             budget,
             settings={"probes": _levels_probed(problem.space), "targets": targets},
-            prepare="rotate" if rotate and streams_of(problem.evaluator.setup, problem.model, seed) else None,
+            prepare=USUAL if rotate is None else ROTATE if rotate and has_streams(problem) else None,
             store=Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store,
             seed=seed,
             progress=lambda now: tell(PruneProgress("measuring", now.evaluations, n_evaluations)),

@@ -61,16 +61,6 @@ def as_recorded_in(folder: Path, problem: Problem) -> Problem:
     return problem if meta is None else as_recorded(problem, meta)
 
 
-def recorded_settings(folder: Path) -> Mapping[str, Any] | None:
-    """Return the settings that the run in a folder was searched with; None where there is no run.
-
-    Raises:
-        StoreError: the run's files cannot be used.
-    """
-    meta = _recorded_meta(folder)
-    return None if meta is None else RunMeta.from_json(meta).settings
-
-
 def _recorded_meta(folder: Path) -> Mapping[str, Any] | None:
     """Return what the run in a folder says of itself; None where there is no run."""
     if not (folder / LEDGER).exists():

@@ -42,7 +42,7 @@ from autoprune.pareto.hypervolume import ReferenceBox
 from autoprune.prepare.recipe import Checkpoints
 from autoprune.store.cache import EvaluationCache
 from autoprune.store.meta import Dense, Role, RunMeta
-from autoprune.store.record import RunRecord
+from autoprune.store.record import COMPLETED, RunRecord
 from autoprune.store.run import RunStore
 from autoprune.strategies.warm_start import USUAL
 from autoprune.train.checkpoint import Checkpoint
@@ -53,9 +53,6 @@ WINDOW = 16
 
 CHECKPOINTS = "checkpoints"
 """Folder of the training runs of preparations; gone when they are."""
-
-COMPLETED = "completed weights"
-"""Kind of the records ``{"weights", "completed"}``: blobs of weights without and with what evaluations need of them."""
 
 EVALUATIONS = 100
 """Budget of who gives none."""
@@ -77,7 +74,7 @@ def search(
     budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
-    prepare: StartArgument = None,
+    prepare: StartArgument = USUAL,
     warm_start: StartArgument = USUAL,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
@@ -102,14 +99,19 @@ def search(
             ``autoprune list recipes``), with settings as in ``("sparsify", {"regularizer": "bn_l1"})``, or an earlier
             run or its folder, whose weights and order are taken. The preparation is a job of the run, charged and
             resumed like all; a length (``epochs``) that is left open takes up to half of the budget's MACs. The
-            channels are ranked again by the problem's criterion, unless their order is part of what was made.
+            channels are ranked again by the problem's criterion, unless their order is part of what was made. None, or
+            ``"none"``, for the given weights. Left out, ``"rotate"``, the same function in a basis of which less is
+            lost, where nothing is trained (the evaluator ``reconstructed``, a strategy that inherits and prepares
+            nothing), something can be turned (linear bottlenecks, heads of attention cut by widths) and a tenth of the
+            budget's MACs pays for it; not behind the warm start of a run that has other weights. A run in ``store``
+            goes on as it began.
         warm_start: candidates that are measured before the strategy begins, counted like all others: ``"knapsack"`` for
             the sensitivity of every layer and the optima that they predict (the strategy may be written
             ``"pymoo:nsga2+knapsack"``, too), or an earlier run or its folder for its best candidates, repaired into the
             limits: at most 64, and a third of the evaluations. Where that run measured what this one would, they come
             from the cache. None, or ``"none"``, for none. Left out: ``"knapsack"`` for `acp`, `pymoo:*` and `optuna:*`
-            on given weights with the evaluator ``reconstructed``, where the probes take no more than half of the
-            budget.
+            on weights that nobody trained, with the evaluator ``reconstructed``, where the probes take no more than
+            half of the budget.
         executor: None or ``"in-process"`` runs candidates here; ``"ray"`` on a cluster of this machine's cores;
             ``ap.RaySettings(address=..., workers=...)`` on a running one. The result is the same everywhere.
         store: the run's folder; a fresh temporary one by default.
@@ -151,7 +153,9 @@ def search(
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) / "run" if store is None else store
     is_new = not (folder / "run.sqlite").exists()
     problem = as_recorded_in(folder, problem)
-    meta = _describe(problem, beginning.settled(problem, budget), budget, seed) if is_new else None
+    own_executor = executor is not None and not isinstance(executor, str | RaySettings)
+    first = beginning.settled(problem, budget, may_prepare=not own_executor) if is_new else beginning
+    meta = _describe(problem, first, budget, seed) if is_new else None
     with (
         RunStore(
             folder,

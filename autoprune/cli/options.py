@@ -100,7 +100,8 @@ Prepare = Annotated[
         "--prepare",
         metavar="RECIPE|RUN",
         autocompletion=names("recipes"),
-        help="Make the weights first: a recipe (`autoprune list recipes`; --set TABLE.prepare.KEY=VALUE), or a run's.",
+        help="Make the weights first: a recipe (`autoprune list recipes`; --set TABLE.prepare.KEY=VALUE), or a run's; "
+        "none for the given ones.",
         show_default="the problem's",
     ),
 ]

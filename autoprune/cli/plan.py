@@ -15,6 +15,7 @@ from autoprune.cli.console import escape, print_json, print_line, print_table, w
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autoprune.api import Problem
     from autoprune.config import ProblemFile
     from autoprune.plan import ConsumerPlan, Pilot, Plan
 
@@ -64,19 +65,19 @@ def plan(
     if file.tables.evaluator.name in (None, "reconstructed"):
         found = replace(found, consumers=plan_reconstruction(model, space.structure))
     with working("timing a pilot"):
-        timed = _pilot(file) if pilot else "not asked for"
+        timed, weights_first = _pilot(file) if pilot else ("not asked for", None)
     if as_json:
-        print_json(_as_json(file, found, timed))
+        print_json(_as_json(file, found, timed, weights_first))
     else:
-        _print_plan(file, found, timed, layers=layers)
+        _print_plan(file, found, timed, weights_first, layers=layers)
 
 
-def _pilot(file: ProblemFile) -> Pilot | str:
-    """Time two evaluations, or say why that cannot be done."""
+def _pilot(file: ProblemFile) -> tuple[Pilot | str, str | None]:
+    """Time two evaluations, or say why that cannot be done; also says which weights a search would begin with."""
     if file.tables.data is None:
-        return "the problem names no data (--data)"
+        return "the problem names no data (--data)", None
     if file.tables.model.weights is None and file.tables.training is None:
-        return "the network has no weights (--weights)"
+        return "the network has no weights (--weights)", None
     from autoprune.config.building import build_problem
     from autoprune.plan import run_pilot
     from autoprune.store.blobs import BlobStore
@@ -85,17 +86,32 @@ def _pilot(file: ProblemFile) -> Pilot | str:
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
         blobs = BlobStore(Path(folder))
         ranking, _ = problem.rank(problem.criterion, blobs.put)
-        return run_pilot(problem.space, problem.runner(blobs), ranking.weight_set)
+        timed = run_pilot(problem.space, problem.runner(blobs), ranking.weight_set)
+        return timed, _weights_first(file, problem)
 
 
-def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str) -> dict[str, Any]:
-    data = {"problem": str(file.path), **asdict(found)}
+def _weights_first(file: ProblemFile, problem: Problem) -> str:
+    """Say which weights a search of the file would begin with."""
+    from autoprune import Budget
+    from autoprune.api.beginning import Beginning
+    from autoprune.config.building import beginning_of
+    from autoprune.store.meta import weights_in_words
+    from autoprune.strategies.warm_start import USUAL
+
+    wanted, budget = file.tables.search, Budget(**file.tables.search.budget.model_dump())
+    given = {"prepare": USUAL, "warm_start": USUAL, **beginning_of(file)}
+    beginning = Beginning.of(problem, wanted.strategy, wanted.settings or None, evaluations=budget.evaluations, **given)
+    return weights_in_words(beginning.settled(problem, budget).to_json()["prepare"])
+
+
+def _as_json(file: ProblemFile, found: Plan, timed: Pilot | str, weights_first: str | None) -> dict[str, Any]:
+    data = {"problem": str(file.path), **asdict(found), "weights": weights_first}
     if isinstance(timed, str):
         return {**data, "pilot": None, "no_pilot_because": timed}
     return {**data, "pilot": asdict(timed), "estimated_seconds": _estimate(file, timed)}
 
 
-def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: bool) -> None:
+def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, weights_first: str | None, *, layers: bool) -> None:
     from autoprune.report.units import amount, duration, title
 
     size = f"10^{found.log10_size:.0f}" if found.log10_size >= 6 else f"{10**found.log10_size:,.0f}"
@@ -126,6 +142,8 @@ def _print_plan(file: ProblemFile, found: Plan, timed: Pilot | str, *, layers: b
         print_line("every layer can be pruned")
     if found.consumers:
         _print_consumers(found.consumers, everything=layers)
+    if weights_first is not None:
+        print_line(f"weights that a search begins with: {escape(weights_first)}")
     if isinstance(timed, str):
         print_line(f"no estimate of time: {escape(timed)}")
         return

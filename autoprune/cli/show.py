@@ -96,6 +96,7 @@ def front_json(summary: RunSummary) -> dict[str, Any]:
 def print_front(summary: RunSummary) -> None:
     """Print the front below the dense model, every cost beside its share, and the run's headline; warn on stderr."""
     from autoprune.report.units import amount, title
+    from autoprune.store.meta import weights_in_words
 
     dense = summary.meta.dense
     metrics = [(role, name) for role in summary.roles for name in _names(summary, role)]
@@ -122,6 +123,8 @@ def print_front(summary: RunSummary) -> None:
         rows = [[*row, times.get(id_, "")] for row, id_ in zip(rows, ids, strict=True)]
     print_table((">point", *columns), rows)
     print_line(escape(summary.headline))
+    if prepared := summary.meta.settings.get("prepare"):
+        print_line(f"weights {escape(weights_in_words(prepared))}")
     for warning in summary.warnings:
         log(f"[yellow]{escape(warning)}[/yellow]")
 

@@ -28,7 +28,7 @@ from autoprune.execute.tables import table_of
 from autoprune.latency.library import known_table
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
-from autoprune.strategies.warm_start import NO_START, WARM_STARTS
+from autoprune.strategies.warm_start import NO_START, USUAL, WARM_STARTS
 from autoprune.trace import trace_space
 from autoprune.train.data import Data
 from autoprune.train.loop import fit
@@ -305,13 +305,14 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
     return problem
 
 
-def preparation_of(file: ProblemFile, table: SearchTable | CompareTable) -> Path | tuple[str, Any] | None:
-    """Return what a table of the file says of prepared weights, as `autoprune.search` takes it."""
+def preparation_of(file: ProblemFile, table: SearchTable | CompareTable) -> str | Path | tuple[str, Any] | None:
+    """Return what a table of the file says of prepared weights, as `autoprune.search` takes it; None for nothing."""
     if table.prepare is None:
         return None
     if table.prepare.run is not None:
         return file.path.parent / table.prepare.run
-    return str(table.prepare.recipe), table.prepare.settings or None
+    recipe = str(table.prepare.recipe)
+    return recipe if recipe in (USUAL, NO_START) else (recipe, table.prepare.settings or None)
 
 
 def beginning_of(file: ProblemFile) -> dict[str, Any]:

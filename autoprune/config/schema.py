@@ -84,7 +84,8 @@ class PrepareTable(Table):
     The settings of the recipe stand beside its name.
 
     Attributes:
-        recipe: key of the registry of recipes.
+        recipe: key of the registry of recipes; ``"none"`` for the given weights, ``"auto"`` for what
+            `autoprune.search` finds usual.
         run: the folder of an earlier run whose weights are taken; instead of ``recipe``.
     """
 
@@ -105,7 +106,13 @@ class PrepareTable(Table):
                 f"expected either recipe = 'sparsify' (or another) or run = 'FOLDER', got {self.recipe!r}, {self.run!r}"
             )
             raise ValueError(msg)
-        if self.recipe is not None:
+        from autoprune.strategies.warm_start import NO_START, USUAL
+
+        if self.recipe in (USUAL, NO_START):
+            if self.settings:
+                msg = f"{self.recipe!r} is no recipe and has no settings, got {', '.join(self.settings)}"
+                raise ValueError(msg)
+        elif self.recipe is not None:
             from autoprune.prepare.registry import RECIPES
 
             try:
@@ -129,7 +136,8 @@ class SearchTable(Table):
         budget: upper bound on what may be spent.
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
-        prepare: how the weights that candidates inherit are made first; left out, they are those of the network.
+        prepare: how the weights that candidates inherit are made first, ``"none"`` for those of the network; left out,
+            what `autoprune.search` finds usual.
         warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run, ``"none"`` for
             none; left out, what `autoprune.search` finds usual.
     """
@@ -161,7 +169,8 @@ class CompareTable(Table):
         epochs: epochs of the short fine-tune that every point gets; 0 leaves it out.
         retrain: start of the fine-tune: ``"own"`` weights of a point, or ``"dense"`` ones beside these.
         settings: settings of the strategies, a table for each.
-        prepare: how the weights of every run are made first, as in ``[search]``, whose own is not looked at.
+        prepare: how the weights of every run are made first, as in ``[search]``, whose own is not looked at; left out,
+            they are those of the network.
     """
 
     strategies: values.StrategyKeys = ()
@@ -171,6 +180,18 @@ class CompareTable(Table):
     retrain: Literal["own", "dense"] = "own"
     settings: values.SettingsByStrategy = Field(default_factory=dict)
     prepare: Prepare = None
+
+    @model_validator(mode="after")
+    def _all_alike(self) -> CompareTable:
+        from autoprune.strategies.warm_start import USUAL
+
+        if self.prepare is not None and self.prepare.recipe == USUAL:
+            msg = (
+                "expected prepare = 'rotate' or another recipe, a run's folder, or 'none', got 'auto': the runs of a "
+                "comparison all begin with the same weights"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class PruneTable(Table):

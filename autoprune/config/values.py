@@ -99,11 +99,13 @@ def named_table(key: str) -> Callable[[Any], Any]:
 
 
 def preparation_table(value: Any, info: ValidationInfo) -> Any:
-    """Read a word in the place of ``[search.prepare]``: a recipe, or else the folder of a run."""
+    """Read a word in the place of ``[search.prepare]``: a recipe, ``"auto"`` or ``"none"``, else a run's folder."""
     from autoprune.prepare.registry import RECIPES
+    from autoprune.strategies.warm_start import NO_START, USUAL
 
     table = named_table("recipe")(value)
-    if isinstance(table, dict) and isinstance(name := table.get("recipe"), str) and name not in RECIPES:
+    known = (USUAL, NO_START, *RECIPES)
+    if isinstance(table, dict) and isinstance(name := table.get("recipe"), str) and name not in known:
         if _may_be_run(name, info):
             return {**{key: item for key, item in table.items() if key != "recipe"}, "run": name}
         msg = f"{unknown_name('recipe', name, RECIPES)}; nor is there a run's folder at {_folder(info) / name}"

@@ -37,11 +37,14 @@ class CriterionInfo(Info):
         needs: needs besides the weights: ``"batches"``, ``"loss"``, and ``"targets"`` in the batches.
         from_moments: whether the batches serve to collect second moments, and are not looked at where these are known.
         settings: ``module:Class`` of its frozen settings, which it finds as `Evidence.settings`.
+        any_basis: whether it was seen to put first what is worth most where the channels were turned into another
+            basis, too (the recipe ``rotate``): a search may do so unasked.
     """
 
     needs: tuple[str, ...] = ()
     settings: str = "autoprune.core.settings:NoSettings"
     from_moments: bool = False
+    any_basis: bool = False
 
     if TYPE_CHECKING:
 
@@ -55,15 +58,27 @@ class CriterionInfo(Info):
 _NORM = "autoprune.criteria.weights:NormSettings"
 _BUILT_IN = (
     CriterionInfo(
-        "l1", "sum of absolute weights", "autoprune.criteria.weights:l1", "Li et al., ICLR 2017", settings=_NORM
+        "l1",
+        "sum of absolute weights",
+        "autoprune.criteria.weights:l1",
+        "Li et al., ICLR 2017",
+        settings=_NORM,
+        any_basis=True,
     ),
-    CriterionInfo("l2", "Euclidean norm of the weights", "autoprune.criteria.weights:l2", settings=_NORM),
+    CriterionInfo(
+        "l2",
+        "Euclidean norm of the weights",
+        "autoprune.criteria.weights:l2",
+        settings=_NORM,
+        any_basis=True,
+    ),
     CriterionInfo(
         "oicsr",
         "energy of all that a channel couples, compared between layers as it is",
         "autoprune.criteria.weights:oicsr",
         "Li et al., OICSR, CVPR 2019; faithful on chains",
         settings="autoprune.criteria.weights:EnergySettings",
+        any_basis=True,
     ),
     CriterionInfo(
         "cpmc",
@@ -71,6 +86,7 @@ _BUILT_IN = (
         "autoprune.criteria.costs:cpmc",
         "Yan et al., 2020, arXiv 2011.03240; CPMC-style",
         settings="autoprune.criteria.costs:CpmcSettings",
+        any_basis=True,
     ),
     CriterionInfo(
         "batchnorm",
@@ -78,12 +94,14 @@ _BUILT_IN = (
         "autoprune.criteria.weights:batchnorm",
         "Liu et al., ICCV 2017",
         settings="autoprune.criteria.weights:BatchNormSettings",
+        any_basis=True,
     ),
     CriterionInfo(
         "fpgm",
         "distance of the filter to all others (geometric median)",
         "autoprune.criteria.weights:fpgm",
         "He et al., CVPR 2019",
+        any_basis=True,
     ),
     CriterionInfo(
         "taylor",
@@ -92,6 +110,7 @@ _BUILT_IN = (
         "Molchanov et al., ICLR 2017",
         ("batches", "loss"),
         "autoprune.criteria.taylor:TaylorSettings",
+        any_basis=True,
     ),
     CriterionInfo(
         "obs",
@@ -100,6 +119,7 @@ _BUILT_IN = (
         "Frantar and Alistarh, Optimal brain compression, NeurIPS 2022",
         ("batches",),
         from_moments=True,
+        any_basis=True,
     ),
     CriterionInfo(
         "ccm",
@@ -108,6 +128,7 @@ _BUILT_IN = (
         "Wang et al., 2023, arXiv 2310.06344; faithful to the released code",
         ("batches",),
         "autoprune.criteria.independence:CcmSettings",
+        any_basis=True,
     ),
     CriterionInfo(
         "relevance_lasso",
@@ -116,6 +137,7 @@ _BUILT_IN = (
         "inspired by Oramas et al., ICLR 2019",
         ("batches", "targets"),
         "autoprune.criteria.relevance:RelevanceSettings",
+        any_basis=True,
     ),
     CriterionInfo("random", "no information, for comparison", "autoprune.criteria.weights:random"),
 )

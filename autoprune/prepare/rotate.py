@@ -77,14 +77,14 @@ class Rotate(Recipe):
         items = statistics_items(self.setup, _items(settings), seed, device)
         with reproducible(self.bench.threads):
             model = dense_model(self.setup, parent.weights, device)
-            streams = streams_of(self.setup, model, seed)
+            streams = streams_of(self.setup, model, seed, settings.batch_size)
             turned = 0
             if streams:
                 moments = StreamMoments(model, streams)
                 with torch.inference_mode(), moments.watching():
                     for inputs, _ in items:
                         forward(model, inputs)
-                turned = self._turn(model, streams, moments, seed)
+                turned = self._turn(model, streams, moments, _tried(self.setup, model, seed, settings.batch_size))
             else:
                 warn("the recipe 'rotate' changes nothing: something that is not linear stands behind every layer")
         own = named_tensors(model)
@@ -94,9 +94,9 @@ class Rotate(Recipe):
         return Prepared(found, parent.orders, self.setup.dense_macs * items.n_items, metrics={"streams": turned})
 
     @torch.no_grad()
-    def _turn(self, model: nn.Module, streams: tuple[Stream, ...], moments: StreamMoments, seed: int) -> int:
+    def _turn(self, model: nn.Module, streams: tuple[Stream, ...], moments: StreamMoments, inputs: Any) -> int:
         """Turn streams in place; one after which the model answers otherwise stays as it was. Returns how many did."""
-        inputs, names = _tried(self.setup, model, seed), self.setup.structure.outputs
+        names = self.setup.structure.outputs
         wanted = counted_outputs(forward(model, inputs), names)
         turned = 0
         for stream in streams:
@@ -116,22 +116,23 @@ class Rotate(Recipe):
         return turned
 
 
-def streams_of(setup: JobSetup, model: nn.Module, seed: int) -> tuple[Stream, ...]:
+def streams_of(setup: JobSetup, model: nn.Module, seed: int, batch_size: int) -> tuple[Stream, ...]:
     """Return the streams of a model that the search may cut, recognised on a few training items.
 
     Args:
         setup: structure, space and data.
-        model: the dense model with the weights in question; its own device is used.
+        model: the dense model with the weights in question, in evaluation mode; its own device is used.
         seed: seed for the choice of items.
+        batch_size: most items that may run at once.
     """
     groups = np.flatnonzero(setup.space.variable_of >= 0).tolist()
-    return find_streams(model, setup.structure, _tried(setup, model, seed), groups)
+    return find_streams(model, setup.structure, _tried(setup, model, seed, batch_size), groups)
 
 
-def _tried(setup: JobSetup, model: nn.Module, seed: int) -> Any:
+def _tried(setup: JobSetup, model: nn.Module, seed: int, batch_size: int) -> Any:
     """Return the inputs of a few training items, where the model is."""
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    loader = setup.data.train.subset(N_TRIED, seed).loader(N_TRIED, device=device)
+    loader = setup.data.train.subset(N_TRIED, seed).loader(min(N_TRIED, batch_size), device=device)
     return next(iter(loader))[0]
 
 

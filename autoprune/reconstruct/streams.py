@@ -246,7 +246,7 @@ def best_basis(model: nn.Module, stream: Stream, moments: StreamMoments) -> Tens
         power.append(gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(torch.finfo(gram.dtype).tiny))
         total = total + gram / power[-1][:, None, None]
         read = read + reading / energy
-    if not power:
+    if not power or not bool(torch.isfinite(total).all()):
         return None
     scale = total.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(total.dtype).tiny)
     eye = torch.eye(width, dtype=total.dtype, device=total.device)

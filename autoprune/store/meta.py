@@ -22,6 +22,10 @@ SUBSTITUTES = "substitutes"
 """Kind of the records ``{"jobs": [id, ...]}``: drawn at random where the strategy's method chose nothing new."""
 
 
+ROTATE = "rotate"
+"""The recipe that leaves the function of weights as it is, and only turns their channels into a better basis."""
+
+
 class Role(StrEnum):
     """On which images a metric was measured; of polished points these figures stand beside those of what was scored."""
 
@@ -193,4 +197,5 @@ def weights_in_words(prepare: Any) -> str:
         return "as they were given"
     if "run" in prepare:
         return f"of an earlier run ({prepare['weights'][:12]})"
-    return f"prepared by {in_words(prepare['recipe'], prepare['settings'])}"
+    made = in_words(prepare["recipe"], prepare["settings"])
+    return f"turned into a better basis first by {made}" if prepare["recipe"] == ROTATE else f"prepared by {made}"

@@ -28,6 +28,9 @@ LATENCY = "latency"
 dense model, "median": ms, "low": ms, "high": ms, "speedup": [ratio, low, high] or None, "verdict": text}, ...]}``, and
 ``"conditions"`` and ``"machine"`` as a latency table has them."""
 
+COMPLETED = "completed weights"
+"""Kind of the records ``{"weights", "completed"}``: blobs of weights without and with what evaluations need of them."""
+
 METRICS = "metrics"
 """Kind of the records ``{"point": id, "role": "test", "metrics": {name: value}}``: a point measured on other items."""
 

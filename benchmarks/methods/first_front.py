@@ -3,6 +3,7 @@ r"""A newcomer's first front: equal small budgets for settings and strategies, o
     python benchmarks/methods/first_front.py resnet20 --data npz:FOLDER --weights FILE --out runs/first
     python benchmarks/methods/first_front.py mobilenet --out runs/first  # trained on Debian's Fashion-MNIST, minutes
     python benchmarks/methods/first_front.py lite0 --data FOLDER --out runs/first  # ImageNet weights, see real/
+    python benchmarks/methods/first_front.py vit --out runs/first  # cut within its heads; learns the digits, a minute
 
 One line per pair of evaluator and criterion, and strategy: evaluations, counted MACs, processor seconds, hypervolume
 (accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained; with ``--polish``
@@ -87,7 +88,17 @@ def lite0(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
     return model, ap.Data(parts[0], val=parts[1], test=test, transform=transform)
 
 
-NETWORKS = {"resnet20": resnet, "resnet56": resnet, "mobilenet": mobilenet, "lite0": lite0}
+def vit(arguments: argparse.Namespace) -> tuple[nn.Module, ap.Data]:
+    """Return the small transformer of today.py, which learns the digits here."""
+    from today import digits, train
+
+    torch.manual_seed(0)
+    model, data = digits(arguments)
+    train(model, data, 100, 0)
+    return model, data
+
+
+NETWORKS = {"resnet20": resnet, "resnet56": resnet, "mobilenet": mobilenet, "lite0": lite0, "vit": vit}
 
 
 def main() -> None:
@@ -105,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--signal", help="of the knapsack, instead of the distance")
-    parser.add_argument("--prepare", help="a recipe that makes the weights first, such as rotate")
+    parser.add_argument("--prepare", default="none", help="none, auto (what a search does unasked), or a recipe")
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=2000)
@@ -124,6 +135,7 @@ def main() -> None:
             criterion=criterion,
             evaluation={"n_calibration": arguments.calibration, "n_validation": arguments.validation},
             reference={"accuracy": 0.0},
+            attention="widths" if arguments.network == "vit" else "heads",
             name=arguments.network,
         )
         test = data.test.subset(arguments.test_images, 0)
@@ -131,6 +143,7 @@ def main() -> None:
         print(f"{arguments.network} {pair}: {problem.space.n_variables} variables, dense {dense:.4f}", flush=True)
         for strategy, seed in product(arguments.strategies, arguments.seeds):
             name = f"{arguments.network}-{evaluator}-{criterion}-{strategy}-{seed}".replace(":", "-")
+            made = [] if arguments.prepare == "none" else [arguments.prepare]
             began = time.process_time()
             run = ap.search(
                 problem,
@@ -139,7 +152,7 @@ def main() -> None:
                 settings={"signal": arguments.signal} if arguments.signal else None,
                 prepare=arguments.prepare,
                 warm_start="auto" if "+" in strategy else None,  # the name says it, as in comparisons
-                store=arguments.out / "-".join(filter(None, (name, arguments.signal or "distance", arguments.prepare))),
+                store=arguments.out / "-".join((name, arguments.signal or "distance", *made)),
                 seed=seed,
             )
             seconds = time.process_time() - began

@@ -44,7 +44,7 @@ def searched(arguments: argparse.Namespace, cost: str, settings: ap.LatencySetti
         name=arguments.network,
     )
     store = arguments.out / f"{arguments.network}-{cost}-{settings.batch_size}-{arguments.strategy.replace(':', '-')}"
-    return ap.search(problem, arguments.strategy, arguments.evaluations, store=store, seed=arguments.seed)
+    return ap.search(problem, arguments.strategy, arguments.evaluations, prepare=None, store=store, seed=arguments.seed)
 
 
 def compare(arguments: argparse.Namespace, batch: int) -> None:

@@ -35,7 +35,7 @@ def figures(model: torch.nn.Module, data: ap.Data, epochs: float, seed: int) -> 
     ap.fit(model, data, ap.Classification(), settings, seed=seed)
     problem = ap.Problem(model.eval(), data=data, objectives=("accuracy", "macs"))
     with tempfile.TemporaryDirectory() as folder:
-        run = ap.search(problem, "knapsack", ap.Budget(evaluations=30), store=folder, seed=seed)
+        run = ap.search(problem, "knapsack", ap.Budget(evaluations=30), prepare=None, store=folder, seed=seed)
         point = run.pick(max_macs="50%")
         found = [problem.test(built)["accuracy"] for built in (model, point.build(), point.build(polish=True))]
         tuned = point.build(polish=True)

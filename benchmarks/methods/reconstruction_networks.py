@@ -196,7 +196,8 @@ def main() -> None:
                 folder: Path = arguments.out / f"{name}-{evaluator}",
                 measured: Callable[..., Any] = measured,
             ) -> dict[str, Any]:
-                run = ap.search(problem, "pymoo:nsga2", ap.Budget(evaluations=arguments.evaluations), store=folder)
+                budget = ap.Budget(evaluations=arguments.evaluations)
+                run = ap.search(problem, "pymoo:nsga2", budget, prepare=None, store=folder)
                 point = run.pick(max_macs=f"{SHARE:.0%}")
                 return measured(point.build(polish=polish), point.outcome)
 

@@ -87,6 +87,7 @@ def measured(arguments: argparse.Namespace, problem: ap.Problem, test: Any, arm:
         problem,
         strategy,
         int(evaluations),
+        prepare=None,
         warm_start="auto" if "+" in strategy else None,  # the name says it, as in comparisons
         window=2 if strategy.startswith("optuna:gp") else None,
         store=arguments.out / folder,

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = ap.Problem(digits_network(), data=ap.load_data("digits"))
         sys.setprofile(walk)
         try:
-            ap.search(problem, options.strategy, 60, store=Path(folder) / "run")
+            ap.search(problem, options.strategy, 60, prepare=None, store=Path(folder) / "run")
         finally:
             sys.setprofile(None)
     name = {code: str(Path(code.co_filename).relative_to(PACKAGE)) for pair in walk.calls for code in pair if code}

@@ -32,7 +32,7 @@ from torch import nn
 def net(width=8):
     return nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
     )
 """
 
@@ -197,6 +197,49 @@ def test_points_are_polished_where_that_is_asked_for(folder: Path) -> None:
         assert refused.exit_code == 2
         assert "--polish" in refused.stderr
     assert not Path("plain.onnx").exists()
+
+
+BOTTLENECKS = """
+[model]
+factory = "autoprune.testing.digits_bottlenecks:Inverted"
+kwargs = { channels = 8, blocks = 1 }
+input = [1, 8, 8]
+
+[training]
+epochs = 1
+
+[data]
+name = "digits"
+
+[evaluator]
+n_calibration = 64
+n_validation = 64
+
+[search]
+strategy = "random"
+budget = { evaluations = 2 }
+"""
+
+
+def test_commands_say_which_weights_a_search_begins_with(folder: Path) -> None:
+    """`plan` before it, `search` and `show` after it: turned channels, or with `--prepare none` the given ones."""
+    (folder / "inverted.toml").write_text(BOTTLENECKS)
+    turned = "turned into a better basis first by rotate"
+    assert f"weights that a search begins with: {turned}" in " ".join(run_cli("plan", "inverted.toml").split())
+    assert json.loads(run_cli("plan", "inverted.toml", "--json"))["weights"] == turned
+    given = json.loads(run_cli("plan", "inverted.toml", "--json", "--set", "search.prepare=none"))
+    assert given["weights"] == "as they were given"
+    assert f"weights {turned}" in run_cli("search", "inverted.toml")
+    assert f"weights {turned}" in run_cli("show", "runs/inverted-random-0")
+    assert turned not in run_cli("search", "inverted.toml", "--prepare", "none")
+    assert ap.open_run("runs/inverted-random-given-0").meta.method == "random"
+    assert f"weights {turned}" in run_cli("search", "inverted.toml", "--prepare", "auto", "--evaluations", "3")
+    assert ap.open_run("runs/inverted-random-0").n_evaluations == 3
+    refused = CliRunner().invoke(
+        app, ["search", "inverted.toml", "--prepare", "none", "--store", "runs/inverted-random-0"]
+    )
+    assert refused.exit_code == 1
+    assert "was searched by random, weights turned" in " ".join(refused.output.split())
 
 
 @pytest.mark.usefixtures("folder")

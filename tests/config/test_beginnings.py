@@ -43,6 +43,9 @@ def written(tmp_path: Path, search: str = "", criterion: str = '"l2"') -> str:
             '[search.prepare]\nrecipe = "sparsify"\nregularizer = "bn_l1"\nregularization = { strength = 0.1 }',
             {"prepare": ("sparsify", {"regularizer": "bn_l1", "regularization": {"strength": 0.1}})},
         ),
+        ('prepare = "none"', {"prepare": "none"}),
+        ('prepare = "auto"', {"prepare": "auto"}),
+        ('prepare = { recipe = "none" }', {"prepare": "none"}),
         ('warm_start = "knapsack"', {"warm_start": "knapsack"}),
         ('warm_start = "none"', {"warm_start": "none"}),
     ],
@@ -76,6 +79,10 @@ def test_the_command_line_replaces_and_completes(tmp_path: Path) -> None:
     )
     assert preparation_of(compared, compared.tables.compare) == ("sparsify", {"epochs": 3.0})
     assert beginning_of(compared) == {}  # the preparation of a comparison is its own
+    assert beginning_of(read_problem(path, prepare="none")) == {"prepare": "none"}
+    assert beginning_of(read_problem(path, prepare="auto")) == {"prepare": "auto"}
+    alike = read_problem(path, prepare="none", table="compare")
+    assert preparation_of(alike, alike.tables.compare) == "none"
     other = read_problem(path, criterion="l1", settings=["evaluator.criterion.readers=false"])
     assert (other.tables.evaluator.criterion.name, other.tables.evaluator.criterion.settings) == (
         "l1",
@@ -88,6 +95,12 @@ def test_the_command_line_replaces_and_completes(tmp_path: Path) -> None:
     [
         ('prepare = "sparsfy"', '"l2"', r"line 11: search.prepare: unknown recipe 'sparsfy'.*did you mean 'sparsify'"),
         ('prepare = { recipe = "sparsify", epoch = 2 }', '"l2"', r"search.prepare: unknown setting 'epoch'.*'epochs'"),
+        (
+            'prepare = { recipe = "none", epochs = 2 }',
+            '"l2"',
+            r"search.prepare: 'none' is no recipe and has no settings",
+        ),
+        ('[compare]\nprepare = "auto"', '"l2"', r"compare: .*the runs of a comparison all begin with the same weights"),
         ('prepare = { run = "runs/a", epochs = 2 }', '"l2"', r"search.prepare: the weights of a run have no settings"),
         ("prepare = { epochs = 2 }", '"l2"', r"search.prepare: expected either recipe = 'sparsify'"),
         ('prepare = { recipe = "sparsify", regularizer = "x" }', '"l2"', "unknown regularizer 'x'"),
