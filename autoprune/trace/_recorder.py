@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.cost.multiply_adds import MacCounter
@@ -126,23 +127,28 @@ class IdRecorder(TorchFunctionMode):
             call = TracedCall(name, func, plain_args, plain_kwargs, tuple(args), dict(kwargs), result, original)
             if name in ("size", "get:shape", "numel", "nelement"):
                 return self._sizes(call)
-            self._carry_stored(call)
-            if call.inputs and call.inputs[0] in self._loose and (name in ELEMENTWISE or name in MOVING):
-                for output in call.outputs:
-                    self._loose[output] = self._loose[call.inputs[0]]
-            if name in FACTORIES or (name == "expand" and not self.follows(call.inputs)):
-                make(self, call)
-            elif name in _LEAVING:
-                self._leaving(call)
-            elif self.follows(call.inputs):
-                self._follow(call, in_place=in_place)
-            else:
-                for output in call.outputs:
-                    self._constants[output] = True
+            with _uncounted():  # what is done to ids is not counted: every operator would take its turn in Python
+                self._note(call, in_place=in_place)
             self._reconcile(counted, written)
             return result
         finally:
             self._depth -= 1
+
+    def _note(self, call: TracedCall, *, in_place: bool) -> None:
+        """Follow the ids through a call that has run."""
+        self._carry_stored(call)
+        if call.inputs and call.inputs[0] in self._loose and (call.name in ELEMENTWISE or call.name in MOVING):
+            for output in call.outputs:
+                self._loose[output] = self._loose[call.inputs[0]]
+        if call.name in FACTORIES or (call.name == "expand" and not self.follows(call.inputs)):
+            make(self, call)
+        elif call.name in _LEAVING:
+            self._leaving(call)
+        elif self.follows(call.inputs):
+            self._follow(call, in_place=in_place)
+        else:
+            for output in call.outputs:
+                self._constants[output] = True
 
     def run_inside(self, function: Callable[[], Any], part: str = "") -> Any:
         """Run what a torch function does inside, written out as a model would, and follow it.
@@ -155,7 +161,7 @@ class IdRecorder(TorchFunctionMode):
         name = f"{self.module}.{part}".lstrip(".")
         self._stack.append(name if part and name in self.modules else self.module)
         try:
-            with self:
+            with self._counter, self:
                 return function()
         finally:
             self._stack.pop()
@@ -630,6 +636,11 @@ class IdRecorder(TorchFunctionMode):
         self.book.producers.setdefault((module, first), Producer(module, ids, reason, self.site()))
 
 
+def _uncounted() -> AbstractContextManager[Any]:
+    """Return a context in which the innermost counter of operators sees nothing."""
+    return nullcontext() if _get_current_dispatch_mode() is None else _pop_mode_temporarily()
+
+
 class _Unseen(MacCounter):
     """Counts all operators, and sees those that run without any torch function: in jit-scripted and foreign code."""
 
@@ -645,10 +656,10 @@ class _Unseen(MacCounter):
         recorder._depth += 1
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
+            if recorder._depth == 1:
+                inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+                outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+                recorder.unseen(str(func), inputs, outputs, self.macs - counted)
         finally:
             recorder._depth -= 1
-        if not recorder._depth:
-            inputs = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-            recorder.unseen(str(func), inputs, outputs, self.macs - counted)
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from autoprune.surgery.forward import tensors_in
 from autoprune.surgery.precision import is_inexact, single
 from autoprune.trace.idle import idle_layers, redraw_input
 from autoprune.trace.validation.bench import FAILS, Bench, Problem, cast
+from autoprune.trace.validation.probes import ProbedRun
 from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
 
 N_RANDOM = 3
@@ -81,8 +82,7 @@ class Examiner:
         self._everything = np.ones(structure.n_genes, dtype=np.bool_)
         self._hopeless: set[Problem] = set()
         self._random: bool | None = None
-        self._trains: bool | None = None  # whether the dense model runs in training mode, as the check of branches asks
-        self._repeats: bool | None = None  # and whether twice alike
+        self._repeats: bool | None = None  # whether the dense model runs in training mode twice alike
         # the input as it was given, where a smaller one takes its place
         self._real = None if samples.small is None else samples.take(1)
         example = samples.take_small(1) if samples.large else samples.example
@@ -90,14 +90,20 @@ class Examiner:
         self._samples = replace(samples, example=self._exact.example)
         self.dtype, self.tolerance = self._exact.dtype, self._exact.tolerance
         self._benches = [self._exact]
+        self._twice = self._samples.take(2)
         if samples.large and self.dtype == torch.float64:
             self._benches.insert(0, Bench(self._exact.model, structure, self._exact.example, seed, quick=True))
 
+    @cached_property
+    def _trained(self) -> ProbedRun | None:
+        """What a run of the dense model in training mode shows, None where it refuses."""
+        return self._benches[0].dense(self._twice, training=True)
+
     def problems(self) -> dict[int, Problem]:
         """Return the groups that must not be cut."""
-        own, twice = self._exact.example, self._samples.take(2)
+        own, twice = self._exact.example, self._twice
         checks: list[Check] = [partial(self._differs, example=own), self._differs_when_copied]
-        evaluated, trained = (self._benches[0].dense(x, training=t) for x, t in ((own, False), (twice, True)))
+        evaluated, trained = self._benches[0].dense(own, training=False), self._trained
         other = self._other_example(trains=trained is not None)
         larger: Check | None = None
         if other is not None:
@@ -157,16 +163,16 @@ class Examiner:
     def _runs_of_branches(self) -> Iterator[tuple[Any, bool]]:
         """Yield the inputs, and whether in training mode, on which models without some groups are compared."""
         yield self._exact.example, False
-        twice, bench = self._samples.take(2), self._benches[0]
-        if self._trains is None:
-            self._trains = bench.dense(twice, training=True) is not None
-        other = self._other_example(trains=self._trains)
+        trained = self._trained
+        other = self._other_example(trains=trained is not None)
         if other is not None:
             yield other, False
         if self._repeats is None:
-            self._repeats = self._trains and not bench.is_random(twice, training=True)
+            self._repeats = trained is not None and not self._benches[0].is_random(
+                self._twice, training=True, first=trained
+            )
         if self._repeats:
-            yield twice, True
+            yield self._twice, True
 
     # ------------------------------------------------------------------ genomes
 
@@ -237,7 +243,7 @@ class Examiner:
         """
         if self._real is not None:
             return self._real
-        twice = self._samples.take(2)
+        twice = self._twice
         for example in (_enlarged(twice), twice) if not self._samples.large else () if trains else (twice,):
             if example is not self._exact.example and self._benches[0].dense(example, training=False) is not None:
                 return example
