@@ -7,11 +7,13 @@ altered file from a good one before anything else is believed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -345,6 +347,31 @@ _FORM: dict[str, tuple[str, Callable[[Any], bool]]] = {
 """What a header holds: in words, and how to tell."""
 
 
+def check_place(path: Path, *, make_folder: bool = False) -> None:
+    """Refuse a place that no file can be written to, before the work for it.
+
+    Args:
+        path: the file that is to be written.
+        make_folder: whether its folder is made where it is missing.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ArtifactError(_unwritable(path, error)) from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror}; the folder must exist, be writable and have room"
+
+
 def _write(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees all of it or nothing."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -358,8 +385,7 @@ def _write(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror}; the folder must exist, be writable and have room"
-        raise ArtifactError(msg) from error
+        raise ArtifactError(_unwritable(path, error)) from error
 
 
 def _own_version() -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autoprune.artifact import check_place
 from autoprune.core.settings import checked_path
 from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, unknown_name
 from autoprune.surgery.copying import copy_with
@@ -38,6 +39,7 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
         UnknownNameError: there is no such form.
         TraceError: torch cannot export the model.
         MissingDependencyError: ONNX is asked for and not installed.
+        ArtifactError: the file cannot be written.
     """
     if form not in FORMS:
         raise unknown_name("export form", form, FORMS)
@@ -45,7 +47,9 @@ def export(model: nn.Module, example_input: Any, path: str | Path, *, form: str 
     if not isinstance(given, nn.Module):
         msg = f"expected a model to export, a torch.nn.Module, got {type(given).__name__}"
         raise InvalidArgumentError(msg)
-    FORMS[form](model, example_input, checked_path(path, "the file to write"))
+    place = checked_path(path, "the file to write")
+    check_place(place)
+    FORMS[form](model, example_input, place)
 
 
 def export_onnx(model: nn.Module, example_input: Any, path: Path) -> None:

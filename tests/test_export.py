@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -8,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import DenseNet, MobileNetV2
 
-from autoprune.errors import MissingDependencyError, TraceError, UnknownNameError
-from autoprune.export import export
+from autoprune.errors import ArtifactError, MissingDependencyError, TraceError, UnknownNameError
+from autoprune.export import FORMS, export
 from autoprune.searchspaces.models.resnet_cifar import resnet20
 from autoprune.surgery.cut import cut
 from autoprune.trace.tracer import trace
@@ -136,3 +137,12 @@ def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"needs onnx: pip install 'autoprune\[export\]'"):
         export(model, x, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_place_that_cannot_be_written(form: str, tmp_path: Path) -> None:
+    """A folder, a file in the way, a folder that is not there: one sentence, before anything is exported."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for place in (tmp_path, tmp_path / "file" / "net", tmp_path / "missing" / "net"):
+        with pytest.raises(ArtifactError, match="cannot write"):
+            export(nn.Linear(2, 2), torch.zeros(1, 2), place, form=form)

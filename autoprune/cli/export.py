@@ -50,6 +50,7 @@ def export(
 ) -> None:
     """Write one pruned model: a point of a run (the knee of its front when none is named), or a pruned-model file."""
     import autoprune as ap
+    from autoprune.artifact import check_place
     from autoprune.config import read_problem_file
     from autoprune.config.building import build_example, build_model, build_problem
     from autoprune.export import export as export_model
@@ -83,11 +84,11 @@ def export(
         chosen = run.pick(**wishes) if point is None else run.point(point)
         target = output or source / "models" / f"point-{chosen.id}{SUFFIXES[form]}"
         if form is Form.AUTOPRUNE:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            check_place(target, make_folder=True)
             chosen.save(target, chosen.build(polish=True) if polish else None)
             print_line(escape(target))
             return
         model = chosen.build(polish=polish)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_place(target, make_folder=True)
     export_model(model, build_example(file), target, form=form.value)
     print_line(escape(target))

@@ -47,8 +47,11 @@ def prune(
     Several values of one limit make a network for each, from the same probes; the value ends the name of its file.
     """
     import autoprune as ap
+    from autoprune.artifact import check_place
     from autoprune.config.building import build_problem, wanted_latency
 
+    sizes = _sizes(limit or [])
+    paths = [output] if len(sizes) == 1 else [_of_size(output, size) for size in sizes]
     files = [
         options.read_problem(
             problem,
@@ -62,11 +65,13 @@ def prune(
             locks=lock,
             rotate=rotate,
         )
-        for size in _sizes(limit or [])
+        for size in sizes
     ]
     file = files[0]
     if not file.tables.limits:
         raise file.error(("limits",), "a network is pruned to limits: name some in [limits], or with --limit macs=50%")
+    for path in paths:
+        check_place(path)
     with working(f"preparing {file.name}", quiet=quiet or as_json):
         built = build_problem(file)
     found = ap.prune(
@@ -86,8 +91,7 @@ def prune(
         progress=not (quiet or as_json),
     )
     made = []
-    for small, size in zip(found, _sizes(limit or []), strict=True):
-        path = output if len(found) == 1 else output.with_stem(f"{output.stem}-{size[-1].partition('=')[2].strip()}")
+    for small, path in zip(found, paths, strict=True):
         small.save(path)
         steps = {name: dict(figures) for name, figures in small.steps.items()}
         made.append({"summary": small.summary, "dense": dict(small.before), "steps": steps, "file": str(path)})
@@ -96,6 +100,11 @@ def prune(
         log(f"saved: {escape(str(path))} (autoprune show FILE says what is in it)")
     if as_json:
         print_json(made[0] if len(made) == 1 else made)
+
+
+def _of_size(output: Path, size: list[str]) -> Path:
+    """Return the file of one of several networks."""
+    return output.with_stem(f"{output.stem}-{size[-1].partition('=')[2].strip()}")
 
 
 def _sizes(limits: list[str]) -> list[list[str]]:

@@ -10,13 +10,15 @@ from pydantic import (
     AfterValidator,
     Field,
     Strict,
+    ValidationError,
     ValidationInfo,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from autoprune.config.references import check_reference, is_file, is_folder
 from autoprune.core.limits import parse_limit
 from autoprune.core.objectives import COSTS, Objective, objective_names, split_direction
-from autoprune.errors import AutopruneError, unknown_name
+from autoprune.errors import AutopruneError, InvalidArgumentError, unknown_name
 
 TORCHVISION = "torchvision:"
 """Prefix of weights that torchvision downloads, such as ``torchvision:ResNet50_Weights.IMAGENET1K_V2``."""
@@ -46,8 +48,15 @@ def _limit(value: Any) -> Any:
 
 
 def _limits(found: dict[str, Any]) -> dict[str, Any]:
+    mistakes: list[InitErrorDetails] = []
     for name, value in found.items():  # times are of latency, and nothing else is
-        parse_limit(name, value, dense=10**18)
+        try:
+            parse_limit(name, value, dense=10**18)
+        except InvalidArgumentError as error:  # a mistake of this key, which may stand on the command line
+            why = PydanticCustomError("value_error", "{why}", {"why": str(error)})
+            mistakes.append(InitErrorDetails(type=why, loc=(name,), input=value))
+    if mistakes:
+        raise ValidationError.from_exception_data("limits", mistakes)
     return found
 
 

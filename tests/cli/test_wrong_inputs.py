@@ -236,3 +236,29 @@ def test_a_point_that_is_not_there() -> None:
     assert CliRunner().invoke(app, ["search", "problem.toml", "--store", "run"]).exit_code == 0
     assert "99" in fails("export", "run", "--point", "99")
     assert "smallest macs" in fails("export", "run", "--max-macs", "0.01%")
+
+
+@pytest.mark.parametrize("place", ["missing/small.autoprune", "taken", "problem.toml/small.autoprune"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(folder: Path, place: str) -> None:
+    """Nothing is trained and nothing is lost: pruning took minutes, and its result had nowhere to go."""
+    (folder / "taken").mkdir()
+    (folder / "network.py").write_text(NETWORK + "\nraise RuntimeError('the network was built')\n")
+    said = fails("prune", "problem.toml", "--limit", "macs=50%", "-o", place)
+    assert "cannot write" in said
+    assert place in said
+    (folder / "taken" / "small-60%.autoprune").mkdir()
+    said = fails("prune", "problem.toml", "--limit", "macs=70%", "--limit", "macs=60%", "-o", "taken/small.autoprune")
+    assert "cannot write taken/small-60%.autoprune" in said
+
+
+@pytest.mark.parametrize("written", ["", "\n[limits]\nmacs = '70%'\n"])
+def test_a_limit_of_the_command_line_is_not_said_to_be_in_the_file(folder: Path, written: str) -> None:
+    """Whether the file has limits of its own or none: the mistake is where it was made, under its name."""
+    (folder / "problem.toml").write_text(PROBLEM + written)
+    said = fails("prune", "problem.toml", "--limit", "latency=3")
+    assert "the command line has 1 mistake" in said
+    assert "limits.latency: expected the limit on latency as a percentage" in said
+    (folder / "problem.toml").write_text(PROBLEM + "\n[limits]\nmacs = '70%'\nparams = '3ms'\n")
+    said = fails("prune", "problem.toml")
+    line = 2 + PROBLEM.count("\n") + 2
+    assert f"line {line}: limits.params: expected the limit on params" in said
