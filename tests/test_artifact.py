@@ -16,6 +16,7 @@ from torch import nn
 
 from autoprune.artifact import describe, load, save
 from autoprune.core.groups import Attribute, Axis, ChannelGroup, Count, Structure, TensorInfo
+from autoprune.core.space import SearchSpace
 from autoprune.errors import ArtifactError, InvalidArgumentError, SurgeryError
 from autoprune.surgery.attributes import check_measures
 from autoprune.surgery.cut import cut
@@ -181,6 +182,52 @@ def test_a_norm_with_a_group_for_every_channel(tmp_path):
     small[1].num_groups = 2
     with pytest.raises(SurgeryError, match="5 channels are 2 equal groups"):
         check_measures(small)
+
+
+class OwnAttention(nn.Module):
+    """Torch's attention over tokens of a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Linear(3, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.tokens(x)
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+def encoder():
+    """Return torch's encoder between linear layers."""
+    return nn.Sequential(
+        nn.Linear(3, 16), nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True), nn.Linear(16, 5)
+    )
+
+
+class Recurrent(nn.Module):
+    """Torch's LSTM with a projection, read by a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 12, 2, proj_size=6, batch_first=True), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
+@pytest.mark.parametrize("attention", ["heads", "widths"])
+@pytest.mark.parametrize("make", [OwnAttention, encoder, Recurrent])
+def test_layers_of_torch_with_sizes_of_their_own(make, attention, tmp_path):
+    """Whatever a cut changes on torch's attention and recurrent layers, a file of it is read into a fresh model."""
+    torch.manual_seed(0)
+    model, example = make().eval(), torch.randn(2, 7, 3)
+    space = SearchSpace.build(trace(model, example, attention=attention))
+    orders = tuple(np.arange(group.width) for group in space.structure.groups)
+    kept = space.structure.kept_genes(orders, space.widths(space.min_genome[None, :])[0])
+    small = cut(model, space.structure, kept).eval()
+    save(tmp_path / "small", small, space.structure, kept=kept)
+    assert torch.equal(load(tmp_path / "small", make())(example), small(example))
 
 
 @pytest.mark.parametrize("extra", [b"\0", b" ", b"more"])

@@ -52,6 +52,9 @@ CLEAR = 0.5
 EXACT = 0.01
 """Root of the mean squared relative error below which nothing is missing in a prediction."""
 
+SHORTEST = 1e-7
+"""Seconds that a segment is taken to need at least: the profiler of ONNX Runtime counts whole microseconds, and 0."""
+
 NOISY, BUSY = 0.05, 0.2
 """Noise, and share of other work, from which on a machine is not called quiet."""
 
@@ -322,10 +325,11 @@ def fit_segment(
         module: module that begins the segment.
         operators: the contractions inside.
         widths: (n, g) kept channels of the networks that were timed.
-        seconds: (n,) its time in each.
+        seconds: (n,) its time in each; 0 where that was too short for the clock.
         steps: candidates for the step, increasing, 1 first.
     """
     operators = tuple(operators)
+    seconds = np.maximum(seconds, SHORTEST)
     best = (math.inf, 1)
     fold = np.arange(len(widths)) % FOLDS
     for step in steps if operators else steps[:1]:

@@ -25,7 +25,7 @@ SIZES = frozenset(
         "num_groups",
     }
     | {"num_parameters", "embedding_dim", "normalized_shape", "unflattened_size"}
-    | {"embed_dim", "num_heads", "kdim", "vdim", "d_model"}
+    | {"embed_dim", "num_heads", "head_dim", "kdim", "vdim", "d_model"}
     | {"input_size", "hidden_size", "proj_size"}
 )
 """What a cut changes on torch's own layers; nothing else there (stride, dim) follows the widths."""
