@@ -10,6 +10,7 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.core.jobs import evaluations
+from autoprune.criteria.registry import CRITERIA
 from autoprune.errors import AutopruneWarning
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.testing.digits_bottlenecks import Inverted
@@ -76,6 +77,27 @@ def test_subspaces_lose_less_than_subsets(evaluator: str, criterion: str, traine
     smaller = sorted(found[None])[:-1]
     assert len(smaller) == 3
     assert all(found["rotate"][macs] < 0.5 * found[None][macs] for macs in smaller[1:])
+
+
+@pytest.mark.filterwarnings("ignore:the criterion 'batchnorm' says nothing")
+@pytest.mark.parametrize("criterion", [name for name, info in CRITERIA.items() if name != "obs"])
+def test_criteria_say_whether_they_suit_any_basis(criterion: str, trained: tuple[nn.Module, ap.Data]) -> None:
+    """At half the width of the stream, consumers re-solved, a turned network is nearer to the dense one just then."""
+    model, data = trained
+    problem = ap.Problem(
+        model,
+        data=data,
+        widths={"stem.0": [12, 24]},
+        locks=["blocks.*.0", "head.0"],
+        criterion=criterion,
+        evaluation={"n_calibration": 200, "n_validation": 100},
+    )
+    given, turned = (
+        min(ap.search(problem, "uniform", 2, prepare=prepare).front, key=lambda point: point.costs["macs"])
+        for prepare in (None, "rotate")
+    )
+    assert given.costs == turned.costs
+    assert (turned.metrics[DISTANCE] < given.metrics[DISTANCE]) is CRITERIA[criterion].any_basis
 
 
 def test_prune_turns_what_it_can(trained: tuple[nn.Module, ap.Data]) -> None:
