@@ -61,6 +61,16 @@ def as_recorded_in(folder: Path, problem: Problem) -> Problem:
     return problem if meta is None else as_recorded(problem, meta)
 
 
+def recorded_table(folder: Path) -> LatencyTable | None:
+    """Return the latency table that the run in a folder was searched with; None where there is no run, or no table.
+
+    Raises:
+        StoreError: the run's files cannot be used.
+    """
+    meta = _recorded_meta(folder)
+    return LatencyTable.from_json(meta["latency"]) if meta and meta.get("latency") else None
+
+
 def _recorded_meta(folder: Path) -> Mapping[str, Any] | None:
     """Return what the run in a folder says of itself; None where there is no run."""
     if not (folder / LEDGER).exists():

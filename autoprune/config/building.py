@@ -11,6 +11,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from autoprune.api import Problem
+from autoprune.api.recorded_problem import recorded_table
 from autoprune.config.positions import KeyPath
 from autoprune.config.reading import ProblemFile
 from autoprune.config.record import LEDGER
@@ -20,13 +21,14 @@ from autoprune.config.weights import load_weights
 from autoprune.core.groups import Structure
 from autoprune.core.limits import resolve_limits
 from autoprune.core.objectives import objective_names
+from autoprune.core.settings import settings_of
 from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel, PeakProfile
 from autoprune.cost.peak import profile_peak
 from autoprune.errors import AutopruneError, ConfigError, InvalidArgumentError, TraceError, UnknownNameError, shown
 from autoprune.execute.tables import table_of
 from autoprune.latency.library import known_table
-from autoprune.latency.settings import LatencySettings
+from autoprune.latency.settings import DRIVER, LatencySettings
 from autoprune.latency.table import LatencyTable
 from autoprune.strategies.warm_start import NO_START, USUAL, WARM_STARTS
 from autoprune.trace import trace_space
@@ -293,7 +295,7 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
             evaluator=tables.evaluator.name,
             evaluation=tables.evaluator.settings,
             reference=tables.hypervolume.reference,
-            latency=wanted_latency(file),
+            latency=_latency_of_run(file, folder),
             outputs=tables.model.outputs,
             attention=tables.model.attention,
             name=file.name,
@@ -303,6 +305,20 @@ def build_problem(file: ProblemFile, folder: Path | None = None) -> Problem:
         raise file.error(("space",), str(error)) from error
     check_reference(file, problem.dense_costs)
     return problem
+
+
+def _latency_of_run(file: ProblemFile, folder: Path | None) -> LatencyTable | dict[str, Any] | None:
+    """Return what `wanted_latency` does, or the table of the run that goes on or is read: none is measured for it.
+
+    Another machine than searched would measure half a minute for nothing, and might refuse the run's own limits. Where
+    the file asks for other conditions than the run was searched with, that is for `search` to say.
+    """
+    wanted = wanted_latency(file)
+    if folder is None or isinstance(wanted, LatencyTable) or (wanted is None and "latency" not in _figures(file)):
+        return wanted
+    own, asked = recorded_table(folder), settings_of(LatencySettings, wanted, "latency")
+    is_same = own is not None and {**asked.conditions, "target": asked.target} == {"target": DRIVER, **own.conditions}
+    return own if is_same else wanted
 
 
 def preparation_of(file: ProblemFile, table: SearchTable | CompareTable) -> str | Path | tuple[str, Any] | None:

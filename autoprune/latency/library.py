@@ -15,15 +15,17 @@ from torch import nn
 
 from autoprune.core.settings import settings_of
 from autoprune.core.space import SearchSpace
-from autoprune.errors import InvalidArgumentError, shown, warn
+from autoprune.errors import InvalidArgumentError, StoreError, shown, warn
 from autoprune.latency.checking import belongs
 from autoprune.latency.measuring import Progress, device_of, made_on, measure_table
 from autoprune.latency.settings import LatencySettings
 from autoprune.latency.table import LatencyTable
+from autoprune.store.record import RunRecord
 from autoprune.train.devices import resolve_device
 
 Wanted = LatencyTable | LatencySettings | Mapping[str, Any] | str | Path | None
-"""A table; the path of one; or settings, for which one is measured or found among those measured before."""
+"""A table; the path of one, or of a run that has one; or settings, for which one is measured, or found where one was
+measured before."""
 
 
 def find_table(
@@ -50,6 +52,8 @@ def find_table(
         return _of_this_network(wanted, space, "the latency table")
     if isinstance(wanted, str | Path):
         path = Path(wanted)
+        if path.is_dir():
+            return _of_this_network(_of_run(path), space, str(path))
         if path.exists():
             return _of_this_network(LatencyTable.load(path), space, str(path))
         settings = LatencySettings()
@@ -124,6 +128,19 @@ def made_elsewhere(table: LatencyTable) -> str:
         f"the latency table was made on {before}, and this is {now}: predictions and limits are of there, times that "
         "are measured are of here"
     )
+
+
+def _of_run(folder: Path) -> LatencyTable:
+    """Return the table that the run in a folder was searched with."""
+    try:
+        table = RunRecord.read(folder).meta.latency
+    except StoreError as error:
+        msg = f"expected a latency table, or the folder of a run that was searched with one, got {folder}: {error}"
+        raise InvalidArgumentError(msg) from error
+    if not table:
+        msg = f"the run in {folder} was searched without latency, so that it has no table"
+        raise InvalidArgumentError(msg)
+    return LatencyTable.from_json(table)
 
 
 def _of_this_network(table: LatencyTable, space: SearchSpace, where: str) -> LatencyTable:

@@ -13,6 +13,8 @@ import torch._inductor.config
 from torch import nn
 
 import autoprune as ap
+from autoprune.config import read_problem_file
+from autoprune.config.building import build_problem
 from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, StoreError, UnknownNameError
 from autoprune.latency import library
 
@@ -191,6 +193,36 @@ def test_a_run_keeps_its_table(tmp_path: Path) -> None:
     assert len(again.front)
     with pytest.raises(StoreError, match="batch_size"):
         ap.search(make_problem({**QUICK, "batch_size": 8}), "random", 9, store=tmp_path / "run")
+
+
+def test_a_run_goes_on_with_its_table_where_there_is_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``latency=`` takes the folder of a run; from a problem file that is so by itself, for what searches and reads."""
+    (tmp_path / "network.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), "
+        "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "net.toml").write_text(
+        'objectives = ["accuracy", "latency"]\n[model]\nfactory = "network.py:net"\ninput = [1, 8, 8]\n[training]\n'
+        "epochs = 0.1\n[data]\nname = 'digits'\n[latency]\nseconds = 0.2\n",
+        encoding="utf-8",
+    )
+    file, folder = read_problem_file(str(tmp_path / "net.toml")), tmp_path / "run"
+    run = ap.search(build_problem(file, folder), "random", 3, store=folder)
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(library, "measure_table", lambda *_, **__: pytest.fail("measured in vain"))
+    again = build_problem(file, folder)
+    assert again.latency is not None
+    assert again.latency.to_json() == run.meta.latency
+    assert ap.search(again, "random", 5, store=folder).n_evaluations == 5
+    other = ap.Problem(again.model, data=again.data, latency=folder)
+    assert other.latency is not None
+    assert other.latency.to_json() == run.meta.latency
+    for wrong in (tmp_path, ap.search(ap.Problem(again.model, data=again.data), "random", 2).folder):
+        with pytest.raises(
+            InvalidArgumentError, match=r"expected a latency table, or the folder|searched without latency"
+        ):
+            ap.Problem(again.model, data=again.data, latency=wrong)
 
 
 def test_a_table_is_measured_once(tmp_path: Path) -> None:
