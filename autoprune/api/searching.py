@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -245,6 +245,7 @@ def _setup(
     rankings: dict[str, Ranking] = {}
     prior = Spending()
     rank = ranker(problem, run, beginning)
+    is_ranked_again = beginning.preparation is not None and (not beginning.keeps_order or bool(beginning.criteria))
     if beginning.source is not None and beginning.inherited is not None:
         weight_set, prior = completed_weights(_taken(beginning.inherited, beginning.source, run), run, runner)
         rankings.update(rank(weight_set))
@@ -254,10 +255,10 @@ def _setup(
         weight_set, prior = completed_weights(weight_set, run, runner)
         weights = WeightReader(run.weights, problem.structure, "cpu")(weight_set).weights
         for criterion in criteria:
-            ranking, spent = problem.rank(criterion, run.weights.put, weights)
+            with _unsaid() if is_ranked_again else nullcontext():  # the ranking that counts says what it lacks
+                ranking, spent = problem.rank(criterion, run.weights.put, weights)
             rankings[criterion] = replace(ranking, weight_set=replace(weight_set, order=ranking.weight_set.order))
             prior = prior + spent
-    is_ranked_again = beginning.preparation is not None and (not beginning.keeps_order or bool(beginning.criteria))
     if is_ranked_again or beginning.source is not None:
         prior = sum((problem.ranking_spending(criterion, beginning.info.fidelity) for criterion in criteria), prior)
     prior = recorded.prior if recorded.prior != Spending() else prior
@@ -278,6 +279,14 @@ def _setup(
         rank=rank if is_ranked_again else None,
     )
     return setup, prior
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Leave out, and do not keep, what autoprune warns of inside."""
+    with warnings_kept(lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AutopruneWarning)
+        yield
 
 
 def _taken(weight_set: WeightSet, source: Run, run: RunStore) -> WeightSet:

@@ -75,7 +75,7 @@ def scores(
 
 
 def _informed(name: str, found: Scores, evidence: Evidence) -> Scores:
-    """Return ``found`` with relative L2 norms, and a warning, where a criterion knows nothing about a group.
+    """Return ``found`` with relative L2 norms, and mostly a warning, where a criterion knows nothing about a group.
 
     They are scaled by what the mean score of the other groups is, so that groups stay comparable.
     """
@@ -90,14 +90,17 @@ def _informed(name: str, found: Scores, evidence: Evidence) -> Scores:
     means = [float(values.mean()) for i, values in enumerate(found) if i not in silent]
     norms = norm_scores(evidence, 2)
     level = float(np.mean(means)) if means else 1.0
-    names = ", ".join(repr(groups[i].name) for i in silent[:_SHOWN])
-    more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
+    # pairs of queries and keys in falling order were put into it, such as by `rotate`: there is nothing to be warned of
+    told = [i for i in silent if i not in evidence.structure.paired or not (np.diff(norms[i]) < 0).all()]
+    names = ", ".join(repr(groups[i].name) for i in told[:_SHOWN])
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     msg = (
-        f"the criterion {name!r} says nothing about the channels of {names}{more} ({len(silent)} of {len(groups)} "
+        f"the criterion {name!r} says nothing about the channels of {names}{more} ({len(told)} of {len(groups)} "
         f"groups): its evidence (gradients, batch norms, observed inputs) does not reach them, or is the same for all; "
         f"they are ranked by {FALLBACK!r} instead"
     )
-    warn(msg, stacklevel=3)
+    if told:
+        warn(msg, stacklevel=3)
     return tuple(level * norms[i] if i in silent else values for i, values in enumerate(found))
 
 
