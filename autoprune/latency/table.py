@@ -402,6 +402,7 @@ def find_block(
     Returns:
         The number, 1 where there is none; and by how much longer one of the other networks takes at most, relatively.
     """
+    times = np.maximum(times, SHORTEST)
     plain = np.sum([segment.seconds(checked) for segment in segments], axis=0)
     error, found = np.mean(_missed(plain, seconds) ** 2), (1, 0.0)
     best = CLEAR * error

@@ -72,6 +72,10 @@ def test_what_is_too_short_for_the_clock_takes_next_to_nothing() -> None:
             assert np.isfinite(found).all()
             assert (found >= 0).all()
             assert found.max() <= 4e-6
+        segments = [fit_segment("conv", (CONV,), widths, 1e-4 + seconds), fit_segment("norm", (), widths, seconds)]
+        checked, times = random_widths(16, 2), np.stack([1e-4 + seconds, seconds], axis=1)
+        whole = np.random.default_rng(3).uniform(1e-4, 3e-4, 16)  # far from what is predicted: blocks are tried
+        assert find_block(segments, widths, times, checked, whole)[0] in (1, 4, 8, 16)
 
 
 def test_noise_alone_makes_no_stairs() -> None:
