@@ -104,7 +104,10 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
-        observed = {name: asdict(evidence) for name, evidence in self.observed.items()}
+        observed = {
+            name: {**asdict(evidence), "sample": _finite(evidence.sample)}  # JSON has no infinity, and models have
+            for name, evidence in self.observed.items()
+        }
         return {
             "decided": dict(self.decided),
             "machine": dict(self.machine),
@@ -121,7 +124,9 @@ class Identity:
         """
         try:
             observed = {
-                str(name): Observation(**{**item, "sample": tuple(item["sample"])})
+                str(name): Observation(
+                    **{**item, "sample": tuple(math.nan if value is None else value for value in item["sample"])}
+                )
                 for name, item in data["observed"].items()
             }
             return cls(dict(data["decided"]), dict(data["machine"]), observed, str(data["environment"]))

@@ -224,7 +224,8 @@ def _logits(outputs: Any) -> Tensor:
 def _cross_entropy(logits: Tensor, targets: Any, *, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
     """Return the cross entropy of (n, classes) logits and (n,) classes, or say what does not fit."""
     if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.dtype != torch.int64 or logits.shape[1] < 2:
-        got = f"{shown_outputs(targets)} and {shown_outputs(logits)}"
+        kind = f" of {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else ""
+        got = f"{shown_outputs(targets)}{kind} and {shown_outputs(logits)}"
         msg = f"expected (n,) integer classes and logits for two or more, got {got}"
         raise MetricError(msg)
     try:

@@ -192,3 +192,31 @@ def test_what_does_not_repeat_is_resumed_by_what_does(make: Callable[[], ap.Prob
     assert ap.open_run(tmp_path / "run", make()).problem is not None
     with pytest.raises(StoreError, match="searched another problem"):
         search(changed.problem(), tmp_path / "run", 3)
+
+
+class Masked(nn.Module):
+    """Two of its classes never are the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 12))
+        self.register_buffer("mask", torch.tensor([0.0] * 10 + [-torch.inf] * 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 12) logits."""
+        return self.body(x) + self.mask
+
+
+def test_answers_of_infinity_are_recorded(tmp_path: Path) -> None:
+    """They are a part of what the model answers: the run is made, goes on, and knows a model that answers otherwise."""
+    torch.manual_seed(0)
+    model, data = Masked().eval(), ap.load_data("digits")
+    settings: dict[str, Any] = {"data": data, "objectives": ("accuracy", "macs"), "evaluator": "inherited"}
+    run = ap.search(ap.Problem(model, **settings), "random", 2, store=tmp_path / "run")
+    assert len(run.front)
+    assert ap.search(ap.Problem(model, **settings), "random", 3, store=tmp_path / "run").n_evaluations == 3
+    other = Masked().eval()
+    other.load_state_dict(model.state_dict())
+    other.mask[11] = 5.0
+    with pytest.raises(StoreError, match="searched another problem"):
+        ap.search(ap.Problem(other, **settings), "random", 4, store=tmp_path / "run")
