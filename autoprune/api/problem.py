@@ -252,7 +252,7 @@ class Problem:
 
     @cached_property
     def _dense_measured(self) -> tuple[dict[str, float], dict[str, Observation]]:
-        with speaking_of_the_dense_model("search-validation"):
+        with speaking_of_the_dense_model(self.model, "search-validation"):
             return measure_dense(self.evaluator)
 
     @cached_property
@@ -263,7 +263,7 @@ class Problem:
             InvalidArgumentError: the data has no test items.
             MetricError: the task has no finite figure for it.
         """
-        with speaking_of_the_dense_model("test"):
+        with speaking_of_the_dense_model(self.model, "test"):
             return self.test(self.model)
 
     def test(self, model: nn.Module) -> dict[str, float]:

@@ -15,6 +15,7 @@ from autoprune.evaluate.distance import DISTANCE, measure_with_distance
 from autoprune.evaluate.measure import measure
 from autoprune.pareto.hypervolume import reference_point
 from autoprune.surgery.forward import forward
+from autoprune.surgery.matching import not_numbers
 from autoprune.train.devices import placed, resolve_device
 from autoprune.train.source import to_device
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def speaking_of_the_dense_model(role: str) -> Iterator[None]:
+def speaking_of_the_dense_model(model: nn.Module, role: str) -> Iterator[None]:
     """Say in errors that it is the dense model that cannot be measured, and on which items."""
     try:
         yield
     except MetricError as error:
-        msg = f"the dense model itself cannot be measured on the {role} items: {error}"
+        msg = f"the dense model itself cannot be measured on the {role} items: {not_numbers(model) or error}"
         raise MetricError(msg) from error
 
 

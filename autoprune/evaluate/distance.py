@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import InvalidArgumentError, MetricError, warn
 from autoprune.evaluate.measure import Batches, MeasureSettings, measure
 from autoprune.surgery.listening import Listener, answers, listening
+from autoprune.surgery.matching import not_numbers
 from autoprune.train.devices import compute_dtype, placed, reproducible, resolve_device
 from autoprune.train.distill import answers_of, outputs_beside_logits
 from autoprune.train.source import Batch, n_items, take_items
@@ -324,6 +325,9 @@ def check_outputs(model: nn.Module, inputs: Any, counted: Sequence[str] = ()) ->
     dense = DenseAnswers(model, [(inputs, None)], counted=counted)
     outputs = dense.answers(model, inputs)
     if not dense.exist:
+        if broken := not_numbers(model):
+            msg = f"there is nothing to compare with: {broken}"
+            raise InvalidArgumentError(msg)
         why = "; ".join(f"{name or 'the output'} {reason}" for name, reason in dense.left_out.items())
         msg = (
             "the distance from the dense model's outputs needs floating-point outputs of one shape per item, and there "

@@ -20,6 +20,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def not_numbers(model: nn.Module) -> str:
+    """Return a clause that names a tensor of a model that holds NaN, which explains whatever it answers; "" without."""
+    for name, tensor in named_tensors(model).items():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta and bool(tensor.isnan().any()):
+            return f"the model's own {name!r} holds NaN: load sound weights"
+    return ""
+
+
 def model_tensors(model: nn.Module, structure: Structure) -> dict[str, Tensor]:
     """Return the tensor objects of ``model`` by their name in ``structure``, one entry per tied tensor.
 

@@ -316,3 +316,14 @@ def test_what_cannot_be_recovered(make_problem: MakeProblem) -> None:
     ):
         with pytest.raises(InvalidArgumentError, match="expected"):
             ap.recover(*wrong)
+
+
+@pytest.mark.parametrize("name", ["weight", "running_var"])
+@pytest.mark.parametrize("objectives", [("accuracy", "macs"), ("min:distance", "macs")])
+def test_a_model_of_nan_is_named_as_the_cause(name: str, objectives: tuple[str, ...]) -> None:
+    """Whatever is measured: the tensor that broke is said, not the outputs that follow from it."""
+    norm = nn.BatchNorm2d(6)
+    getattr(norm, name).data[2] = torch.nan
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(216, 10)).eval()
+    with pytest.raises(AutopruneError, match=rf"the model's own '1\.{name}' holds NaN: load sound weights"):
+        _ = ap.Problem(model, data=ap.load_data("digits"), objectives=objectives).dense_metrics
