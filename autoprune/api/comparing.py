@@ -214,7 +214,7 @@ def compare(
         settings: settings of the strategies, by name.
         prepare: how the weights that candidates inherit are made first, see `search`: in every run, from its seed, and
             charged to it; so every strategy then runs from every seed. An earlier run gives all the same weights. By
-            default the given ones: whatever `search` would choose for one strategy, its rivals would not have.
+            default the given ones; ``"auto"`` is refused, as it chooses by the strategy.
         shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.

@@ -238,7 +238,7 @@ def prune(
         drop_blocks: whether whole residual blocks may be dropped, see `Problem`.
         rotate: whether channels are turned into a better basis first where nothing non-linear stands in the way, as in
             the bottlenecks of MobileNetV2 and within heads of attention: subspaces are kept, not subsets (the recipe
-            ``rotate``). Yes by default, as in `search`; a run in ``store`` goes on as it began.
+            ``rotate``). Yes by default, by the rule of ``prepare="auto"``; a run in ``store`` goes on as it began.
         locks: layers, by name or pattern, that keep all their channels.
         ties: layers that keep equally many channels, beside those that the model itself ties.
         latency: how latency is measured where it is limited, see `Problem`.

@@ -1,4 +1,4 @@
-"""The given weights in another basis: where a search begins with these unless told otherwise, and which are such."""
+"""The given weights in another basis: where `prepare="auto"` begins with these, and which are such."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def has_streams(problem: Problem) -> bool:
 def usual_preparation(
     problem: Problem, info: StrategyInfo, criteria: Iterable[str], budget: Budget, earlier: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Any]] | None:
-    """Return how weights are made first where nobody says, None for the given ones.
+    """Return how weights are made first with `prepare="auto"`, None for the given ones.
 
     They are turned where that was measured to be better: candidates inherit them, and neither the strategy nor the
     evaluator trains or makes any; consumers are re-solved; channels are ranked by what they are worth (at random the

@@ -38,7 +38,7 @@ class CriterionInfo(Info):
         from_moments: whether the batches serve to collect second moments, and are not looked at where these are known.
         settings: ``module:Class`` of its frozen settings, which it finds as `Evidence.settings`.
         any_basis: whether it was seen to put first what is worth most where the channels were turned into another
-            basis, too (the recipe ``rotate``): a search may do so unasked.
+            basis, too (the recipe ``rotate``): ``prepare="auto"`` may do so.
     """
 
     needs: tuple[str, ...] = ()

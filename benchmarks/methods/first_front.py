@@ -116,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--signal", help="of the knapsack, instead of the distance")
-    parser.add_argument("--prepare", default="none", help="none, auto (what a search does unasked), or a recipe")
+    parser.add_argument("--prepare", default="none", help="none, auto, or a recipe, as in a search")
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=2000)
