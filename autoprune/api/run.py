@@ -21,10 +21,11 @@ from autoprune.api.recorded_problem import as_recorded, check_problem, check_rea
 from autoprune.api.timing import time_in_turns
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import Evaluation, Outcome
-from autoprune.core.settings import checked_path
-from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, warn
+from autoprune.core.settings import as_integer, checked_path
+from autoprune.errors import InvalidArgumentError, MissingDependencyError, TraceError, shown, warn
 from autoprune.evaluate.reconstructed import Reconstructed
 from autoprune.evaluate.runner import Runner
+from autoprune.latency.settings import check_runtime
 from autoprune.orchestrator import Stop
 from autoprune.pareto.front import Front
 from autoprune.report.headline import highlight
@@ -302,8 +303,15 @@ class Run(Pickable[RunPoint]):
 
         Raises:
             StoreError: the report cannot be written.
-            InvalidArgumentError: ``polish``, and the run's evaluator cannot.
+            InvalidArgumentError: ``polish``, and the run's evaluator cannot; or ``points`` is no number of them.
+            UnknownNameError: there is no such runtime.
         """
+        if (as_integer(points) or 0) < 1:
+            msg = f"expected points to be an integer of at least 1, got {shown(points)}"
+            raise InvalidArgumentError(msg)
+        runtimes = [runtimes] if isinstance(runtimes, str) else list(runtimes)
+        for runtime in runtimes:
+            check_runtime(runtime, "cpu")
         if polish:
             _ = self._polisher
         self.refresh()

@@ -327,3 +327,16 @@ def test_a_model_of_nan_is_named_as_the_cause(name: str, objectives: tuple[str, 
     model = nn.Sequential(nn.Conv2d(1, 6, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(216, 10)).eval()
     with pytest.raises(AutopruneError, match=rf"the model's own '1\.{name}' holds NaN: load sound weights"):
         _ = ap.Problem(model, data=ap.load_data("digits"), objectives=objectives).dense_metrics
+
+
+def test_what_a_report_does_not_take(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """No number of points, no runtime: said before anything is measured; one runtime may be named alone."""
+    run = ap.search(make_problem(), "random", 2, store=tmp_path / "run")
+    for points in (0, -1, "2", 1.5, True, None):
+        with pytest.raises(InvalidArgumentError, match="expected points to be an integer of at least 1"):
+            run.report(points=points)  # type: ignore[arg-type]  the point
+    for runtimes in ("tensorrt", ["onnxruntime", "tensorrt"]):
+        with pytest.raises(UnknownNameError, match="unknown runtime 'tensorrt'"):
+            run.report(runtimes=runtimes)
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert run.report(runtimes="torch", points=1).html.exists()
