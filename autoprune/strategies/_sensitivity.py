@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
@@ -24,6 +24,9 @@ DISTANCE = "distance"
 
 _LEVELS = 2  # measured per variable by default, where evaluations are dear
 _MANY_LEVELS = 4  # as probes, where these take no more than a quarter of the evaluations
+_MIDDLES = 4  # variables whose middle level is measured, too, where there is one level of each
+_SPARE = 4  # such a probe takes no more than one in so many of the evaluations that the others leave
+_STEEPEST = 8.0  # most of the fourth power beside the square
 
 
 class Sensitivities:
@@ -42,6 +45,8 @@ class Sensitivities:
         signal: ``"distance"``, or any metric as objectives are written: ``"accuracy"``, ``"min:wer"``; evaluators
             without a distance give the first measured objective instead.
         spare: evaluations that the probes leave; four levels are then measured as far as the others suffice.
+        middles: variables whose middle level is measured, too, where there is one level of each. None for 4, as far as
+            that takes no more than a quarter of the evaluations that are left.
 
     Attributes:
         plan: genomes to measure, the largest network first: one more than there are free variables, or than
@@ -53,7 +58,12 @@ class Sensitivities:
     """
 
     def __init__(
-        self, setup: SearchSetup, n_levels: int | None = None, signal: str = DISTANCE, spare: int | None = None
+        self,
+        setup: SearchSetup,
+        n_levels: int | None = None,
+        signal: str = DISTANCE,
+        spare: int | None = None,
+        middles: int | None = None,
     ) -> None:
         measured = [item.name for item in setup.objectives.items if not item.is_cost]
         if not measured:
@@ -75,6 +85,7 @@ class Sensitivities:
             for level in np.unique(np.arange(n_levels) * top // n_levels)
             if level < top
         ]
+        self._probes += self._middles(n_levels, spare or 0, middles)
         self.plan: list[Genome] = [
             tuple(genome.tolist()) for genome in (self.top, *(self._lowered(*probe) for probe in self._probes))
         ]
@@ -146,9 +157,10 @@ class Sensitivities:
         """
         space = self._setup.space
         levels = np.minimum(np.arange(int(space.n_levels.max()))[:, None], space.n_levels - 1)
-        removed = (1 - space.keep_ratios(levels)) ** 2
-        shapes = [removed[:n, v] for v, n in enumerate(space.n_levels)]
+        squares = (1 - space.keep_ratios(levels)) ** 2
         lost = self._losses()
+        bent = squares * (1 + curvature(squares, self.top, self._probes, lost) * squares)
+        shapes = [bent[:n, v] for v, n in enumerate(space.n_levels)]
         steepness = [
             loss / (shapes[v][level] - shapes[v][self.top[v]])
             for (v, level), loss in zip(self._probes, lost, strict=True)
@@ -187,6 +199,16 @@ class Sensitivities:
             first = next(i for i, item in enumerate(items) if not item.is_cost)
             return float(self._setup.objectives.values(outcome.metrics, outcome.costs)[first])
         return float(outcome.metrics[name]) * (-1 if self._signal.maximize else 1)
+
+    def _middles(self, n_levels: int, spare: int, wanted: int | None) -> list[tuple[int, int]]:
+        """Return probes of the middle level of a few variables, spread over the network, where there is one of each."""
+        free = np.flatnonzero(self.top > 1)
+        if n_levels > 1 or not len(free):
+            return []
+        evaluations = likely_evaluations(self._setup, self._setup.probe or "proxy")
+        left = np.inf if evaluations is None else max(0, evaluations - 1 - len(self._probes) - spare)
+        n = int(min(len(free), min(_MIDDLES, left // _SPARE) if wanted is None else min(wanted, left)))
+        return [(int(v), int(self.top[v]) // 2) for v in free[np.linspace(0, len(free) - 1, n).astype(np.int64)]]
 
     def _lowered(self, variable: int, level: int) -> IntArray:
         genome = self.top.copy()
@@ -235,6 +257,31 @@ def _signal_of(text: str, setup: SearchSetup) -> Objective:
         msg = f"expected the signal as 'distance' or another metric, got {written!r}, a cost that nothing measures"
         raise InvalidArgumentError(msg)
     return signal
+
+
+def curvature(squares: FloatArray, top: IntArray, probes: Sequence[tuple[int, int]], lost: Sequence[float]) -> float:
+    """Return how much more than its square the removal of many channels damages: ``c`` of ``x^2 (1 + c x^2)``.
+
+    It is the median of what two levels of one variable say, the lowest and one between; 0 where none has two.
+
+    Args:
+        squares: (L, d) square of the share ``x`` of channels that each level of each variable is without.
+        top: (d,) levels from which the probes are lowered.
+        probes: pairs of a variable and its level.
+        lost: loss of each probe, NaN where it failed.
+    """
+    by_variable: dict[int, list[tuple[float, float, float]]] = {}
+    for (variable, level), loss in zip(probes, lost, strict=True):
+        if loss > 0:
+            square, base = squares[[level, top[variable]], variable]
+            by_variable.setdefault(variable, []).append((square - base, square**2 - base**2, loss))
+    found = []
+    for *between, (square, fourth, loss) in map(sorted, by_variable.values()):
+        for its_square, its_fourth, its_loss in between:
+            ratio = its_loss / loss
+            gap = ratio * fourth - its_fourth
+            found.append((its_square - ratio * square) / gap if gap > 0 else _STEEPEST)
+    return float(np.clip(np.median(found), 0.0, _STEEPEST)) if found else 0.0
 
 
 def damage_curve(shape: FloatArray, anchors: Mapping[int, float], slope: float) -> FloatArray:

@@ -29,6 +29,8 @@ class KnapsackSettings:
     Attributes:
         probes: levels measured per variable, the lowest one always, as far as the evaluations suffice. None for 1, 2 or
             4, by what share of the evaluations they would take.
+        middles: variables whose middle level is measured, too, where one level of each is: they say how damage grows in
+            between. None for 4, as far as that takes no more than a quarter of the evaluations that are left.
         signal: figure that measures the damage of a lowered variable: ``"distance"`` from the dense model's outputs, or
             any metric as objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
@@ -39,10 +41,11 @@ class KnapsackSettings:
             of the others.
 
     Raises:
-        InvalidArgumentError: a setting is below one.
+        InvalidArgumentError: a setting is below one; ``middles`` is below zero.
     """
 
     probes: int | None = None
+    middles: int | None = None
     signal: str = DISTANCE
     front: int | None = None
     step: int = 2
@@ -51,6 +54,7 @@ class KnapsackSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check.at_least(self, 1, "probes", "front", "step")
+        check.at_least(self, 0, "middles")
 
 
 class KnapsackStrategy(BaseStrategy):
@@ -74,7 +78,11 @@ class KnapsackStrategy(BaseStrategy):
         self._rng = np.random.default_rng(for_steps)
         self._known: dict[Genome, FloatArray | None] = {}  # values of what was told, None where it failed
         self._sensitivities = Sensitivities(
-            setup, self.settings.probes, self.settings.signal, len(self.settings.targets) or None
+            setup,
+            self.settings.probes,
+            self.settings.signal,
+            spare=len(self.settings.targets) or None,
+            middles=self.settings.middles,
         )
         self._planned = deque(self._sensitivities.plan)
         self._waiting: deque[Genome] = deque()

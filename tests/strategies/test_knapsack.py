@@ -199,6 +199,28 @@ def test_additive_damage_is_recovered_exactly(limits):
     np.testing.assert_allclose(predicted, reference - toy_accuracy(setup.space, every), atol=1e-12)
 
 
+@pytest.mark.parametrize("limits", [{}, {"macs": "40%"}])
+@pytest.mark.parametrize("n_levels", [1, 2, 4])
+@pytest.mark.parametrize("bend", [0.5, 2.0, 6.0])
+def test_damage_that_grows_faster_than_the_square_is_recovered_exactly(bend, n_levels, limits):
+    """Whatever multiple of the fourth power stands beside the square, a few measured middles tell it for all."""
+    setup = toy_setup(toy_space((8, 16, 8), levels=8), limits=limits)
+    worth = np.array([1.0, 0.1, 3.0])
+
+    def damage(genomes):
+        removed = 1 - setup.space.keep_ratios(genomes)
+        return (removed**2 * (1 + bend * removed**2)) @ worth
+
+    sensitivities = Sensitivities(setup, n_levels)
+    for id_, genome in enumerate(sensitivities.plan):
+        outcome = toy_outcome(setup, sensitivities.job(id_, genome))
+        lost = {"distance": float(damage(np.array([genome]))[0])}
+        sensitivities.hear(replace(outcome, metrics={**outcome.metrics, **lost}))
+    every = every_genome(setup.space.n_levels)
+    expected = damage(every) - damage(sensitivities.top[None, :])
+    np.testing.assert_allclose(total_damage(sensitivities.damages(), every), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("evaluations", range(6, 20))
 def test_as_many_levels_are_probed_as_there_is_room_for(evaluations):
     """Variables with few levels leave room for more of the others, whose plan is never larger than what is there."""
@@ -340,4 +362,17 @@ def test_targets_come_first_and_leave_the_probes_alone():
 def test_how_many_levels_are_probed(evaluations, asked, levels):
     """Two levels by default, one where the budget is small, four where it is large; what was asked for is honoured."""
     setup = replace(toy_setup(evaluations=evaluations), probe="probe")
-    assert len(Sensitivities(setup, asked).plan) == 1 + levels * setup.space.n_variables
+    probes = np.array(Sensitivities(setup, asked).plan)[1:]
+    measured = [set(probes[:, v].tolist()) for v in range(setup.space.n_variables)]
+    assert {len(found) - 1 for found in measured[1:]} == {levels}  # the first may have its middle measured, too
+
+
+@pytest.mark.parametrize(("evaluations", "n"), [(7, 0), (10, 0), (11, 1), (22, 3), (26, 4), (400, 4), (None, 4)])
+def test_the_middle_of_a_few_variables_is_measured_where_there_is_one_level_of_each(evaluations, n):
+    """At most four, and only as far as they leave three quarters of what the other probes leave."""
+    setup = replace(toy_setup(evaluations=evaluations), probe="probe")
+    genomes = np.array(Sensitivities(setup, 1).plan)
+    assert len(genomes) == 1 + setup.space.n_variables + n
+    assert len(np.unique(genomes, axis=0)) == len(genomes)
+    middles = genomes[1 + setup.space.n_variables :]
+    assert (((middles > 0) & (middles < genomes[0])).sum(axis=1) == 1).all()
