@@ -55,7 +55,7 @@ class Rotate(Recipe):
     """Turns every stream into its best basis; the seed decides which items, and how they are augmented."""
 
     Settings = RotateSettings
-    version = 2  # heads of attention are turned as well
+    version = 3  # heads of attention are turned as well; streams keep their size
     recalibrates = False
 
     def estimate_macs(self, settings: RotateSettings) -> int:

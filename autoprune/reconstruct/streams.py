@@ -10,9 +10,10 @@ With ``G = L L^T`` the second moment of the stream, averaged over its readers, a
 to the variance of its output, the columns of ``U = L^-T Q`` with the eigenvectors ``Q`` of ``L^T (sum_i W_i^T W_i) L``,
 largest eigenvalue first, are the best basis for one reader (its first k channels lose least of all subspaces of k
 dimensions), and nearly so for several. They are scaled so that the variance of a channel is in proportion to its
-eigenvalue: what criteria see of a channel, the size of its weights or of the scale of its norm, is then what it is
-worth. SliceGPT (Ashkboos et al., ICLR 2024) turns the streams of transformers by principal components of the stream
-alone; weighing them by what the readers do with them is ours.
+eigenvalue, so that what criteria see of a channel, the size of its weights or of the scale of its norm, is what it is
+worth; all channels together are as large as they were, so that training goes on at the same learning rates. SliceGPT
+(Ashkboos et al., ICLR 2024) turns the streams of transformers by principal components of the stream alone; weighing
+them by what the readers do with them is ours.
 
 *Heads.* Where widths within the heads of an attention are cut, a channel has a place in every head, and every head a
 basis of its own: between the layer of its values and the projection that reads them stands a sum over tokens.
@@ -254,7 +255,7 @@ def best_basis(model: nn.Module, stream: Stream, moments: StreamMoments) -> Tens
     values, vectors = torch.linalg.eigh(lower.mT @ read @ lower)
     variances = torch.maximum(values.flip(1), LEAST * values[:, -1:])
     variances = torch.where(values[:, -1:] > 0, variances, 1.0)
-    variances *= (torch.stack(power).mean(0) / variances.sum(1))[:, None]
+    variances *= (len(power) / variances.sum(1))[:, None]  # as large as `total`: the stream keeps its size
     basis = torch.linalg.solve_triangular(lower.mT, vectors.flip(2), upper=True) * variances.sqrt().unsqueeze(1)
     return _in_order(model, stream, basis) if stream.keys else basis
 

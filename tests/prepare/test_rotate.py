@@ -100,6 +100,39 @@ def test_criteria_say_whether_they_suit_any_basis(criterion: str, trained: tuple
     assert (turned.metrics[DISTANCE] < given.metrics[DISTANCE]) is CRITERIA[criterion].any_basis
 
 
+def test_a_stream_is_as_large_as_it_was(trained: tuple[nn.Module, ap.Data]) -> None:
+    """What its readers read has the same mean square as before, so that steps of a training are no larger."""
+    model, data = trained
+    run = ap.search(ap.Problem(model, data=data), "uniform", 1, prepare="rotate")
+    images = data.example_batch(200)[0]
+
+    def sizes(network: nn.Module) -> list[float]:
+        found: list[float] = []
+        readers = [*(block[0] for block in network.blocks), network.head[0]]  # type: ignore[union-attr]
+        hooks = [r.register_forward_pre_hook(lambda _, x: found.append(float(x[0].square().mean()))) for r in readers]
+        with torch.no_grad():
+            network.eval()(images)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    full = max(evaluations(run.outcomes), key=lambda outcome: outcome.costs["macs"])
+    ratios = [now / before for now, before in zip(sizes(run.point(full.job.id).build()), sizes(model), strict=True)]
+    assert sum(ratios) / len(ratios) == pytest.approx(1.0, abs=0.1)
+
+
+def test_turned_points_train_as_others_do(trained: tuple[nn.Module, ap.Data]) -> None:
+    """After the same training, at its defaults, a point of turned weights is as good as one of the given ones."""
+    model, data = trained
+    found = {}
+    for prepare in (None, "rotate"):
+        run = ap.search(ap.Problem(model, data=data, levels=4), "uniform", 4, prepare=prepare, progress=False)
+        point = sorted(run.front, key=lambda one: one.costs["macs"])[1]
+        (tuned,) = ap.finetune(run, [point], 4, progress=False)
+        found[prepare] = tuned.test_metrics["accuracy"]
+    assert found["rotate"] > found[None] - 0.03, found
+
+
 def test_prune_turns_what_it_can(trained: tuple[nn.Module, ap.Data]) -> None:
     """By default; the result is nearer to the dense network than without, polished both times, and reloads."""
     model, data = trained
