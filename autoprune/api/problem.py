@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -472,8 +472,11 @@ class Problem:
         info, suffix = find_strategy(split_key(strategy)[0])
         if info.argument == "criterion" and suffix:
             check_criterion(suffix, self.task, self.data)
-        for name in info.recipes:
-            self.check_recipe(name, getattr(settings, "preparation", None) or {}, f"the strategy {info.name!r}")
+        given = getattr(settings, "preparation", None) or {}
+        known = {name: {item.name for item in fields(RECIPES.find(name).load_settings())} for name in info.recipes}
+        meant = [name for name in info.recipes if known[name].issuperset(given)]  # of several recipes one prepares
+        for name in meant or info.recipes:
+            self.check_recipe(name, given, f"the strategy {info.name!r}")
         if info.fidelity != FIDELITY:
             self.evaluator_of(info.fidelity)  # says so itself
 

@@ -74,7 +74,7 @@ def search(
     budget: Budget | int | Mapping[str, float] | None = None,
     *,
     settings: Any = None,
-    prepare: StartArgument = None,
+    prepare: StartArgument = USUAL,
     warm_start: StartArgument = USUAL,
     executor: str | RaySettings | Executor | None = None,
     store: str | Path | None = None,
@@ -100,11 +100,11 @@ def search(
             run or its folder, whose weights and order are taken. The preparation is a job of the run, charged and
             resumed like all; a length (``epochs``) that is left open takes up to half of the budget's MACs. The
             channels are ranked again by the problem's criterion, unless their order is part of what was made. None, or
-            ``"none"``, for the given weights. ``"auto"``, for points that will not be trained: ``"rotate"``, the same
-            function in a basis of which less is lost, where candidates are not trained (the evaluator
-            ``reconstructed``, a strategy that inherits and prepares nothing), something can be turned (linear
-            bottlenecks, heads of attention cut by widths) and a tenth of the budget's MACs pays for it; not behind the
-            warm start of a run that has other weights. With it a run in ``store`` goes on as it began.
+            ``"none"``, for the given weights. Left out, ``"rotate"``, the same function in a basis of which less is
+            lost, where nothing is trained (the evaluator ``reconstructed``, a strategy that inherits and prepares
+            nothing), something can be turned (linear bottlenecks, heads of attention cut by widths) and a tenth of the
+            budget's MACs pays for it; not behind the warm start of a run that has other weights. A run in ``store``
+            goes on as it began.
         warm_start: candidates that are measured before the strategy begins, counted like all others: ``"knapsack"`` for
             the sensitivity of every layer and the optima that they predict (the strategy may be written
             ``"pymoo:nsga2+knapsack"``, too), or an earlier run or its folder for its best candidates, repaired into the

@@ -101,7 +101,7 @@ Prepare = Annotated[
         metavar="RECIPE|RUN",
         autocompletion=names("recipes"),
         help="Make the weights first: a recipe (`autoprune list recipes`; --set TABLE.prepare.KEY=VALUE), or a run's; "
-        "auto for a better basis where that helps (nothing is trained afterwards), none for the given ones.",
+        "none for the given ones.",
         show_default="the problem's",
     ),
 ]

@@ -99,7 +99,7 @@ def _weights_first(file: ProblemFile, problem: Problem) -> str:
     from autoprune.strategies.warm_start import USUAL
 
     wanted, budget = file.tables.search, Budget(**file.tables.search.budget.model_dump())
-    given = {"prepare": None, "warm_start": USUAL, **beginning_of(file)}
+    given = {"prepare": USUAL, "warm_start": USUAL, **beginning_of(file)}
     beginning = Beginning.of(problem, wanted.strategy, wanted.settings or None, evaluations=budget.evaluations, **given)
     return weights_in_words(beginning.settled(problem, budget).to_json()["prepare"])
 

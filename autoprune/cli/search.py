@@ -149,12 +149,13 @@ def done_in(*folders: Path) -> str:
 
 def _folder_name(file: ProblemFile) -> str:
     """Return the name of a run's folder: what is searched, by whom and from what, and the seed."""
-    from autoprune.strategies.warm_start import NO_START
+    from autoprune.strategies.warm_start import NO_START, USUAL
 
     search = file.tables.search
     parts = [file.name, search.strategy.replace(":", "-")]
-    if search.prepare is not None and search.prepare.recipe != NO_START:
-        parts.append(search.prepare.recipe or Path(search.prepare.run or "").name)
+    if search.prepare is not None and search.prepare.recipe != USUAL:
+        made = search.prepare.recipe or Path(search.prepare.run or "").name
+        parts.append("given" if made == NO_START else made)
     if search.warm_start:
         parts.append(Path(search.warm_start).name)
     return "-".join((*parts, str(search.seed)))

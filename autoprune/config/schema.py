@@ -136,8 +136,8 @@ class SearchTable(Table):
         budget: upper bound on what may be spent.
         seed: seed of every random choice.
         settings: settings of the strategy, by name.
-        prepare: how the weights that candidates inherit are made first; ``"auto"`` for what `autoprune.search` finds
-            usual where nothing is trained; ``"none"``, or left out, for those of the network.
+        prepare: how the weights that candidates inherit are made first, ``"none"`` for those of the network; left out,
+            what `autoprune.search` finds usual.
         warm_start: candidates that are measured first: ``"knapsack"``, or the folder of an earlier run, ``"none"`` for
             none; left out, what `autoprune.search` finds usual.
     """

@@ -7,7 +7,8 @@ r"""A newcomer's first front: equal small budgets for settings and strategies, o
 
 One line per pair of evaluator and criterion, and strategy: evaluations, counted MACs, processor seconds, hypervolume
 (accuracy from 0, MACs), and the test accuracy within 70, 50 and 30 % of the MACs, nothing trained; with ``--polish``
-that of polished points, too. ``lite0`` has no labels: its accuracy is the agreement with the dense network.
+that of polished points, too, and with ``--finetune`` that after a training. ``lite0`` has no labels: its accuracy is
+the agreement with the dense network.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=5.0, help="of the training of mobilenet")
     parser.add_argument("--polish", action="store_true", help="measure the points polished, too")
+    parser.add_argument(
+        "--finetune", type=float, default=0.0, help="epochs of `ap.finetune`, at its defaults, after that"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,6 +167,11 @@ def main() -> None:
             )
             if arguments.polish and evaluator == "reconstructed":
                 print(f"    polished {accuracies(run, test, polish=True)}", flush=True)
+            if arguments.finetune:
+                points = [run.pick(max_macs=share) for share in SHARES]
+                tuned = ap.finetune(run, points, arguments.finetune, progress=False)
+                found = " / ".join(f"{one.test_metrics['accuracy']:.4f}" for one in reversed(tuned))
+                print(f"    trained for {arguments.finetune:g} epochs, all test items {found}", flush=True)
 
 
 def accuracies(run: ap.Run, test: Split, *, polish: bool = False) -> str:

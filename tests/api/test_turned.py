@@ -1,4 +1,4 @@
-"""Searches with `prepare="auto"` turn channels into a better basis first: where they do, and that figures hold."""
+"""A search turns channels into a better basis first unless told otherwise: where it does, and that its figures hold."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def problem(trained: tuple[nn.Module, ap.Data]) -> ap.Problem:
 
 @pytest.fixture(scope="module")
 def run(problem: ap.Problem, tmp_path_factory: pytest.TempPathFactory) -> ap.Run:
-    """A search that leaves the choice to us."""
-    return ap.search(problem, budget=12, prepare="auto", store=tmp_path_factory.mktemp("turned") / "run")
+    """A search that says nothing."""
+    return ap.search(problem, budget=12, store=tmp_path_factory.mktemp("turned") / "run")
 
 
 def begun(problem: ap.Problem, strategy: str = "knapsack", budget: Any = 60, **given: Any) -> Any:
@@ -154,16 +154,14 @@ def test_where_it_is_done(
 def test_networks_without_bottlenecks_stay(tmp_path: Path) -> None:
     """There is nothing to turn, and no word of it."""
     data = ap.load_data("digits")
-    run = ap.search(
-        ap.Problem(digits_network(), data=data, levels=4, evaluation=SMALL), "random", 2, prepare="auto", store=tmp_path
-    )
+    run = ap.search(ap.Problem(digits_network(), data=data, levels=4, evaluation=SMALL), "random", 2, store=tmp_path)
     assert run.meta.method == "random"
     assert not preparations(run.outcomes)
 
 
 def test_populations_have_their_start_behind_it(problem: ap.Problem) -> None:
     """The weights are turned first, then the sensitivities are measured, then the population goes on."""
-    run = ap.search(problem, "pymoo:nsga2", 14, prepare="auto")
+    run = ap.search(problem, "pymoo:nsga2", 14)
     assert run.meta.method == (
         "pymoo:nsga2, weights turned into a better basis first by rotate, warm start from knapsack"
     )
@@ -177,7 +175,7 @@ def test_a_run_goes_on_as_it_began(problem: ap.Problem, tmp_path: Path) -> None:
     """Turned or not, also of versions that turned nothing unasked: what was measured stays, nothing is turned twice."""
     for prepare in ("none", "rotate"):
         first = ap.search(problem, budget=10, prepare=prepare, store=tmp_path / prepare)
-        longer = ap.search(problem, budget=12, prepare="auto", store=tmp_path / prepare)
+        longer = ap.search(problem, budget=12, store=tmp_path / prepare)
         assert longer.outcomes[: len(first.outcomes)] == first.outcomes
         assert longer.n_evaluations == 12
         assert len(preparations(longer.outcomes)) == (prepare == "rotate")
@@ -195,7 +193,7 @@ def test_a_run_without_a_word_of_it_goes_on_without(problem: ap.Problem, tmp_pat
     with RunStore(tmp_path, problem=problem.fingerprint) as store:
         settings = {name: value for name, value in first.meta.settings.items() if name != "prepare"}
         store.ledger.update_meta({"settings": settings})
-    longer = ap.search(problem, budget=12, prepare="auto", store=tmp_path)
+    longer = ap.search(problem, budget=12, store=tmp_path)
     assert (longer.meta.method, longer.n_evaluations) == ("knapsack", 12)
     assert not preparations(longer.outcomes)
 
@@ -210,7 +208,7 @@ def test_behind_a_run_the_weights_are_what_they_were_there(problem: ap.Problem, 
 def test_an_executor_of_ones_own_is_given_no_job_that_it_may_not_know(problem: ap.Problem, tmp_path: Path) -> None:
     """It may have no recipes: the weights are the given ones."""
     runner = problem.runner(BlobStore(tmp_path / "run" / "weights"))
-    run = ap.search(problem, "random", 2, prepare="auto", executor=InProcessExecutor(runner), store=tmp_path / "run")
+    run = ap.search(problem, "random", 2, executor=InProcessExecutor(runner), store=tmp_path / "run")
     assert run.meta.method == "random"
     assert all(item.status is Status.OK for item in run.outcomes)
 

@@ -222,18 +222,21 @@ budget = { evaluations = 2 }
 
 
 def test_commands_say_which_weights_a_search_begins_with(folder: Path) -> None:
-    """`plan` before it, `search` and `show` after it: with `--prepare auto` turned channels, else the given ones."""
+    """`plan` before it, `search` and `show` after it: turned channels, or with `--prepare none` the given ones."""
     (folder / "inverted.toml").write_text(BOTTLENECKS)
     turned = "turned into a better basis first by rotate"
-    auto = ("--set", "search.prepare=auto")
-    assert f"weights that a search begins with: {turned}" in " ".join(run_cli("plan", "inverted.toml", *auto).split())
-    assert json.loads(run_cli("plan", "inverted.toml", "--json"))["weights"] == "as they were given"
-    assert f"weights {turned}" in run_cli("search", "inverted.toml", "--prepare", "auto")
-    assert f"weights {turned}" in run_cli("show", "runs/inverted-random-auto-0")
+    assert f"weights that a search begins with: {turned}" in " ".join(run_cli("plan", "inverted.toml").split())
+    assert json.loads(run_cli("plan", "inverted.toml", "--json"))["weights"] == turned
+    given = json.loads(run_cli("plan", "inverted.toml", "--json", "--set", "search.prepare=none"))
+    assert given["weights"] == "as they were given"
+    assert f"weights {turned}" in run_cli("search", "inverted.toml")
+    assert f"weights {turned}" in run_cli("show", "runs/inverted-random-0")
     assert turned not in run_cli("search", "inverted.toml", "--prepare", "none")
-    assert ap.open_run("runs/inverted-random-0").meta.method == "random"
+    assert ap.open_run("runs/inverted-random-given-0").meta.method == "random"
+    assert f"weights {turned}" in run_cli("search", "inverted.toml", "--prepare", "auto", "--evaluations", "3")
+    assert ap.open_run("runs/inverted-random-0").n_evaluations == 3
     refused = CliRunner().invoke(
-        app, ["search", "inverted.toml", "--prepare", "none", "--store", "runs/inverted-random-auto-0"]
+        app, ["search", "inverted.toml", "--prepare", "none", "--store", "runs/inverted-random-0"]
     )
     assert refused.exit_code == 1
     assert "was searched by random, weights turned" in " ".join(refused.output.split())
