@@ -99,9 +99,9 @@ class Problem:
             natural units; the attribute of this name has it for all.
         latency: how latency is measured if it is an objective, a limit or a wanted column:
             ``ap.LatencySettings(batch_size=16)``, a mapping of its fields, an ``ap.LatencyTable``, the folder of a run
-            that was searched with one, or the path of a table,
-            which is measured and written if it does not exist. A table that was measured before on this machine is used
-            again. A limit on latency holds for the upper bound of the prediction.
+            that was searched with one, or the path of a table, which is measured and written if it does not exist. A
+            table that was measured before on this machine is used again. A limit on latency holds for the upper bound
+            of the prediction.
         outputs: dotted names of the outputs that count (``["logits"]``), for models that return hidden states beside
             them: the channels of the others may vanish. ``["head()"]`` is what the module ``head`` puts out, of models
             that return boxes. All by default, and the heads of torchvision's SSD, RetinaNet and FCOS.

@@ -31,8 +31,13 @@ def unpack_tensors(data: bytes) -> dict[str, Tensor]:
 
     Raises:
         SafetensorError: the bytes are not such.
+        ValueError: their header names pairs of numbers that are none.
     """
     tensors = safetensors.torch.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     wide = json.loads(header.get("__metadata__", {}).get(_WIDE, "[]"))
+    pairs = {name for name, tensor in tensors.items() if tensor.dtype == torch.float64 and tensor.shape[-1:] == (2,)}
+    if not isinstance(wide, list) or not pairs.issuperset(wide):
+        msg = f"expected names of pairs of float64 numbers as {_WIDE}, got {wide!r:.100}"
+        raise ValueError(msg)
     return {name: torch.view_as_complex(tensor) if name in wide else tensor for name, tensor in tensors.items()}

@@ -33,3 +33,11 @@ def test_other_types_are_as_safetensors_writes_them() -> None:
     assert load(pack_tensors({"z": torch.zeros(2, dtype=torch.complex128)}))["z"].shape == (2, 2)
     with pytest.raises(SafetensorError):
         unpack_tensors(b"nothing of the kind")
+
+
+@pytest.mark.parametrize("named", ['["a"]', '["b"]', '["absent"]', "5", "nonsense", '{"a": 1}'])
+def test_pairs_that_are_none_are_refused(named: str) -> None:
+    """Bytes whose header lies are damaged, an error that every reader of bytes expects, whatever stands there."""
+    tensors = {"a": torch.zeros(3, dtype=torch.float64), "b": torch.zeros(3, 2)}
+    with pytest.raises(ValueError, match=r"expected|Expecting"):
+        unpack_tensors(save(tensors, {"complex128": named}))
