@@ -31,8 +31,8 @@ from autoprune.trace.given_model import copy_model, refuse_unready, undisturbed,
 from autoprune.trace.grouping import build
 from autoprune.trace.idle import idle_layers, redraw_input
 from autoprune.trace.validation import cost_notes, pin_offenders
-from autoprune.trace.validation.examiner import sample_genomes
 from autoprune.trace.validation.reference import redraw
+from autoprune.trace.validation.units import sample_genomes
 
 AttentionCut = Literal["heads", "widths"]
 """What vanishes in attention: whole heads, or widths within all heads alike."""

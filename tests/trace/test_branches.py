@@ -128,6 +128,32 @@ class TwoWays(nn.Module):
         return self.left(x) + self.right(x), self.other(x)
 
 
+class Choosy(nn.Module):
+    """Five residual blocks: one may vanish, one not in training, one not at other sizes, and one of the last two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.free, self.trained, self.large, self.either, self.other = (
+            nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1)) for _ in range(5)
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the blocks to the stem; refuse to run where one of them is missed."""
+        widths = {name: getattr(self, name)[0].weight.shape[0] for name in ("trained", "large", "either", "other")}
+        if (self.training and not widths["trained"]) or (x.shape[-1] > 8 and not widths["large"]):
+            msg = "cannot do without"
+            raise RuntimeError(msg)
+        if not widths["either"] and not widths["other"]:
+            msg = "one of them is needed"
+            raise RuntimeError(msg)
+        x = F.relu(self.stem(x))
+        for block in (self.free, self.trained, self.large, self.either, self.other):
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
 def vit() -> nn.Module:
     """A small vision transformer."""
     return VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10)
@@ -145,6 +171,7 @@ def inverted_residual() -> nn.Module:
         (Plain, (3, 8, 8), {}),
         (Functional, (3, 8, 8), {}),
         (TwoWays, (6,), {"left.0": ()}),
+        (Choosy, (3, 8, 8), {"free.0": (), "either.0": ()}),
         (
             lambda: DigitsResNet(4),
             (1, 8, 8),
@@ -157,7 +184,7 @@ def inverted_residual() -> nn.Module:
         ),
         (vit, (3, 32, 32), {f"encoder.layers.encoder_layer_{i}.mlp.0": () for i in (0, 1)}),
     ],
-    ids=["plain", "functional", "two ways", "basic blocks", "bottlenecks", "vit"],
+    ids=["plain", "functional", "two ways", "choosy", "basic blocks", "bottlenecks", "vit"],
 )
 def test_which_groups_may_vanish(make, shape, expected):
     """Those that every output can do without, of layers that can be replaced; with what has no effect without them."""

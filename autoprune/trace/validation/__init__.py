@@ -28,7 +28,8 @@ from autoprune.surgery.cut import cut
 from autoprune.surgery.forward import tensors_in
 from autoprune.trace._restrict import without_groups
 from autoprune.trace.given_model import copy_model, undisturbed, unwrap
-from autoprune.trace.validation.examiner import N_RANDOM, Examiner
+from autoprune.trace.validation.examiner import Examiner
+from autoprune.trace.validation.units import N_RANDOM
 
 
 @dataclass(frozen=True)

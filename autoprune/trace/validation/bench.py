@@ -20,6 +20,7 @@ from autoprune.surgery.skeleton import Skeleton
 from autoprune.trace.given_model import NOT_USER_CODE, copy_model
 from autoprune.trace.validation.probes import ProbedRun, observe
 from autoprune.trace.validation.reference import Reference, agree, agree_on_the_way, as_floats, redraw
+from autoprune.trace.validation.units import Problem
 
 # per precision: the tolerance; the relative change of every weight that stands for rounding (more than rounding does);
 # and the difference beyond which no rounding is blamed
@@ -37,8 +38,6 @@ _ELSEWHERE = (
 )
 FAILS = "the forward fails"
 """What the reason of a channel says that cannot be cut because the model does not run without it."""
-
-Problem = tuple[str, str]  # reason, source
 
 
 class Bench:

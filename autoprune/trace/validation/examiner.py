@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,21 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.core.groups import BoolArray, IntArray, Structure
+from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.space import SearchSpace
-from autoprune.core.variables import WidthRules
 from autoprune.cost.samples import Samples
 from autoprune.surgery.forward import tensors_in
 from autoprune.surgery.precision import is_inexact, single
 from autoprune.trace.idle import idle_layers, redraw_input
-from autoprune.trace.validation.bench import FAILS, Bench, Problem, cast
+from autoprune.trace.validation.bench import FAILS, Bench, cast
 from autoprune.trace.validation.probes import ProbedRun
 from autoprune.trace.validation.shuffles import Key, ShuffleEffects, needed, shuffled
+from autoprune.trace.validation.units import (
+    N_RANDOM,
+    SMALLEST,
+    Check,
+    Problem,
+    Unit,
+    bisect,
+    gentle_genome,
+    random_genome,
+    units_of,
+)
 
-N_RANDOM = 3
-"""Random genomes that are compared, beside the smallest one."""
-
-_SMALLEST = N_RANDOM
 _DROPPED = N_RANDOM + 1
 _EXACT = 0  # number of the genome that is always compared in double precision
 _ATTEMPTS = 6
@@ -45,15 +51,7 @@ _WAYS_OUT: tuple[tuple[Callable[[int], bool], str], ...] = (
     (lambda width: width % 8 == 0, "it can be cut to multiples of 8: pass `divisor=8`"),
 )
 
-Check = Callable[[Sequence[int]], Problem | None]
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """Groups that can only be cut together, and to which widths below the dense one."""
-
-    groups: tuple[int, ...]
-    widths: tuple[int, ...]
+_CheckOfKept = Callable[[BoolArray], Problem | None]
 
 
 class Examiner:
@@ -78,11 +76,10 @@ class Examiner:
     ) -> None:
         self.structure = structure
         self._seed = seed
-        self._units = _units(structure, space)
+        self._units = units_of(structure, space)
         self._everything = np.ones(structure.n_genes, dtype=np.bool_)
         self._hopeless: set[Problem] = set()
         self._random: bool | None = None
-        self._repeats: bool | None = None  # whether the dense model runs in training mode twice alike
         # the input as it was given, where a smaller one takes its place
         self._real = None if samples.small is None else samples.take(1)
         example = samples.take_small(1) if samples.large else samples.example
@@ -99,12 +96,27 @@ class Examiner:
         """What a run of the dense model in training mode shows, None where it refuses."""
         return self._benches[0].dense(self._twice, training=True)
 
+    @cached_property
+    def _other(self) -> Any:
+        """A larger input of twice the batch, or the same input twice, that the dense model accepts, or None.
+
+        Where smaller images stand for the given ones, these; where all is dear, nothing that training compares anyway.
+        """
+        if self._real is not None:
+            return self._real
+        twice = self._twice
+        given = (_enlarged(twice), twice) if not self._samples.large else () if self._trained is not None else (twice,)
+        for example in given:
+            if example is not self._exact.example and self._benches[0].dense(example, training=False) is not None:
+                return example
+        return None
+
     def problems(self) -> dict[int, Problem]:
         """Return the groups that must not be cut."""
         own, twice = self._exact.example, self._twice
         checks: list[Check] = [partial(self._differs, example=own), self._differs_when_copied]
         evaluated, trained = self._benches[0].dense(own, training=False), self._trained
-        other = self._other_example(trains=trained is not None)
+        other = self._other
         larger: Check | None = None
         if other is not None:
             checks.append(partial(self._differs, example=other, genomes=(1 if self._samples.large else 0,)))
@@ -116,7 +128,7 @@ class Examiner:
         bad: dict[int, Problem] = {}
         units = [unit for unit, found in enumerate(self._units) if found.widths]
         for check in checks:
-            units, rejected = _bisect(units, check)
+            units, rejected = bisect(units, check)
             for unit, problem in rejected.items():
                 reason = problem[0] + (_LARGER if check is larger else "") + self._way_out(unit, check, problem)
                 bad |= dict.fromkeys(self._units[unit].groups, (reason, problem[1]))
@@ -126,58 +138,65 @@ class Examiner:
         return bad
 
     def branches(self) -> tuple[tuple[int, ...], ...]:
-        """Return the structure's branches without those that the model cannot do without, after all."""
+        """Return the structure's branches without those that the model cannot do without, after all.
+
+        What is cheap is asked first, the next of what it leaves: a dear input runs once where nothing is wrong.
+        """
         found = {branch[0]: branch for branch in self.structure.branches}
         units = [unit for unit in self.structure.tied_sets if unit[0] in found]
-        tried: dict[frozenset[int], Problem | None] = {}  # most of what can only vanish together is asked for again
+        tried: dict[tuple[int, frozenset[int]], Problem | None] = {}
 
-        def fails(chosen: Sequence[int]) -> Problem | None:
+        def asked(number: int, check: _CheckOfKept, chosen: Sequence[int]) -> Problem | None:
             gone = frozenset(g for i in chosen for member in units[i] for g in found[member])
-            if gone not in tried:
-                tried[gone] = self._differs_without(gone)
-            return tried[gone]
+            if (number, gone) not in tried:
+                tried[number, gone] = check(self._without(gone))
+            return tried[number, gone]
 
-        passed, _ = _bisect(range(len(units)), fails)
+        checks = [*enumerate(self._checks_of_branches())]
+        passed: list[int] = [*range(len(units))]
+        before: list[int] | None = None
+        while passed != before:  # each must hold for what all of them leave
+            before = passed
+            for number, check in checks:
+                passed, _ = bisect(passed, partial(asked, number, check))
         there = {g for i in passed for g in units[i]}
         return tuple(tuple(g for g in found[i] if g in there) for i in sorted(there))
 
-    def _differs_without(self, gone: Iterable[int]) -> Problem | None:
-        """Compare a model without some groups; whether it runs at all is seen before anything is computed for it.
-
-        Fewer layers run, so that none can be compared one by one, or scaled by its turn: what is compared in evaluation
-        mode is compared in double precision alone.
-        """
+    def _without(self, gone: Iterable[int]) -> BoolArray:
+        """Return which genes stay when whole groups are gone."""
         kept = self._everything.copy()
         for g in gone:
             kept[self.structure.groups[g].genes] = False
-        problem = self._benches[0].fails(kept, self._exact.example, training=False)
-        for example, training in () if problem else self._runs_of_branches():
-            for bench in self._benches if training else (self._exact,):
-                problem = bench.differs(kept, example, _DROPPED, (), training=training)
-                if problem is None:
-                    break
-            if problem is not None:
-                break
-        return problem or self._copy_differs(kept)
+        return kept
 
-    def _runs_of_branches(self) -> Iterator[tuple[Any, bool]]:
-        """Yield the inputs, and whether in training mode, on which models without some groups are compared."""
-        yield self._exact.example, False
+    def _checks_of_branches(self) -> Iterator[_CheckOfKept]:
+        """Yield how a model without some groups is compared; whether it runs at all comes first."""
+        yield partial(self._benches[0].fails, example=self._exact.example, training=False)
+        yield partial(self._differs_without, example=self._exact.example, training=False)
         trained = self._trained
-        other = self._other_example(trains=trained is not None)
-        if other is not None:
-            yield other, False
-        if self._repeats is None:
-            self._repeats = trained is not None and not self._benches[0].is_random(
-                self._twice, training=True, first=trained
-            )
-        if self._repeats:
-            yield self._twice, True
+        if trained is not None and not self._benches[0].is_random(self._twice, training=True, first=trained):
+            yield partial(self._differs_without, example=self._twice, training=True)
+        yield self._copy_differs
+        if self._other is not None:
+            yield partial(self._differs_without, example=self._other, training=False)
+
+    def _differs_without(self, kept: BoolArray, example: Any, *, training: bool) -> Problem | None:
+        """Compare a model without some groups on one input.
+
+        Fewer layers run, so that none can be compared one by one, or scaled by its turn: the example is compared in
+        double precision alone.
+        """
+        problem: Problem | None = None
+        for bench in (self._exact,) if example is self._exact.example else self._benches:
+            problem = bench.differs(kept, example, _DROPPED, (), training=training)
+            if problem is None:
+                break
+        return problem
 
     # ------------------------------------------------------------------ genomes
 
     def _genome(self, number: int) -> BoolArray:
-        return _genome(self.structure, self._units, self._seed, number)
+        return random_genome(self.structure, self._units, self._seed, number)
 
     def _kept(self, genome: BoolArray, units: Sequence[int]) -> BoolArray:
         """Return which genes stay when only ``units`` are cut."""
@@ -194,7 +213,7 @@ class Examiner:
         self,
         units: Sequence[int],
         example: Any,
-        genomes: Sequence[int] = (*range(N_RANDOM), _SMALLEST),
+        genomes: Sequence[int] = (*range(N_RANDOM), SMALLEST),
         *,
         training: bool = False,
     ) -> Problem | None:
@@ -223,7 +242,7 @@ class Examiner:
 
     def _differs_in_training(self, units: Sequence[int], example: Any) -> Problem | None:
         """Compare in training mode; where that draws random numbers, see at least that it runs."""
-        genomes = (0,) if self._samples.large else (0, _SMALLEST)
+        genomes = (0,) if self._samples.large else (0, SMALLEST)
         problem = self._differs(units, example, genomes, training=True)
         if problem is None or not self._is_random(example):
             return problem
@@ -235,19 +254,6 @@ class Examiner:
         if self._random is None:
             self._random = self._exact.is_random(example, training=True)
         return self._random
-
-    def _other_example(self, *, trains: bool) -> Any:
-        """Return a larger input of twice the batch, or the same input twice, that the dense model accepts.
-
-        Where smaller images stand for the given ones, these; where all is dear, nothing that training compares anyway.
-        """
-        if self._real is not None:
-            return self._real
-        twice = self._twice
-        for example in (_enlarged(twice), twice) if not self._samples.large else () if trains else (twice,):
-            if example is not self._exact.example and self._benches[0].dense(example, training=False) is not None:
-                return example
-        return None
 
     # ------------------------------------------------------------------ ways out
 
@@ -273,7 +279,7 @@ class Examiner:
     @contextmanager
     def _restricted(self, unit: int, widths: tuple[int, ...]) -> Iterator[None]:
         given = self._units[unit]
-        self._units[unit] = _Unit(given.groups, widths)
+        self._units[unit] = Unit(given.groups, widths)
         try:
             yield
         finally:
@@ -307,7 +313,7 @@ class Examiner:
                 return {}
             if attempt >= _ATTEMPTS and len(set(n_ran[1:])) < 2:
                 break  # other data run no other layers
-            kept = self._kept(_gentle_genome(self.structure, self._units, self._seed, attempt), units)
+            kept = self._kept(gentle_genome(self.structure, self._units, self._seed, attempt), units)
             chosen = runs if attempt or not alike else runs[:1]
             if attempt % 2:
                 chosen = [(redraw_input(example, generator), training) for example, training in chosen]
@@ -358,96 +364,6 @@ class Examiner:
         roles = {(tensor, dim): role for tensor, dim, role, _ in self.structure.groups[g].axes}
         own = [axis for tensor in dict.fromkeys(t for t, _ in roles) for axis in self.structure.axes_of[tensor]]
         return sorted((a for a in own if a.key in roles), key=lambda a: ("in", "out", "thru").index(roles[a.key]))
-
-
-# ---------------------------------------------------------------------------- units and genomes
-
-
-def _units(structure: Structure, space: SearchSpace | None) -> list[_Unit]:
-    """Return sets of groups that are cut together: the space's variables, or what is tied and every group alone."""
-    if space is not None:
-        return [_Unit(v.groups, tuple(width for width in v.widths[:-1] if width)) for v in space.variables]
-    rules = WidthRules(None, min_keep_ratio=0)
-    return [_Unit(groups, rules.widths(*_full(structure, groups))[:-1]) for groups in structure.tied_sets]
-
-
-def _full(structure: Structure, groups: Sequence[int]) -> tuple[int, list[int]]:
-    """Return the dense width of the first of several groups and those of the others."""
-    first, *others = (structure.groups[g].width for g in groups)
-    return first, others
-
-
-def _genome(structure: Structure, units: Sequence[_Unit], seed: int, number: int) -> BoolArray:
-    """Return kept genes of a random genome of unequal widths, or of the smallest one.
-
-    Two in turn rank the channels in opposite order: few channels are not the first ones in both by chance.
-    """
-    rng = np.random.default_rng([seed, number])
-    order = np.random.default_rng([seed, N_RANDOM + 2, number // 2])
-    orders = [order.permutation(group.width)[:: -1 if number % 2 else 1] for group in structure.groups]
-
-    def width(allowed: tuple[int, ...], _: int) -> int:
-        return allowed[0] if number == _SMALLEST else int(rng.choice(allowed))
-
-    return _kept_genes(structure, units, orders, width)
-
-
-def _gentle_genome(structure: Structure, units: Sequence[_Unit], seed: int, attempt: int = 0) -> BoolArray:
-    """Return kept genes of a genome that removes about a quarter of every group, at random."""
-    rng = np.random.default_rng([seed, N_RANDOM + 1, attempt])
-
-    def width(allowed: tuple[int, ...], full: int) -> int:
-        return min(allowed, key=lambda w: abs(w - full + full // 4))
-
-    orders = [rng.permutation(group.width) for group in structure.groups]
-    return _kept_genes(structure, units, orders, width)
-
-
-def _kept_genes(
-    structure: Structure,
-    units: Sequence[_Unit],
-    orders: Sequence[IntArray],
-    choose: Callable[[tuple[int, ...], int], int],
-) -> BoolArray:
-    widths = structure.full_widths.copy()
-    for unit in units:
-        if unit.widths:
-            groups, full = list(unit.groups), int(widths[unit.groups[0]])
-            widths[groups] = widths[groups] * choose(unit.widths, full) // full
-    return structure.kept_genes(orders, widths)
-
-
-def sample_genomes(structure: Structure, seed: int, space: SearchSpace | None = None) -> list[BoolArray]:
-    """Return kept genes of the dense model, of one that keeps about half and of one that keeps three quarters.
-
-    Where whole branches may vanish, also of the dense model without any of them.
-    """
-    units = _units(structure, space)
-    full = np.ones(structure.n_genes, dtype=np.bool_)
-    found = [full, _genome(structure, units, seed, 0), _gentle_genome(structure, units, seed)]
-    stays = structure.least_widths[structure.group_of] > 0
-    return found if stays.all() else [*found, stays]
-
-
-def _bisect(units: Sequence[int], check: Check) -> tuple[list[int], dict[int, Problem]]:
-    """Return the units that pass a check together, and those that break it with the reason."""
-    passed: list[int] = []
-    rejected: dict[int, Problem] = {}
-
-    def add(chunk: Sequence[int]) -> None:
-        problem = check([*passed, *chunk])
-        if problem is None:
-            passed.extend(chunk)
-        elif len(chunk) == 1:
-            rejected[chunk[0]] = problem
-        else:
-            half = len(chunk) // 2
-            add(chunk[:half])
-            add(chunk[half:])
-
-    if units:
-        add(units)
-    return passed, rejected
 
 
 def _has_other_sizes(example: Any, given: Any) -> bool:
