@@ -260,12 +260,9 @@ def prune(
     """
     started = time.monotonic()
     check_progress(progress)
-    wanted = list(limits) if isinstance(limits, Sequence) else [limits]
-    if not wanted or not all(isinstance(item, Mapping) and item for item in wanted):
-        msg = (
-            "expected at least one limit such as limits={'macs': '50%'}, or a list of such limits, got "
-            f"{shown(limits) if limits else 'none'}"
-        )
+    wanted = _checked_limits(limits)
+    if rotate not in (None, True, False):
+        msg = f"expected rotate= to be True, False or None, got {shown(rotate)}"
         raise InvalidArgumentError(msg)
     if task is not None and score is not None:
         msg = "expected a task or a score, got both"
@@ -334,6 +331,25 @@ def prune(
     seconds = time.monotonic() - started
     found = [replace(result, speedup=_speedup(problem, result.model, seed), seconds=seconds) for result in found]
     return found[0] if isinstance(limits, Mapping) else found
+
+
+def _checked_limits(given: Any) -> list[Mapping[str, str | float]]:
+    """Return the limits of every model that is asked for."""
+    wanted = list(given) if isinstance(given, Sequence) else [given]
+    if not wanted or not all(isinstance(item, Mapping) and item for item in wanted):
+        msg = (
+            "expected at least one limit such as limits={'macs': '50%'}, or a list of such limits, got "
+            f"{shown(given) if given else 'none'}"
+        )
+        raise InvalidArgumentError(msg)
+    for name, limit in (item for limits in wanted for item in limits.items()):
+        if isinstance(limit, list | tuple):
+            each = [{name: value} for value in limit]
+            msg = (
+                f"expected one limit on {name} for a model, got {shown(limit)}; for several models write limits={each}"
+            )
+            raise InvalidArgumentError(msg)
+    return wanted
 
 
 def budget_of(space: SearchSpace, n_limits: int = 1) -> Budget:

@@ -55,8 +55,12 @@ class WidthRules:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 msg = f"expected {name} to be an integer of at least 1, got {value!r}"
                 raise InvalidArgumentError(msg)
-        if not 0 <= self.min_keep_ratio <= 1:
-            msg = f"expected min_keep_ratio between 0 and 1, got {self.min_keep_ratio!r}"
+        ratio: object = self.min_keep_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+            msg = f"expected min_keep_ratio between 0 and 1, got {ratio!r}"
+            raise InvalidArgumentError(msg)
+        if self.drop_blocks not in (True, False):
+            msg = f"expected drop_blocks to be True or False, got {self.drop_blocks!r}"
             raise InvalidArgumentError(msg)
 
     def widths(self, full: int, others: Sequence[int] = ()) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ class GenerationStrategy(BaseStrategy):
         super().__init__(setup, settings)
         for_unseen, self._for_method = child_seeds(setup.seed, 2)
         self._size: int = self.settings.size(self._n_evaluations())
-        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), self._first_genomes())
+        self._unseen = UnseenGenomes(setup, np.random.default_rng(for_unseen), self._first_genomes(self._size))
         self._waiting: deque[Genome] = deque()  # members of the generation that were not asked yet
         self._pending: set[Genome] = set()  # members of the generation that were not told yet
         self._known: dict[Genome, FloatArray] = {}  # everything that was measured
@@ -44,9 +44,9 @@ class GenerationStrategy(BaseStrategy):
     def _generation(self) -> Sequence[Genome]:
         """Return the next generation, genomes that `UnseenGenomes` has seen from now on; none where nothing is new."""
 
-    def _first_genomes(self) -> Sequence[Genome]:
-        """Return the first generation."""
-        return initial_design(self.setup, self._size)
+    def _first_genomes(self, n: int) -> Sequence[Genome]:
+        """Return the ``n`` genomes of the first generation."""
+        return initial_design(self.setup, n)
 
     def _n_evaluations(self) -> int | None:
         """Return how many candidates the budget is likely to allow."""

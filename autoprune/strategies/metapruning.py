@@ -161,8 +161,8 @@ class MetaPruningSettings(EvolutionSettings, GeneratedWeightsSettings):
 class GeneratedEvolution(MetaPruningInheritedStrategy):
     """The evolution on weights that are made for every candidate."""
 
-    def _first_genomes(self) -> Sequence[Genome]:
-        return uniform_first(self.setup, self._size)
+    def _first_genomes(self, n: int) -> Sequence[Genome]:
+        return uniform_first(self.setup, n)
 
     def _n_evaluations(self) -> int | None:
         return likely_evaluations(self.setup, FIDELITY)
@@ -176,7 +176,7 @@ class GeneratedRandom(RandomStrategy):
 
     fidelity = FIDELITY
 
-    def _start(self, n: int) -> Sequence[Genome]:
+    def _first_genomes(self, n: int) -> Sequence[Genome]:
         return uniform_first(self.setup, n)
 
 

@@ -62,10 +62,10 @@ class RandomStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
         super().__init__(setup, settings)
-        start = self._start(PopulationSettings().size(likely_evaluations(setup, self.fidelity)))
+        start = self._first_genomes(PopulationSettings().size(likely_evaluations(setup, self.fidelity)))
         self._unseen = UnseenGenomes(setup, np.random.default_rng(setup.seed), start)
 
-    def _start(self, n: int) -> Sequence[Genome]:
+    def _first_genomes(self, n: int) -> Sequence[Genome]:
         """Return the ``n`` genomes that it begins with."""
         return initial_design(self.setup, n)
 

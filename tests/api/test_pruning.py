@@ -247,6 +247,10 @@ def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data])
     for limits in ([], [{}], [{"macs": "50%"}, {}], ["50%"], "50%", None):
         with pytest.raises(InvalidArgumentError, match="at least one limit"):
             ap.prune(model, data, limits)
+    with pytest.raises(InvalidArgumentError, match=r"write limits=\[\{'macs': '70%'\}, \{'macs': '50%'\}\]"):
+        ap.prune(model, data, {"macs": ["70%", "50%"]})
+    with pytest.raises(InvalidArgumentError, match="rotate= to be True, False or None, got 'yes'"):
+        ap.prune(model, data, {"macs": "50%"}, rotate="yes")
     with pytest.raises(UnknownNameError, match="distill"):
         ap.prune(model, data, {"macs": "50%"}, recover="distil")
     with pytest.raises(InvalidArgumentError, match="minutes"):

@@ -48,7 +48,16 @@ def test_widths_respect_every_rule(full):
 
 
 @pytest.mark.parametrize(
-    "rules", [{"levels": 0}, {"divisor": 0}, {"min_width": 0}, {"min_keep_ratio": 1.5}, {"levels": 2.5}]
+    "rules",
+    [
+        {"levels": 0},
+        {"divisor": 0},
+        {"min_width": 0},
+        {"min_keep_ratio": 1.5},
+        {"levels": 2.5},
+        {"min_keep_ratio": "10%"},
+        {"drop_blocks": "no"},
+    ],
 )
 def test_impossible_rules_are_refused(rules):
     """A rule out of range is an error that names it."""
