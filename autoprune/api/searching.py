@@ -273,6 +273,7 @@ def _setup(
         rankings=rankings,
         evaluations=recorded.settings.get("planned_evaluations"),
         macs=None if planned_macs is None else max(0, int(planned_macs) - prior.macs),
+        spent_macs=prior.macs,
         estimate=runner.estimate,
         items=recorded.images.get("proxy"),
         probe=PROBE if problem.evaluator_of(beginning.info.fidelity).probes else "",

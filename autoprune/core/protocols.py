@@ -57,6 +57,7 @@ class SearchSetup:
         seed: this strategy's own seed sequence.
         evaluations: how many evaluations the budget is likely to allow (None: unknown); for sizing populations.
         macs: multiply-adds the budget is likely to allow, preparations included (None: unknown).
+        spent_macs: multiply-adds of the budget that are spent already, on moments and rankings; not among ``macs``.
         estimate: predicts what a job will be charged, except for seconds; for sizing preparations.
         items: how many items a candidate is scored on (None: unknown).
         probe: the fidelity of cheap evaluations that predict; "" where there is none.
@@ -73,6 +74,7 @@ class SearchSetup:
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
     evaluations: int | None = None
     macs: int | None = None
+    spent_macs: int = 0
     estimate: Callable[[Job], Spending] | None = None
     items: int | None = None
     probe: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 from autoprune.core.clock import SystemClock
 from autoprune.core.protocols import Clock
-from autoprune.errors import StoreError
+from autoprune.errors import AutopruneError, StoreError
 from autoprune.store.blobs import BlobStore
 from autoprune.store.ledger import Ledger
 
@@ -62,7 +63,8 @@ class RunStore:
         try:
             if not self._lock.is_held:
                 raise StoreError(_driven(self.folder, path))
-            if not path.exists():
+            self._is_new = not path.exists()
+            if self._is_new:
                 Ledger.create(path, {**(meta or {}), _PROBLEM: problem})
             self.ledger = Ledger(path)
             try:
@@ -91,6 +93,9 @@ class RunStore:
 
     def close(self) -> None:
         """Close the folder and let other drivers in, whatever the disk says; closing twice is harmless."""
+        self._close(forgets=False)
+
+    def _close(self, *, forgets: bool) -> None:
         if self._lock.is_held:
             try:
                 with suppress(StoreError):  # a full disk: nothing is lost but that this was on purpose
@@ -99,6 +104,10 @@ class RunStore:
             finally:
                 try:
                     self.ledger.close()
+                    if forgets:
+                        for file in self.folder.glob(f"{LEDGER}*"):
+                            file.unlink()
+                        shutil.rmtree(self.folder / WEIGHTS, ignore_errors=True)
                 finally:
                     self._lock.release()
 
@@ -109,8 +118,9 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the store."""
-        self.close()
+        """Close the store; of a run that was refused before its first job nothing stays, so that it can begin anew."""
+        refused = self._is_new and isinstance(error, AutopruneError)
+        self._close(forgets=refused and self._lock.is_held and not self.ledger.jobs())
 
 
 class FolderLock:

@@ -223,6 +223,7 @@ class SweepStrategy(BaseStrategy):
             if total >= n * needed:
                 return chosen, total / n
         enough = max(fewest * needed + measuring, ceil(fewest * needed / self.settings.share) + 1)
+        enough += self.setup.spent_macs
         msg = (
             f"a sweep by {self.recipe!r} needs at least {fewest} preparations of {needed:,} MACs "
             f"({self.settings.min_epochs:g} epochs) each, the budget leaves {max(0, int(total)):,} for them; a budget "

@@ -6,6 +6,7 @@ is a law of its own, in `tests/prepare/test_budgeted.py`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,18 @@ MACS = 5e10
 SWEEPS = ("dais", "dsa")
 
 
+def make_problem(model: nn.Module, evaluator: str = "inherited") -> ap.Problem:
+    """Return a trained ResNet on the digits, with a limit."""
+    evaluation = {"n_calibration": 300}
+    return ap.Problem(
+        model, data=load_data("digits"), evaluator=evaluator, evaluation=evaluation, limits={"macs": "80%"}
+    )
+
+
 @pytest.fixture
 def problem(trained_resnet: nn.Module) -> ap.Problem:
-    """Return a trained ResNet on the digits, with a limit."""
-    evaluation = ap.ProxySettings(n_calibration=300)
-    return ap.Problem(trained_resnet, data=load_data("digits"), evaluation=evaluation, limits={"macs": "80%"})
+    """Return the problem at the defaults."""
+    return make_problem(trained_resnet)
 
 
 @pytest.mark.slow
@@ -59,9 +67,13 @@ def test_a_point_is_built_with_its_own_weights(problem: ap.Problem, strategy: st
         assert problem.evaluator.measure(loaded) == dict(point.metrics)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", SWEEPS)
-def test_a_budget_too_small_to_prepare_is_an_error(problem: ap.Problem, strategy: str) -> None:
-    """The error comes before any work and says what would do."""
-    with pytest.raises(BudgetError, match=rf"a sweep by '{strategy}' needs at least .* would do"):
-        ap.search(problem, strategy, ap.Budget(macs=1e8))
+@pytest.mark.parametrize("evaluator", ["inherited", "reconstructed"])
+def test_a_budget_too_small_to_prepare_is_an_error(evaluator: str, trained_resnet: nn.Module, tmp_path: Path) -> None:
+    """The error comes before any work, and the budget that it names does, in the same folder, moments and all."""
+    problem, store = make_problem(trained_resnet, evaluator), tmp_path / "run"
+    settings = {"targets": [0.5], "min_epochs": 0.01, "preparation": {"batch_size": 16}}
+    with pytest.raises(BudgetError, match=r"a sweep by 'dais' needs at least .* would do") as caught:
+        ap.search(problem, "dais:frozen", ap.Budget(macs=1.2e7), settings=settings, store=store)
+    named = int(re.findall(r"budget of ([\d,]+) MACs", str(caught.value))[0].replace(",", ""))
+    run = ap.search(problem, "dais:frozen", ap.Budget(macs=named), settings=settings, store=store)
+    assert run.n_evaluations > 1  # the given network, and what was prepared
