@@ -109,6 +109,8 @@ class BudgetedSettings(TargetSettings):
         weights: fate of the weights during the search: ``"frozen"``, they stay as given; ``"given"``, they are
             trained with the widths, but the network is cut from those that were given; ``"trained"``, as the papers
             have it, they are trained and the network is cut from them (the twin is trained alike then).
+        toward: genome whose widths the search begins with, as far as the start has them, and the twin cuts to. None:
+            the widths of the start, and one factor on these.
         epochs: length of the search, in passes of its steps over the training items; may be a fraction.
         tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
 
@@ -119,12 +121,15 @@ class BudgetedSettings(TargetSettings):
     """
 
     weights: str = "frozen"
+    toward: Sequence[int] | None = None
     epochs: float = 1.0
     tune_share: float = 0.6
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; a list of levels becomes a tuple."""
         super().__post_init__()
+        if self.toward is not None:
+            object.__setattr__(self, "toward", tuple(self.toward))
         check.one_of(self, "weights", WEIGHTS)
         check.share(self, "tune_share", but=(1,))
 
@@ -284,6 +289,15 @@ class StructureRecipe(BudgetedRecipe):
         The multiply-adds of a search that is not begun train what is cut.
         """
         return settings.learns or settings.weights == "trained"
+
+    def _toward(self, settings: BudgetedSettings, limits: Mapping[str, int]) -> IntArray | None:
+        """Return the (d,) genome within ``limits`` that settings propose, raised to where it uses them up."""
+        if settings.toward is None:
+            return None
+        setup = self.setup
+        proposed = np.array([settings.toward], dtype=np.int64)
+        setup.space.check(proposed)
+        return rounded(setup.space, setup.space.keep_ratios(proposed)[0], setup.costs, limits, self._start(settings))
 
     def _search_macs(self, settings: BudgetedSettings) -> int:
         return (super()._search_macs(settings) if self._is_searched(settings) else 0) + self._resolving_macs(settings)

@@ -16,7 +16,7 @@ from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparatio
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
-from autoprune.strategies._base import BaseStrategy, child_seeds, spread_cost
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
 from autoprune.strategies._preparation import Preparations, sized
 
 SOFT_COSTS = ("macs", "params")
@@ -117,6 +117,7 @@ class SweepStrategy(BaseStrategy):
         self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
         self._known: set[Candidate] = set()
         self._measured: dict[Candidate, FloatArray] = {}
+        self._starts: dict[Genome, FloatArray] = {}  # of a warm start, with the given weights
         wanted = self._usual_targets() if self.settings.targets is None else self.settings.targets
         targets = spread_targets(setup, self._cost, top, wanted, self.settings.n_targets)
         for_steps, *for_targets = child_seeds(setup.seed, 1 + len(targets))
@@ -168,6 +169,8 @@ class SweepStrategy(BaseStrategy):
     def _absorb(self, told: Sequence[Evaluation]) -> None:
         self._learn(told)
         self._known |= {evaluation.job.candidate for evaluation in told}
+        given = self.setup.weight_set
+        self._starts = {c.genome: values for c, values in self._measured.items() if c.weight_set == given}
 
     def _preparation(self, id_: int, target: float) -> Prepare:
         """Return the job for a target, as long as what may be spent allows."""
@@ -200,8 +203,22 @@ class SweepStrategy(BaseStrategy):
             "epochs": epochs,
             "start": None if start is None else list(start.genome),
         }
+        proposed = self._proposed(target)
+        if proposed is not None:
+            settings["toward"] = list(proposed)
         parent: WeightSet = self.setup.weight_set if start is None else start.weight_set
         return Prepare(id_, self.recipe, settings, parent, seed)
+
+    def _proposed(self, target: float) -> Genome | None:
+        """Return the dearest genome of a warm start within a target that no other dominates, if there is one."""
+        genomes = np.array([*self._starts], dtype=np.int64)
+        if not len(genomes):
+            return None
+        space, costs = self.setup.space, self.setup.costs
+        spent = costs(genomes)[self._cost]
+        within = spent <= target * costs(space.full_genome[None, :])[self._cost][0]
+        best = np.flatnonzero(within & non_dominated(np.array([*self._starts.values()])))
+        return tuple(genomes[best[np.argmax(spent[best])]].tolist()) if len(best) else None
 
     def _affordable(self, targets: list[float]) -> tuple[list[float], float | None]:
         """Return as many of the targets, evenly chosen, as there are multiply-adds for, and those for each.

@@ -42,6 +42,7 @@ class StrategyInfo(Info):
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
         usual_start: the warm start that a search has with it unless told otherwise, where nothing is trained; "" for
             none.
+        plans_macs: whether it divides multiply-adds among preparations as soon as it begins, those that are left then.
         inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
             nothing from prepared weights.
         revision: number of the meaning of its open settings (None), counted from 1. Runs record it.
@@ -58,6 +59,7 @@ class StrategyInfo(Info):
     twin_of: str = ""
     takes_warm_start: bool = False
     usual_start: str = ""
+    plans_macs: bool = False
     inherits: bool = True
     revision: int = 1
     former: Mapping[str, Any] = field(default_factory=dict)
@@ -173,6 +175,8 @@ _BUILT_IN = (
         _GUAN_2023,
         is_learning=False,
         recipes=("dais",),
+        takes_warm_start=True,
+        plans_macs=True,
     ),
     StrategyInfo(
         "dais:frozen",
@@ -181,6 +185,8 @@ _BUILT_IN = (
         _GUAN_2023,
         is_learning=False,
         recipes=("dais",),
+        takes_warm_start=True,
+        plans_macs=True,
         twin_of="dais",
     ),
     StrategyInfo(
@@ -190,6 +196,8 @@ _BUILT_IN = (
         _NING_2020,
         is_learning=False,
         recipes=("dsa",),
+        takes_warm_start=True,
+        plans_macs=True,
     ),
     StrategyInfo(
         "dsa:uniform",
@@ -198,6 +206,8 @@ _BUILT_IN = (
         _NING_2020,
         is_learning=False,
         recipes=("dsa",),
+        takes_warm_start=True,
+        plans_macs=True,
         twin_of="dsa",
     ),
     StrategyInfo(

@@ -6,7 +6,7 @@ The start is either the sensitivities of the knapsack and the optima that they p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,8 @@ class WarmStartStrategy(Relay):
         if evaluations is not None and evaluations <= n:
             msg = f"a warm start measures {n} {what}, got about {evaluations} evaluations"
             raise BudgetError(f"{msg}; raise the budget, or leave the warm start out")
-        self._window = self._make(setup).window
+        self._left = self._setup_left()
+        self._window = self._make(self._left).window
         self._told: list[Outcome] = []  # until the other strategy has taken over
         self._pending: set[Genome] = set()
 
@@ -101,7 +102,7 @@ class WarmStartStrategy(Relay):
     def _begin(self, ids: range) -> Sequence[Job]:
         waiting = self._waiting()
         if not waiting and not self._pending:
-            self._hand_over(self.setup, self._told)
+            self._hand_over(self._left, self._told)
             return []
         proposed = [self._job(id_, genome) for id_, genome in zip(ids, waiting, strict=False)]
         self._pending.update(job.candidate.genome for job in proposed)
@@ -130,6 +131,23 @@ class WarmStartStrategy(Relay):
             self._front = self._sensitivities.front()[: self.settings.front]
         told = {evaluation.genome for evaluation in evaluations(self._told)}
         return [genome for genome in self._front or () if genome not in told and genome not in self._pending]
+
+    def _setup_left(self) -> SearchSetup:
+        """Return what the strategy that goes on may know: of the multiply-adds what the start leaves, if it plans them.
+
+        Probes have known costs, predicted optima are taken to be spread evenly over theirs.
+        """
+        setup, estimate = self.setup, self.setup.estimate
+        if setup.macs is None or estimate is None or not find_strategy(self.settings.strategy)[0].plans_macs:
+            return setup
+
+        if self._sensitivities is None:
+            macs = sum(estimate(self._evaluate(0, genome)).macs for genome in self._front or ())
+        else:
+            macs = sum(estimate(self._sensitivities.job(0, genome)).macs for genome in self._sensitivities.plan)
+            ends = (tuple(end.tolist()) for end in (setup.space.min_genome, setup.space.full_genome))
+            macs += self.settings.front * sum(estimate(self._evaluate(0, end)).macs for end in ends) // 2
+        return replace(setup, macs=max(0, setup.macs - macs), spent_macs=setup.spent_macs + macs)
 
     def _make(self, setup: SearchSetup) -> BaseStrategy:
         """Return the strategy that goes on, in its initial state."""

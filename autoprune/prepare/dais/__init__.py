@@ -74,10 +74,11 @@ class DaisRecipe(StructureRecipe):
         model = cut(setup.model, structure, kept, parent.weights)
         gated = SoftGatedModel(model, structure, kept=kept, shared=settings.shared)
         layout = gated.layout
-        frozen = setup.space.repair(start, setup.costs, limits)
+        toward = self._toward(settings, limits)
+        frozen = setup.space.repair(start, setup.costs, limits) if toward is None else toward[None, :]
         if not self._is_searched(settings):
             return Found(dict(parent.weights), parent.orders, frozen[0])
-        widths = setup.space.widths(start if settings.learns else frozen)[0]
+        widths = setup.space.widths(start if settings.learns and toward is None else frozen)[0]
         channels_last = prefers_channels_last(model)
         n_steps = settings.n_steps(len(setup.data.train))
         plan = StepPlan(n_steps, settings.batch_size, device, channels_last, self.bench.threads)

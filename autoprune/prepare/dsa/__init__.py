@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from autoprune.core import check
@@ -127,8 +128,10 @@ class DsaRecipe(StructureRecipe):
         cost = RatioCost(space, lambda widths: soft(widths)[settings.cost], start)
         dense = int(setup.costs(space.full_genome[None, :])[settings.cost][0])
         target = limits[settings.cost] / dense
+        toward = self._toward(settings, limits)
+        first = cost.high if toward is None else torch.from_numpy(space.keep_ratios(toward[None, :])[0])
         if not settings.learns and settings.weights != "trained":
-            ratios = cost.uniform(target).numpy()
+            ratios = (cost.uniform(target) if toward is None else first).numpy()
             genome = rounded(space, ratios, setup.costs, limits, start)
             return Found(dict(weights), parent.orders, genome, {"ratio_spread": float(ratios.std())})
         schedule = settings.schedule(len(setup.data.train))
@@ -142,10 +145,10 @@ class DsaRecipe(StructureRecipe):
                 setup,
                 weights,
                 kept,
-                LearnedRatios(cost) if settings.learns else UniformRatios(cost),
+                LearnedRatios(cost, None if toward is None else first) if settings.learns else UniformRatios(cost),
                 cost,
                 schedule,
-                (float(cost.share(cost.high)), target),
+                (float(cost.share(first)), target),
                 replace(settings.fit(schedule.n_steps), warmup=0.05, final_learning_rate=1.0),
                 plan,
                 uses_taylor=settings.importance == "taylor",

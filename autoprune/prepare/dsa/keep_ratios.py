@@ -58,6 +58,11 @@ class RatioCost:
         """Return the (d,) keep ratios of (d,) ``theta``."""
         return self.low + (self.high - self.low) * torch.sigmoid(theta)
 
+    def theta(self, ratios: Tensor) -> Tensor:
+        """Return the (d,) ``theta`` of (d,) keep ratios, within `DENSE_THETA` of 0."""
+        share = (ratios - self.low) / (self.high - self.low).clamp(min=TOLERANCE)
+        return torch.logit(share, eps=TOLERANCE).clamp(-DENSE_THETA, DENSE_THETA)
+
     def of_groups(self, ratios: Tensor) -> Tensor:
         """Return the (g,) keep ratios of the groups: 1 where no variable drives one."""
         return torch.cat([ratios, ratios.new_ones(1)])[self._variable_of]
@@ -108,11 +113,12 @@ class LearnedRatios:
 
     Args:
         cost: cost of keep ratios.
+        first: (d,) keep ratios to begin with; the highest by default.
     """
 
-    def __init__(self, cost: RatioCost) -> None:
+    def __init__(self, cost: RatioCost, first: Tensor | None = None) -> None:
         self._cost = cost
-        self._theta = torch.full_like(cost.low, DENSE_THETA)
+        self._theta = torch.full_like(cost.low, DENSE_THETA) if first is None else cost.theta(first)
         self._mean, self._square = torch.zeros_like(self._theta), torch.zeros_like(self._theta)
         self._n = torch.zeros((), dtype=self._theta.dtype)
 
