@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -21,17 +20,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.cost.multiply_adds import MacCounter
 from autoprune.surgery.precision import is_inexact
-from autoprune.trace._book import Contraction, Extent, Grid, IdBook, PinEvent, Producer, Site, SizeRule, StatisticCall
+from autoprune.trace._book import Contraction, Extent, Grid, IdBook, Producer, Site, SizeRule
+from autoprune.trace._debts import Debts
 from autoprune.trace._ids import Layers, along, compact, constant, has_ids, overlay, shrink, varying
 from autoprune.trace._sizes import Arithmetic, AxisSize, ModuleInt, TracedInt, expression_of, leaves, untraced
-from autoprune.trace._statistics import AVERAGES, STATISTICS, Call, StatisticCalls, watch_modules
+from autoprune.trace._statistics import STATISTICS, StatisticCalls, watch_modules
 from autoprune.trace.given_model import NOT_USER_CODE
 from autoprune.trace.handlers import (
     ELEMENTWISE,
     FACTORIES,
     HANDLERS,
     MOVING,
-    PRODUCING,
     RECURRENT,
     TracedCall,
     combine,
@@ -65,16 +64,11 @@ class IdRecorder(TorchFunctionMode):
         self._weights: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._constants: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stack: list[str] = [""]
-        self._owed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._sums: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._statistics: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._standardized: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._calls = StatisticCalls()
-        self._call: Call | None = None
+        self.debts = Debts(self)
         self._made: set[int] = set()
         self._undecided: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._loose: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._stored: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._depth = 0
         for path, module in self.modules.items():
             for name, value in vars(module).items():
@@ -85,7 +79,9 @@ class IdRecorder(TorchFunctionMode):
                 self._names[tensor] = name
                 self._weights[tensor] = frozenset({name})
             elif tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1:
-                self._stored[tensor] = f"{name!r}, which is stored in {str(tensor.dtype).removeprefix('torch.')}"
+                self.debts.keep_stored(
+                    tensor, f"{name!r}, which is stored in {str(tensor.dtype).removeprefix('torch.')}"
+                )
 
     # ------------------------------------------------------------------ running
 
@@ -119,7 +115,7 @@ class IdRecorder(TorchFunctionMode):
             if self._depth > 1:
                 return func(*plain_args, **plain_kwargs)
             name, in_place = plain_name(func)
-            self._call = self._calls.name(self.module) if name in STATISTICS else None
+            self.debts.call = self._calls.name(self.module) if name in STATISTICS else None
             original = self._original(plain_args) if in_place else None
             counted, written = self._counter.macs, len(self.book.contractions)
             result = func(*plain_args, **plain_kwargs)
@@ -136,7 +132,7 @@ class IdRecorder(TorchFunctionMode):
 
     def _note(self, call: TracedCall, *, in_place: bool) -> None:
         """Follow the ids through a call that has run."""
-        self._carry_stored(call)
+        self.debts.carry_stored(call)
         if call.inputs and call.inputs[0] in self._loose and (call.name in ELEMENTWISE or call.name in MOVING):
             for output in call.outputs:
                 self._loose[output] = self._loose[call.inputs[0]]
@@ -197,9 +193,7 @@ class IdRecorder(TorchFunctionMode):
         n_pins = len(self.book.pins)
         if call.name not in RECURRENT:
             self.book.grids += [self._undecided.pop(t) for t in call.inputs if t in self._undecided]
-        self._carry_debts(call.inputs, outputs)
-        self._carry_statistics(call, outputs)
-        self._carry_standardized(call, outputs, of_weights=of_weights)
+        self.debts.carry(call, outputs, of_weights=of_weights)
         if not carrying:
             self._follow_nothing(call, outputs, of_weights=of_weights)
             if in_place and not of_weights:
@@ -220,7 +214,7 @@ class IdRecorder(TorchFunctionMode):
         if reason:
             self.give_up(carrying, outputs, reason)
         if of_weights:
-            self._carry_sums(call.inputs, outputs)
+            self.debts.carry_sums(call.inputs, outputs)
             for output in outputs:
                 self._weights[output] = self._sources(call)
         computed = (t in self._weights and t not in self._names for t in call.inputs)
@@ -265,39 +259,14 @@ class IdRecorder(TorchFunctionMode):
 
     def play_ids(self, weight: Tensor, ids: Tensor, role: str) -> None:
         """Note the role that ``ids`` play in a weight that was computed; what it is standardized over must be read."""
-        for event in self._standardized.get(weight, []) if role != "in" else []:
-            if bool(torch.isin(compact(ids), torch.from_numpy(event.ids)).any()):
-                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
+        if role != "in":
+            self.debts.settle_standardized(weight, ids)
         self.book.play_ids(self._weights[weight], ids, role)
 
     def _add_remedy(self, first: int) -> None:
         """Let the pins from ``first`` on say what to do about the computed weight that caused them."""
         for i, event in enumerate(self.book.pins[first:], first):
             self.book.pins[i] = replace(event, reason=f"{event.reason}; {self._remedy()}")
-
-    def sum_inside_weight(self, output: Tensor, a: Tensor, b: Tensor) -> None:
-        """Note that channels are summed over between two tensors of the model.
-
-        That is a statistic, which changes when channels vanish, where the sum is over a tensor with itself or comes to
-        a number; and where the sum meets a tensor that still has the channels. A parameter that a layer reads like an
-        activation, or a factor of a low-rank weight, is none.
-        """
-        reason = "is summed over inside a weight"
-        if torch.equal(a, b) or output.numel() == 1:
-            self.book.pin(a, reason, self.site())
-            self.book.pin(b, reason, self.site())
-        else:
-            ids = torch.cat([compact(a).reshape(-1), compact(b).reshape(-1)])
-            self._sums[output] = [*self._sums.get(output, []), PinEvent(ids.numpy(), reason, self.site())]
-
-    def _carry_sums(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        for event in [event for tensor in inputs for event in self._sums.get(tensor, [])]:
-            ids = torch.from_numpy(event.ids)
-            for output in outputs:
-                if any(bool(torch.isin(compact(layer), ids[ids > 0]).any()) for layer in self.layers(output)):
-                    self.book.pin(ids, event.reason, event.site)
-                else:
-                    self._sums[output] = [*self._sums.get(output, []), event]
 
     def _remedy(self) -> str:
         """Say what to do about a weight that the running module computes from its parameters."""
@@ -313,94 +282,6 @@ class IdRecorder(TorchFunctionMode):
             call = f"torch.nn.utils.parametrize.remove_parametrizations({path}, {which!r})"
             return f"remove the parametrization first: {call}"
         return f"store the computed weight in a plain layer in the place of {path} first"
-
-    def owe(self, tensor: Tensor, layer: Tensor, reason: str) -> None:
-        """Note that ``layer`` must stay if the number in ``tensor`` is used for more than a decision in Python."""
-        self._owed[tensor] = [*self._owed.get(tensor, []), PinEvent(compact(layer).numpy(), reason, self.site())]
-
-    def settle(self, tensors: list[Tensor]) -> None:
-        """Pin what is owed for ``tensors``: they are used."""
-        for tensor in tensors:
-            for event in [*self._owed.pop(tensor, []), *self._statistics.pop(tensor, [])]:
-                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
-
-    def statistic(self, layer: Tensor, dim: int, outputs: list[Tensor], reason: str) -> None:
-        """Note that the running call takes a statistic over the channels of ``layer`` along ``dim``.
-
-        A norm scales and shifts the channels with it that it was taken over: they can vanish, and it is taken over
-        those that are left, as with torch's own norms. Where ``outputs`` are used for anything else, the channels stay.
-        """
-        if self._call is not None:
-            self.book.statistics.append(StatisticCall(*self._call, Extent(layer, dim)))
-        for output in outputs:
-            event = PinEvent(torch.unique(compact(layer)).numpy(), reason, self.site())
-            self._statistics[output] = [*self._statistics.get(output, []), event]
-
-    def _carry_statistics(self, call: TracedCall, outputs: list[Tensor]) -> None:
-        """Follow statistics through element-wise functions until they meet the channels that they were taken over."""
-        used = [t for t in call.inputs if t in self._statistics]
-        if not used:
-            return
-        of_weights = all(self.is_weight(t) for t in call.inputs if self.follows([t]))
-        is_averaged = of_weights and call.name in AVERAGES
-        if call.name not in ELEMENTWISE and call.name not in MOVING and not is_averaged:
-            self.settle(used)
-            return
-        others = [t for t in call.inputs if t not in self._statistics] if call.name in ELEMENTWISE else []
-        met = [t for t in others if self.is_weight(t)] if of_weights else []
-        met = met or [t for t in others if self.carries(t) and not self.is_weight(t)]
-        channels = [set(np.unique(compact(layer).numpy()).tolist()) for t in met for layer in self.layers(t)]
-        for event in [event for t in used for event in self._statistics[t]]:
-            own = set(event.ids.tolist())
-            # beside a weight stand others that have none of its channels, such as a gain
-            meeting = [ids for ids in channels if not of_weights or ids & own]
-            if any(own == ids for ids in meeting):
-                self._note_standardized(outputs if of_weights else [], [event])
-                continue
-            if meeting:
-                self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
-            for output in outputs:
-                known = self._statistics.get(output, [])
-                if not meeting and all(event is not other for other in known):
-                    self._statistics[output] = [*known, event]
-
-    def _note_standardized(self, weights: list[Tensor], events: list[PinEvent]) -> None:
-        """Note that a statistic over channels of ``weights`` was applied to them."""
-        for weight in weights:
-            self._standardized[weight] = [*self._standardized.get(weight, []), *events]
-
-    def _carry_standardized(self, call: TracedCall, outputs: list[Tensor], *, of_weights: bool) -> None:
-        """Follow standardized weights to the layers that read them, and pin the channels where anything else does."""
-        for tensor in [t for t in call.inputs if t in self._standardized]:
-            if of_weights:
-                self._note_standardized(outputs, self._standardized[tensor])
-            elif call.name not in PRODUCING:
-                for event in self._standardized[tensor]:
-                    self.book.pin(torch.from_numpy(event.ids), event.reason, event.site)
-
-    def _carry_stored(self, call: TracedCall) -> None:
-        """Follow weights that are stored as small integers to the layers that read them, which keep their channels."""
-        stored = next((self._stored[t] for t in call.inputs if t in self._stored), None)
-        if stored is None:
-            return
-        if all(t in self._weights or t not in self._layers for t in call.inputs):
-            for output in call.outputs:
-                self._stored[output] = stored
-        elif call.name in PRODUCING:
-            channel = 1 - call.args[1].dim() if call.name.startswith("conv") else -1
-            reason = (
-                f"reads {stored}: quantized channels stay; prune the floating-point model it was made from, then "
-                "quantize the smaller one"
-            )
-            self.kept_layer(call.outputs[0].shape[channel], reason)
-
-    def _carry_debts(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        owing = [t for t in inputs if t in self._owed]
-        if any(output.numel() > 1 for output in outputs):
-            self.settle(owing)
-        for tensor in owing:
-            for output in outputs:
-                self._owed[output] = [*self._owed.get(output, []), *self._owed.get(tensor, [])]
 
     def give_up(self, inputs: list[Tensor], outputs: list[Tensor], reason: str) -> None:
         """Pin every channel that goes in; what comes out always stays."""
@@ -428,7 +309,7 @@ class IdRecorder(TorchFunctionMode):
         self.give_up(carrying, outputs, f"goes through `{name}` inside a jit-scripted or compiled function")
 
     def _leaving(self, call: TracedCall) -> None:
-        self.settle([tensor for tensor in call.inputs if tensor.numel() > 1])
+        self.debts.settle([tensor for tensor in call.inputs if tensor.numel() > 1])
         for tensor in call.inputs:
             for layer in self.layers(tensor) if self.follows([tensor]) else ():
                 self.book.pin(layer, f"leaves torch through `{call.name}`", self.site())

@@ -262,7 +262,7 @@ def _run(model: nn.Module, recorder: IdRecorder, example_input: Any, outputs: Se
     with recorder.watching(model, tensors_in(example_input)):
         output = answers(model, example_input, outputs, whole=True)
     counted = counted_outputs(output, outputs)
-    recorder.settle(counted)
+    recorder.debts.settle(counted)
     n_run = len(pins)
     names = {id(tensor): name for name, tensor in named_outputs(output)}
     for tensor in filter(lambda tensor: recorder.follows([tensor]), counted):

@@ -32,6 +32,7 @@ TRAINED = {"weights": "trained"}
 VARIANTS = {
     DaisRecipe: (
         {},
+        {"toward": (2, 1)},
         {"shared": False, **TRAINED},
         {"straight_through": True, "weights": "given"},
         {"learns": False, **TRAINED},
@@ -39,6 +40,7 @@ VARIANTS = {
     ),
     DsaRecipe: (
         {},
+        {"toward": (2, 1)},
         {"importance": "taylor", "weights": "given"},
         {"learns": False, "from_scratch": True, "warmup": 0.3, **TRAINED},
         {"tune_share": 0.0, **TRAINED},
@@ -79,6 +81,22 @@ def test_what_is_found_is_within_the_budget(recipe, learns, cost):
     outcome, bench = runner(recipe)({"target": 0.5, "learns": learns, "cost": cost})
     assert 0.25 < cost_share(outcome, bench, cost) <= 0.5
     assert outcome.metrics["cost_share"] == pytest.approx(cost_share(outcome, bench, cost))
+
+
+@pytest.mark.parametrize("toward", [[3, 0], [0, 3]])
+def test_a_proposal_is_where_widths_begin(recipe, toward):
+    """The twin cuts to it, raised to where the budget is used up; a search too short to learn does not leave it."""
+    for changes in ({"learns": False}, {"epochs": 0.01}):
+        outcome, bench = runner(recipe)({"target": 0.5, "toward": toward, **changes})
+        space, costs = bench.setup.space, bench.setup.costs
+        found = np.array(outcome.found_genome)
+        assert 0.3 < cost_share(outcome, bench, "macs") <= 0.5
+        assert np.argmax(found) == np.argmax(toward)
+        higher = found + np.eye(len(found), dtype=np.int64)
+        fits = costs(np.minimum(higher, space.full_genome))["macs"] <= 0.5 * costs(space.full_genome[None])["macs"]
+        assert not (fits & (higher <= space.full_genome).all(1)).any()
+    with pytest.raises(InvalidArgumentError, match="genome"):
+        runner(recipe)({"toward": [9, 9]})
 
 
 @pytest.mark.parametrize("start", [None, [2, 1]])

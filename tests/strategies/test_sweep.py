@@ -12,6 +12,7 @@ import pytest
 from autoprune.core.jobs import Evaluate, Prepare
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.strategies._sweep import DsaStrategy, SweepSettings, UniformDsaStrategy
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
 
@@ -206,3 +207,41 @@ def test_settings_are_checked(settings, message):
     """A value that cannot be used is an error that names it."""
     with pytest.raises(InvalidArgumentError, match=message):
         SweepSettings(**settings)
+
+
+def behind(strategy, setup, **settings):
+    """Return a sweep behind the knapsack's start."""
+    return WarmStartStrategy(setup, WarmStartSettings(strategy=strategy, settings=SweepSettings(**settings), front=8))
+
+
+@pytest.mark.parametrize("strategy", ["dais", "dais:frozen", "dsa"])
+def test_a_warm_start_says_which_widths_to_begin_with(strategy):
+    """Every preparation is told the dearest optimum of the start within its target, which was measured before it."""
+    setup = toy_setup()
+    jobs = drive(behind(strategy, setup, n_targets=3), setup, 60)
+    made = preparations(jobs)
+    assert len(made) == 3
+    first = jobs.index(made[0])
+    genomes = np.array([job.candidate.genome for job in jobs[:first]])
+    costs = setup.costs(genomes)["macs"] / dense_macs(setup)
+    for job in made:
+        toward = job.settings["toward"]
+        assert toward in genomes.tolist()
+        (cost,) = setup.costs(np.array([toward]))["macs"] / dense_macs(setup)
+        assert cost <= job.settings["target"]
+        assert cost >= costs[costs <= job.settings["target"]].max() - 0.2
+    assert all("toward" not in job.settings for job in preparations(drive(DsaStrategy(setup), setup, 30)))
+
+
+def test_a_sweep_divides_what_the_warm_start_leaves():
+    """Preparations and all that is measured stay within the budget; one that is too small is refused at the door."""
+    setup = toy_setup()
+    macs = 30 * DENSE * dense_macs(setup)
+    setup = replace(setup, macs=macs)
+    jobs = drive(behind("dais", setup, n_targets=3, share=0.9, epochs=100.0), setup, 60)
+    made = preparations(jobs)
+    before = sum(setup.estimate(job).macs for job in jobs[: jobs.index(made[0])])
+    spent = sum(setup.estimate(job).macs for job in made)
+    assert 0.89 * (macs - before) < spent < 0.91 * (macs - before)
+    with pytest.raises(BudgetError, match="a sweep by 'dais' needs at least"):
+        behind("dais", replace(setup, macs=before + DENSE * dense_macs(setup)), n_targets=3, min_epochs=1.0)

@@ -90,7 +90,7 @@ def multi_head_attention(recorder: IdRecorder, call: TracedCall) -> None:
     for weights in call.outputs[1:]:
         recorder.put(weights, (constant(weights.shape),))
         for layer in () if recorder.within_heads else recorder.layers(heads):
-            recorder.owe(weights, layer, "is a head whose attention is used")
+            recorder.debts.owe(weights, layer, "is a head whose attention is used")
 
 
 def _heads_joined(given: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -280,7 +280,7 @@ def contract(
         if ours and theirs and summed and not reads:
             _pair(recorder, ours, theirs, is_scaled=is_scaled)
         if ours and theirs and summed and recorder.is_weight(a) and recorder.is_weight(b):
-            recorder.sum_inside_weight(output, ours[0][0], theirs[0][0])
+            recorder.debts.sum_inside_weight(output, ours[0][0], theirs[0][0])
     kept: list[Part] = []
     for part in [*parts_a, *parts_b]:
         if set(part[1]) <= set(result) and not any(set(part[1]) & set(known[1]) for known in kept):

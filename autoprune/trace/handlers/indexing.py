@@ -255,7 +255,7 @@ def getitem(recorder: IdRecorder, call: TracedCall) -> None:
     single = _single_position(index, source.dim())
     for layer in recorder.layers(source):
         if varying(layer) == single:  # may be taken for its shape alone
-            recorder.owe(call.outputs[0], layer, "has a size hard-coded in an index")
+            recorder.debts.owe(call.outputs[0], layer, "has a size hard-coded in an index")
         else:
             index_rules(recorder, layer, call.traced_args[1])
     put_moved(recorder, call, lambda ids: ids[_on_cpu(index)])

@@ -98,7 +98,7 @@ def _pin_statistics(recorder: IdRecorder, call: TracedCall, dims: Iterable[int])
         for layer in recorder.layers(call.inputs[0]):
             mixed = sorted(set(dims) & set(varying(layer)))
             if len(mixed) == len(varying(layer)) == 1 and call.name == "batch_norm" and call.arg(5, "training", False):
-                recorder.statistic(layer, mixed[0], [], "")
+                recorder.debts.statistic(layer, mixed[0], [], "")
             elif mixed:
                 recorder.book.pin(layer, f"is normalized over by `{call.name}`", recorder.site())
 
@@ -193,7 +193,9 @@ def reduction(recorder: IdRecorder, call: TracedCall) -> None:
             # of weights only what keeps its scale over fewer of them: a norm would make those that are left larger
             taken = AVERAGES if recorder.is_weight(x) else STATISTICS
             if call.name in taken and len(mixed) == 1:
-                recorder.statistic(layer, next(iter(mixed)), call.outputs, f"is reduced over channels by `{call.name}`")
+                recorder.debts.statistic(
+                    layer, next(iter(mixed)), call.outputs, f"is reduced over channels by `{call.name}`"
+                )
             else:
                 _reduced(recorder, call, layer, weight=recorder.is_weight(x))
             results.append(constant(x.shape))
@@ -209,7 +211,7 @@ def _reduced(recorder: IdRecorder, call: TracedCall, layer: Tensor, *, weight: b
     # a number may decide something in Python; one that comes from a weight more likely scales it, by way of a float
     if all(output.numel() == 1 and not (weight and is_inexact(output)) for output in call.outputs):
         for output in call.outputs:
-            recorder.owe(output, layer, reason)
+            recorder.debts.owe(output, layer, reason)
     else:
         recorder.book.pin(layer, reason, recorder.site())
 
@@ -239,7 +241,7 @@ def along_dimension(recorder: IdRecorder, call: TracedCall) -> None:
             if len(varying(layer)) > 1:
                 recorder.stays(layer, dim, f"`{call.name}`")
             elif call.name == "normalize" and not recorder.is_weight(x):
-                recorder.statistic(layer, dim, [], "")
+                recorder.debts.statistic(layer, dim, [], "")
             else:
                 recorder.book.pin(layer, f"is mixed with other channels by `{call.name}`", recorder.site())
     for output in call.outputs:
