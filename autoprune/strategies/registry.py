@@ -170,7 +170,7 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "dais",
-        "channel indicators learned by gradient, with the weights, under one budget after the other",
+        "channel indicators learned by gradient, then the cut network trained, for one budget after the other",
         "autoprune.strategies._sweep:DaisStrategy",
         _GUAN_2023,
         is_learning=False,
@@ -180,7 +180,7 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "dais:frozen",
-        "dais with indicators that are not learned: the same training, one keep ratio, the given order",
+        "dais with indicators that are not learned: all into training, one keep ratio, the given order",
         "autoprune.strategies._sweep:DaisFrozenStrategy",
         _GUAN_2023,
         is_learning=False,
@@ -191,7 +191,7 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "dsa",
-        "a sweep of budgets, keep ratios and weights trained together for each by differentiable rank pruning",
+        "keep ratios learned by differentiable rank pruning, then the cut network trained, budget after budget",
         "autoprune.strategies._sweep:DsaStrategy",
         _NING_2020,
         is_learning=False,
@@ -201,7 +201,7 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "dsa:uniform",
-        "the sweep of DSA with one keep ratio for all layers, weights trained all the same",
+        "the sweep of DSA with one keep ratio for all layers, all into training",
         "autoprune.strategies._sweep:UniformDsaStrategy",
         _NING_2020,
         is_learning=False,
