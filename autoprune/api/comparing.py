@@ -428,7 +428,8 @@ def _baseline_settings(problem: Problem, shares: Sequence[float], taking_part: S
     if not wanted:
         return {}
     found = {FRONT: {"targets": [{"macs": at} for at in wanted]}, TRAINED: {"targets": [at / dense for at in wanted]}}
-    return {key: strategy_settings(key, given) for key, given in found.items() if key in taking_part}
+    aiming = [(key, split_key(key)[0]) for key in taking_part]
+    return {key: strategy_settings(name, found[name]) for key, name in aiming if name in found}
 
 
 def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -> dict[str, Any]:

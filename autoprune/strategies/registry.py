@@ -114,10 +114,12 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "uniform:trained",
-        "one keep ratio for all layers, cut at once, all multiply-adds into training",
+        "one keep ratio for all layers, or the widths of a warm start, cut at once, all multiply-adds into training",
         "autoprune.strategies._sweep:TrainedUniformStrategy",
         is_learning=False,
         recipes=("dais",),
+        takes_warm_start=True,
+        plans_macs=True,
     ),
     StrategyInfo(
         "random",
