@@ -86,7 +86,7 @@ def test_what_is_found_is_within_the_budget(recipe, learns, cost):
 @pytest.mark.parametrize("toward", [[3, 0], [0, 3]])
 def test_a_proposal_is_where_widths_begin(recipe, toward):
     """The twin cuts to it, raised to where the budget is used up; a search too short to learn does not leave it."""
-    for changes in ({"learns": False}, {"epochs": 0.01}):
+    for changes in ({"learns": False}, {"learns": False, **TRAINED}, {"epochs": 0.01}):
         outcome, bench = runner(recipe)({"target": 0.5, "toward": toward, **changes})
         space, costs = bench.setup.space, bench.setup.costs
         found = np.array(outcome.found_genome)

@@ -129,9 +129,9 @@ class DsaRecipe(StructureRecipe):
         dense = int(setup.costs(space.full_genome[None, :])[settings.cost][0])
         target = limits[settings.cost] / dense
         toward = self._toward(settings, limits)
-        first = cost.high if toward is None else torch.from_numpy(space.keep_ratios(toward[None, :])[0])
+        first = None if toward is None else torch.from_numpy(space.keep_ratios(toward[None, :])[0])
         if not settings.learns and settings.weights != "trained":
-            ratios = (cost.uniform(target) if toward is None else first).numpy()
+            ratios = (cost.uniform(target) if first is None else first).numpy()
             genome = rounded(space, ratios, setup.costs, limits, start)
             return Found(dict(weights), parent.orders, genome, {"ratio_spread": float(ratios.std())})
         schedule = settings.schedule(len(setup.data.train))
@@ -145,10 +145,10 @@ class DsaRecipe(StructureRecipe):
                 setup,
                 weights,
                 kept,
-                LearnedRatios(cost, None if toward is None else first) if settings.learns else UniformRatios(cost),
+                (LearnedRatios if settings.learns else UniformRatios)(cost, first),
                 cost,
                 schedule,
-                (float(cost.share(first)), target),
+                (float(cost.share(cost.high if first is None else first)), target),
                 replace(settings.fit(schedule.n_steps), warmup=0.05, final_learning_rate=1.0),
                 plan,
                 uses_taylor=settings.importance == "taylor",

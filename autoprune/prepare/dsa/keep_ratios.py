@@ -166,15 +166,18 @@ class UniformRatios:
 
     Args:
         cost: cost of keep ratios.
+        fixed: (d,) keep ratios in their place, which stay.
     """
 
-    def __init__(self, cost: RatioCost) -> None:
+    def __init__(self, cost: RatioCost, fixed: Tensor | None = None) -> None:
         self._cost = cost
-        self.ratios = cost.high
+        self._is_fixed = fixed is not None
+        self.ratios = cost.high if fixed is None else fixed
 
     def step(self, budget: float) -> None:
         """Go to the ratio of ``budget``, a share of the dense cost."""
-        self.ratios = self._cost.uniform(budget)
+        if not self._is_fixed:
+            self.ratios = self._cost.uniform(budget)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that later steps depend on."""
