@@ -47,7 +47,7 @@ class Debts:
 
         Args:
             call: a call that has run.
-            outputs: what it made or wrote into.
+            outputs: tensors that it made or wrote into.
             of_weights: whether all that it read is computed from tensors of the model alone.
         """
         self._carry_owed(call.inputs, outputs)
