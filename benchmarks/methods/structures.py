@@ -58,7 +58,7 @@ def measured(problem: ap.Problem, name: str, arguments: argparse.Namespace) -> d
         weights="dense",
         test=False,
     )
-    as_found, trained = (measure(m, test, problem.task)["accuracy"] for m in (point.build(), tuned[0].model))
+    as_found, trained = (measure(m, test, problem.task)["accuracy"] for m in (point.build(), tuned[0].build()))
     return {"levels": point.genome, "macs": point.costs["macs"], "as found": as_found, "trained": trained}
 
 
