@@ -140,7 +140,6 @@ class WarmStartStrategy(Relay):
         setup, estimate = self.setup, self.setup.estimate
         if setup.macs is None or estimate is None or not find_strategy(self.settings.strategy)[0].plans_macs:
             return setup
-
         if self._sensitivities is None:
             macs = sum(estimate(self._evaluate(0, genome)).macs for genome in self._front or ())
         else:

@@ -186,12 +186,8 @@ class Examiner:
         Fewer layers run, so that none can be compared one by one, or scaled by its turn: the example is compared in
         double precision alone.
         """
-        problem: Problem | None = None
-        for bench in (self._exact,) if example is self._exact.example else self._benches:
-            problem = bench.differs(kept, example, _DROPPED, (), training=training)
-            if problem is None:
-                break
-        return problem
+        benches = [self._exact] if example is self._exact.example else self._benches
+        return _last_word(benches, lambda bench: bench.differs(kept, example, _DROPPED, (), training=training))
 
     # ------------------------------------------------------------------ genomes
 
@@ -220,11 +216,11 @@ class Examiner:
         for number in genomes:
             kept = self._kept(self._genome(number), units)
             first = number == _EXACT and not training and example is self._exact.example
-            problem: Problem | None = None
-            for bench in self._benches[-1:] if first else self._benches:  # the exact one has the last word
-                problem = bench.differs(kept, example, number, training=training, elsewhere=first)
-                if problem is None:
-                    break
+            benches = [self._exact] if first else self._benches
+            differs = partial(
+                Bench.differs, kept=kept, example=example, number=number, training=training, elsewhere=first
+            )
+            problem = _last_word(benches, differs)
             if problem is not None:
                 return problem
         return None
@@ -233,12 +229,7 @@ class Examiner:
         return self._copy_differs(self._kept(self._genome(0), units))
 
     def _copy_differs(self, kept: BoolArray) -> Problem | None:
-        problem: Problem | None = None
-        for bench in self._benches:
-            problem = bench.differs_when_copied(kept)
-            if problem is None:
-                break
-        return problem
+        return _last_word(self._benches, lambda bench: bench.differs_when_copied(kept))
 
     def _differs_in_training(self, units: Sequence[int], example: Any) -> Problem | None:
         """Compare in training mode; where that draws random numbers, see at least that it runs."""
@@ -364,6 +355,16 @@ class Examiner:
         roles = {(tensor, dim): role for tensor, dim, role, _ in self.structure.groups[g].axes}
         own = [axis for tensor in dict.fromkeys(t for t, _ in roles) for axis in self.structure.axes_of[tensor]]
         return sorted((a for a in own if a.key in roles), key=lambda a: ("in", "out", "thru").index(roles[a.key]))
+
+
+def _last_word(benches: Sequence[Bench], differs: Callable[[Bench], Problem | None]) -> Problem | None:
+    """Return what the last bench, the exact one, finds wrong, as far as none before it agrees."""
+    problem: Problem | None = None
+    for bench in benches:
+        problem = differs(bench)
+        if problem is None:
+            break
+    return problem
 
 
 def _has_other_sizes(example: Any, given: Any) -> bool:
