@@ -25,7 +25,7 @@ from autoprune.store.run import LEDGER, RunStore
 from autoprune.strategies._base import BaseStrategy, Genome
 from autoprune.strategies._evolution import select
 from autoprune.strategies.prepared import PreparedSettings, make_search
-from autoprune.strategies.registry import StrategyInfo, find_strategy, strategy_settings
+from autoprune.strategies.registry import StrategyInfo, changed_settings, find_strategy, strategy_settings
 from autoprune.strategies.warm_start import (
     NO_START,
     USUAL,
@@ -54,6 +54,7 @@ class Beginning:
         strategy: its name.
         info: the registry's description of the strategy.
         settings: its settings.
+        chosen: those that are not its defaults, JSON types; None where they have no such form.
         preparation: how weights are made first; None for nothing.
         source: the earlier run whose weights are taken instead; None for nothing.
         inherited: the weights and the order of that run.
@@ -63,11 +64,13 @@ class Beginning:
         keeps_order: whether the order that comes with prepared weights stands.
         is_open: whether nobody chose a warm start, nor to have none.
         weights_are_open: whether nobody chose how weights are made, nor the given ones.
+        settings_are_open: whether nobody gave any.
     """
 
     strategy: str
     info: StrategyInfo
     settings: Any
+    chosen: Mapping[str, Any] | None = None
     preparation: PreparedSettings | None = None
     source: Run | None = None
     inherited: WeightSet | None = None
@@ -77,6 +80,7 @@ class Beginning:
     keeps_order: bool = False
     is_open: bool = False
     weights_are_open: bool = False
+    settings_are_open: bool = False
 
     @classmethod
     def of(
@@ -106,7 +110,10 @@ class Beginning:
         strategy, start = split_key(strategy)
         info, _ = find_strategy(strategy)
         given = strategy_settings(strategy, settings)
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = {
+            "chosen": changed_settings(strategy, given),
+            "settings_are_open": settings is None,
+        }
         is_word = isinstance(prepare, str) and prepare in ("", USUAL, NO_START)
         if prepare is not None and not is_word:
             parts |= _prepared(problem, info, prepare)
@@ -126,10 +133,11 @@ class Beginning:
     ) -> Beginning:
         """Return it with the weights and the warm start that suit, where nobody chose any, and a run's own defaults.
 
-        A run goes on with the defaults of the strategy that it was started under, in the basis and from the start that
-        it had. A new one has the weights of `usual_preparation`, and the usual start of the strategy where that was
-        measured to help: the evaluator reconstructs, the given weights are searched in, turned or not, and the probes,
-        one a variable at least, take no more than half of the budget.
+        A run goes on with the settings that it was started with, unless some are given, with the defaults of the
+        strategy that it was started under, in the basis and from the start that it had. A new one has the weights of
+        `usual_preparation`, and the usual start of the strategy where that was measured to help: the evaluator
+        reconstructs, the given weights are searched in, turned or not, and the probes, one a variable at least, take no
+        more than half of the budget.
 
         Args:
             problem: the problem, with the evaluator that the run has.
@@ -140,6 +148,12 @@ class Beginning:
         Raises:
             InvalidArgumentError: the run has weights that cannot be made here.
         """
+        if recorded is not None and self.settings_are_open and recorded.strategy_settings is not None:
+            known = replace(self, settings_are_open=False)
+            if recorded.strategy.partition("+")[0] == self.strategy:
+                there = strategy_settings(self.strategy, recorded.strategy_settings)
+                known = replace(known, settings=there, chosen=recorded.strategy_settings)
+            return known.settled(problem, budget, recorded, may_prepare=may_prepare)
         former = {} if recorded is None else self.info.former_settings(recorded.settings)
         open_ = {name: value for name, value in former.items() if getattr(self.settings, name) is None}
         if open_:
@@ -204,6 +218,8 @@ class Beginning:
     def to_record(self) -> dict[str, Any]:
         """Return `to_json` with what a resumed run needs of an earlier run, which may have changed meanwhile."""
         data = self.to_json()
+        if self.chosen is not None:
+            data["strategy_settings"] = dict(self.chosen)
         if self.earlier is not None and self.warm_start is not None:
             data["warm_start"]["genomes"] = [list(genome) for genome in self.warm_start.genomes or ()]
         return data
@@ -214,7 +230,9 @@ class Beginning:
         Raises:
             InvalidArgumentError: it did; the message says how.
         """
-        there, here = recorded.method, method_in_words(self.strategy, **self.to_json())
+        known = recorded.strategy_settings
+        here = method_in_words(self.strategy, **self.to_json(), settings=None if known is None else self.chosen)
+        there = recorded.method
         if (there, recorded.seed) != (here, seed):
             msg = (
                 f"the run in {folder} was searched by {there} with seed {recorded.seed}, not {here} with seed {seed}; "

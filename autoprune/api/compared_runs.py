@@ -15,11 +15,12 @@ from autoprune.api.searching import search
 from autoprune.comparison.plan import Entry
 from autoprune.core.budget import Budget, Spending
 from autoprune.core.protocols import Executor
+from autoprune.core.settings import in_words
 from autoprune.errors import StoreError
 from autoprune.execute.settings import RaySettings
 from autoprune.orchestrator import SearchProgress
 from autoprune.store.meta import weights_in_words
-from autoprune.strategies.registry import find_strategy
+from autoprune.strategies.registry import changed_settings, find_strategy, strategy_settings
 from autoprune.strategies.warm_start import NO_START, USUAL, split_key
 
 COMPARED = "compared"
@@ -63,7 +64,7 @@ class ComparedRuns:
             self.problem,
             entry.strategy,
             self.budget,
-            settings=self.settings.get(entry.strategy),
+            settings=self.settings.get(entry.strategy, {}),  # none given: the defaults, whatever a run there had
             prepare=self.prepare,
             warm_start=USUAL if split_key(entry.strategy)[1] else NO_START,  # names say all of what is compared
             executor=self.executor,
@@ -90,6 +91,7 @@ class ComparedRuns:
                 "choose another folder, or the prepare= it had"
             )
             raise StoreError(msg)
+        self._check_settings(entry, run)
         info, suffix = find_strategy(split_key(entry.strategy)[0])
         former = {} if suffix else info.former_settings(run.meta.settings)
         if former:
@@ -109,3 +111,20 @@ class ComparedRuns:
             raise StoreError(msg)
         done = run.record.records(COMPARED)
         return run if done and done[-1] == asdict(self.budget) else None
+
+    def _check_settings(self, entry: Entry, run: Run) -> None:
+        """Refuse to show a run under the name of a strategy that has other settings here.
+
+        Raises:
+            StoreError: it has.
+        """
+        key, known = split_key(entry.strategy)[0], run.meta.strategy_settings
+        chosen = changed_settings(key, strategy_settings(key, self.settings.get(entry.strategy)))
+        if known is None or chosen is None or known == chosen:
+            return
+        there, here = (in_words(entry.strategy, settings) for settings in (known, chosen))
+        msg = (
+            f"the run in {run.folder} was searched by {there}, and this comparison is of {here}; choose another "
+            "folder, or the settings= and shares= it had (sweeps and baselines aim at the shares)"
+        )
+        raise StoreError(msg)

@@ -27,7 +27,7 @@ from autoprune.api.recorded_problem import as_recorded_in, check_problem
 from autoprune.api.run import Run
 from autoprune.api.stripping import has_given_weights
 from autoprune.comparison.page import write_comparison
-from autoprune.comparison.plan import FRONT, TRAINED, Entry, entries, roster
+from autoprune.comparison.plan import Entry, entries, roster
 from autoprune.comparison.summarize import headline, summarize, trial
 from autoprune.comparison.summary import ComparisonSummary, SampledCandidate, SkippedRun
 from autoprune.comparison.tables import (
@@ -52,7 +52,8 @@ from autoprune.errors import (
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
 from autoprune.report.document import card
-from autoprune.strategies.registry import strategy_settings
+from autoprune.strategies._sweep import soft_cost
+from autoprune.strategies.registry import find_strategy, strategy_settings
 from autoprune.strategies.warm_start import USUAL, split_key
 from autoprune.train.settings import FitSettings
 
@@ -215,7 +216,8 @@ def compare(
         prepare: how the weights that candidates inherit are made first, see `search`: in every run, from its seed, and
             charged to it; so every strategy then runs from every seed. An earlier run gives all the same weights. By
             default the given ones; ``"auto"`` is refused, as it chooses by the strategy.
-        shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested.
+        shares: shares of the dense model's MACs; the best point of every run within each is shown, and tested. Sweeps
+            and baselines that can aim at sizes (`StrategyInfo.aims`) aim at these, unless they are given ``settings``.
         finetune: the same short training for all these points, and for a sample of all candidates whose ranks before
             and after it are compared; None for none.
         retrain: ``"own"``, points are trained from the weights that they were delivered with; ``"dense"``, their widths
@@ -256,7 +258,7 @@ def compare(
     beginning = Beginning.of(problem, "random", None, prepare, None, budget.evaluations)
     plan = entries(taking_part, seeds, is_trained=beginning.preparation is not None)
     settings = _checked_settings(settings or {}, taking_part)
-    settings = {**_baseline_settings(problem, shares, taking_part), **settings}
+    settings = {**_aiming(problem, shares, taking_part), **settings}
     for key in strategies if not isinstance(strategies, str) else [strategies]:
         problem.check_strategy(key, settings.get(key))
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else checked_path(store, "a folder as store=")
@@ -416,10 +418,11 @@ def _check_retraining(retrain: str, finetune: FitSettings | None) -> None:
         raise InvalidArgumentError(msg)
 
 
-def _baseline_settings(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of baselines that aim at the shares at which points are compared, as far as they can be met.
+def _aiming(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]) -> dict[str, Any]:
+    """Return the settings by which those who can aim at sizes aim at the shares, as far as these can be met.
 
-    A search of the same name that was given settings of its own keeps those.
+    Baselines and sweeps: whoever spends its budget on other sizes is shown at the shares with a network that is
+    smaller than it could be. A search that was given settings of its own keeps those.
     """
     smallest = int(problem.costs(problem.space.min_genome[None, :])["macs"][0])
     dense = problem.dense_costs["macs"]
@@ -427,9 +430,15 @@ def _baseline_settings(problem: Problem, shares: Sequence[float], taking_part: S
     wanted = sorted({min(int(share * dense), limit) for share in shares if share * dense >= smallest}, reverse=True)
     if not wanted:
         return {}
-    found = {FRONT: {"targets": [{"macs": at} for at in wanted]}, TRAINED: {"targets": [at / dense for at in wanted]}}
-    aiming = [(key, split_key(key)[0]) for key in taking_part]
-    return {key: strategy_settings(name, found[name]) for key, name in aiming if name in found}
+    targets: dict[str, Any] = {"limits": [{"macs": at} for at in wanted]}
+    if soft_cost(problem.objectives.names, problem.limits) == "macs":  # which their shares are of
+        targets["shares"] = [at / dense for at in wanted]
+    aims = {key: find_strategy(split_key(key)[0])[0].aims for key in taking_part}
+    return {
+        key: strategy_settings(split_key(key)[0], {"targets": targets[aim]})
+        for key, aim in aims.items()
+        if aim in targets
+    }
 
 
 def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -> dict[str, Any]:

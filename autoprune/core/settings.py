@@ -20,8 +20,12 @@ class NoSettings:
 
 
 def as_json(settings: Any) -> dict[str, Any]:
-    """Return settings as JSON types, as a file brings them back."""
-    written: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    """Return settings as JSON types, as a file brings them back; arrays and numbers of numpy are written, too.
+
+    Raises:
+        TypeError: a value has no such form.
+    """
+    written: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=_plain))
     return written
 
 
@@ -108,6 +112,14 @@ def checked_path(path: Any, what: str) -> Path:
         msg = f"expected the path of {what}, got {shown(path)}"
         raise InvalidArgumentError(msg)
     return Path(path)
+
+
+def _plain(value: Any) -> Any:
+    """Return an array or a number of numpy as Python's."""
+    if not hasattr(value, "tolist"):
+        msg = f"expected a setting of JSON types, got {shown(value)}"
+        raise TypeError(msg)
+    return value.tolist()
 
 
 def _made(kind: type[SettingsT], given: Mapping[Any, Any], owner: str) -> SettingsT:

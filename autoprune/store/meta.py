@@ -107,13 +107,19 @@ class RunMeta:
     @property
     def method(self) -> str:
         """Who searched, and from what, in words."""
-        return method_in_words(self.strategy.partition("+")[0], self.settings.get("prepare", ""), self.warm_start)
+        strategy = self.strategy.partition("+")[0]
+        return method_in_words(strategy, self.settings.get("prepare", ""), self.warm_start, self.strategy_settings)
 
     @property
     def warm_start(self) -> Any:
         """What was measured first: a name, or ``{"run", ...}``, "" for nothing."""
         start = self.strategy.partition("+")[2]  # of runs that have no setting of their own for it
         return start or self.settings.get("warm_start", "")
+
+    @property
+    def strategy_settings(self) -> Mapping[str, Any] | None:
+        """The settings of the strategy that are not its defaults; None in runs of versions that recorded none."""
+        return self.settings.get("strategy_settings")
 
     @property
     def parsed_objectives(self) -> Objectives:
@@ -176,15 +182,18 @@ class RunMeta:
         return meta
 
 
-def method_in_words(strategy: str, prepare: Any, warm_start: Any) -> str:
+def method_in_words(strategy: str, prepare: Any, warm_start: Any, settings: Mapping[str, Any] | None = None) -> str:
     """Say who searched, and from what.
 
     Args:
         strategy: registry key.
         prepare: ``{"recipe", "settings"}`` or ``{"run", "weights", "order"}``, "" for the given weights.
         warm_start: a name, or ``{"run", ...}``, "" for none.
+        settings: settings of the strategy that are not its defaults.
     """
-    said = f"{strategy}, weights {weights_in_words(prepare)}" if prepare else strategy
+    said = in_words(strategy, settings or {})
+    if prepare:
+        said += f", weights {weights_in_words(prepare)}"
     if warm_start:
         start = warm_start if isinstance(warm_start, str) else f"the run {warm_start['run']}"
         said += f", warm start from {start}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparatio
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
-from autoprune.strategies._base import BaseStrategy, Genome, child_seeds, spread_cost
+from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._preparation import Preparations, sized
 
 SOFT_COSTS = ("macs", "params")
@@ -112,7 +112,7 @@ class SweepStrategy(BaseStrategy):
 
     def __init__(self, setup: SearchSetup, settings: _AnySweepSettings | None = None) -> None:
         super().__init__(setup, settings)
-        self._cost = soft_cost(setup)
+        self._cost = soft_cost(setup.objectives.names, setup.limits)
         top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
         self._waiting = deque([Candidate(tuple(top[0].tolist()), setup.weight_set)])
         self._known: set[Candidate] = set()
@@ -348,10 +348,9 @@ class UniformDsaStrategy(DsaStrategy):
     learns = False
 
 
-def soft_cost(setup: SearchSetup) -> str:
-    """Return the cost that budgets are in."""
-    wanted = (spread_cost(setup), *setup.objectives.names, *setup.limits)
-    return next((name for name in wanted if name in SOFT_COSTS), SOFT_COSTS[0])
+def soft_cost(objectives: Iterable[str], limits: Iterable[str]) -> str:
+    """Return the cost that budgets are in, given the names of the objectives and of the limits."""
+    return next((name for name in (*objectives, *limits) if name in SOFT_COSTS), SOFT_COSTS[0])
 
 
 def spread_targets(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.core.protocols import SearchSetup
 from autoprune.core.registry import Info, Registry
-from autoprune.core.settings import settings_of
+from autoprune.core.settings import changed, settings_of
 from autoprune.errors import InvalidArgumentError, shown, unknown_name
 from autoprune.strategies._base import BaseStrategy
 
@@ -42,6 +42,8 @@ class StrategyInfo(Info):
         takes_warm_start: whether what was measured before, with the weights that others inherit, is a start for it.
         usual_start: the warm start that a search has with it unless told otherwise, where nothing is trained; "" for
             none.
+        aims: kind of its setting ``targets``, the sizes that it is to reach: ``"shares"`` of the dense model's cost, or
+            ``"limits"`` by the name of a cost; "" where it is given none. A comparison has it aim at its shares.
         plans_macs: whether it divides multiply-adds among preparations as soon as it begins, those that are left then.
         inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
             nothing from prepared weights.
@@ -59,6 +61,7 @@ class StrategyInfo(Info):
     twin_of: str = ""
     takes_warm_start: bool = False
     usual_start: str = ""
+    aims: str = ""
     plans_macs: bool = False
     inherits: bool = True
     revision: int = 1
@@ -120,6 +123,7 @@ _BUILT_IN = (
         recipes=("dais",),
         takes_warm_start=True,
         plans_macs=True,
+        aims="shares",
     ),
     StrategyInfo(
         "random",
@@ -169,6 +173,7 @@ _BUILT_IN = (
         is_finite=True,
         revision=2,
         former={"middles": 0},
+        aims="limits",
     ),
     StrategyInfo(
         "dais",
@@ -179,6 +184,7 @@ _BUILT_IN = (
         recipes=("dais",),
         takes_warm_start=True,
         plans_macs=True,
+        aims="shares",
     ),
     StrategyInfo(
         "dais:frozen",
@@ -190,6 +196,7 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         twin_of="dais",
+        aims="shares",
     ),
     StrategyInfo(
         "dsa",
@@ -200,6 +207,7 @@ _BUILT_IN = (
         recipes=("dsa",),
         takes_warm_start=True,
         plans_macs=True,
+        aims="shares",
     ),
     StrategyInfo(
         "dsa:uniform",
@@ -211,6 +219,7 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         twin_of="dsa",
+        aims="shares",
     ),
     StrategyInfo(
         "synthesis",
@@ -219,6 +228,7 @@ _BUILT_IN = (
         _WONG_2018,
         is_learning=False,
         recipes=("synthesis",),
+        aims="shares",
     ),
     StrategyInfo(
         "synthesis:uniform",
@@ -228,6 +238,7 @@ _BUILT_IN = (
         is_learning=False,
         recipes=("synthesis",),
         twin_of="synthesis",
+        aims="shares",
     ),
     StrategyInfo(
         "metapruning",
@@ -425,3 +436,21 @@ def strategy_settings(key: str, settings: Any = None) -> Any:
     info, suffix = find_strategy(key)
     given = settings_of(info.load().Settings, settings, f"the strategy {info.name!r}")
     return dataclasses.replace(given, **{info.argument: suffix}) if suffix else given
+
+
+def changed_settings(key: str, settings: Any) -> Mapping[str, Any] | None:
+    """Return the settings of a strategy that are not its defaults, as a run's folder records them.
+
+    Args:
+        key: see `make_strategy`; what its suffix says is left out.
+        settings: an instance of the strategy's ``Settings``.
+
+    Returns:
+        JSON types; None where the settings of a third party's strategy have no such form.
+    """
+    info, suffix = find_strategy(key)
+    try:
+        found = changed(settings)
+    except TypeError:
+        return None
+    return {name: value for name, value in found.items() if not suffix or name != info.argument}

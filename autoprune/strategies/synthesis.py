@@ -82,7 +82,7 @@ class SynthesisStrategy(BaseStrategy):
     def __init__(self, setup: SearchSetup, settings: SynthesisSettings | None = None) -> None:
         super().__init__(setup, settings)
         chosen = self.settings
-        self._cost = soft_cost(setup)
+        self._cost = soft_cost(setup.objectives.names, setup.limits)
         top = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)
         self._ancestor = Candidate(tuple(top[0].tolist()), setup.weight_set)
         self._targets = spread_targets(setup, self._cost, top, chosen.targets, chosen.generations)
