@@ -1,6 +1,7 @@
 """The public verbs and nouns: a `Problem` is searched, a `Run` is the result, and both can build, save and report."""
 
-from autoprune.api.comparing import CompareProgress, Comparison, compare
+from autoprune.api.comparing import compare
+from autoprune.api.comparison import CompareProgress, Comparison
 from autoprune.api.finetuning import TunedFront, TunedPoint, finetune
 from autoprune.api.point import RunPoint
 from autoprune.api.problem import Problem

@@ -25,7 +25,7 @@ from autoprune.report.units import amount, duration, title
 from autoprune.store.meta import RunMeta
 
 if TYPE_CHECKING:
-    from autoprune.api.comparing import CompareProgress
+    from autoprune.api.comparison import CompareProgress
     from autoprune.api.pruning import PruneProgress
     from autoprune.core.budget import Budget
     from autoprune.orchestrator.progress import SearchProgress

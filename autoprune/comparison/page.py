@@ -236,6 +236,9 @@ def _settings(summary: ComparisonSummary) -> list[tuple[str, list[tuple[str, str
         *units.image_counts(meta.images),
         *((name, str(meta.settings[name])) for name in ("criterion", "evaluator") if name in meta.settings),
     ]
+    for item in summary.contestants:
+        if chosen := item.trials[0].settings:
+            terms.append((f"settings of {item.strategy}", ", ".join(f"{k} = {v}" for k, v in sorted(chosen.items()))))
     return [("Terms", terms), ("Environment", list(meta.environment.items()))]
 
 

@@ -67,6 +67,7 @@ def trial(
         n_trained=len(training),
         training=sum(training),
         has_own_weights=has_own_weights,
+        settings=record.meta.strategy_settings or {},
     )
 
 

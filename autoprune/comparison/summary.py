@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Trial:
         n_trained: number of its points that the short fine-tune trained; 0 without one.
         training: multiply-adds of training these.
         has_own_weights: whether its points inherit other weights than the dense model's.
+        settings: settings of the strategy that are not its defaults, as far as the run recorded them.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class Trial:
     n_trained: int = 0
     training: int = 0
     has_own_weights: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def total(self) -> int:

@@ -95,7 +95,7 @@ def settings_of(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
         ("fidelity of the front", meta.fidelity),
         *units.image_counts(meta.images),
         ("search-validation images", "held out" if meta.held_out else "not held out from the training of the weights"),
-        *((name, setting_in_words(value)) for name, value in meta.settings.items()),
+        *((name, setting_in_words(value)) for name, value in meta.settings.items() if name != "strategy_settings"),
         *[("started by", meta.command)] * bool(meta.command),
     ]
     environment = [("Environment", list(meta.environment.items()))] * bool(meta.environment)

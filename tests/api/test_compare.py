@@ -13,9 +13,11 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.api import CompareProgress
+from autoprune.api.comparing import _aiming
 from autoprune.api.stripping import has_given_weights, stripper
-from autoprune.core.jobs import Evaluation, Outcome
+from autoprune.core.jobs import Evaluation, Outcome, Prepare
 from autoprune.errors import BudgetError, InvalidArgumentError, StoreError, UnknownNameError
+from autoprune.strategies.registry import STRATEGIES
 from autoprune.surgery.cut import cut
 from autoprune.train.named_data import load_data
 
@@ -276,6 +278,65 @@ def test_data_without_test_items(make_problem: MakeProblem, tmp_path: Path) -> N
         assert any("No point was measured on test images" in warning for warning in comparison.summary.warnings)
     assert not untested.runs["random", 0].record.records("metrics")
     assert all(record["role"] == "val" for record in untested.runs["random", 0].record.records("finetune"))
+
+
+def test_sweeps_aim_at_the_shares(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Nobody is shown at a share with a network that was made for another size, unless its own sizes are asked for."""
+    quick = {"min_epochs": 0.01, "preparation": {"batch_size": 32}}
+    comparison = ap.compare(
+        make_problem(),
+        ["dais", "dsa"],
+        BIG,
+        seeds=1,
+        shares=(0.45, 0.8),
+        settings={"dsa": {**quick, "targets": (0.6,)}},
+        store=tmp_path,
+        progress=False,
+    )
+    found = {
+        key: sorted({job.settings["target"] for outcome in run.outcomes if isinstance(job := outcome.job, Prepare)})
+        for (key, _), run in comparison.runs.items()
+    }
+    assert found["dsa"] == [0.6]
+    for key in ("dais", "dais:frozen", "dsa:uniform", "uniform:trained"):
+        assert found[key] == pytest.approx([0.45, 0.8], abs=1e-3), key
+
+
+def test_who_aims_at_shares(make_problem: MakeProblem) -> None:
+    """All whose sizes can be said, within the limit, and not below the smallest network.
+
+    Where the budgets of sweeps are in another cost than MACs, shares of these say nothing about them.
+    """
+    keys = [*STRATEGIES]
+    sweeps = {"dais", "dais:frozen", "dsa", "dsa:uniform", "synthesis", "synthesis:uniform", "uniform:trained"}
+    limited = make_problem(limits={"macs": "70%"})
+    found = _aiming(limited, (0.8, 0.45, 1e-6), [*keys, "dais+knapsack"])
+    assert set(found) == sweeps | {"knapsack:front", "dais+knapsack"}
+    assert all(found[key].targets == pytest.approx([0.7, 0.45], abs=1e-3) for key in {*sweeps, "dais+knapsack"})
+    dense = limited.dense_costs["macs"]
+    assert [target["macs"] / dense for target in found["knapsack:front"].targets] == pytest.approx(
+        [0.7, 0.45], abs=1e-3
+    )
+    assert set(_aiming(make_problem(objectives=("accuracy", "params")), (0.8,), keys)) == {"knapsack:front"}
+    assert _aiming(make_problem(), (1e-6,), keys) == {}
+
+
+def test_a_run_of_other_settings_is_not_shown(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """The same folder with other settings, or with other shares to aim at, is refused, and with the same it opens."""
+    problem = make_problem()
+    given = {"knapsack": {"probes": 1}}
+    first = ap.compare(problem, ["knapsack"], BIG, seeds=1, settings=given, store=tmp_path)
+    with pytest.raises(StoreError, match=r"by knapsack \(probes=1\), and this comparison is of knapsack \(probes=2\)"):
+        ap.compare(problem, ["knapsack"], BIG, seeds=1, settings={"knapsack": {"probes": 2}}, store=tmp_path)
+    with pytest.raises(StoreError, match=r"and this comparison is of knapsack; choose another folder"):
+        ap.compare(problem, ["knapsack"], BIG, seeds=1, store=tmp_path)
+    with pytest.raises(StoreError, match=r"searched by knapsack:front \(targets=.* and shares= it had"):
+        ap.compare(problem, ["knapsack"], BIG, seeds=1, settings=given, shares=(0.6,), store=tmp_path)
+    again = ap.compare(problem, ["knapsack"], BIG, seeds=1, settings=given, store=tmp_path)
+    assert identities(again) == identities(first)
+    page = again.report().read_text(encoding="utf-8")
+    assert "settings of knapsack</" in page
+    assert "probes = 1" in page
 
 
 class CtrlC:

@@ -310,6 +310,25 @@ def test_runs_that_wrote_their_warm_start_behind_a_plus_sign_go_on(make_problem:
         ap.search(problem, "pymoo:nsga2", 17, warm_start="none", store=folder)
 
 
+def test_a_run_goes_on_with_its_settings_and_with_no_others(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """Its folder says with what settings it was started; others are refused, and a folder of before is not asked."""
+    problem, folder = make_problem(), tmp_path / "run"
+    first = ap.search(problem, "knapsack", 12, settings={"probes": 1, "step": np.int64(3)}, store=folder)
+    assert first.meta.settings["strategy_settings"] == {"probes": 1, "step": 3}
+    assert "knapsack (probes=1, step=3)" in first.report().html.read_text(encoding="utf-8")
+    again = ap.search(problem, "knapsack", 14, store=folder)
+    same = ap.search(problem, "knapsack", 16, settings={"step": 3, "probes": 1}, store=folder)
+    for others, said in (({"probes": 2, "step": 3}, r"\(probes=2, step=3\)"), ({}, "knapsack with seed 0;")):
+        with pytest.raises(InvalidArgumentError, match=rf"by knapsack \(probes=1, step=3\) with seed 0, not .*{said}"):
+            ap.search(problem, "knapsack", 18, settings=others, store=folder)
+    assert (again.n_evaluations, same.n_evaluations) == (14, 16)
+    assert not [event for event in same.record.events if event.kind is EventKind.FORK]
+    with RunStore(folder, problem=problem.fingerprint) as store:
+        former = {name: value for name, value in first.meta.settings.items() if name != "strategy_settings"}
+        store.ledger.update_meta({"settings": former})
+    assert ap.search(problem, "knapsack", 18, settings={"probes": 1, "step": 3}, store=folder).n_evaluations >= 12
+
+
 def test_a_run_is_read_once(make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its ledger by opening it, whatever is asked of it; its weights by building one point, however many follow."""
     problem = make_problem()
