@@ -138,7 +138,7 @@ def compare(
     beginning = Beginning.of(problem, "random", None, prepare, None, budget.evaluations)
     plan = entries(taking_part, seeds, is_trained=beginning.preparation is not None)
     settings = _checked_settings(settings or {}, taking_part)
-    settings = {**_aiming(problem, shares, taking_part), **settings}
+    settings = {**aiming(problem, shares, taking_part), **settings}
     for key in strategies if not isinstance(strategies, str) else [strategies]:
         problem.check_strategy(key, settings.get(key))
     folder = Path(tempfile.mkdtemp(prefix="autoprune-")) if store is None else checked_path(store, "a folder as store=")
@@ -298,7 +298,7 @@ def _check_retraining(retrain: str, finetune: FitSettings | None) -> None:
         raise InvalidArgumentError(msg)
 
 
-def _aiming(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]) -> dict[str, Any]:
+def aiming(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]) -> dict[str, Any]:
     """Return the settings by which those who can aim at sizes aim at the shares, as far as these can be met.
 
     Baselines and sweeps: whoever spends its budget on other sizes is shown at the shares with a network that is

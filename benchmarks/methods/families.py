@@ -35,6 +35,7 @@ from torch import nn
 import autoprune as ap
 from autoprune.api import CompareProgress
 from autoprune.api.compared_runs import ComparedRuns
+from autoprune.api.comparing import aiming
 from autoprune.comparison.plan import controls_of, entries
 from autoprune.comparison.statistics import Difference, judged
 from autoprune.comparison.summary import ComparisonSummary
@@ -126,18 +127,17 @@ def tests(summary: ComparisonSummary) -> list[str]:
     lines = ["| difference | of | mean | from, to | n | test | adjusted p |", "|---|---|---|---|---|---|---|"]
     rows = [(f"`{d.first}` - `{d.second}`", "hypervolume", d, 1.0, 4) for d in summary.differences]
     rows += [(f"`{g.strategy}`", f"{g.of}, {100 * g.share:g} %", g.difference, 100.0, 1) for g in summary.gains]
-    for name, of, found, scale, digits in rows:
-        spread = found.spread
-        ends = (
-            "-"
-            if spread is None
-            else f"{scale * spread.low:+.{digits}f}, {scale * spread.high:+.{digits}f} ({spread.name})"
-        )
-        p = "-" if found.adjusted_p is None else f"{found.adjusted_p:.3f}"
-        lines.append(
-            f"| {name} | {of} | {scale * found.mean:+.{digits}f} | {ends} | {found.n} | {found.test_used} | {p} |"
-        )
-    return lines
+    return lines + [difference_row(*row) for row in rows]
+
+
+def difference_row(name: str, of: str, found: Difference, scale: float, digits: int) -> str:
+    """Return a row of the table of tests: mean, interval or range, n, test, adjusted p."""
+    spread = found.spread
+    ends = "-"
+    if spread is not None:
+        ends = f"{scale * spread.low:+.{digits}f}, {scale * spread.high:+.{digits}f} ({spread.name})"
+    p = "-" if found.adjusted_p is None else f"{found.adjusted_p:.3f}"
+    return f"| {name} | {of} | {scale * found.mean:+.{digits}f} | {ends} | {found.n} | {found.test_used} | {p} |"
 
 
 def compare(arguments: argparse.Namespace, strategies: Sequence[str], seeds: int) -> ap.Comparison:
@@ -167,51 +167,59 @@ def compare(arguments: argparse.Namespace, strategies: Sequence[str], seeds: int
 
 
 def twins(arguments: argparse.Namespace) -> None:
-    """Search with families and their controls alone; print hypervolumes, test accuracies and paired tests."""
+    """Search with families and their controls alone; print hypervolumes, test accuracies and tests of both."""
     if arguments.own_networks and arguments.network != "digits":
         raise SystemExit("--own-networks trains digits networks; give --network digits")
     budget = ap.Budget(macs=arguments.macs)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     dense: list[float] = []
-    rivals = {family: controls_of(family) for family in arguments.strategies}
-    keys = [key for family, twins in rivals.items() for key in (family, *twins)]
+    rivals = {family: (*controls_of(family), *arguments.against) for family in arguments.strategies}
+    keys = list(dict.fromkeys(key for family, others in rivals.items() for key in (family, *others)))
     runs: dict[str, list[ap.Run]] = {}
     for together in [[seed] for seed in seeds] if arguments.own_networks else [list(seeds)]:
         problem, _ = problem_of(arguments, together[0] if arguments.own_networks else 0)
         dense.append(problem.dense_test_metrics["accuracy"])
         out = arguments.out / f"network-{together[0]}" if arguments.own_networks else arguments.out
-        make_run = ComparedRuns(problem, budget, {}, None, "", None, out)
+        make_run = ComparedRuns(problem, budget, aiming(problem, arguments.shares, keys), None, "", None, out)
         for entry in entries(keys, together):
             runs.setdefault(entry.strategy, []).append(make_run(entry, lambda _: None))
-    volumes = {key: tuple(run.front.hypervolume for run in found) for key, found in runs.items()}
-    found = judged(
-        [
-            Difference(family, twin, volumes[family], volumes[twin], is_paired=True)
-            for family, twins in rivals.items()
-            for twin in twins
-        ]
-    )
+            print(f"{time.strftime('%H:%M:%S')} {entry.strategy}, seed {entry.seed}", file=sys.stderr, flush=True)
+    tested = {
+        key: {share: tuple(tested_within(run, share) for run in of_key) for share in arguments.shares}
+        for key, of_key in runs.items()
+    }
     print(
         f"budget {arguments.macs:g} MACs, {arguments.seeds} seeds from {arguments.first_seed}, "
         f"{len(dense)} network(s) of {sum(dense) / len(dense):.4f}\n"
     )
     at = " / ".join(f"{100 * share:g} %" for share in arguments.shares)
-    print(f"| | hypervolume | evaluations | test accuracy, {at} | family - twin | n | test | adjusted p |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| | n | hypervolume | evaluations | test accuracy, {at} |")
+    print("|---|---|---|---|---|")
+    volumes = {key: tuple(run.front.hypervolume for run in of_key) for key, of_key in runs.items()}
     for key, of_key in runs.items():
-        tested = [
-            [run.pick(max_macs=f"{100 * share:g}%").test()["accuracy"] for run in of_key] for share in arguments.shares
-        ]
-        mine = next((item for item in found if item.second == key), None)
-        cells = [f"`{key}`", f"{sum(volumes[key]) / len(of_key):.4f}"]
+        cells = [f"`{key}`", f"{len(of_key)}", f"{sum(volumes[key]) / len(of_key):.4f}"]
         cells.append(f"{sum(run.n_evaluations for run in of_key) / len(of_key):.0f}")
-        cells.append(" / ".join(map(rate, tested)))
-        if mine is None:
-            cells += ["", f"{len(of_key)}", "", ""]
-        else:
-            p = "-" if mine.adjusted_p is None else f"{mine.adjusted_p:.3f}"
-            cells += [f"{mine.mean:+.4f}", f"{mine.n}", mine.test_used, p]
+        cells.append(" / ".join(rate(tested[key][share]) for share in arguments.shares))
         print("| " + " | ".join(cells) + " |", flush=True)
+    figures = {"hypervolume": (volumes, 1.0, 4)}
+    for share in arguments.shares:
+        figures[f"accuracy at {100 * share:g} %"] = {key: found[share] for key, found in tested.items()}, 100.0, 1
+    print("\n| difference | of | mean | from, to | n | test | adjusted p |\n|---|---|---|---|---|---|---|")
+    for name, (values, scale, digits) in figures.items():
+        pairs = [(family, other) for family, others in rivals.items() for other in others if other != family]
+        found = judged(
+            [
+                Difference(family, other, values[family], values[other], is_paired=other in controls_of(family))
+                for family, other in pairs
+            ]
+        )
+        for item in found:
+            print(difference_row(f"`{item.first}` - `{item.second}`", name, item, scale, digits), flush=True)
+
+
+def tested_within(run: ap.Run, share: float) -> float:
+    """Return the test accuracy of the point that the search liked best within a share of the MACs."""
+    return run.pick(max_macs=f"{100 * share:g}%").test()["accuracy"]
 
 
 def tune_shares(arguments: argparse.Namespace) -> None:
@@ -256,6 +264,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="folder of the held-out network")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--strategies", nargs="*", default=[*FAMILIES], help="baselines and twins are added")
+    parser.add_argument("--against", nargs="*", default=[], help="`twins`: others that every family is compared with")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0, help="of `twins`")
     parser.add_argument(

@@ -13,7 +13,7 @@ from torch import nn
 
 import autoprune as ap
 from autoprune.api import CompareProgress
-from autoprune.api.comparing import _aiming
+from autoprune.api.comparing import aiming
 from autoprune.api.stripping import has_given_weights, stripper
 from autoprune.core.jobs import Evaluation, Outcome, Prepare
 from autoprune.errors import BudgetError, InvalidArgumentError, StoreError, UnknownNameError
@@ -310,15 +310,15 @@ def test_who_aims_at_shares(make_problem: MakeProblem) -> None:
     keys = [*STRATEGIES]
     sweeps = {"dais", "dais:frozen", "dsa", "dsa:uniform", "synthesis", "synthesis:uniform", "uniform:trained"}
     limited = make_problem(limits={"macs": "70%"})
-    found = _aiming(limited, (0.8, 0.45, 1e-6), [*keys, "dais+knapsack"])
+    found = aiming(limited, (0.8, 0.45, 1e-6), [*keys, "dais+knapsack"])
     assert set(found) == sweeps | {"knapsack:front", "dais+knapsack"}
     assert all(found[key].targets == pytest.approx([0.7, 0.45], abs=1e-3) for key in {*sweeps, "dais+knapsack"})
     dense = limited.dense_costs["macs"]
     assert [target["macs"] / dense for target in found["knapsack:front"].targets] == pytest.approx(
         [0.7, 0.45], abs=1e-3
     )
-    assert set(_aiming(make_problem(objectives=("accuracy", "params")), (0.8,), keys)) == {"knapsack:front"}
-    assert _aiming(make_problem(), (1e-6,), keys) == {}
+    assert set(aiming(make_problem(objectives=("accuracy", "params")), (0.8,), keys)) == {"knapsack:front"}
+    assert aiming(make_problem(), (1e-6,), keys) == {}
 
 
 def test_a_run_of_other_settings_is_not_shown(make_problem: MakeProblem, tmp_path: Path) -> None:
