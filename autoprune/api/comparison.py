@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.api.run import Run
+from autoprune.comparison.headline import best_within, headline
 from autoprune.comparison.page import write_comparison
 from autoprune.comparison.plan import Entry
-from autoprune.comparison.summarize import headline
 from autoprune.comparison.summary import ComparisonSummary, SkippedRun
 from autoprune.comparison.tables import (
     differences_table,
@@ -127,7 +127,11 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Return the strategies as a table, for a notebook."""
-        return card(f"Comparison in {self.folder}", [headline(self.summary)], *readable_rows(self.summary))
+        return card(
+            f"Comparison in {self.folder}",
+            [headline(self.summary), best_within(self.summary)],
+            *readable_rows(self.summary),
+        )
 
     def __repr__(self) -> str:
         """Name the folder and who took part."""

@@ -94,7 +94,8 @@ def search(
         strategy: name of the search strategy; ``autoprune list strategies`` prints them all.
         budget: upper bound on what the search may spend; a plain number counts evaluations; by default 100 evaluations,
             or four for every width variable where these are more.
-        settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields.
+        settings: settings of the strategy: an instance of its ``Settings`` class or a mapping of their fields. A run in
+            ``store`` goes on with those it was started with, and with no others.
         prepare: how the weights that candidates inherit are made first: a recipe (``"sparsify"``, ``"supernet"``; see
             ``autoprune list recipes``), with settings as in ``("sparsify", {"regularizer": "bn_l1"})``, or an earlier
             run or its folder, whose weights and order are taken. The preparation is a job of the run, charged and
@@ -131,7 +132,8 @@ def search(
     Raises:
         UnknownNameError: there is no such strategy, recipe, executor or logger.
         MissingDependencyError: a logger's package is not installed.
-        InvalidArgumentError: settings cannot be used, or what comes before the strategy does not go with it.
+        InvalidArgumentError: settings cannot be used, what comes before the strategy does not go with it, or the run in
+            ``store`` was searched in another way.
         StoreError: the folder is of another problem, in use, or damaged.
         BudgetError: the budget is too small for the strategy or the preparation.
         ExecutorError: the cluster cannot be used, or no worker can be started.

@@ -189,7 +189,7 @@ def comparison_json(comparison: Comparison, page: Path) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print a row per strategy with its best points, what searches and weights are worth, and what all cost in all."""
-    from autoprune.comparison.summarize import headline
+    from autoprune.comparison.headline import best_within, headline
     from autoprune.comparison.tables import gain_rows, readable_rows, total_rows
 
     summary = comparison.summary
@@ -199,6 +199,7 @@ def print_comparison(comparison: Comparison) -> None:
         if rows:
             print_table((heads[0], *(f">{head}" for head in heads[1:])), rows)
     print_line(escape(headline(summary)))
+    print_line(escape(best_within(summary)))
     for run in comparison.skipped:
         log(f"[yellow]not runnable: {escape(run.strategy)}, seed {run.seed}: {escape(run.reason)}[/yellow]")
     for warning in summary.warnings:

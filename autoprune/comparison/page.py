@@ -9,8 +9,8 @@ import numpy as np
 
 from autoprune.comparison.figures import curves_figure, hypervolumes_figure, ranks_figure
 from autoprune.comparison.fronts import attainment_figure, fronts_figure, has_surfaces
+from autoprune.comparison.headline import best_within, headline
 from autoprune.comparison.statistics import MIN_INTERVAL, MIN_SEEDS, Difference
-from autoprune.comparison.summarize import headline
 from autoprune.comparison.summary import ComparisonSummary, Contestant, Gain
 from autoprune.comparison.tables import (
     differences_table,
@@ -81,6 +81,7 @@ def render_comparison(summary: ComparisonSummary, *, files: Sequence[str] = ()) 
         summary=summary,
         files=files,
         headline=headline(summary),
+        best_within=best_within(summary),
         main_figures=_main_figures(summary),
         min_interval=MIN_INTERVAL,
         min_seeds=MIN_SEEDS,

@@ -30,9 +30,6 @@ from autoprune.strategies.warm_start import split_key
 NEAR = 0.1
 """Candidates whose costs differ by less than this share of the dense model count as equally large."""
 
-MIN_EVALUATIONS = 20
-"""Candidates of a run below which nobody leads: so few are little more than where a search starts."""
-
 
 def trial(
     entry: Entry,
@@ -200,27 +197,6 @@ def summarize(
         gains=gains(everyone, sorted(shares, reverse=True)),
     )
     return replace(summary, warnings=tuple(_warnings(summary)))
-
-
-def headline(summary: ComparisonSummary) -> str:
-    """Return the comparison in one sentence; nobody leads where a run was too short to say so."""
-    best, random = summary.contestants[0], summary.contestant("random")
-    if not best.mean > 0:
-        return "Nobody leads: no strategy found a model that is better than the reference point in every objective."
-    short = [item for item in summary.contestants if item is best or not item.space_exhausted]
-    fewest = min(trial.evaluations for item in short for trial in item.trials)
-    if fewest < MIN_EVALUATIONS:
-        return (
-            f"Too early to say who leads: a run measured {fewest} candidates, and fewer than {MIN_EVALUATIONS} are "
-            "little more than where a search starts."
-        )
-    text = f"{best.strategy} has the largest mean hypervolume, {best.mean:.4f}"
-    if random is None or random is best:
-        return f"{text}."
-    verdict = next(
-        (item.verdict for item in summary.differences if (item.first, item.second) == (best.strategy, "random")), ""
-    )
-    return f"{text}, against {random.mean:.4f} of random search" + (f" ({verdict})." if verdict else ".")
 
 
 def _difference(first: Contestant, second: Contestant) -> Difference:

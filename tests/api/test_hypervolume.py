@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 import autoprune as ap
-from autoprune.comparison.summarize import headline
+from autoprune.comparison.headline import headline
 from autoprune.errors import InvalidArgumentError, UnknownNameError
 from autoprune.store.run import RunStore
 from autoprune.testing.digits_network import digits_network

@@ -13,10 +13,12 @@ import pytest
 import autoprune
 from autoprune.comparison.figures import curves_figure, hypervolumes_figure, looks, ranks_figure
 from autoprune.comparison.fronts import attainment_figure, fronts_figure
+from autoprune.comparison.headline import best_within, headline
 from autoprune.comparison.page import render_comparison, write_comparison
-from autoprune.comparison.summarize import headline
 from autoprune.comparison.summary import ComparisonSummary, SkippedRun
 from autoprune.comparison.tables import seeds_table, strategies_table
+from autoprune.core.objectives import Objectives
+from autoprune.report.document import prose
 from autoprune.strategies.registry import STRATEGIES
 from tests.report.chromium import Tab
 from tests.report.made_up_comparison import make_comparison
@@ -133,6 +135,39 @@ def test_nobody_leads_after_a_handful_of_candidates(n: int) -> None:
     leads = "has the largest mean hypervolume" in headline(summary)
     assert leads is (min(evaluations) >= 20)
     assert (f"measured {min(evaluations)} candidates" in headline(summary)) is not leads
+
+
+@pytest.mark.parametrize("key", ["dais", "uniform:trained", "synthesis"])
+def test_those_who_train_a_few_sizes_stop_nobody_from_leading(key: str) -> None:
+    """Their candidates are few by design, and one of them takes part in every comparison whose budget counts MACs."""
+    summary = make_comparison(("acp", "random"), n=40)
+    few = make_comparison((key,), n=4).contestants
+    assert max(trial.evaluations for trial in few[0].trials) < 20
+    assert headline(replace(summary, contestants=(*summary.contestants, *few))) == headline(summary)
+    best = replace(
+        few[0],
+        trials=tuple(replace(t, convergence=summary.contestants[0].trials[0].convergence) for t in few[0].trials),
+    )
+    assert headline(replace(summary, contestants=(best, *summary.contestants))).startswith(f"{key} has the largest")
+
+
+def test_who_is_best_within_each_share() -> None:
+    """The mean over seeds decides, by what points were last measured by, in the direction of the metric."""
+    summary = make_comparison()
+    means = {
+        item.strategy: sum(values) / len(values)
+        for item in summary.contestants
+        if (values := item.at(0.5, "tuned_test"))
+    }
+    name = max(means, key=means.__getitem__)
+    said = best_within(summary)
+    assert f"; {name}, {100 * means[name]:.2f} %, within 50 %;" in said
+    assert said.startswith("Best mean accuracy (test items, after the short fine-tune): ")
+    assert prose(said) in render_comparison(summary)
+    worst = min(means, key=means.__getitem__)
+    points = replace(summary, objectives=Objectives.parse(("min:accuracy", "min:macs")))
+    assert re.search(rf"; {worst}, [^;]*, within 50 %", best_within(points))
+    assert best_within(replace(summary, contestants=())) == ""
 
 
 def test_three_objectives_have_no_surfaces() -> None:
