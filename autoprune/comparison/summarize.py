@@ -65,6 +65,7 @@ def trial(
         training=sum(training),
         has_own_weights=has_own_weights,
         settings=record.meta.strategy_settings or {},
+        planned=(record.meta.settings.get("planned_macs"), record.meta.settings.get("planned_evaluations")),
     )
 
 
@@ -225,6 +226,14 @@ def _warnings(summary: ComparisonSummary) -> Iterable[str]:
             f"{_plural(len(summary.seeds), 'seed')}: no difference is called significant with fewer than {MIN_SEEDS}, "
             "whatever it looks like."
         )
+    most = (summary.budget.macs, summary.budget.evaluations)
+    begun = [item for item in summary.contestants if any(_began_smaller(found, most) for found in item.trials)]
+    if begun:
+        names = ", ".join(item.strategy for item in begun)
+        yield (
+            f"Begun with a smaller budget: {names}. Lengths of trainings, sizes of populations, numbers of probes are "
+            "as planned then, so this budget serves some better than others; in another folder all plan for it."
+        )
     fidelities = {found.fidelity for item in summary.contestants for found in item.trials}
     if len(fidelities) > 1:
         yield (
@@ -241,6 +250,12 @@ def _warnings(summary: ComparisonSummary) -> Iterable[str]:
     failed = {item.strategy: sum(found.failed for found in item.trials) for item in summary.contestants}
     if any(failed.values()):
         yield "Jobs failed: " + ", ".join(f"{n} of {name}" for name, n in failed.items() if n) + "."
+
+
+def _began_smaller(found: Trial, most: Sequence[float | None]) -> bool:
+    """Say whether a run that still had something to propose planned for less than the budget."""
+    pairs = zip(found.planned, most, strict=True)
+    return not found.space_exhausted and any(p is not None and m is not None and p < m for p, m in pairs)
 
 
 def _plural(n: int, noun: str) -> str:

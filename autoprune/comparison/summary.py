@@ -39,6 +39,7 @@ class Trial:
         training: multiply-adds of training these.
         has_own_weights: whether its points inherit other weights than the dense model's.
         settings: settings of the strategy that are not its defaults, as far as the run recorded them.
+        planned: MACs and evaluations that it was begun with, None where the budget said nothing of them.
     """
 
     seed: int
@@ -56,6 +57,7 @@ class Trial:
     training: int = 0
     has_own_weights: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    planned: tuple[float | None, float | None] = (None, None)
 
     @property
     def total(self) -> int:
