@@ -112,7 +112,9 @@ class BudgetedSettings(TargetSettings):
         toward: genome whose widths the search begins with, as far as the start has them, and the twin cuts to. None:
             the widths of the start, and one factor on these.
         epochs: length of the search, in passes of its steps over the training items; may be a fraction.
-        tune_share: share of all multiply-adds that is spent on training the sliced model after the search.
+        tune_share: share of all multiply-adds that is spent on training the sliced model after the search, at least.
+        most_steps: steps at which a search in frozen weights ends, however long ``epochs`` is; what it leaves trains.
+            None for no such end.
 
     The other attributes are those of `TargetSettings`.
 
@@ -124,14 +126,21 @@ class BudgetedSettings(TargetSettings):
     toward: Sequence[int] | None = None
     epochs: float = 1.0
     tune_share: float = 0.6
+    most_steps: int | None = 128
 
     def __post_init__(self) -> None:
         """Check the values; a list of levels becomes a tuple."""
         super().__post_init__()
+        check.at_least(self, 1, "most_steps")
         if self.toward is not None:
             object.__setattr__(self, "toward", tuple(self.toward))
         check.one_of(self, "weights", WEIGHTS)
         check.share(self, "tune_share", but=(1,))
+
+    def n_steps(self, n_items: int) -> int:
+        """Return the steps of the search, with ``n_items`` training items; at least one."""
+        wanted = super().n_steps(n_items)
+        return wanted if self.most_steps is None or self.weights != "frozen" else min(wanted, self.most_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +287,12 @@ class StructureRecipe(BudgetedRecipe):
     """
 
     def estimate_macs(self, settings: BudgetedSettings) -> int:
-        """Return the multiply-adds of search and tuning, and of re-solving; the twin's are the same."""
+        """Return the multiply-adds of search and tuning, and of re-solving.
+
+        The twin's are the same, and those of a search that ends at `most_steps`: what is left trains.
+        """
         resolving = self._resolving_macs(settings)
-        search = super()._search_macs(replace(settings, learns=True))
+        search = super()._search_macs(replace(settings, learns=True, most_steps=None))
         return int(search / (1 - settings.tune_share)) + resolving
 
     def _is_searched(self, settings: Any) -> bool:

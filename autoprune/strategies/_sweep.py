@@ -24,6 +24,7 @@ SOFT_COSTS = ("macs", "params")
 
 _FEWEST = 3  # preparations that make a front, unless fewer targets are wanted
 _USUAL_TARGETS = (0.7, 0.5, 0.3)  # of the baseline that trains, as shares of the dense model's cost
+_EPOCHS = 4.0  # of a preparation that nothing limits
 _UNLIMITED = 1e4  # epochs of a preparation that the multiply-adds alone limit
 _TRIES = 64  # steps from the front that lead to known candidates, until the front counts as explored
 
@@ -36,7 +37,7 @@ class _AnySweepSettings:
     n_targets: int = 8
     warm_start: bool = True
     share: float = 0.85
-    epochs: float = 4.0
+    epochs: float | None = None
     min_epochs: float = 0.1
     step: int = 2
     preparation: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class _AnySweepSettings:
         check.at_least(self, 1, "n_targets", "step")
         check.share(self, "share", but=(0, 1))
         check.positive(self, "epochs", "min_epochs")
-        if self.min_epochs > self.epochs:
+        if self.epochs is not None and self.min_epochs > self.epochs:
             msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
         check_targets(self.targets)
@@ -63,7 +64,8 @@ class SweepSettings(_AnySweepSettings):
         warm_start: start each budget from the weights and the network of the next larger one. The searches then run
             one after the other; without, all start from the given weights and run side by side.
         share: largest share of the budget's multiply-adds, if these are limited, that all preparations together take.
-        epochs: most epochs of one preparation, and the exact number if nothing limits it.
+        epochs: most epochs of one preparation, and the exact number if nothing limits it. None: as many as the
+            multiply-adds pay for; four where these are not limited.
         min_epochs: below which a preparation is worth nothing.
         step: largest number of variables that a step from the front changes by one level.
         preparation: further settings of the recipe, JSON types.
@@ -192,7 +194,8 @@ class SweepStrategy(BaseStrategy):
     @property
     def _most_epochs(self) -> float:
         """Epochs that no preparation exceeds."""
-        return float(self.settings.epochs)
+        usual = _EPOCHS if self._macs is None else _UNLIMITED
+        return float(usual if self.settings.epochs is None else self.settings.epochs)
 
     def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
         settings = {
@@ -308,8 +311,7 @@ class DaisFrozenStrategy(DaisStrategy):
 class TrainedUniformSettings(_AnySweepSettings):
     """Settings of `TrainedUniformStrategy`: those of a sweep, each target from the given weights.
 
-    Without ``targets`` these are 0.7, 0.5 and 0.3, as far as the space has such networks. ``epochs`` is the length
-    where nothing limits the multiply-adds; otherwise they do.
+    Without ``targets`` these are 0.7, 0.5 and 0.3, as far as the space has such networks.
     """
 
     warm_start: bool = False
@@ -330,10 +332,6 @@ class TrainedUniformStrategy(DaisFrozenStrategy):
         ends = np.stack([space.min_genome, space.full_genome])
         smallest, dense = self.setup.costs(ends)[self._cost].tolist()
         return tuple(target for target in _USUAL_TARGETS if target * dense >= smallest) or None
-
-    @property
-    def _most_epochs(self) -> float:
-        return float(self.settings.epochs) if self._macs is None else _UNLIMITED
 
 
 class DsaStrategy(SweepStrategy):

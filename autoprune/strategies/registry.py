@@ -185,6 +185,8 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         aims="shares",
+        revision=2,
+        former={"epochs": 4.0},
     ),
     StrategyInfo(
         "dais:frozen",
@@ -197,6 +199,8 @@ _BUILT_IN = (
         plans_macs=True,
         twin_of="dais",
         aims="shares",
+        revision=2,
+        former={"epochs": 4.0},
     ),
     StrategyInfo(
         "dsa",
@@ -208,6 +212,8 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         aims="shares",
+        revision=2,
+        former={"epochs": 4.0},
     ),
     StrategyInfo(
         "dsa:uniform",
@@ -220,6 +226,8 @@ _BUILT_IN = (
         plans_macs=True,
         twin_of="dsa",
         aims="shares",
+        revision=2,
+        former={"epochs": 4.0},
     ),
     StrategyInfo(
         "synthesis",

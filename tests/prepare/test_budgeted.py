@@ -56,6 +56,7 @@ CHARGED = {
     ),
     DsaRecipe: ({}, {"learns": False}, {"warmup": 0.3, "tune_share": 0.0, **TRAINED}),
 }
+CHARGED = {name: (*items, {"epochs": 4.0, "most_steps": 3}) for name, items in CHARGED.items()}
 RECIPES = list(SHORT)
 
 
@@ -119,6 +120,19 @@ def test_what_is_charged_is_what_runs(recipe, settings, start):
     bench.setup.model.register_forward_pre_hook(count)
     outcome, _ = runner(recipe)({"target": 0.4, "start": start, **settings}, (bench, parent))
     assert outcome.spent.macs == sum(macs)
+
+
+def test_what_a_search_leaves_trains(recipe):
+    """A search in frozen weights ends at `most_steps`; a longer preparation costs what it did, and trains for longer."""
+    bench, _ = digits_bench()
+    made, n_items = recipe(bench), len(bench.setup.data.train)
+    settings = recipe.Settings(**SHORT[recipe] | {"epochs": 4.0, "most_steps": 5, "target": 0.4})
+    assert settings.n_steps(n_items) == 5 < replace(settings, most_steps=None).n_steps(n_items)
+    assert replace(settings, weights="trained").n_steps(n_items) == replace(settings, most_steps=None).n_steps(n_items)
+    assert made.estimate_macs(settings) == made.estimate_macs(replace(settings, most_steps=None))
+    assert made._search_macs(settings) < 0.5 * made._search_macs(replace(settings, most_steps=None))
+    outcome, _ = runner(recipe)({"epochs": 4.0, "most_steps": 5, "target": 0.4})
+    assert outcome.spent.macs == pytest.approx(made.estimate_macs(settings), rel=0.1)
 
 
 @pytest.mark.parametrize(("recipe", "settings"), [(name, item) for name in RECIPES for item in VARIANTS[name]])

@@ -104,6 +104,19 @@ def test_preparations_fill_their_share_of_the_budget():
     assert 0.499 * macs < spent <= 0.5 * macs
 
 
+def test_a_large_budget_is_used_up_however_small_the_networks():
+    """No number of epochs limits preparations that multiply-adds pay for, unless one is given; four without these."""
+    setup = toy_setup()
+    macs = 1000 * DENSE * dense_macs(setup)
+    paid = replace(setup, macs=macs)
+    made = preparations(drive(DsaStrategy(paid, SweepSettings(targets=(0.5, 0.2))), paid, 12))
+    assert 0.849 * macs < sum(setup.estimate(job).macs for job in made) <= 0.85 * macs
+    for limited, settings in ((paid, {"epochs": 2.5}), (setup, {"epochs": 2.5}), (setup, {})):
+        sweep = DsaStrategy(limited, SweepSettings(targets=(0.5, 0.2), **settings))
+        made = preparations(drive(sweep, limited, 12))
+        assert [job.settings["epochs"] for job in made] == [settings.get("epochs", 4.0)] * 2
+
+
 @pytest.mark.parametrize(("epochs", "n"), [(3.1, 3), (3.9, 3), (9.0, 4)])
 def test_little_budget_means_fewer_targets(epochs, n):
     """Where not all preparations of the least length fit, fewer are made, spread over the range."""

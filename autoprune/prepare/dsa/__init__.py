@@ -105,7 +105,7 @@ class DsaRecipe(StructureRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 5
+    version = 6
 
     def _search(
         self,
