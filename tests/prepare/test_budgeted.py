@@ -123,7 +123,7 @@ def test_what_is_charged_is_what_runs(recipe, settings, start):
 
 
 def test_what_a_search_leaves_trains(recipe):
-    """A search in frozen weights ends at `most_steps`; a longer preparation costs what it did, and trains for longer."""
+    """A search in frozen weights ends at `most_steps`; a longer preparation costs as ever, and trains for longer."""
     bench, _ = digits_bench()
     made, n_items = recipe(bench), len(bench.setup.data.train)
     settings = recipe.Settings(**SHORT[recipe] | {"epochs": 4.0, "most_steps": 5, "target": 0.4})
