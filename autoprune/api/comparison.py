@@ -127,11 +127,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Return the strategies as a table, for a notebook."""
-        return card(
-            f"Comparison in {self.folder}",
-            [headline(self.summary), best_within(self.summary)],
-            *readable_rows(self.summary),
-        )
+        lines = [*filter(None, (headline(self.summary), best_within(self.summary)))]
+        return card(f"Comparison in {self.folder}", lines, *readable_rows(self.summary))
 
     def __repr__(self) -> str:
         """Name the folder and who took part."""

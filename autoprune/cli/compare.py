@@ -198,8 +198,8 @@ def print_comparison(comparison: Comparison) -> None:
     for heads, rows in (gain_rows(summary), total_rows(summary)):
         if rows:
             print_table((heads[0], *(f">{head}" for head in heads[1:])), rows)
-    print_line(escape(headline(summary)))
-    print_line(escape(best_within(summary)))
+    for sentence in filter(None, (headline(summary), best_within(summary))):
+        print_line(escape(sentence))
     for run in comparison.skipped:
         log(f"[yellow]not runnable: {escape(run.strategy)}, seed {run.seed}: {escape(run.reason)}[/yellow]")
     for warning in summary.warnings:
