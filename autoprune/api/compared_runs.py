@@ -91,7 +91,6 @@ class ComparedRuns:
                 "choose another folder, or the prepare= it had"
             )
             raise StoreError(msg)
-        self._check_settings(entry, run)
         info, suffix = find_strategy(split_key(entry.strategy)[0])
         former = {} if suffix else info.former_settings(run.meta.settings)
         if former:
@@ -102,6 +101,7 @@ class ComparedRuns:
                 "compare in another folder"
             )
             raise StoreError(msg)
+        self._check_settings(entry, run)
         spent = replace(run.spent, seconds=0.0)
         if not self.budget.allows(Spending(), spent):
             msg = (
