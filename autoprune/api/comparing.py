@@ -307,12 +307,13 @@ def aiming(problem: Problem, shares: Sequence[float], taking_part: Sequence[str]
     smallest = int(problem.costs(problem.space.min_genome[None, :])["macs"][0])
     dense = problem.dense_costs["macs"]
     limit = problem.limits.get("macs", dense)
-    wanted = sorted({min(int(share * dense), limit) for share in shares if share * dense >= smallest}, reverse=True)
-    if not wanted:
+    usable = [share for share in shares if share * dense >= smallest]
+    if not usable:
         return {}
-    targets: dict[str, Any] = {"limits": [{"macs": at} for at in wanted]}
+    within = sorted({min(int(share * dense), limit) for share in usable}, reverse=True)
+    targets: dict[str, Any] = {"limits": [{"macs": at} for at in within]}
     if soft_cost(problem.objectives.names, problem.limits) == "macs":  # which their shares are of
-        targets["shares"] = [at / dense for at in wanted]
+        targets["shares"] = sorted({min(share, limit / dense) for share in usable}, reverse=True)
     aims = {key: find_strategy(split_key(key)[0])[0].aims for key in taking_part}
     return {
         key: strategy_settings(split_key(key)[0], {"targets": targets[aim]})
