@@ -333,7 +333,8 @@ def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -
 
 def _in_words(settings: FitSettings) -> str:
     length = f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps} steps"
-    return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+    rate = "found for each" if settings.learning_rate is None else f"{settings.learning_rate:g}"
+    return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {rate}"
 
 
 def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: SearchProgress) -> None:

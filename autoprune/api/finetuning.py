@@ -182,10 +182,11 @@ def finetune(
         run: a run that was opened with its problem.
         points: number of points of the front, spread over cost, or a list of points.
         epochs: passes over the training items.
-        settings: everything else about the training, ``epochs`` excepted; by default half of the loss is distillation
-            from the dense model, without labels all of it, as in `recover`; on the evaluator's device. A dense model
-            that does clearly worse than a point on training items does not teach it, with a warning. Of several
-            settings each point keeps what suits it best, judged on search-validation items.
+        settings: everything else about the training, ``epochs`` excepted; by default AdamW at a learning rate that the
+            point stands (see `FitSettings`), and half of the loss is distillation from the dense model, without labels
+            all of it, as in `recover`; on the evaluator's device. A dense model that does clearly worse than a point
+            on training items does not teach it, with a warning. Of several settings each point keeps what suits it
+            best, judged on search-validation items.
         weights: ``"own"``, training starts from the weights that a point was scored with; ``"dense"``, from the
             problem's own, cut to the point's widths and channels by the problem's evaluator: what a structure is worth,
             whatever a search has trained.
@@ -273,8 +274,9 @@ def finetune(
             kept.file(point.id).parent.mkdir(exist_ok=True)
             point.save(kept.file(point.id), model.eval())
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
-            used = asdict(settings_by_point[trained.point][trained.variant])
-            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": used, "seed": seed})
+            used = settings_by_point[trained.point][trained.variant]
+            used = replace(used, learning_rate=trained.learning_rate or used.learning_rate)
+            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": asdict(used), "seed": seed})
         if test and problem.data.test is not None:
             for point in chosen:
                 if not kept.has(point.id, "test"):

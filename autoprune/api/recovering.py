@@ -21,6 +21,7 @@ from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
 from autoprune.train.door import check_minutes, check_model, check_told, checked_data
 from autoprune.train.loop import Progress, fit
+from autoprune.train.rates import tried
 from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
 from autoprune.train.settings import IMITATION, FitSettings
 from autoprune.train.tasks import Unlabelled
@@ -34,14 +35,8 @@ TIMED_STEPS = 4
 FEW_STEPS, FEWEST_ITEMS = 100, 16
 """A recovery has so many steps at least, as far as the time suffices for steps of so many items."""
 
-RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
-"""Learning rates that a recovery tries: networks differ by two orders of magnitude in what they stand."""
-
-FEWEST_TRIED, TRIED_SHARE = 3, 20
-"""Steps in which a learning rate is tried: so many, or one in so many."""
-
-N_TRIED, LITTLE_HARM = 64, 1.2
-"""Search-validation items that say what these steps did; the distance may grow by this factor."""
+N_TRIED = 64
+"""Search-validation items whose distance says what a learning rate does."""
 
 N_JUDGED = 200
 """Items on which BatchNorm statistics are taken, and judged, before a recovery."""
@@ -136,12 +131,11 @@ def train_to_imitate(
             fit(small, data, Unlabelled(), how, teacher=dense, outputs=outputs, seed=seed, progress=tell)
         return small.eval()
 
-    def distance_after(how: FitSettings) -> float:
-        return _distance(trained(how), dense, data, how.device, outputs, N_TRIED)
+    def distance(small: nn.Module) -> float:
+        return _distance(small, dense, data, chosen.device, outputs, N_TRIED)
 
     if settings is None:
-        start = _distance(model, dense, data, chosen.device, outputs, N_TRIED)
-        chosen = _with_rate(chosen, start, distance_after)
+        chosen = tried(chosen, lambda: distance(model), lambda how: distance(trained(how)))
     return trained(chosen, progress)
 
 
@@ -157,28 +151,6 @@ def _affordable(model: nn.Module, dense: nn.Module, data: Data, outputs: Sequenc
         return replace(smallest, steps=steps)
     chosen = replace(usual, batch_size=size)  # larger steps take less time per item
     return replace(chosen, steps=_affordable_steps(model, dense, data, outputs, minutes, chosen))
-
-
-def _with_rate(chosen: FitSettings, start: float, distance_after: Callable[[FitSettings], float]) -> FitSettings:
-    """Return settings with the largest learning rate that does little harm in a few steps, which count.
-
-    Even the best rate may do some at first, so that the least harm would choose far too low a rate.
-
-    Args:
-        chosen: settings with a number of steps.
-        start: distance before the training.
-        distance_after: trains from the start and returns the distance then.
-    """
-    steps = chosen.steps or 1
-    n = max(FEWEST_TRIED, steps // TRIED_SHARE)
-    for tried, rate in enumerate(RATES if steps >= n * len(RATES) else (), start=1):
-        chosen = replace(chosen, steps=max(1, steps - n * tried), learning_rate=rate)
-        try:
-            if distance_after(replace(chosen, steps=n)) <= LITTLE_HARM * start:
-                break
-        except MetricError:  # it diverged
-            pass
-    return chosen
 
 
 def _statistics_settle(dense: nn.Module, data: Data, settings: FitSettings, outputs: Sequence[str]) -> bool:

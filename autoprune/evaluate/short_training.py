@@ -32,7 +32,7 @@ class ShortTrainingSettings(ProxySettings):
             distillation, the dense model is the teacher.
     """
 
-    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100, batch_size=64, learning_rate=0.01))
+    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100, batch_size=64))
 
 
 class ShortTraining(InheritedWeights):

@@ -1,8 +1,8 @@
 """Adapter for Ray Tune, and the only module that imports it: one experiment per point.
 
-A scheduler stops early those settings of a point that fall behind others *of the same point*; points never compete. An
-experiment's controller is an actor of its own, so that points are trained side by side; all of them, and what every
-trial has reached, survive the death of the driver.
+Points never compete, and of several settings of a point each is trained to its end: a scheduler that stops those which
+fall behind would go by who comes first. An experiment's controller is an actor of its own, so that points are trained
+side by side; all of them, and what every trial has reached, survive the death of the driver.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def train_on_ray(
 def _trained(job: PointTraining, variant: int, model: bytes, report: dict[str, Any]) -> Trained:
     metrics = {name: report[name] for name in (*job.task.metrics, *([DISTANCE] if job.compares else []))}
     spent = Spending(macs=report["macs"], seconds=report["seconds"])
-    return Trained(job.point, variant, unpack_weights(model), metrics, spent)
+    return Trained(job.point, variant, unpack_weights(model), metrics, spent, report.get("learning_rate"))
 
 
 def _experiment(
@@ -115,7 +115,6 @@ def _run_experiment(
     job: PointTraining, folder: str, resources: dict[str, float], loggers: tuple[Any, ...]
 ) -> list[tuple[int, bytes, dict[str, Any]]]:
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     trainable = tune.with_resources(tune.with_parameters(_trainable(job, Path(folder).name), job=job), resources)
     path = str(Path(folder) / str(job.point))
@@ -123,16 +122,9 @@ def _run_experiment(
     if tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
-        mode = "max" if job.maximize else "min"
-        scheduler = (
-            ASHAScheduler(time_attr="epoch", metric=job.metric, mode=mode, max_t=10**9, grace_period=2)
-            if len(job.settings) > 1
-            else FIFOScheduler()
-        )
         tuner = tune.Tuner(
             trainable,
             param_space={"point": job.point, "variant": tune.grid_search(list(range(len(job.settings))))},
-            tune_config=tune.TuneConfig(scheduler=scheduler),
             run_config=tune.RunConfig(
                 name=str(job.point),
                 storage_path=folder,
@@ -238,7 +230,7 @@ def _train(config: dict[str, Any], job: PointTraining) -> None:
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
         trained = train_point(job, variant, checkpoint, report)
-        spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
+        spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds, "learning_rate": trained.learning_rate}
         figures = json.dumps([variant, {**trained.metrics, **spent}])
         (Path(folder) / FIGURES).write_bytes(sealed(figures.encode()))
         (Path(folder) / MODEL).write_bytes(sealed(pack_weights(trained.state)))

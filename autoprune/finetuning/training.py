@@ -80,6 +80,7 @@ class Trained:
         state: the trained model's tensors by name.
         metrics: metrics on all search-validation items that score.
         spent: multiply-adds and seconds, of trainings with other settings, too.
+        learning_rate: the largest of its training; None where an earlier version has not kept it.
     """
 
     point: int
@@ -87,6 +88,7 @@ class Trained:
     state: dict[str, Tensor]
     metrics: dict[str, float]
     spent: Spending
+    learning_rate: float | None = None
 
 
 def with_fit_teacher(job: PointTraining) -> PointTraining:
@@ -146,7 +148,7 @@ def train_point(
         progress=None if progress is None else lambda where: progress(where, model),
         seed=job.seed,
     )
-    return Trained(job.point, variant, model.state_dict(), job.measure(model), result.spent)
+    return Trained(job.point, variant, model.state_dict(), job.measure(model), result.spent, result.learning_rate)
 
 
 def best_of(job: PointTraining, results: Sequence[Trained]) -> Trained:
@@ -154,7 +156,7 @@ def best_of(job: PointTraining, results: Sequence[Trained]) -> Trained:
     sign = 1.0 if job.maximize else -1.0
     best = max(results, key=lambda result: sign * result.metrics[job.metric])
     spent = sum((result.spent for result in results), Spending())
-    return Trained(best.point, best.variant, best.state, best.metrics, spent)
+    return replace(best, spent=spent)
 
 
 def train_here(

@@ -41,6 +41,9 @@ PASSES = 3
 
 WEIGHTS = ("frozen", "given", "trained")
 
+SEARCH_RATE = 0.02
+"""The usual learning rate of weights in a search that trains them."""
+
 RESOLVING = StatisticsSettings(n_items=500)
 """The items on which the readers of what was cut are re-solved."""
 
@@ -58,8 +61,9 @@ class TargetSettings:
             widths: the twin.
         epochs: passes of the weights over the training items; may be a fraction.
         batch_size: items per step, of training items and of search-validation items alike.
-        learning_rate: learning rate of the weights: constant after a warm-up in the search, a cosine down to 0 in the
-            tuning (SGD).
+        learning_rate: learning rate of the weights: constant after a warm-up in a search that trains them, a cosine
+            down to 0 in the tuning (SGD). None: `SEARCH_RATE` in the search, and AdamW at a rate that the network
+            stands in the tuning.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD.
 
@@ -73,7 +77,7 @@ class TargetSettings:
     learns: bool = True
     epochs: float = 4.0
     batch_size: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -86,8 +90,13 @@ class TargetSettings:
         check.not_negative(self, "momentum", "weight_decay")
         self.fit(1)
 
+    def searching(self, n_steps: int, warmup: float = 0.0) -> FitSettings:
+        """Return how the weights learn in a search of so many steps."""
+        rate = SEARCH_RATE if self.learning_rate is None else self.learning_rate
+        return replace(self.fit(n_steps), optimizer="sgd", learning_rate=rate, warmup=warmup, final_learning_rate=1.0)
+
     def fit(self, n_steps: int) -> FitSettings:
-        """Return how the weights learn for so many steps."""
+        """Return how the weights learn in the tuning, in so many steps."""
         return FitSettings(
             steps=n_steps,
             batch_size=self.batch_size,

@@ -42,7 +42,8 @@ class SparsifySettings:
         regularization: settings of the regularizer, by name.
         epochs: passes over the training items; may be a fraction.
         batch_size: items per step.
-        learning_rate: the largest one; a cosine leads down from it (SGD).
+        learning_rate: the largest one; a cosine leads down from it (SGD). None: 0.02, or less where the network does
+            not stand that, see `FitSettings`.
         warmup: share of the training in which the learning rate grows.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD, beside the penalty.
@@ -61,7 +62,7 @@ class SparsifySettings:
     regularization: Mapping[str, Any] = field(default_factory=dict)
     epochs: float = 10.0
     batch_size: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     warmup: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -87,6 +88,7 @@ class SparsifySettings:
         return FitSettings(
             epochs=self.epochs,
             batch_size=self.batch_size,
+            optimizer="sgd",
             learning_rate=self.learning_rate,
             warmup=self.warmup,
             momentum=self.momentum,

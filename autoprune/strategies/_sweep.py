@@ -40,13 +40,14 @@ class _AnySweepSettings:
     epochs: float | None = None
     min_epochs: float = 0.1
     step: int = 2
+    learning_rate: float | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the values."""
         check.at_least(self, 1, "n_targets", "step")
         check.share(self, "share", but=(0, 1))
-        check.positive(self, "epochs", "min_epochs")
+        check.positive(self, "epochs", "min_epochs", "learning_rate")
         if self.epochs is not None and self.min_epochs > self.epochs:
             msg = f"expected min_epochs <= epochs, got {self.min_epochs} and {self.epochs}"
             raise InvalidArgumentError(msg)
@@ -68,6 +69,7 @@ class SweepSettings(_AnySweepSettings):
             multiply-adds pay for; four where these are not limited.
         min_epochs: below which a preparation is worth nothing.
         step: largest number of variables that a step from the front changes by one level.
+        learning_rate: learning rate at which weights are trained, by SGD; None: AdamW at one that the network stands.
         preparation: further settings of the recipe, JSON types.
 
     Raises:
@@ -198,7 +200,9 @@ class SweepStrategy(BaseStrategy):
         return float(usual if self.settings.epochs is None else self.settings.epochs)
 
     def _job(self, id_: int, target: float, epochs: float, start: Candidate | None = None, seed: int = 0) -> Prepare:
+        rate = self.settings.learning_rate
         settings = {
+            **({} if rate is None else {"learning_rate": rate}),
             **self.settings.preparation,
             "learns": self.learns,
             "target": target,

@@ -48,7 +48,8 @@ class StrategyInfo(Info):
         inherits: whether candidates inherit the weights of the setup, or weights that are made from them: others gain
             nothing from prepared weights.
         revision: number of the meaning of its open settings (None), counted from 1. Runs record it.
-        former: values that open settings stood for in runs of revision 1, by name: those go on under them.
+        former: values that open settings stood for until a revision, by this revision and their names: runs from before
+            it go on under them.
     """
 
     needs: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class StrategyInfo(Info):
     plans_macs: bool = False
     inherits: bool = True
     revision: int = 1
-    former: Mapping[str, Any] = field(default_factory=dict)
+    former: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -74,7 +75,8 @@ class StrategyInfo(Info):
 
     def former_settings(self, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what open settings mean in a run whose folder says ``recorded``; nothing where that is today's."""
-        return self.former if recorded.get("revision", 1) < self.revision else {}
+        there = recorded.get("revision", 1)
+        return {name: value for at, meant in self.former.items() if at > there for name, value in meant.items()}
 
     if TYPE_CHECKING:
 
@@ -89,6 +91,9 @@ _GUAN_2023 = (
 _WONG_2018 = "Wong et al., StressedNets, 2018, arXiv 1801.05387; evolutionary-synthesis-style"
 _LIU_2019 = "Liu et al., MetaPruning: Meta learning for automatic neural network channel pruning, ICCV 2019"
 _NING_2020 = "Ning et al., DSA: More efficient budgeted pruning via differentiable sparsity allocation, ECCV 2020"
+_SGD = {"learning_rate": 0.02}
+"""What an open learning rate was of trainings, before networks had rates of their own."""
+
 _BUILT_IN = (
     StrategyInfo(
         "acp",
@@ -124,6 +129,8 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         aims="shares",
+        revision=2,
+        former={2: _SGD},
     ),
     StrategyInfo(
         "random",
@@ -147,7 +154,7 @@ _BUILT_IN = (
         "autoprune.strategies.knapsack:KnapsackStrategy",
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
         revision=2,
-        former={"middles": 0},
+        former={2: {"middles": 0}},
     ),
     StrategyInfo(
         "gp",
@@ -172,7 +179,7 @@ _BUILT_IN = (
         is_random=False,
         is_finite=True,
         revision=2,
-        former={"middles": 0},
+        former={2: {"middles": 0}},
         aims="limits",
     ),
     StrategyInfo(
@@ -185,8 +192,8 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         aims="shares",
-        revision=2,
-        former={"epochs": 4.0},
+        revision=3,
+        former={2: {"epochs": 4.0}, 3: _SGD},
     ),
     StrategyInfo(
         "dais:frozen",
@@ -199,8 +206,8 @@ _BUILT_IN = (
         plans_macs=True,
         twin_of="dais",
         aims="shares",
-        revision=2,
-        former={"epochs": 4.0},
+        revision=3,
+        former={2: {"epochs": 4.0}, 3: _SGD},
     ),
     StrategyInfo(
         "dsa",
@@ -212,8 +219,8 @@ _BUILT_IN = (
         takes_warm_start=True,
         plans_macs=True,
         aims="shares",
-        revision=2,
-        former={"epochs": 4.0},
+        revision=3,
+        former={2: {"epochs": 4.0}, 3: _SGD},
     ),
     StrategyInfo(
         "dsa:uniform",
@@ -226,8 +233,8 @@ _BUILT_IN = (
         plans_macs=True,
         twin_of="dsa",
         aims="shares",
-        revision=2,
-        former={"epochs": 4.0},
+        revision=3,
+        former={2: {"epochs": 4.0}, 3: _SGD},
     ),
     StrategyInfo(
         "synthesis",
@@ -237,6 +244,8 @@ _BUILT_IN = (
         is_learning=False,
         recipes=("synthesis",),
         aims="shares",
+        revision=2,
+        former={2: _SGD},
     ),
     StrategyInfo(
         "synthesis:uniform",
@@ -247,6 +256,8 @@ _BUILT_IN = (
         recipes=("synthesis",),
         twin_of="synthesis",
         aims="shares",
+        revision=2,
+        former={2: _SGD},
     ),
     StrategyInfo(
         "metapruning",
@@ -257,7 +268,7 @@ _BUILT_IN = (
         recipes=("pruningnet", "supernet"),
         fidelity="generated",
         revision=2,
-        former={"generator": "slimmable"},
+        former={2: {"generator": "slimmable"}},
     ),
     StrategyInfo(
         "metapruning:random",

@@ -39,6 +39,7 @@ class SynthesisSettings:
         share: largest share of the budget's multiply-adds, if these are limited, that all trainings together take.
         epochs: most epochs of one training, and the exact number if nothing limits it.
         min_epochs: below which a training is worth nothing.
+        learning_rate: learning rate of the trainings, by SGD; None: AdamW at one that the network stands.
         preparation: further settings of the recipe, JSON types, such as ``{"stress": "decay"}``.
 
     Raises:
@@ -52,13 +53,14 @@ class SynthesisSettings:
     share: float = 0.85
     epochs: float = 4.0
     min_epochs: float = 0.25
+    learning_rate: float | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the values."""
         check.at_least(self, 1, "generations", "offspring")
         check.share(self, "share", but=(0, 1))
-        check.positive(self, "epochs", "min_epochs")
+        check.positive(self, "epochs", "min_epochs", "learning_rate")
         check_targets(self.targets)
 
 
@@ -160,6 +162,7 @@ class SynthesisStrategy(BaseStrategy):
         """Return the job of one offspring, as long as what may be spent allows."""
         settings, setup = self.settings, self.setup
         given: dict[str, Any] = {
+            **({} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}),
             **settings.preparation,
             "learns": self.learns,
             "target": self._targets[place[0]],

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,14 +20,21 @@ from autoprune.errors import InvalidArgumentError, shown
 from autoprune.surgery.listening import answers
 from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state, under
 from autoprune.train.data import Data
-from autoprune.train.devices import autocast, placed, prefers_channels_last, resolve_device
+from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.door import check_learns, check_model, check_told, checked_data, checked_seed, checked_task
+from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
+from autoprune.train.rates import tried
+from autoprune.train.recalibrate import fixed_buffers
 from autoprune.train.settings import FitSettings
 from autoprune.train.source import Batch, to_device
-from autoprune.train.stepping import StepPlan, steps_per_epoch, train_steps
+from autoprune.train.split import Split
+from autoprune.train.stepping import StepPlan, batches, steps_per_epoch, train_steps
 from autoprune.train.task_traits import check_loss, distilled_loss
 from autoprune.train.tasks import Task
+
+N_JUDGED = 64
+"""Training items, at least, whose loss says what a learning rate does."""
 
 _REGULARIZER = "regularizer."
 """Prefix, in a checkpoint, of what the regularizer remembers."""
@@ -59,12 +66,15 @@ class FitResult:
     Attributes:
         steps: steps done, those before a resumption included.
         history: ``(step, mean loss since the one before)`` pairs of this process.
-        spent: multiply-adds of all steps (also those before a resumption) and the seconds of this process.
+        spent: multiply-adds of all steps (also those before a resumption, and those in which learning rates were tried)
+            and the seconds of this process.
+        learning_rate: the largest one; that which was found, where none was given.
     """
 
     steps: int
     history: tuple[tuple[int, float], ...]
     spent: Spending
+    learning_rate: float | None = None
 
     @property
     def loss(self) -> float:
@@ -122,6 +132,7 @@ def fit(
 
     Every step draws from generators seeded by its own number, so a run that was killed at any moment and started again
     with the same checkpoint ends with the very weights of an undisturbed one (on the same device and thread setting).
+    Learning rates are tried by the loss on training items, before the checkpoint is looked at.
 
     Args:
         model: trained in place; ends on the device it came from, in the mode it came in.
@@ -153,22 +164,24 @@ def fit(
         )
         raise InvalidArgumentError(msg)
     data, task, seed = checked_data(data).for_model(model), checked_task(task), checked_seed(seed)
-    settings = settings_of(FitSettings, settings, "the training")
+    how = settings_of(FitSettings, settings, "the training")
     check_told(progress)
-    distillation = _distillation(settings, teacher)
+    distillation = _distillation(how, teacher)
     if distillation is None or distillation.weight < 1:
         check_loss(task, data, "training on labels")
     objective = _Objective(model, task, teacher, distillation, tuple(outputs))
-    device = resolve_device(settings.device)
-    channels_last = prefers_channels_last(model) if settings.channels_last is None else settings.channels_last
-    macs = _counted_macs(model, teacher, data, settings)
-    n_steps = settings.n_steps(steps_per_epoch(len(data.train), settings.batch_size))
+    device = resolve_device(how.device)
+    channels_last = prefers_channels_last(model) if how.channels_last is None else how.channels_last
+    macs = _counted_macs(model, teacher, data, how)
+    n_steps = how.n_steps(steps_per_epoch(len(data.train), how.batch_size))
+    plan = StepPlan(n_steps, how.batch_size, device, channels_last, how.threads)
+    identity = _identity(model, data, task, how, teacher, regularizer, seed, outputs)
     started = time.monotonic()
 
     def report(done: int, loss: float) -> None:
         if progress:
-            rate = settings.learning_rate_at(done - 1, n_steps)
-            progress(Progress(done, n_steps, loss, rate, time.monotonic() - started))
+            rate = how.learning_rate_at(done - 1, plan.n_steps)
+            progress(Progress(done, plan.n_steps, loss, rate, time.monotonic() - started))
 
     with ExitStack() as stack:
         stack.enter_context(placed(model, device, training=True, channels_last=channels_last))
@@ -176,11 +189,14 @@ def fit(
             stack.enter_context(placed(teacher, device, training=False, channels_last=channels_last))
         if regularizer is not None:
             stack.callback(regularizer.close)
+        if how.learning_rate is None:
+            how = _with_rate(objective, replace(how, steps=n_steps), data.train, plan, seed)
+            plan = replace(plan, n_steps=how.n_steps(1))
         history = train_steps(
-            _Student(objective, settings, device, regularizer),
+            _Student(objective, how, device, regularizer),
             data.train,
-            StepPlan(n_steps, settings.batch_size, device, channels_last, settings.threads),
-            identity=_identity(model, data, task, settings, teacher, regularizer, seed, outputs),
+            plan,
+            identity=identity,
             checkpoint=checkpoint,
             report=report,
             seed=seed,
@@ -188,7 +204,8 @@ def fit(
         if regularizer is not None:
             with torch.no_grad():
                 regularizer.finish()
-    return FitResult(n_steps, history, Spending(macs=macs, seconds=time.monotonic() - started))
+    spent = Spending(macs=macs, seconds=time.monotonic() - started)
+    return FitResult(plan.n_steps, history, spent, how.learning_rate)
 
 
 def training_macs(settings: FitSettings, n_items: int, *, macs: int, teacher_macs: int = 0) -> int:
@@ -271,6 +288,38 @@ class _Student:
             self._regularizer.restore(under(_REGULARIZER, state))
 
 
+def _with_rate(objective: _Objective, settings: FitSettings, train: Split, plan: StepPlan, seed: int) -> FitSettings:
+    """Return settings with a learning rate that the model stands, and the steps that are left; it is as it was then."""
+    model, seed = objective.model, derive_seed(seed, "learning rate")
+    tensors = [*model.parameters(), *model.buffers()]
+    given = [tensor.detach().clone() for tensor in tensors]
+    look = replace(plan, n_steps=-(-N_JUDGED // plan.batch_size), augment=False)
+
+    def loss() -> float:
+        with reproducible(plan.threads), preserved_random_state(plan.device), fixed_buffers(model), torch.no_grad():
+            losses = []
+            for step, batch in batches(train, look, range(look.n_steps), derive_seed(seed, "look")):
+                seed_libraries(derive_seed(seed, "step", step), plan.device)
+                with autocast(plan.device, enabled=settings.mixed_precision):
+                    losses.append(objective(batch))
+            return float(torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def restore() -> None:
+        for tensor, value in zip(tensors, given, strict=True):
+            tensor.copy_(value)
+
+    def after(chosen: FitSettings) -> float:
+        student = _Student(objective, chosen, plan.device, None)
+        try:
+            train_steps(student, train, replace(plan, n_steps=chosen.n_steps(1)), identity="", seed=seed)
+            return loss()
+        finally:
+            restore()
+
+    return tried(settings, loss, after, look.n_steps)
+
+
 def _distillation(settings: FitSettings, teacher: nn.Module | None) -> Distillation | None:
     if teacher is not None:
         return settings.distillation or Distillation()
@@ -292,13 +341,12 @@ def _counted_macs(model: nn.Module, teacher: nn.Module | None, data: Data, setti
 
 def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate = settings.learning_rate_at(0, 1)  # every step has its own
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        return torch.optim.AdamW(parameters, rate, betas=settings.betas, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
         parameters,
-        settings.learning_rate,
+        rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,

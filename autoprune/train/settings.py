@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from autoprune.core import check
+from autoprune.errors import InvalidArgumentError
 from autoprune.train.distill import Distillation
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -19,8 +20,9 @@ class FitSettings:
         epochs: passes over the training items; may be a fraction.
         steps: optimizer steps, instead of ``epochs``.
         batch_size: items per step; an incomplete last batch of an epoch is left out.
-        optimizer: ``"sgd"`` or ``"adamw"``.
-        learning_rate: largest learning rate, after the warm-up.
+        optimizer: ``"sgd"`` or ``"adamw"``; by default SGD at a learning rate that is given, AdamW where none is.
+        learning_rate: largest learning rate, after the warm-up. None: the largest of some that does little harm in a
+            few steps each, which are taken from the others (`autoprune.train.rates`).
         momentum: momentum of SGD.
         nesterov: Nesterov momentum in SGD.
         betas: betas of AdamW.
@@ -41,8 +43,8 @@ class FitSettings:
     epochs: float = 1.0
     steps: int | None = None
     batch_size: int = 128
-    optimizer: str = "sgd"
-    learning_rate: float = 0.02
+    optimizer: str = ""
+    learning_rate: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
@@ -57,7 +59,9 @@ class FitSettings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; the usual optimizer is written down."""
+        if not self.optimizer:
+            object.__setattr__(self, "optimizer", OPTIMIZERS[self.learning_rate is None])
         check.one_of(self, "optimizer", OPTIMIZERS)
         check.positive(self, "epochs", "batch_size", "learning_rate", "threads", "steps", "clip_norm", finite=True)
         check.not_negative(self, "momentum", "weight_decay")
@@ -69,6 +73,9 @@ class FitSettings:
 
     def learning_rate_at(self, step: int, n_steps: int) -> float:
         """Return the learning rate of ``step``, counted from 0: linear warm-up, then a cosine to the final one."""
+        if self.learning_rate is None:
+            msg = "expected settings with a learning rate; where there is none, a training finds one first"
+            raise InvalidArgumentError(msg)
         warm = round(self.warmup * n_steps)
         if step < warm:
             return self.learning_rate * (step + 1) / (warm + 1)
@@ -77,9 +84,9 @@ class FitSettings:
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
 
-IMITATION = FitSettings(optimizer="adamw", learning_rate=3e-4, weight_decay=0.0, distillation=Distillation(weight=1.0))
+IMITATION = FitSettings(weight_decay=0.0, distillation=Distillation(weight=1.0))
 """Settings to learn a dense model's outputs alone, without labels.
 
 AdamW, whose steps do not depend on the unit of the outputs: SGD at a rate that suits one network stands still on
-another, or diverges (docs/reconstruction.md). The learning rate is a cautious one.
+another, or diverges (docs/reconstruction.md).
 """

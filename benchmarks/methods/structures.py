@@ -8,7 +8,8 @@ the multiply-adds, cut from the dense weights with its readers re-solved, polish
 same multiply-adds (three epochs at 30 %). Test accuracy on 6,000 images, as found and trained. Killed, it goes on.
 
 Structures: ``uniform`` (the twin of DAIS, for as good as no training), ``knapsack`` (100 evaluations by distance), and
-``dais-WEIGHTS-MACS``, with ``/SEED`` where it is not 0: a search in ``frozen`` or in ``trained`` weights for so many.
+``dais-WEIGHTS-MACS``, with ``@BATCH`` where it is not 64 and ``/SEED`` where it is not 0: a search in ``frozen`` or
+in ``trained`` weights for so many.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def found(problem: ap.Problem, name: str, share: float, out: Path) -> ap.Run:
     settings: dict[str, Any] = {"targets": (share,), "share": 0.95, "min_epochs": 0.001, "epochs": 20}
     if method == "uniform":
         return search("dais:frozen", ap.Budget(macs=4.5e11), settings={**settings, "preparation": {"tune_share": 0.9}})
+    method, _, batch = method.partition("@")
     _, weights, macs = method.split("-")
-    settings["preparation"] = {"weights": weights, "tune_share": 0.1}
+    settings["preparation"] = {"weights": weights, "tune_share": 0.1, "batch_size": int(batch or 64)}
     return search("dais", ap.Budget(macs=float(macs)), settings=settings)
 
 

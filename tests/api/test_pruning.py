@@ -15,7 +15,7 @@ from torch import nn
 import autoprune as ap
 from autoprune.api import pruning, recovering
 from autoprune.core.jobs import PROBE
-from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, MetricError, UnknownNameError
+from autoprune.errors import AutopruneWarning, InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.evaluate.distance import measure_with_distance
 from autoprune.evaluate.measure import MeasureSettings
 from autoprune.train.distill import Distillation
@@ -218,23 +218,6 @@ def test_steps_have_fewer_items_where_time_is_short(
     monkeypatch.setattr(recovering, "_affordable_steps", lambda *_: pace)
     found = recovering._affordable(model, model, data, (), 1.0)
     assert (found.batch_size, found.steps) == (size, steps)
-
-
-@pytest.mark.parametrize("largest", [*recovering.RATES, 1e-9])
-def test_the_largest_rate_that_does_little_harm_is_taken(largest: float) -> None:
-    """What diverges does much; trials count as steps; the lowest rate is left where all do harm."""
-    tried = []
-
-    def distance_after(how: ap.FitSettings) -> float:
-        tried.append(how.learning_rate)
-        if how.learning_rate > 10 * largest:
-            raise MetricError("diverged")
-        return 1.0 if how.learning_rate <= largest else 2.0
-
-    found = recovering._with_rate(ap.FitSettings(steps=200), 0.9, distance_after)
-    assert found.learning_rate == max(largest, recovering.RATES[-1])
-    assert tried == [rate for rate in recovering.RATES if rate >= found.learning_rate]
-    assert found.steps == 200 - 10 * len(tried)
 
 
 def test_wrong_calls_are_refused_at_the_door(trained: tuple[nn.Module, ap.Data]) -> None:

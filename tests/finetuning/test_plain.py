@@ -11,6 +11,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.errors import InvalidArgumentError, UnknownNameError
@@ -120,3 +122,36 @@ def test_mistakes_are_named(run: ap.Run, tmp_path: Path) -> None:
         ap.finetune(run, points=[])
     with pytest.raises(InvalidArgumentError, match="open the run with its problem"):
         ap.finetune(ap.open_run(run.folder))
+
+
+class Rows(nn.Module):
+    """Reads an image row by row, in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 32, num_layers=2, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, 10) scores of (n, 1, 8, 8) images."""
+        return self.fc(self.lstm(x[:, 0])[0].mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:the criterion 'obs' says nothing")
+def test_the_defaults_suit_a_network_without_norms(tmp_path: Path) -> None:
+    """An LSTM, which SGD at the usual rate of residual networks leaves at guessing, or brings there, is trained on.
+
+    The rate that was found, within those that are tried, is on record.
+    """
+    torch.manual_seed(0)
+    model, data = Rows(), ap.load_data("digits")
+    ap.fit(model, data, ap.Classification(), ap.FitSettings(epochs=20, optimizer="adamw", learning_rate=5e-3))
+    problem = ap.Problem(model, data=data)
+    run = ap.search(problem, "uniform", 8, prepare="none", store=tmp_path / "run", progress=False)
+    tuned = ap.finetune(run, [run.front[0], run.front[-2]], 6, progress=False)
+    before, after = ([point.metrics["accuracy"] for point in points] for points in ([t.point for t in tuned], tuned))
+    assert after[0] > before[0] + 0.2
+    assert after[1] >= before[1] - 0.01
+    records = [record for record in run.record.records("finetune") if record["role"] == "val"]
+    assert all(record["settings"]["optimizer"] == "adamw" for record in records)
+    assert {record["settings"]["learning_rate"] for record in records} <= {3e-3, 1e-3, 3e-4, 1e-4, 3e-5}

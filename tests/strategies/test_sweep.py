@@ -12,6 +12,7 @@ import pytest
 from autoprune.core.jobs import Evaluate, Prepare
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.strategies._sweep import DsaStrategy, SweepSettings, UniformDsaStrategy
+from autoprune.strategies.registry import find_strategy
 from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy
 from autoprune.testing.strategy_laws import drive
 from autoprune.testing.toys import failed_outcome, toy_outcome, toy_setup
@@ -115,6 +116,20 @@ def test_a_large_budget_is_used_up_however_small_the_networks():
         sweep = DsaStrategy(limited, SweepSettings(targets=(0.5, 0.2), **settings))
         made = preparations(drive(sweep, limited, 12))
         assert [job.settings["epochs"] for job in made] == [settings.get("epochs", 4.0)] * 2
+
+
+@pytest.mark.parametrize("recorded", [1, 2, 3])
+@pytest.mark.parametrize("name", ["dais", "dais:frozen", "dsa", "dsa:uniform"])
+def test_runs_from_before_train_on_as_they_began(name, recorded):
+    """Those of the first revision for four epochs at most, and of the first two at one learning rate for all networks.
+
+    Their jobs say so; those of today's runs leave the rate to the recipe, unless it is given.
+    """
+    former = find_strategy(name)[0].former_settings({"revision": recorded} if recorded > 1 else {})
+    assert former == [{"epochs": 4.0, "learning_rate": 0.02}, {"learning_rate": 0.02}, {}][recorded - 1]
+    setup = toy_setup()
+    (first, *_) = preparations(drive(DsaStrategy(setup, SweepSettings(targets=(0.5,), **former)), setup, 4))
+    assert first.settings.get("learning_rate") == former.get("learning_rate")
 
 
 @pytest.mark.parametrize(("epochs", "n"), [(3.1, 3), (3.9, 3), (9.0, 4)])

@@ -55,7 +55,7 @@ class DaisRecipe(StructureRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 7
+    version = 8
 
     def _search(
         self,

@@ -21,7 +21,6 @@ from autoprune.prepare.dais.penalties import asymmetry, into_dead_zone, lasso
 from autoprune.train.checkpoint import restore_training, training_state, under
 from autoprune.train.devices import autocast
 from autoprune.train.recalibrate import fixed_buffers
-from autoprune.train.settings import FitSettings
 from autoprune.train.soft_gates import SoftGatedModel
 from autoprune.train.source import Batch
 from autoprune.train.split import Split
@@ -159,11 +158,11 @@ class DaisSearch:
         n_updates = plan.n_steps if settings.weights == "frozen" else -(-plan.n_steps // settings.indicator_every)
         rate = settings.level * min(settings.travel / n_updates, MAX_STEP)
         self._optimizer = IndicatorOptimizer(gated.layout, rate, plan.device)
-        self._schedule = FitSettings(learning_rate=settings.learning_rate, warmup=WARMUP, final_learning_rate=1.0)
+        self._schedule = settings.searching(plan.n_steps, WARMUP)
         parameters = [parameter for parameter in gated.parameters() if parameter.requires_grad]
         self._sgd = torch.optim.SGD(
             parameters,
-            settings.learning_rate,
+            self._schedule.learning_rate_at(0, plan.n_steps),
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
             weight_decay=settings.weight_decay,

@@ -18,7 +18,7 @@ recalibrated by the evaluator.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class DsaRecipe(StructureRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 6
+    version = 7
 
     def _search(
         self,
@@ -149,7 +149,7 @@ class DsaRecipe(StructureRecipe):
                 cost,
                 schedule,
                 (float(cost.share(cost.high if first is None else first)), target),
-                replace(settings.fit(schedule.n_steps), warmup=0.05, final_learning_rate=1.0),
+                settings.searching(schedule.n_steps, 0.05),
                 plan,
                 uses_taylor=settings.importance == "taylor",
                 frozen=settings.weights == "frozen",

@@ -167,7 +167,7 @@ class DsaSearch:
         self._sensitivity = torch.zeros(int(kept.sum()), device=plan.device)
         self._optimizer = torch.optim.SGD(
             gated.model.parameters(),
-            fit.learning_rate,
+            fit.learning_rate_at(0, plan.n_steps),
             momentum=fit.momentum,
             nesterov=fit.nesterov and fit.momentum > 0,
             weight_decay=fit.weight_decay,

@@ -1,0 +1,57 @@
+"""The learning rate that a network stands: networks differ by two orders of magnitude in it.
+
+SGD at 0.02 trains a residual network on and brings a vision transformer or an LSTM to the accuracy of guessing
+(docs/reconstruction.md). So where no rate is given, some are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from autoprune.errors import MetricError
+from autoprune.train.settings import FitSettings
+
+RATES = {"adamw": (3e-3, 1e-3, 3e-4, 1e-4, 3e-5), "sgd": (2e-2, 6e-3, 2e-3, 6e-4, 2e-4)}
+"""Learning rates that are tried, the largest first."""
+
+CAUTIOUS = {"adamw": 3e-4, "sgd": 2e-3}
+"""The learning rate of trainings that are too short to try any."""
+
+FEWEST_TRIED, MOST_TRIED, TRIED_SHARE = 3, 100, 20
+"""Steps in which a learning rate is tried: one in so many, so many at least and at most."""
+
+LITTLE_HARM = 1.2
+"""What is minimised may grow by this factor in these steps."""
+
+
+def tried(
+    settings: FitSettings, start: Callable[[], float], after: Callable[[FitSettings], float], look: int = 0
+) -> FitSettings:
+    """Return settings with the largest learning rate that does little harm in a few steps, which count.
+
+    Even the best rate may do some harm at first, so that the least harm would choose far too low a rate.
+
+    Args:
+        settings: settings with a number of steps.
+        start: returns what is minimised, before the training.
+        after: trains from the start with the settings that it is given, and returns what is minimised then.
+        look: steps that a look at what is minimised is charged as.
+
+    Returns:
+        The settings with a learning rate and the steps that are left.
+    """
+    steps, rates = settings.steps or 1, RATES[settings.optimizer]
+    n = min(MOST_TRIED, max(FEWEST_TRIED, steps // TRIED_SHARE))
+    chosen = replace(settings, learning_rate=CAUTIOUS[settings.optimizer])
+    if steps <= look + (n + look) * len(rates):
+        return chosen
+    most = LITTLE_HARM * start()
+    for n_tried, rate in enumerate(rates, start=1):
+        chosen = replace(settings, steps=steps - look - (n + look) * n_tried, learning_rate=rate)
+        try:
+            if after(replace(chosen, steps=n)) <= most:
+                break
+        except MetricError:  # it diverged
+            pass
+    return chosen
