@@ -103,6 +103,7 @@ class Sparsify(Recipe):
     """Trains the dense network with a sparsity regularizer."""
 
     Settings = SparsifySettings
+    version = 2
 
     @classmethod
     def check(cls, settings: SparsifySettings, setup: JobSetup) -> None:

@@ -9,7 +9,7 @@
 >>> from autoprune.train.tasks import Classification
 >>> data = load_data("digits")
 >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
->>> result = fit(model, data, Classification(), FitSettings(epochs=3, batch_size=32))
+>>> result = fit(model, data, Classification(), FitSettings(epochs=3, batch_size=32, learning_rate=0.02))
 >>> result.steps, result.spent.macs
 (120, 7372800)
 >>> Classification().metric(model, data.validation.loader(100))["accuracy"] > 0.8
