@@ -21,8 +21,8 @@ CAUTIOUS = {"adamw": 3e-4, "sgd": 2e-3}
 FEWEST_TRIED, MOST_TRIED, TRIED_SHARE = 3, 100, 20
 """Steps in which a learning rate is tried: one in so many, so many at least and at most."""
 
-LITTLE_HARM = 1.2
-"""What is minimised may grow by this factor in these steps."""
+LITTLE_HARM = 0.2
+"""What is minimised may grow by this share of its size in these steps."""
 
 
 def tried(
@@ -46,7 +46,8 @@ def tried(
     chosen = replace(settings, learning_rate=CAUTIOUS[settings.optimizer])
     if steps <= look + (n + look) * len(rates):
         return chosen
-    most = LITTLE_HARM * start()
+    first = start()
+    most = first + LITTLE_HARM * abs(first)  # some losses are negative
     for n_tried, rate in enumerate(rates, start=1):
         chosen = replace(settings, steps=steps - look - (n + look) * n_tried, learning_rate=rate)
         try:

@@ -83,6 +83,13 @@ def test_a_short_training_is_cautious() -> None:
     assert (found.learning_rate, found.steps) == (RATES["adamw"][-1], 1)
 
 
+def test_little_harm_is_judged_by_the_size_of_a_loss() -> None:
+    """A loss below zero may grow by as much as one above it."""
+    losses = {3e-3: -0.7, 1e-3: -0.85, 3e-4: -1.0}
+    found = tried(FitSettings(steps=100), lambda: -1.0, lambda settings: losses[settings.learning_rate])
+    assert found.learning_rate == 1e-3
+
+
 @pytest.mark.parametrize("optimizer", ["", "sgd"])
 @pytest.mark.parametrize("size", [0.1, 1.0, 10.0])
 def test_no_network_is_worse_for_it(optimizer: str, size: float) -> None:
