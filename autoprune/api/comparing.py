@@ -32,6 +32,7 @@ from autoprune.comparison.summarize import summarize, trial
 from autoprune.comparison.summary import SampledCandidate, SkippedRun
 from autoprune.core.budget import Budget
 from autoprune.core.interruption import signals_interrupt
+from autoprune.core.objectives import soft_cost
 from autoprune.core.protocols import Executor
 from autoprune.core.settings import checked_path
 from autoprune.errors import (
@@ -43,7 +44,6 @@ from autoprune.errors import (
 )
 from autoprune.execute.settings import RaySettings, check_executor
 from autoprune.orchestrator import SearchProgress
-from autoprune.strategies._sweep import soft_cost
 from autoprune.strategies.registry import find_strategy, strategy_settings
 from autoprune.strategies.warm_start import USUAL, split_key
 from autoprune.train.settings import FitSettings

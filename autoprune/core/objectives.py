@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from autoprune.errors import AutopruneWarning, InvalidArgumentError, shown
 
 COSTS = ("macs", "params", "peak_bytes", "latency")
 """Names that are counted on the cut model, or predicted for it; all are minimised. Latency is in nanoseconds."""
+
+SOFT_COSTS = ("macs", "params")
+"""Costs that are polynomials in the widths, so that a gradient follows them and a budget is met in expectation."""
 
 RATES = ("accuracy", "top1", "top5", "f1", "iou", "miou", "pixel_accuracy", "auroc")
 """Metric names that everybody gives to shares of 1; ``error`` and ``map`` are given to other figures, too."""
@@ -142,6 +145,11 @@ class Objectives:
             raise InvalidArgumentError(msg)
         signs = np.array([-1.0 if item.maximize else 1.0 for item in self.items])
         return signs * np.array([float(figures[name]) for name in self.names])
+
+
+def soft_cost(objectives: Iterable[str], limits: Iterable[str]) -> str:
+    """Return the cost that budgets of a search by gradients are in, given the names of objectives and limits."""
+    return next((name for name in (*objectives, *limits) if name in SOFT_COSTS), SOFT_COSTS[0])
 
 
 def objective_names(texts: Sequence[str]) -> tuple[str, ...]:

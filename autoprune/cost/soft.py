@@ -13,9 +13,6 @@ from torch import Tensor
 from autoprune.cost.model import CostModel
 from autoprune.errors import InvalidArgumentError
 
-SOFT = ("macs", "params")
-"""Costs that are polynomials in the widths, so that a budget in them can be met in expectation."""
-
 
 class SoftCosts:
     """Differentiable costs of soft widths; at whole widths they are the exact integers.

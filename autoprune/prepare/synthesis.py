@@ -28,8 +28,9 @@ from autoprune.core import check
 from autoprune.core.bisection import bisect
 from autoprune.core.groups import BoolArray, FloatArray
 from autoprune.core.jobs import WeightSet
+from autoprune.core.objectives import SOFT_COSTS
 from autoprune.cost.model import CostModel
-from autoprune.cost.soft import SOFT, SoftCosts
+from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import PASSES, BudgetedRecipe, Found, TargetSettings, rounded
 from autoprune.prepare.statistics import dense_model
@@ -76,7 +77,7 @@ class SynthesisSettings(TargetSettings):
     def __post_init__(self) -> None:
         """Check the values; lists, as JSON brings them, become tuples."""
         super().__post_init__()
-        check.one_of(self, "cost", SOFT)
+        check.one_of(self, "cost", SOFT_COSTS)
         check.one_of(self, "stress", (*STRESSES, "none"))
         check.share(self, "say")
         self.rule()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, ClassVar
@@ -13,14 +13,12 @@ import numpy as np
 from autoprune.core import check
 from autoprune.core.groups import FloatArray, IntArray
 from autoprune.core.jobs import Candidate, Evaluate, Evaluation, Job, Preparation, Prepare, WeightSet
+from autoprune.core.objectives import soft_cost
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InfeasibleError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._preparation import Preparations, sized
-
-SOFT_COSTS = ("macs", "params")
-"""Costs that a gradient can follow; budgets are in the first of the objectives and limits that is one of them."""
 
 _FEWEST = 3  # preparations that make a front, unless fewer targets are wanted
 _USUAL_TARGETS = (0.7, 0.5, 0.3)  # of the baseline that trains, as shares of the dense model's cost
@@ -348,11 +346,6 @@ class UniformDsaStrategy(DsaStrategy):
     """The twin: one keep ratio for all variables; all multiply-adds train what it cuts at once."""
 
     learns = False
-
-
-def soft_cost(objectives: Iterable[str], limits: Iterable[str]) -> str:
-    """Return the cost that budgets are in, given the names of the objectives and of the limits."""
-    return next((name for name in (*objectives, *limits) if name in SOFT_COSTS), SOFT_COSTS[0])
 
 
 def spread_targets(

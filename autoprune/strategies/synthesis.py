@@ -18,10 +18,11 @@ import numpy as np
 
 from autoprune.core import check
 from autoprune.core.jobs import MATE, Candidate, Evaluate, Evaluation, Job, Preparation, Prepare
+from autoprune.core.objectives import soft_cost
 from autoprune.core.protocols import SearchSetup
 from autoprune.strategies._base import BaseStrategy, child_seeds
 from autoprune.strategies._preparation import Preparations, sized
-from autoprune.strategies._sweep import check_targets, soft_cost, spread_targets
+from autoprune.strategies._sweep import check_targets, spread_targets
 
 _MEASURED = 0.1  # of the multiply-adds, at least, is left for measuring
 

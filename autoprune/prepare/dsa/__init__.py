@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core import check
+from autoprune.core.objectives import SOFT_COSTS
 from autoprune.cost.model import CostModel
-from autoprune.cost.soft import SOFT, SoftCosts
+from autoprune.cost.soft import SoftCosts
 from autoprune.errors import InvalidArgumentError
 from autoprune.prepare.budgeted import BudgetedSettings, Found, StructureRecipe, rounded
 from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformRatios
@@ -77,7 +78,7 @@ class DsaSettings(BudgetedSettings):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check.one_of(self, "cost", SOFT)
+        check.one_of(self, "cost", SOFT_COSTS)
         check.one_of(self, "importance", IMPORTANCES)
         check.share(self, "warmup", "ramp")
         if self.warmup == 1:
