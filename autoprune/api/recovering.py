@@ -35,6 +35,9 @@ TIMED_STEPS = 4
 FEW_STEPS, FEWEST_ITEMS = 100, 16
 """A recovery has so many steps at least, as far as the time suffices for steps of so many items."""
 
+LARGEST_RATE = 3e-3
+"""The largest learning rate that is tried: polished models begin near the dense outputs (docs/reconstruction.md)."""
+
 N_TRIED = 64
 """Search-validation items whose distance says what a learning rate does."""
 
@@ -135,7 +138,7 @@ def train_to_imitate(
         return _distance(small, dense, data, chosen.device, outputs, N_TRIED)
 
     if settings is None:
-        chosen = tried(chosen, lambda: distance(model), lambda how: distance(trained(how)))
+        chosen = tried(chosen, lambda: distance(model), lambda how: distance(trained(how)), largest=LARGEST_RATE)
     return trained(chosen, progress)
 
 

@@ -317,7 +317,7 @@ def _with_rate(objective: _Objective, settings: FitSettings, train: Split, plan:
         finally:
             restore()
 
-    return tried(settings, loss, after, look.n_steps)
+    return tried(settings, loss, after, look=look.n_steps)
 
 
 def _distillation(settings: FitSettings, teacher: nn.Module | None) -> Distillation | None:

@@ -6,13 +6,14 @@ SGD at 0.02 trains a residual network on and brings a vision transformer or an L
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from autoprune.errors import MetricError
 from autoprune.train.settings import FitSettings
 
-RATES = {"adamw": (3e-3, 1e-3, 3e-4, 1e-4, 3e-5), "sgd": (2e-2, 6e-3, 2e-3, 6e-4, 2e-4)}
+RATES = {"adamw": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5), "sgd": (2e-2, 6e-3, 2e-3, 6e-4, 2e-4)}
 """Learning rates that are tried, the largest first."""
 
 CAUTIOUS = {"adamw": 3e-4, "sgd": 2e-3}
@@ -26,7 +27,12 @@ LITTLE_HARM = 0.2
 
 
 def tried(
-    settings: FitSettings, start: Callable[[], float], after: Callable[[FitSettings], float], look: int = 0
+    settings: FitSettings,
+    start: Callable[[], float],
+    after: Callable[[FitSettings], float],
+    *,
+    look: int = 0,
+    largest: float = math.inf,
 ) -> FitSettings:
     """Return settings with the largest learning rate that does little harm in a few steps, which count.
 
@@ -37,11 +43,12 @@ def tried(
         start: returns what is minimised, before the training.
         after: trains from the start with the settings that it is given, and returns what is minimised then.
         look: steps that a look at what is minimised is charged as.
+        largest: rate above which none is tried.
 
     Returns:
         The settings with a learning rate and the steps that are left.
     """
-    steps, rates = settings.steps or 1, RATES[settings.optimizer]
+    steps, rates = settings.steps or 1, [rate for rate in RATES[settings.optimizer] if rate <= largest]
     n = min(MOST_TRIED, max(FEWEST_TRIED, steps // TRIED_SHARE))
     chosen = replace(settings, learning_rate=CAUTIOUS[settings.optimizer])
     if steps <= look + (n + look) * len(rates):

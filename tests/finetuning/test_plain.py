@@ -154,4 +154,4 @@ def test_the_defaults_suit_a_network_without_norms(tmp_path: Path) -> None:
     assert after[1] >= before[1] - 0.01
     records = [record for record in run.record.records("finetune") if record["role"] == "val"]
     assert all(record["settings"]["optimizer"] == "adamw" for record in records)
-    assert {record["settings"]["learning_rate"] for record in records} <= {3e-3, 1e-3, 3e-4, 1e-4, 3e-5}
+    assert {record["settings"]["learning_rate"] for record in records} <= {1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5}
