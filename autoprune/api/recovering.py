@@ -35,9 +35,6 @@ TIMED_STEPS = 4
 FEW_STEPS, FEWEST_ITEMS = 100, 16
 """A recovery has so many steps at least, as far as the time suffices for steps of so many items."""
 
-LARGEST_RATE = 3e-3
-"""The largest learning rate that is tried: polished models begin near the dense outputs (docs/reconstruction.md)."""
-
 N_TRIED = 64
 """Search-validation items whose distance says what a learning rate does."""
 
@@ -137,8 +134,8 @@ def train_to_imitate(
     def distance(small: nn.Module) -> float:
         return _distance(small, dense, data, chosen.device, outputs, N_TRIED)
 
-    if settings is None:
-        chosen = tried(chosen, lambda: distance(model), lambda how: distance(trained(how)), largest=LARGEST_RATE)
+    if settings is None:  # no bold rate: polished models begin near the dense outputs (docs/reconstruction.md)
+        chosen = tried(chosen, lambda: distance(model), lambda how: distance(trained(how)), bold=False)
     return trained(chosen, progress)
 
 

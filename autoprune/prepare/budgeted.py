@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from autoprune.core import check
@@ -25,19 +27,28 @@ from autoprune.prepare.statistics import StatisticsSettings, collect_statistics,
 from autoprune.reconstruct import survey
 from autoprune.reconstruct.least_squares import LeastSquares
 from autoprune.regularizers.base import Regularizer
+from autoprune.surgery.copying import copy_model
 from autoprune.surgery.cut import cut
 from autoprune.surgery.matching import named_tensors
 from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import CheckpointSlot
-from autoprune.train.devices import reproducible
+from autoprune.train.devices import placed, reproducible
 from autoprune.train.loop import fit
-from autoprune.train.randomness import derive_seed
+from autoprune.train.randomness import derive_seed, preserved_random_state
 from autoprune.train.settings import FitSettings
+from autoprune.train.soft_gates import can_gate_inputs
+from autoprune.train.source import to_device
 from autoprune.train.stepping import steps_per_epoch
 from autoprune.weight_sets import Inherited
 
 PASSES = 3
 """A training step counts the forward pass once and the backward pass twice."""
+
+PASSES_OF_GATES = 2
+"""A step of gates on what layers read counts either pass once: there are no gradients of weights."""
+
+N_WATCHED = 2
+"""Items of the pass that says where gates can be."""
 
 WEIGHTS = ("frozen", "given", "trained")
 
@@ -282,8 +293,12 @@ class BudgetedRecipe(Recipe):
         return start
 
     def _search_macs(self, settings: Any) -> int:
-        """Return the multiply-adds before the tuning: gates only scale weights, so a step costs what the start does."""
-        return PASSES * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
+        """Return the multiply-adds before the tuning: gates remove nothing, so a step costs what the start does."""
+        return self._passes(settings) * self._items(settings) * self.setup.macs(tuple(self._start(settings).tolist()))
+
+    def _passes(self, settings: Any) -> int:  # noqa: ARG002
+        """Return how often a step of the search computes what one forward pass does."""
+        return PASSES
 
 
 class StructureRecipe(BudgetedRecipe):
@@ -319,6 +334,25 @@ class StructureRecipe(BudgetedRecipe):
         proposed = np.array([settings.toward], dtype=np.int64)
         setup.space.check(proposed)
         return rounded(setup.space, setup.space.keep_ratios(proposed)[0], setup.costs, limits, self._start(settings))
+
+    @cached_property
+    def _can_gate_inputs(self) -> bool:
+        """Whether gates that weights do not learn with can scale what layers read, which saves a pass."""
+        setup, device = self.setup, self.bench.torch_device
+        model, batch = copy_model(setup.model), to_device(setup.data.example_batch(N_WATCHED), device)
+        with (
+            placed(model, device, training=True, channels_last=False),
+            reproducible(self.bench.threads),
+            preserved_random_state(device),
+            torch.no_grad(),
+        ):
+            return can_gate_inputs(model, setup.structure, lambda model: setup.task.loss(model, batch))
+
+    def _gates_inputs(self, settings: BudgetedSettings) -> bool:
+        return settings.weights == "frozen" and self._can_gate_inputs
+
+    def _passes(self, settings: BudgetedSettings) -> int:
+        return PASSES_OF_GATES if self._gates_inputs(settings) else PASSES
 
     def _search_macs(self, settings: BudgetedSettings) -> int:
         return (super()._search_macs(settings) if self._is_searched(settings) else 0) + self._resolving_macs(settings)

@@ -98,7 +98,7 @@ class SynthesisRecipe(BudgetedRecipe):
     """Draws an offspring, then trains it for the multiply-adds of ``epochs`` at the whole budget."""
 
     Settings = SynthesisSettings
-    version = 2
+    version = 3
 
     def estimate_macs(self, settings: SynthesisSettings) -> int:
         """Return the multiply-adds of the training."""

@@ -175,7 +175,6 @@ def fit(
     macs = _counted_macs(model, teacher, data, how)
     n_steps = how.n_steps(steps_per_epoch(len(data.train), how.batch_size))
     plan = StepPlan(n_steps, how.batch_size, device, channels_last, how.threads)
-    identity = _identity(model, data, task, how, teacher, regularizer, seed, outputs)
     started = time.monotonic()
 
     def report(done: int, loss: float) -> None:
@@ -196,7 +195,7 @@ def fit(
             _Student(objective, how, device, regularizer),
             data.train,
             plan,
-            identity=identity,
+            identity=_identity(model, data, task, how, teacher, regularizer, seed, outputs),
             checkpoint=checkpoint,
             report=report,
             seed=seed,

@@ -14,7 +14,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.model import CostModel
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
 from autoprune.evaluate.inherited import InheritedWeights
-from autoprune.prepare.budgeted import BudgetedSettings
+from autoprune.prepare.budgeted import BudgetedSettings, StructureRecipe
 from autoprune.prepare.dais import DaisRecipe
 from autoprune.prepare.dsa import DsaRecipe
 from autoprune.prepare.recipe import Workbench
@@ -105,7 +105,8 @@ def test_a_proposal_is_where_widths_begin(recipe, toward):
 def test_what_is_charged_is_what_runs(recipe, settings, start):
     """Every item that goes through a network is charged what that network costs: once forward, twice backward.
 
-    The items that BatchNorm statistics are recomputed on in the end only go forward.
+    Gates on what layers read need no gradients of weights, so once backward (`tests/train/test_soft_gates.py`). Those
+    that BatchNorm statistics are recomputed on in the end only go forward.
     """
     bench, parent = digits_bench()
     structure, space = bench.setup.structure, bench.setup.space
@@ -114,12 +115,24 @@ def test_what_is_charged_is_what_runs(recipe, settings, start):
     def count(module, inputs):
         if len(inputs[0]) > 3:  # not where a few items are run to count what one costs
             found = np.array([[module.conv1.out_channels, module.conv2.out_channels]])
-            passes = 3 if module.training else 1
+            modes = [type(mode).__name__ for mode in torch.overrides._get_current_function_mode_stack()]
+            passes = 1 + module.training * (1 if "_GatedInputs" in modes else 2)
             macs.append(passes * int(CostModel(structure, space).at_widths(found)["macs"][0]) * len(inputs[0]))
 
     bench.setup.model.register_forward_pre_hook(count)
     outcome, _ = runner(recipe)({"target": 0.4, "start": start, **settings}, (bench, parent))
     assert outcome.spent.macs == sum(macs)
+
+
+def test_where_gates_are_does_not_change_what_is_found(recipe, monkeypatch):
+    """Gates on what layers read find the network that gates on weights find, for less."""
+    found = []
+    for can in (False, True):
+        monkeypatch.setattr(StructureRecipe, "_can_gate_inputs", can)
+        outcome, _ = runner(recipe)({"target": 0.4, "tune_share": 0.5})
+        found.append(outcome)
+    assert found[0].found_genome == found[1].found_genome
+    assert found[1].spent.macs < found[0].spent.macs
 
 
 def test_what_a_search_leaves_trains(recipe):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import DenseNet, MobileNetV2
 
 from autoprune.errors import InvalidArgumentError, SurgeryError
@@ -14,7 +15,7 @@ from autoprune.surgery.copying import copy_with
 from autoprune.surgery.cut import cut
 from autoprune.trace.tracer import trace
 from autoprune.train.distill import Recorder
-from autoprune.train.soft_gates import SoftGatedModel
+from autoprune.train.soft_gates import SoftGatedModel, can_gate_inputs
 from autoprune.train.tasks import Classification
 from tests.surgery.surgery_laws import random_kept
 
@@ -163,6 +164,70 @@ def test_the_gradient_of_a_gate_is_the_slope_of_the_loss():
             gated.gates = gates.index_add(0, torch.tensor([gene]), torch.tensor([step], dtype=torch.float64))
             ends.append(F.cross_entropy(gated(x), targets).item())
         assert slopes[gene].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def test_gates_on_what_layers_read_are_the_same_for_two_passes(network):
+    """The function, and its slopes by the gates, are those of gates on weights; no gradient of a weight is computed."""
+    model, structure, x = network
+    values = torch.from_numpy(np.random.default_rng(5).uniform(size=structure.n_genes))
+    assert can_gate_inputs(model, structure, lambda model: model(x))
+    with FlopCounterMode(display=False) as forward:
+        model(x)
+    found = []
+    for on_inputs in (False, True):
+        gated = SoftGatedModel(model, structure, on_inputs=on_inputs)
+        gated.gates = values.clone().requires_grad_()
+        with FlopCounterMode(display=False) as counted:
+            outputs = gated(x)
+            (slopes,) = torch.autograd.grad(outputs.square().sum(), [gated.gates])
+        found.append((outputs, slopes, counted.get_total_flops() / forward.get_total_flops()))
+    (outputs, slopes, dear), (same_outputs, same_slopes, cheap) = found
+    torch.testing.assert_close(same_outputs, outputs, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(same_slopes, slopes, rtol=1e-8, atol=1e-8)
+    assert cheap <= 2
+    assert cheap + 0.3 < dear <= 3
+
+
+class Read(nn.Module):
+    """Two layers, the second of which is used in one of several ways."""
+
+    def __init__(self, use, first=8, second=8):
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv2d(3, first, 1),
+            nn.Conv2d(first, second, 1, groups=4 if use == "grouped" else 1),
+        )
+        self.head = nn.Linear(second, 4)
+        self.use = use
+
+    def forward(self, x):
+        """Return (n, 4) logits."""
+        image, x = x.flatten(2), F.relu(self.first(x))
+        if self.use == "attends":
+            return self.head((self.second(x).flatten(2) @ image.mT @ image).mean(2))
+        if self.use == "as a function":
+            return self.head(F.conv2d(x, self.second.weight, self.second.bias).mean((2, 3)))
+        y = self.second(x)
+        if self.use == "twice":
+            y = y + F.conv2d(x, self.second.weight / 2)
+        return self.head(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("use", "is_possible"),
+    [("plain", True), ("as a function", True), ("grouped", False), ("twice", False), ("attends", False)],
+)
+def test_gates_stay_on_weights_that_do_more_than_multiply(use, is_possible):
+    """What a gate on the input would not reach, or would not save, is gated on the weight, and the functions agree."""
+    torch.manual_seed(0)
+    model, x = Read(use).eval(), torch.randn(4, 3, 5, 5)
+    structure = trace(model, x, validate=False)
+    assert can_gate_inputs(model, structure, lambda model: model(x)) == is_possible
+    if is_possible:
+        both = [SoftGatedModel(model, structure, on_inputs=on_inputs) for on_inputs in (False, True)]
+        for gated in both:
+            gated.gates = torch.linspace(0, 1, structure.n_genes)
+        torch.testing.assert_close(both[0](x), both[1](x))
 
 
 def test_statistics_follow_in_training_mode(network):

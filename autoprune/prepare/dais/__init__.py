@@ -10,12 +10,13 @@ below the budget), while the temperature falls until the gates are open or close
 weights, on training items (``weights="trained"``). What is open is rounded to the levels of the space within the budget
 and the hard limits; the sliced model is then trained on.
 
-Ours: gates act on consumer weights, with one indicator per coupled channel (then equation 11 is zero); the optimizer of
-the indicators (`optimizer`); the budget is met exactly at every step while it sinks (`penalties`); indicators start
-ranked by the parent's order; a search may start from a sliced model; a group never closes altogether; weights stay
-fixed during the search and are re-solved and trained after it (`autoprune.prepare.budgeted`). Gradients are divided by
-what a channel costs: then the budget moves all gates alike, like a common threshold, and the loss moves each by its
-benefit per cost. Without that, budgets close the dearest layers before the loss can object.
+Ours: gates act on consumer weights, or what these read, with one indicator per coupled channel (then equation 11 is
+zero); the optimizer of the indicators (`optimizer`); the budget is met exactly at every step while it sinks
+(`penalties`); indicators start ranked by the parent's order; a search may start from a sliced model; a group never
+closes altogether; weights stay fixed during the search and are re-solved and trained after it
+(`autoprune.prepare.budgeted`). Gradients are divided by what a channel costs: then the budget moves all gates alike,
+like a common threshold, and the loss moves each by its benefit per cost. Without that, budgets close the dearest layers
+before the loss can object.
 
 What gates cannot tell: their gradients before a BatchNorm add up to nothing, as no common scale matters there. So an
 open channel that does nothing looks like any other, and only a closed one is known to be worth nothing. Widths are
@@ -55,7 +56,7 @@ class DaisRecipe(StructureRecipe):
     """Finds a genome within a budget, an order of the channels, and trained weights."""
 
     Settings = DaisSettings
-    version = 8
+    version = 9
 
     def _search(
         self,
@@ -72,7 +73,9 @@ class DaisRecipe(StructureRecipe):
         start = self._start(settings)[None, :]
         kept = structure.kept_genes(parent.orders, setup.space.widths(start)[0])
         model = cut(setup.model, structure, kept, parent.weights)
-        gated = SoftGatedModel(model, structure, kept=kept, shared=settings.shared)
+        gated = SoftGatedModel(
+            model, structure, kept=kept, shared=settings.shared, on_inputs=self._gates_inputs(settings)
+        )
         layout = gated.layout
         toward = self._toward(settings, limits)
         frozen = setup.space.repair(start, setup.costs, limits) if toward is None else toward[None, :]

@@ -9,7 +9,7 @@ trained weights or from scratch.
 The paper's constants are not known to us and its training code was not released. This is "DSA-style" with our
 constants, which are the defaults of `DsaSettings`. Ours are also: ratios of variables, not of layers; the importance,
 which is aggregated over all members of a group; no floor under the probabilities; masks on the weights of the
-consumers, not on activations; a budget that ramps down; steps of the ratios whose lengths add up to a constant, so that
+consumers, or what these read; a budget that ramps down; steps of the ratios whose lengths add up to a constant, so that
 short schedules work; a search that may start from a sliced network; and the sliced network that was found is trained
 on, at its own cost, until what the preparation may cost is spent. BatchNorm statistics are taken under masks and are
 recalibrated by the evaluator.
@@ -106,7 +106,7 @@ class DsaRecipe(StructureRecipe):
     """Trains weights and keep ratios together for one budget; the orders are the final importance."""
 
     Settings = DsaSettings
-    version = 7
+    version = 8
 
     def _search(
         self,
@@ -139,7 +139,7 @@ class DsaRecipe(StructureRecipe):
         channels_last = prefers_channels_last(model)
         device = self.bench.torch_device
         plan = StepPlan(schedule.n_steps, settings.batch_size, device, channels_last, self.bench.threads)
-        gated = SoftGatedModel(model, structure, kept=kept)
+        gated = SoftGatedModel(model, structure, kept=kept, on_inputs=self._gates_inputs(settings))
         with placed(gated, device, training=True, channels_last=channels_last):
             search = DsaSearch(
                 gated,
