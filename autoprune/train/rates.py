@@ -17,7 +17,7 @@ RATES = {"adamw": (3e-3, 1e-3, 3e-4, 1e-4, 3e-5), "sgd": (2e-2, 6e-3, 2e-3, 6e-4
 """Learning rates that are tried, the largest first."""
 
 BOLD = {"adamw": 1e-2}
-"""A learning rate that only some networks profit from: tried where the first of the others is stood."""
+"""A learning rate that only some networks profit from: tried where the first of the others wins much."""
 
 CAUTIOUS = {"adamw": 3e-4, "sgd": 2e-3}
 """The learning rate of trainings that are too short to try any."""
@@ -25,8 +25,8 @@ CAUTIOUS = {"adamw": 3e-4, "sgd": 2e-3}
 FEWEST_TRIED, MOST_TRIED, TRIED_SHARE = 3, 100, 20
 """Steps in which a learning rate is tried: one in so many, so many at least and at most."""
 
-LITTLE_HARM = 0.2
-"""What is minimised may grow by this share of its size in these steps."""
+LITTLE = 0.2
+"""What is minimised may grow by this share of its size in these steps; where it falls by more, much was won."""
 
 
 def tried(
@@ -40,7 +40,8 @@ def tried(
     """Return settings with the largest learning rate that does little harm in a few steps, which count.
 
     Even the best rate may do some harm at first, so that the least harm would choose far too low a rate. The bold one
-    has to reach less than the first of the others instead: where that is not so it costs points of accuracy.
+    is tried where the first of the others wins much, so that the network is far from what it can be, and has to reach
+    less: taken elsewhere it costs points of accuracy.
 
     Args:
         settings: settings with a number of steps.
@@ -66,9 +67,9 @@ def tried(
     first, reached = start(), list[float]()
     for chosen in rates:
         reached.append(after_a_few(chosen))
-        if reached[-1] <= first + LITTLE_HARM * abs(first):  # some losses are negative
+        if reached[-1] <= first + LITTLE * abs(first):  # some losses are negative
             break
-    if bold and settings.optimizer in BOLD and chosen == rates[0]:
+    if bold and settings.optimizer in BOLD and reached[0] < first - LITTLE * abs(first):
         reached.append(after_a_few(BOLD[settings.optimizer]))
         if reached[-1] < reached[0]:
             chosen = BOLD[settings.optimizer]

@@ -54,6 +54,8 @@ FAMILIES = (
     "pymoo:nsga2+knapsack",
 )
 
+GRADIENT_FAMILIES = ("dais", "dsa")
+
 NETWORKS = ("digits", "resnet20", "resnet56", "held-out")
 
 
@@ -226,31 +228,32 @@ def tune_shares(arguments: argparse.Namespace) -> None:
     """Print what parts of training after the search are worth, on images that nothing else looks at."""
     problem, select = problem_of(arguments)
     data = problem.data.validation if select is None else select.validation
-    settings = {name: getattr(arguments, name) for name in ("network", "macs", "train", "evaluator")}
-    cells = Cells(arguments.out / "cells.jsonl", settings)
-    print("| `tune_share` | seed | " + " | ".join(f"`{name}` at 50 %, 30 %" for name in ("dais", "dsa")) + " |")
-    print("|---|---|---|---|")
+    names = ("network", "macs", "train", "evaluator", "shares")
+    cells = Cells(arguments.out / "cells.jsonl", {name: getattr(arguments, name) for name in names})
+    families = [family for family in arguments.strategies if family in GRADIENT_FAMILIES]
+    at = ", ".join(f"{100 * share:g} %" for share in arguments.shares)
+    print("| `tune_share` | seed | " + " | ".join(f"`{family}` at {at}" for family in families) + " |")
+    print("|---|---|" + "---|" * len(families))
     for share in arguments.tune_shares:
         for seed in range(arguments.seeds):
             row = [f"{share:g}", f"{seed}"]
-            for family in ("dais", "dsa"):
+            for family in families:
 
                 def measured(family: str = family, share: float = share, seed: int = seed) -> dict[str, float]:
                     run = ap.search(
                         problem,
                         family,
                         ap.Budget(macs=arguments.macs),
-                        settings={"targets": (0.5, 0.3), "preparation": {"tune_share": share}},
+                        settings={"targets": tuple(arguments.shares), "preparation": {"tune_share": share}},
                         store=arguments.out / f"{family}-{share:g}-{seed}",
                         seed=seed,
                         progress=False,
                     )
-                    models = (run.pick(max_macs=at).build() for at in ("50%", "30%"))
-                    half, third = (measure(model, data, ap.Classification())["accuracy"] for model in models)
-                    return {"50": half, "30": third}
+                    models = {f"{100 * at:g}%": run.pick(max_macs=f"{100 * at:g}%").build() for at in arguments.shares}
+                    return {at: measure(model, data, ap.Classification())["accuracy"] for at, model in models.items()}
 
                 found = cells(f"{family} {share:g} {seed}", measured)
-                row.append(f"{100 * found['50']:.1f}, {100 * found['30']:.1f}")
+                row.append(", ".join(f"{100 * accuracy:.1f}" for accuracy in found.values()))
             print("| " + " | ".join(row) + " |", flush=True)
 
 
