@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ray
 
 DRIVER = Path(__file__).with_name("ray_driver.py")
 ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # as the cluster that it joins: everything on loopback
-ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
+ROUNDS = [0, *(pytest.param(i, marks=pytest.mark.faults) for i in range(1, 21))]
 
 
 def parents() -> dict[int, int]:
@@ -221,7 +221,7 @@ def test_a_cluster_that_lets_anyone_in_is_refused() -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("n_rounds", [3, pytest.param(20, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("n_rounds", [1, pytest.param(20, marks=pytest.mark.faults)])
 def test_nodes_come_and_go(tmp_path: Path, n_rounds: int) -> None:
     """Workers start on a node that joins; a node that is killed takes nothing with it, and the log says so."""
     script = DRIVER.with_name("ray_nodes.py")

@@ -17,7 +17,7 @@ from autoprune.store.ledger import Event
 from autoprune.store.record import RunRecord
 
 DRIVER = Path(__file__).with_name("driver.py")
-ROUNDS = [*range(3), *(pytest.param(i, marks=pytest.mark.faults) for i in range(3, 23))]
+ROUNDS = [0, *(pytest.param(i, marks=pytest.mark.faults) for i in range(1, 21))]
 EXECUTORS = ("process", "simulated")
 POINTS = ("ask", "submit", "collect", "tell")
 
