@@ -134,6 +134,20 @@ def finetuning_progress(given: GivenForPoints, n_points: int) -> Iterator[Callab
 
 
 @contextmanager
+def training_progress(given: Given[Progress], what: str) -> Iterator[Show[Progress]]:
+    """Give what is told how far a training is."""
+    if callable(given):
+        yield given
+        return
+    with _bar(what, wanted=given is not False) as update:
+
+        def show(where: Progress) -> None:
+            update(completed=where.step, total=where.n_steps, state=f"loss {where.loss:.3g}")
+
+        yield show
+
+
+@contextmanager
 def counted(what: str, n: int, *, wanted: bool = True) -> Iterator[Callable[[str], None]]:
     """Give what is called before each of ``n`` steps, with its name."""
     with _bar(what, wanted=wanted) as update:

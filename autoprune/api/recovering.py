@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from autoprune.api.problem_checks import FAR
+from autoprune.api.progress import Given, check_progress, training_progress
 from autoprune.core.settings import settings_of
 from autoprune.errors import MetricError, warn
 from autoprune.evaluate.distance import DISTANCE, measure_with_distance
@@ -19,7 +20,7 @@ from autoprune.evaluate.measure import MeasureSettings
 from autoprune.surgery.copying import copy_model
 from autoprune.train.data import Data
 from autoprune.train.devices import placed, resolve_device
-from autoprune.train.door import check_minutes, check_model, check_told, checked_data
+from autoprune.train.door import check_minutes, check_model, checked_data
 from autoprune.train.loop import Progress, fit
 from autoprune.train.rates import tried
 from autoprune.train.recalibrate import batch_norms, recalibrate, statistics_kept
@@ -54,7 +55,7 @@ def recover(
     settings: FitSettings | Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
     seed: int = 0,
-    progress: Callable[[Progress], None] | Literal[False] | None = None,
+    progress: Given[Progress] = None,
 ) -> nn.Module:
     """Train a smaller model to give the dense model's outputs: squared error of the outputs, no labels.
 
@@ -69,7 +70,8 @@ def recover(
             steps each, with smaller batches where the time suffices for few steps only.
         outputs: dotted names of the outputs that count, see `Problem`; all by default.
         seed: seed for the order and the transforms.
-        progress: called now and then with how far the training is; False and None for nothing.
+        progress: function that is called now and then with how far the training is; by default a bar in terminals and
+            notebooks; False for none.
 
     Returns:
         The trained model, in evaluation mode; a copy of the given one, with a warning, where the training brought the
@@ -82,13 +84,14 @@ def recover(
         check_model(net, name)
     data = checked_data(data)
     check_minutes(minutes)
-    check_told(progress)
+    check_progress(progress)
     if settings is not None:
         settings = settings_of(FitSettings, settings, "the training")
         settings = replace(settings, distillation=settings.distillation or IMITATION.distillation)
     device = "cpu" if settings is None else settings.device
     try:
-        trained = train_to_imitate(model, dense, data, outputs, minutes, settings, seed, progress or None)
+        with training_progress(progress, "recovering") as tell:
+            trained = train_to_imitate(model, dense, data, outputs, minutes, settings, seed, tell)
         before, after = (_distance(small, dense, data, device, outputs) for small in (model, trained))
     except MetricError as error:  # it diverged
         why = str(error)

@@ -96,13 +96,15 @@ def test_a_fine_tuning_says_which_point_it_trains(terminal: Terminal) -> None:
 
 
 def test_every_verb_has_one_bar(make_problem: MakeProblem, tmp_path: Path, terminal: Terminal) -> None:
-    """Search, report, fine-tune and compare show a bar each by default, and never one within another."""
+    """Search, report, fine-tune, recover and compare show a bar each by default, and never one within another."""
     terminal()
     problem = make_problem()
     run = ap.search(problem, "random", 3, store=tmp_path / "run")
+    small = run.front[0].build()
     verbs: dict[str, Callable[[], object]] = {
         "measuring": lambda: run.report(tmp_path / "report.html", points=1),
         "training": lambda: ap.finetune(run, points=1, epochs=0.1),
+        "recovering": lambda: ap.recover(small, problem.model, problem.data, settings={"steps": 30}),
         "test": lambda: ap.compare(problem, ["random"], 2, seeds=1, store=tmp_path / "compared"),
     }
     assert "3/3 evaluations" in terminal()
