@@ -145,7 +145,7 @@ class BudgetedSettings(TargetSettings):
     weights: str = "frozen"
     toward: Sequence[int] | None = None
     epochs: float = 1.0
-    tune_share: float = 0.6
+    tune_share: float = 0.75
     most_steps: int | None = 128
 
     def __post_init__(self) -> None:
