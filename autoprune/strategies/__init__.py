@@ -53,6 +53,7 @@ from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.registry import STRATEGIES, StrategyInfo, find_strategy, make_strategy
 
 if TYPE_CHECKING:
+    from autoprune.strategies._curve import UniformSettings
     from autoprune.strategies._optuna import GpSettings, TpeSettings
     from autoprune.strategies._population import PopulationSettings
     from autoprune.strategies._pymoo import PymooSettings
@@ -107,6 +108,7 @@ __all__ = [
     "SynthesisSettings",
     "TpeSettings",
     "TrainedUniformSettings",
+    "UniformSettings",
     "UnseenGenomes",
     "WarmStartSettings",
     "WeightSet",
@@ -123,6 +125,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "autoprune.strategies.global_ranking": ("GlobalRankingSettings",),
+        "autoprune.strategies._curve": ("UniformSettings",),
         "autoprune.strategies._optuna": ("GpSettings", "TpeSettings"),
         "autoprune.strategies._population": ("PopulationSettings",),
         "autoprune.strategies._pymoo": ("PymooSettings",),

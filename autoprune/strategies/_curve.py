@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +29,7 @@ class CurveStrategy(BaseStrategy):
         settings: passed on.
         curve: (n, d) genomes along the curve; repeated and infeasible ones are dropped.
         weight_set: weights and order that the candidates inherit.
+        between: (m, d) genomes that fill its gaps in the same way, once all of it was proposed.
 
     Raises:
         InfeasibleError: no genome of the curve respects the limits.
@@ -35,16 +38,23 @@ class CurveStrategy(BaseStrategy):
     fidelity: ClassVar[str] = "proxy"
     """What its candidates are measured by: the problem's evaluator, or another one by name."""
 
-    def __init__(self, setup: SearchSetup, settings: Any, curve: IntArray, weight_set: WeightSet) -> None:
+    def __init__(
+        self,
+        setup: SearchSetup,
+        settings: Any,
+        curve: IntArray,
+        weight_set: WeightSet,
+        between: IntArray | None = None,
+    ) -> None:
         super().__init__(setup, settings)
-        genomes = np.unique(curve, axis=0)
-        genomes = genomes[feasible(setup, genomes)]
-        if not len(genomes):
+        genomes = spread(setup, curve)
+        if between is not None:
+            genomes += spread(setup, np.concatenate([curve, between]))
+        if not genomes:
             limits = ", ".join(f"{name} <= {limit}" for name, limit in setup.limits.items())
             msg = f"none of the {len(curve)} genomes that {type(self).__name__} can propose respects {limits}"
             raise InfeasibleError(msg)
-        order = widest_gap_first(setup.costs(genomes)[spread_cost(setup)])
-        self._waiting = [Candidate(tuple(genome), weight_set) for genome in genomes[order].tolist()]
+        self._waiting = [Candidate(genome, weight_set) for genome in dict.fromkeys(genomes)]
         self._proposed = 0
 
     def _propose(self, ids: range) -> Sequence[Job]:
@@ -55,6 +65,16 @@ class CurveStrategy(BaseStrategy):
     def _absorb(self, told: Sequence[Evaluation]) -> None:
         known = {evaluation.job.candidate for evaluation in told}
         self._waiting = [candidate for candidate in self._waiting if candidate not in known]
+
+
+def spread(setup: SearchSetup, curve: IntArray) -> list[Genome]:
+    """Return the feasible ones of (n, d) genomes, each once, so that every prefix covers the range of costs evenly."""
+    genomes = np.unique(curve, axis=0)
+    genomes = genomes[feasible(setup, genomes)]
+    if not len(genomes):
+        return []
+    order = widest_gap_first(setup.costs(genomes)[spread_cost(setup)])
+    return [tuple(genome) for genome in genomes[order].tolist()]
 
 
 def widest_gap_first(costs: IntArray) -> list[int]:
@@ -83,11 +103,47 @@ def _gap(ranked: IntArray, low: int, high: int) -> tuple[int, int, int]:
     return (int(ranked[low]) - int(ranked[high]), low, high)
 
 
-class UniformStrategy(CurveStrategy):
-    """The front of uniform pruning: both ends of the feasible range, then ever finer."""
+@dataclass(frozen=True)
+class UniformSettings:
+    """Settings of `UniformStrategy`.
 
-    def __init__(self, setup: SearchSetup, settings: Any = None) -> None:
-        super().__init__(setup, settings, uniform_curve(setup.space), setup.weight_set)
+    Attributes:
+        between: whether the genomes between two neighbouring keep ratios follow, where these are some layers apart.
+    """
+
+    between: bool = True
+
+
+class UniformStrategy(CurveStrategy):
+    """The front of uniform pruning: both ends of the feasible range, then ever finer.
+
+    In most spaces all layers change their level at the same ratio, and the next size below a limit may be a fifth
+    smaller than it: what a search gained over that would mostly be size. So when one ratio for all has no more sizes,
+    layers change their level one after the other.
+    """
+
+    Settings = UniformSettings
+
+    def __init__(self, setup: SearchSetup, settings: UniformSettings | None = None) -> None:
+        settings, curve = settings or UniformSettings(), uniform_curve(setup.space)
+        between = between_neighbours(setup.space, curve) if settings.between else None
+        super().__init__(setup, settings, curve, setup.weight_set, between)
+
+
+def between_neighbours(space: SearchSpace, curve: IntArray) -> IntArray:
+    """Return (m, d): from each genome of a rising (n, d) curve to the next, one variable after the other.
+
+    Those that are furthest apart come first, as when genomes are repaired.
+    """
+    steps = [curve[:0]]
+    for low, high in pairwise(curve):
+        ratios = space.keep_ratios(np.stack([low, high]))
+        turns = np.argsort(ratios[0] - ratios[1], kind="stable")[: np.count_nonzero(low != high) - 1]
+        raised = np.repeat(low[None, :], len(turns), axis=0)
+        for done, turn in enumerate(turns):
+            raised[done:, turn] = high[turn]
+        steps.append(raised)
+    return np.concatenate(steps)
 
 
 def uniform_start(setup: SearchSetup, n: int) -> list[Genome]:
@@ -96,12 +152,7 @@ def uniform_start(setup: SearchSetup, n: int) -> list[Genome]:
     Random genomes of equal cost are worse than the uniform one nearly everywhere, the more so the more variables there
     are; a population that starts without it may not find back to it.
     """
-    genomes = np.unique(uniform_curve(setup.space), axis=0)
-    genomes = genomes[feasible(setup, genomes)]
-    if not len(genomes):
-        return []
-    order = widest_gap_first(setup.costs(genomes)[spread_cost(setup)])
-    return [tuple(genome) for genome in genomes[order[:n]].tolist()]
+    return spread(setup, uniform_curve(setup.space))[:n]
 
 
 def uniform_curve(space: SearchSpace) -> IntArray:

@@ -114,11 +114,13 @@ _BUILT_IN = (
     ),
     StrategyInfo(
         "uniform",
-        "one keep ratio for all layers, ever finer over the cost range",
+        "one keep ratio for all layers, ever finer over the cost range, then one layer after the other in between",
         "autoprune.strategies._curve:UniformStrategy",
         is_random=False,
         is_finite=True,
         is_learning=False,
+        revision=2,
+        former={2: {"between": False}},
     ),
     StrategyInfo(
         "uniform:trained",

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from autoprune.core.jobs import WeightSet
 from autoprune.core.protocols import Ranking
 from autoprune.errors import InfeasibleError, InvalidArgumentError, UnknownNameError
-from autoprune.strategies._curve import CurveStrategy, UniformStrategy, uniform_curve, widest_gap_first
+from autoprune.strategies._curve import (
+    CurveStrategy,
+    UniformSettings,
+    UniformStrategy,
+    uniform_curve,
+    widest_gap_first,
+)
 from autoprune.strategies.global_ranking import (
     SCALES,
     GlobalRankingSettings,
@@ -47,6 +53,26 @@ def test_uniform_curve_is_every_uniform_genome():
     ratios = np.linspace(0, 1, 4001)
     scanned = np.unique(space.nearest(np.repeat(ratios[:, None], space.n_variables, axis=1)), axis=0)
     np.testing.assert_array_equal(np.unique(uniform_curve(space), axis=0), scanned)
+
+
+@pytest.mark.parametrize("levels", [5, 8])
+def test_uniform_leaves_no_room_below_a_limit(levels):
+    """Within any limit there is a network of nearly equal ratios beside which no level fits, after all of one ratio.
+
+    The next one of one ratio may be a third smaller, so that a search would gain over it by size alone.
+    """
+    setup = toy_setup(toy_space((64, 48, 64, 32), levels=levels))
+    proposed = genomes_of(drive(UniformStrategy(setup), setup, 1000))
+    curve = uniform_curve(setup.space)
+    assert set(proposed[: len(curve)]) == set(map(tuple, curve.tolist()))
+    assert len(proposed) == len(set(proposed)) == 1 + (levels - 1) * setup.space.n_variables
+    genomes = np.array(proposed)
+    assert np.ptp(genomes, axis=1).max() == 1
+    by_cost = genomes[np.argsort(setup.costs(genomes)["macs"])]
+    np.testing.assert_array_equal(np.diff(by_cost, axis=0).sum(axis=1), 1)  # a level of one variable at a time
+    assert (
+        genomes_of(drive(UniformStrategy(setup, UniformSettings(between=False)), setup, 1000)) == proposed[: len(curve)]
+    )
 
 
 def test_uniform_starts_with_the_ends_and_stays_feasible():
