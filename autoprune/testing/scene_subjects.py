@@ -28,7 +28,7 @@ from autoprune.train.settings import FitSettings
 from autoprune.train.tasks import Task
 from autoprune.weight_sets import Inherited
 
-SIZE, WIDTH, N_SCENES, N_VALIDATION = 32, 4, 140, 40
+SIZE, WIDTH, N_SCENES, N_VALIDATION = 32, 4, 120, 20
 """Pixels per side, channels of the first stage, scenes, and how many of these are held back."""
 
 STEPS = 60
@@ -82,7 +82,7 @@ def scene_subject(argument: str, batch_size: int = 20) -> Subject:
         batch_size: items per batch.
     """
     kind, name = argument.split("+")
-    settings = EVALUATORS[name].load_settings()(n_calibration=80, batch_size=batch_size)
+    settings = EVALUATORS[name].load_settings()(n_calibration=40, batch_size=batch_size)
     if any(field.name == "fit" for field in dataclasses.fields(settings)):
         tuning = FitSettings(steps=3, batch_size=20, learning_rate=0.01, distillation=Distillation())
         settings = dataclasses.replace(settings, fit=tuning)  # type: ignore[call-arg]  # the field was just looked up
