@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import comb
 
 import numpy as np
 
 from autoprune.core import check
-from autoprune.core.jobs import Candidate, Evaluate
+from autoprune.core.budget import Spending
+from autoprune.core.jobs import Candidate, Evaluate, Job
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 
@@ -56,10 +58,30 @@ def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy", *, share: fl
     """
     if setup.evaluations is not None or setup.macs is None or setup.estimate is None:
         return setup.evaluations
+    return max(1, int(share * setup.macs / _mean_macs(setup, setup.estimate, fidelity)))
+
+
+def evaluations_left(setup: SearchSetup, before: Iterable[Evaluate]) -> int | None:
+    """Return how many candidates the budget is likely to allow beside what is measured first; None as above.
+
+    Args:
+        setup: everything that the strategy may know.
+        before: jobs that come before them. As evaluations all count alike; in multiply-adds probes may cost little.
+    """
+    jobs = list(before)
+    if setup.evaluations is not None:
+        return max(0, setup.evaluations - len(jobs))
+    if setup.macs is None or setup.estimate is None:
+        return None
+    left = setup.macs - sum(setup.estimate(job).macs for job in jobs)
+    return max(0, int(left / _mean_macs(setup, setup.estimate, "proxy")))
+
+
+def _mean_macs(setup: SearchSetup, estimate: Callable[[Job], Spending], fidelity: str) -> float:
+    """Return what random candidates are charged on average."""
     genomes = setup.space.sample(_SAMPLE, np.random.default_rng(0), setup.costs, setup.limits)
     jobs = [Evaluate(0, Candidate(tuple(genome), setup.weight_set), fidelity) for genome in genomes.tolist()]
-    mean = sum(setup.estimate(job).macs for job in jobs) / len(jobs)
-    return max(1, int(share * setup.macs / mean))
+    return sum(estimate(job).macs for job in jobs) / len(jobs)
 
 
 def reference_partitions(size: int, setup: SearchSetup) -> int:

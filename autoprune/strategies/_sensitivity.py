@@ -17,7 +17,7 @@ from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.strategies._additive import predicted_front, total_damage
 from autoprune.strategies._base import Genome, spread_cost
 from autoprune.strategies._curve import widest_gap_first
-from autoprune.strategies._population import likely_evaluations
+from autoprune.strategies._population import evaluations_left, likely_evaluations
 
 DISTANCE = "distance"
 """The metric of every evaluator that says how far the outputs are from the dense model's."""
@@ -95,6 +95,10 @@ class Sensitivities:
         """Return the job that measures a genome of the plan."""
         candidate = Candidate(genome, self._setup.weight_set)
         return Evaluate(id_, candidate, self._setup.probe) if self._setup.probe else Evaluate(id_, candidate)
+
+    def evaluations_left(self) -> int | None:
+        """Return how many candidates the budget is likely to allow beside the plan; None where nothing says so."""
+        return evaluations_left(self._setup, (self.job(0, genome) for genome in self.plan))
 
     def hear(self, evaluation: Evaluation) -> bool:
         """Take note of an evaluation of the plan; returns whether it was a probe, which is no candidate of a front."""

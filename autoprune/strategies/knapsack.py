@@ -15,7 +15,6 @@ from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
-from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._sensitivity import DISTANCE, Sensitivities
 from autoprune.strategies._unseen import UnseenGenomes
 
@@ -137,8 +136,8 @@ class KnapsackStrategy(BaseStrategy):
         """Return the predicted optima to measure."""
         n = self.settings.front
         if n is None:
-            evaluations = likely_evaluations(self.setup)
-            n = 32 if evaluations is None else max(1, (evaluations - len(self._sensitivities.plan)) // 2)
+            left = self._sensitivities.evaluations_left()
+            n = 32 if left is None else max(1, left // 2)
         wanted = [self._sensitivities.within(target) for target in self.settings.targets]
         return [*wanted, *self._sensitivities.front()[:n]]
 

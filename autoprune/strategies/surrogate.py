@@ -25,7 +25,6 @@ from autoprune.strategies._evolution import mutate, uniform_crossover
 from autoprune.strategies._figures import Scale
 from autoprune.strategies._gaussian import Basis, Covariances, GaussianProcess, Hyperparameters, fitted
 from autoprune.strategies._improvement import Improvement
-from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._sensitivity import DISTANCE, Sensitivities
 from autoprune.strategies._unseen import UnseenGenomes
 from autoprune.strategies.random import initial_design
@@ -341,8 +340,7 @@ class SurrogateStrategy(ModelStrategy):
     def _start(self) -> Sequence[Genome]:
         n = self.settings.front
         if n is None:
-            evaluations = likely_evaluations(self.setup)
-            left = None if evaluations is None else evaluations - len(self._sensitivities.plan)
+            left = self._sensitivities.evaluations_left()
             n = _LONGEST_FRONT if left is None else min(_LONGEST_FRONT, max(FEWEST_TOLD, left // 5))
         return self._optima[:n]
 

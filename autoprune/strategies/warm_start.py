@@ -16,7 +16,7 @@ from autoprune.core.jobs import Evaluate, Evaluation, Job, Outcome, Preparation,
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError, unknown_name
 from autoprune.strategies._base import BaseStrategy, Genome, Relay
-from autoprune.strategies._population import likely_evaluations
+from autoprune.strategies._population import evaluations_left
 from autoprune.strategies._sensitivity import Sensitivities
 from autoprune.strategies.registry import STRATEGIES, find_strategy, make_strategy
 
@@ -80,15 +80,16 @@ class WarmStartStrategy(Relay):
         self._front: list[Genome] | None = None
         if self.settings.genomes is None:
             self._sensitivities = Sensitivities(setup, self.settings.probes)
+            left = self._sensitivities.evaluations_left()
             n, what = len(self._sensitivities.plan), "genomes before the first optimum"
         else:
             genomes = setup.space.repair(np.array(self.settings.genomes, np.int64), setup.costs, setup.limits)
             self._front = list(dict.fromkeys(tuple(genome) for genome in genomes.tolist()))
+            left = evaluations_left(setup, (self._evaluate(0, genome) for genome in self._front))
             n, what = len(self._front), "genomes of an earlier run"
-        evaluations = likely_evaluations(setup)
-        if evaluations is not None and evaluations <= n:
-            msg = f"a warm start measures {n} {what}, got about {evaluations} evaluations"
-            raise BudgetError(f"{msg}; raise the budget, or leave the warm start out")
+        if left == 0:
+            msg = f"a warm start measures {n} {what}, and the budget leaves nothing beside them"
+            raise BudgetError(f"{msg}; raise it, or leave the warm start out")
         self._left = self._setup_left()
         self._window = self._make(self._left).window
         self._told: list[Outcome] = []  # until the other strategy has taken over

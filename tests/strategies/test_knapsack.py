@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.core.jobs import PROBE
+from autoprune.core.budget import Spending
+from autoprune.core.jobs import PROBE, Candidate, Evaluate, Job
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies import _additive
 from autoprune.strategies._additive import additive_front, predicted_front, total_damage
+from autoprune.strategies._population import likely_evaluations
 from autoprune.strategies._sensitivity import Sensitivities, damage_curve
 from autoprune.strategies.knapsack import KnapsackSettings, KnapsackStrategy
+from autoprune.strategies.registry import make_strategy
+from autoprune.strategies.warm_start import WarmStartSettings, WarmStartStrategy, split_key
 from autoprune.testing.strategy_laws import dominated_share, drive, genomes_of
-from autoprune.testing.toys import failed_outcome, toy_accuracy, toy_outcome, toy_setup, toy_space
+from autoprune.testing.toys import failed_outcome, toy_accuracy, toy_estimate, toy_outcome, toy_setup, toy_space
 
 
 def every_genome(n_levels):
@@ -330,6 +334,31 @@ def test_probes_predict_by_distance_and_are_no_candidates() -> None:
     kept = setup.space.keep_ratios(np.array([best]))[0]
     assert kept[2] == 1.0
     assert kept.min() < 0.8
+
+
+@pytest.mark.parametrize("name", ["knapsack", "gp", "pymoo:nsga2+knapsack"])
+def test_probes_that_cost_little_leave_a_budget_of_macs_to_optima(name: str) -> None:
+    """Where probes are more than the candidates that the budget pays for, and cost little, optima of all sizes follow.
+
+    Counted like candidates they seemed to leave nothing: one optimum was measured, and steps around it, or a start was
+    refused that the budget pays for.
+    """
+    setup = toy_setup()
+    dense = toy_estimate(setup, Evaluate(0, Candidate(tuple(setup.space.full_genome.tolist()), setup.weight_set))).macs
+
+    def estimate(job: Job) -> Spending:
+        spent = toy_estimate(setup, job)
+        return replace(spent, macs=spent.macs // 50) if isinstance(job, Evaluate) and job.fidelity == PROBE else spent
+
+    setup = replace(setup, macs=10 * dense, estimate=estimate, probe=PROBE)
+    key, start = split_key(name)
+    strategy = WarmStartStrategy(setup, WarmStartSettings(strategy=key)) if start else make_strategy(key, setup)
+    jobs = drive(strategy, setup, 60)
+    candidates = [job for job in jobs if job.fidelity != PROBE]
+    assert sum(job.fidelity == PROBE for job in jobs) > (likely_evaluations(setup) or 0)
+    costs = np.sort(setup.costs(np.array([job.candidate.genome for job in candidates[:5]]))["macs"]) / dense
+    assert np.diff(costs).max() < 0.4
+    assert np.ptp(costs) > 0.7
 
 
 def test_targets_come_first_and_leave_the_probes_alone():

@@ -58,7 +58,7 @@ def test_given_genomes_are_measured_first() -> None:
     repaired = setup.space.repair(np.array([full]), setup.costs, setup.limits)[0]
     assert genomes[:2] == [tuple(repaired.tolist()), small]
     assert len(set(genomes)) == len(genomes) == 40
-    with pytest.raises(BudgetError, match="2 genomes of an earlier run, got about 2"):
+    with pytest.raises(BudgetError, match="2 genomes of an earlier run, and the budget leaves nothing beside them"):
         WarmStartStrategy(dataclasses.replace(setup, evaluations=2), settings)
     with pytest.raises(InvalidArgumentError, match="at least one genome"):
         WarmStartSettings(genomes=())
