@@ -109,9 +109,10 @@ class UniformSettings:
 
     Attributes:
         between: whether the genomes between two neighbouring keep ratios follow, where these are some layers apart.
+            None for yes; for no in runs of before they did.
     """
 
-    between: bool = True
+    between: bool | None = None
 
 
 class UniformStrategy(CurveStrategy):
@@ -126,7 +127,7 @@ class UniformStrategy(CurveStrategy):
 
     def __init__(self, setup: SearchSetup, settings: UniformSettings | None = None) -> None:
         settings, curve = settings or UniformSettings(), uniform_curve(setup.space)
-        between = between_neighbours(setup.space, curve) if settings.between else None
+        between = None if settings.between is False else between_neighbours(setup.space, curve)
         super().__init__(setup, settings, curve, setup.weight_set, between)
 
 

@@ -1,16 +1,15 @@
-"""The population size, for every method that has a population."""
+"""How many candidates a budget allows, and the size of a population that it is enough for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 
 import numpy as np
 
 from autoprune.core import check
-from autoprune.core.budget import Spending
-from autoprune.core.jobs import Candidate, Evaluate, Job
+from autoprune.core.jobs import Candidate, Evaluate
 from autoprune.core.protocols import SearchSetup
 from autoprune.errors import InvalidArgumentError
 
@@ -46,42 +45,49 @@ class PopulationSettings:
         return min(max(evaluations // _GENERATIONS, _SMALLEST), _LARGEST)
 
 
-def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy", *, share: float = 1.0) -> int | None:
-    """Return how many candidates the budget is likely to allow, None where nothing says so.
-
-    A budget in multiply-adds is divided by what random candidates will be charged on average.
+def likely_evaluations(setup: SearchSetup, fidelity: str = "proxy") -> int | None:
+    """Return how many candidates the budget is likely to allow, one at least; None where nothing says so.
 
     Args:
         setup: everything that the strategy may know, such as what a job will be charged.
         fidelity: fidelity of the evaluations.
-        share: share of the multiply-adds that is left for them.
     """
-    if setup.evaluations is not None or setup.macs is None or setup.estimate is None:
-        return setup.evaluations
-    return max(1, int(share * setup.macs / _mean_macs(setup, setup.estimate, fidelity)))
+    left = evaluations_left(setup, (), lambda: _random_jobs(setup, fidelity))
+    return None if left is None else max(1, left)
 
 
-def evaluations_left(setup: SearchSetup, before: Iterable[Evaluate]) -> int | None:
-    """Return how many candidates the budget is likely to allow beside what is measured first; None as above.
+def evaluations_left(
+    setup: SearchSetup, before: Sequence[Evaluate], like: Callable[[], Sequence[Evaluate]] | None = None
+) -> int | None:
+    """Return how many candidates the budget is likely to allow beside what it has to pay, too; None as above.
+
+    A budget in multiply-adds is divided by what candidates will be charged on average.
 
     Args:
         setup: everything that the strategy may know.
-        before: jobs that come before them. As evaluations all count alike; in multiply-adds probes may cost little.
+        before: jobs that are paid first. As evaluations all count alike; in multiply-adds probes may cost little.
+        like: makes jobs that cost what the candidates do; random ones by default.
     """
-    jobs = list(before)
     if setup.evaluations is not None:
-        return max(0, setup.evaluations - len(jobs))
+        return max(0, setup.evaluations - len(before))
     if setup.macs is None or setup.estimate is None:
         return None
-    left = setup.macs - sum(setup.estimate(job).macs for job in jobs)
-    return max(0, int(left / _mean_macs(setup, setup.estimate, "proxy")))
+    left = setup.macs - sum(setup.estimate(job).macs for job in before)
+    sample = _random_jobs(setup, "proxy") if like is None else like()
+    mean = sum(setup.estimate(job).macs for job in sample) / len(sample)
+    return max(0, int(left / mean))
 
 
-def _mean_macs(setup: SearchSetup, estimate: Callable[[Job], Spending], fidelity: str) -> float:
-    """Return what random candidates are charged on average."""
+def _random_jobs(setup: SearchSetup, fidelity: str) -> list[Evaluate]:
     genomes = setup.space.sample(_SAMPLE, np.random.default_rng(0), setup.costs, setup.limits)
-    jobs = [Evaluate(0, Candidate(tuple(genome), setup.weight_set), fidelity) for genome in genomes.tolist()]
-    return sum(estimate(job).macs for job in jobs) / len(jobs)
+    return [Evaluate(0, Candidate(tuple(genome), setup.weight_set), fidelity) for genome in genomes.tolist()]
+
+
+def affords(setup: SearchSetup, jobs: Sequence[Evaluate]) -> bool:
+    """Say whether a budget pays for all of some jobs, as far as it says so."""
+    if setup.evaluations is not None and len(jobs) > setup.evaluations:
+        return False
+    return setup.macs is None or setup.estimate is None or sum(setup.estimate(job).macs for job in jobs) <= setup.macs
 
 
 def reference_partitions(size: int, setup: SearchSetup) -> int:

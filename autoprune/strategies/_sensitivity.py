@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import zip_longest
 
 import numpy as np
@@ -17,7 +17,7 @@ from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.strategies._additive import predicted_front, total_damage
 from autoprune.strategies._base import Genome, spread_cost
 from autoprune.strategies._curve import widest_gap_first
-from autoprune.strategies._population import evaluations_left, likely_evaluations
+from autoprune.strategies._population import affords, evaluations_left
 
 DISTANCE = "distance"
 """The metric of every evaluator that says how far the outputs are from the dense model's."""
@@ -27,6 +27,10 @@ _MANY_LEVELS = 4  # as probes, where these take no more than a quarter of the ev
 _MIDDLES = 4  # variables whose middle level is measured, too, where there is one level of each
 _SPARE = 4  # such a probe takes no more than one in so many of the evaluations that the others leave
 _STEEPEST = 8.0  # most of the fourth power beside the square
+
+
+Probe = tuple[int, int]
+"""A variable, and the level to which it is lowered."""
 
 
 class Sensitivities:
@@ -78,17 +82,17 @@ class Sensitivities:
         self._largest = setup.space.repair(setup.space.full_genome[None, :], setup.costs, setup.limits)[0]
         self.top = setup.space.full_genome if setup.probe else self._largest
         n_free = int(np.count_nonzero(self.top))
-        n_levels = _affordable(n_levels, self.top, setup, spare)
-        self._probes = [
-            (variable, int(level))
-            for variable, top in enumerate(self.top.tolist())
-            for level in np.unique(np.arange(n_levels) * top // n_levels)
-            if level < top
-        ]
-        self._probes += self._middles(n_levels, spare or 0, middles)
-        self.plan: list[Genome] = [
-            tuple(genome.tolist()) for genome in (self.top, *(self._lowered(*probe) for probe in self._probes))
-        ]
+        kept = [Evaluate(0, Candidate(tuple(self._largest.tolist()), setup.weight_set))] * (spare or 0)
+        few = partial(self._jobs, self._lowest(1))
+        if n_levels is None and spare is None:
+            n_levels = _usual_levels(n_free, evaluations_left(setup, (), few), has_probes=bool(setup.probe))
+        else:
+            wanted = range(1, min(n_levels or _MANY_LEVELS, int(self.top.max(initial=0))) + 1)
+            n_levels = max((n for n in wanted if affords(setup, kept + self._jobs(self._lowest(n)))), default=1)
+        self._probes = self._lowest(n_levels)
+        if n_levels == 1:
+            self._probes += self._middles(evaluations_left(setup, kept + few(), few), middles)
+        self.plan: list[Genome] = [job.candidate.genome for job in self._jobs(self._probes)]
         self._check_budget(n_free)
 
     def job(self, id_: int, genome: Genome) -> Evaluate:
@@ -98,7 +102,7 @@ class Sensitivities:
 
     def evaluations_left(self) -> int | None:
         """Return how many candidates the budget is likely to allow beside the plan; None where nothing says so."""
-        return evaluations_left(self._setup, (self.job(0, genome) for genome in self.plan))
+        return evaluations_left(self._setup, self._jobs(self._probes))
 
     def hear(self, evaluation: Evaluation) -> bool:
         """Take note of an evaluation of the plan; returns whether it was a probe, which is no candidate of a front."""
@@ -204,15 +208,28 @@ class Sensitivities:
             return float(self._setup.objectives.values(outcome.metrics, outcome.costs)[first])
         return float(outcome.metrics[name]) * (-1 if self._signal.maximize else 1)
 
-    def _middles(self, n_levels: int, spare: int, wanted: int | None) -> list[tuple[int, int]]:
-        """Return probes of the middle level of a few variables, spread over the network, where there is one of each."""
+    def _lowest(self, n_levels: int) -> list[Probe]:
+        """Return probes of so many levels of every variable, from the lowest on."""
+        return [
+            (variable, int(level))
+            for variable, top in enumerate(self.top.tolist())
+            for level in np.unique(np.arange(n_levels) * top // n_levels)
+            if level < top
+        ]
+
+    def _middles(self, left: int | None, wanted: int | None) -> list[Probe]:
+        """Return probes of the middle level of a few variables, spread over the network; ``left`` can be paid."""
         free = np.flatnonzero(self.top > 1)
-        if n_levels > 1 or not len(free):
+        if not len(free):
             return []
-        evaluations = likely_evaluations(self._setup, self._setup.probe or "proxy")
-        left = np.inf if evaluations is None else max(0, evaluations - 1 - len(self._probes) - spare)
-        n = int(min(len(free), min(_MIDDLES, left // _SPARE) if wanted is None else min(wanted, left)))
+        most = np.inf if left is None else left
+        n = int(min(len(free), min(_MIDDLES, most // _SPARE) if wanted is None else min(wanted, most)))
         return [(int(v), int(self.top[v]) // 2) for v in free[np.linspace(0, len(free) - 1, n).astype(np.int64)]]
+
+    def _jobs(self, probes: Sequence[Probe]) -> list[Evaluate]:
+        """Return the jobs that measure the largest network and these probes of it."""
+        genomes = [self.top, *(self._lowered(*probe) for probe in probes)]
+        return [self.job(0, tuple(genome.tolist())) for genome in genomes]
 
     def _lowered(self, variable: int, level: int) -> IntArray:
         genome = self.top.copy()
@@ -230,24 +247,24 @@ class Sensitivities:
             )
             raise BudgetError(msg)
         if setup.macs is not None and setup.estimate is not None:
-            jobs = [self.job(0, genome) for genome in self.plan]
-            needed = sum(setup.estimate(job).macs for job in jobs)
+            needed = sum(setup.estimate(job).macs for job in self._jobs(self._probes))
             if needed > setup.macs:
                 msg = f"{what}, {needed:,} MACs), the budget leaves {setup.macs:,}; raise it"
                 raise BudgetError(msg)
 
 
-def _affordable(n_levels: int | None, top: IntArray, setup: SearchSetup, spare: int | None) -> int:
-    """Return how many levels are measured per variable; (d,) ``top`` are the highest, from which it is lowered."""
-    n_free = max(1, int(np.count_nonzero(top)))
-    evaluations = likely_evaluations(setup, setup.probe or "proxy")
-    if n_levels is not None or spare is not None:
-        wanted = n_levels or _MANY_LEVELS
-        left = np.inf if evaluations is None else evaluations - 1 - (spare or 0)
-        return max((n for n in range(1, wanted + 1) if np.minimum(n, top).sum() <= left), default=1)
+def _usual_levels(n_free: int, evaluations: int | None, *, has_probes: bool) -> int:
+    """Return how many levels are measured of each of ``n_free`` variables, where nobody says so.
+
+    Args:
+        n_free: number of variables that can be lowered.
+        evaluations: how many such measurements the budget pays for; None where nothing says so.
+        has_probes: whether these are cheaper than candidates.
+    """
+    n_free = max(1, n_free)
     if evaluations is None:
-        return _MANY_LEVELS if setup.probe else _LEVELS
-    if not setup.probe:
+        return _MANY_LEVELS if has_probes else _LEVELS
+    if not has_probes:
         return max(1, min(_LEVELS, evaluations // (3 * n_free)))
     return max(1, min(_LEVELS, 3 * evaluations // (5 * n_free)), min(_MANY_LEVELS, evaluations // (4 * n_free)))
 

@@ -85,7 +85,7 @@ class WarmStartStrategy(Relay):
         else:
             genomes = setup.space.repair(np.array(self.settings.genomes, np.int64), setup.costs, setup.limits)
             self._front = list(dict.fromkeys(tuple(genome) for genome in genomes.tolist()))
-            left = evaluations_left(setup, (self._evaluate(0, genome) for genome in self._front))
+            left = evaluations_left(setup, [self._evaluate(0, genome) for genome in self._front])
             n, what = len(self._front), "genomes of an earlier run"
         if left == 0:
             msg = f"a warm start measures {n} {what}, and the budget leaves nothing beside them"

@@ -70,9 +70,8 @@ def test_uniform_leaves_no_room_below_a_limit(levels):
     assert np.ptp(genomes, axis=1).max() == 1
     by_cost = genomes[np.argsort(setup.costs(genomes)["macs"])]
     np.testing.assert_array_equal(np.diff(by_cost, axis=0).sum(axis=1), 1)  # a level of one variable at a time
-    assert (
-        genomes_of(drive(UniformStrategy(setup, UniformSettings(between=False)), setup, 1000)) == proposed[: len(curve)]
-    )
+    coarse = UniformStrategy(setup, UniformSettings(between=False))
+    assert genomes_of(drive(coarse, setup, 1000)) == proposed[: len(curve)]
 
 
 def test_uniform_starts_with_the_ends_and_stays_feasible():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from autoprune.core.budget import Spending
 from autoprune.core.jobs import PROBE, Candidate, Evaluate, Job
+from autoprune.core.protocols import SearchSetup
 from autoprune.errors import BudgetError, InvalidArgumentError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.strategies import _additive
@@ -336,6 +338,58 @@ def test_probes_predict_by_distance_and_are_no_candidates() -> None:
     assert kept.min() < 0.8
 
 
+def with_cheap_probes(budget: float, cheap: int) -> tuple[SearchSetup, int]:
+    """Return a setup of so many times the MACs of a dense evaluation, which probes cost a part of, and these MACs."""
+    setup = toy_setup()
+    full = Candidate(tuple(setup.space.full_genome.tolist()), setup.weight_set)
+    dense = toy_estimate(setup, Evaluate(0, full)).macs
+
+    def estimate(job: Job) -> Spending:
+        spent = toy_estimate(setup, job)
+        return (
+            replace(spent, macs=spent.macs // cheap) if isinstance(job, Evaluate) and job.fidelity == PROBE else spent
+        )
+
+    return replace(setup, macs=int(budget * dense), estimate=estimate, probe=PROBE), dense
+
+
+def charged(setup: SearchSetup, plan: Sequence[tuple[int, ...]]) -> int:
+    """Return what probes of these genomes are charged."""
+    assert setup.estimate is not None
+    return sum(setup.estimate(Evaluate(0, Candidate(genome, setup.weight_set), PROBE)).macs for genome in plan)
+
+
+@pytest.mark.parametrize("cheap", [5, 50])
+def test_probes_take_no_budget_of_macs_that_fewer_would_leave(cheap: int) -> None:
+    """More levels than one take two thirds of it at most, and no budget is refused where a smaller one suffices.
+
+    Probes are nearly whole networks: at the price of random candidates they took nine tenths of it, or too much.
+    """
+    suffices = False
+    for quarters in range(1, 80):
+        setup, _ = with_cheap_probes(quarters / 4, cheap)
+        try:
+            plan = Sensitivities(setup).plan
+        except BudgetError:
+            assert not suffices, quarters
+            continue
+        suffices = True
+        assert setup.macs is not None
+        if len(plan) > 1 + setup.space.n_variables + 4:
+            assert charged(setup, plan) <= setup.macs * 2 / 3
+    assert suffices
+
+
+@pytest.mark.parametrize(("budget", "n"), [(2.85, 8), (3.5, 13), (8.0, 25)])
+def test_a_budget_of_macs_keeps_what_targets_cost(budget: float, n: int) -> None:
+    """As many levels are probed as leave two candidates as dear as the dense network, not two more probes."""
+    setup, dense = with_cheap_probes(budget, 10)
+    plan = Sensitivities(setup, spare=2).plan
+    assert len(plan) == n
+    assert setup.macs is not None
+    assert charged(setup, plan) <= setup.macs - 2 * dense
+
+
 @pytest.mark.parametrize("name", ["knapsack", "gp", "pymoo:nsga2+knapsack"])
 def test_probes_that_cost_little_leave_a_budget_of_macs_to_optima(name: str) -> None:
     """Where probes are more than the candidates that the budget pays for, and cost little, optima of all sizes follow.
@@ -343,14 +397,7 @@ def test_probes_that_cost_little_leave_a_budget_of_macs_to_optima(name: str) -> 
     Counted like candidates they seemed to leave nothing: one optimum was measured, and steps around it, or a start was
     refused that the budget pays for.
     """
-    setup = toy_setup()
-    dense = toy_estimate(setup, Evaluate(0, Candidate(tuple(setup.space.full_genome.tolist()), setup.weight_set))).macs
-
-    def estimate(job: Job) -> Spending:
-        spent = toy_estimate(setup, job)
-        return replace(spent, macs=spent.macs // 50) if isinstance(job, Evaluate) and job.fidelity == PROBE else spent
-
-    setup = replace(setup, macs=10 * dense, estimate=estimate, probe=PROBE)
+    setup, dense = with_cheap_probes(10, 50)
     key, start = split_key(name)
     strategy = WarmStartStrategy(setup, WarmStartSettings(strategy=key)) if start else make_strategy(key, setup)
     jobs = drive(strategy, setup, 60)

@@ -32,6 +32,15 @@ def test_entry_is_complete(info):
         assert info.argument in {field.name for field in dataclasses.fields(strategy.Settings)}
 
 
+@pytest.mark.parametrize("info", STRATEGIES.values(), ids=STRATEGIES)
+def test_what_runs_of_before_meant_is_a_setting_that_is_open(info):
+    """Only settings that are None by default can mean something else in runs of before; others would be ignored."""
+    usual = info.load().Settings()
+    for revision, meant in info.former.items():
+        assert revision <= info.revision
+        assert {getattr(usual, name) for name in meant} == {None}
+
+
 def test_unknown_name_gets_a_suggestion():
     """A misspelt name is answered with the nearest one and with all of them."""
     with pytest.raises(UnknownNameError, match=r"unknown strategy 'optuna:tpi'.*did you mean 'optuna:tpe'.*uniform"):
