@@ -334,7 +334,8 @@ def _checked_settings(settings: Mapping[str, Any], taking_part: Sequence[str]) -
 def _in_words(settings: FitSettings) -> str:
     length = f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps} steps"
     rate = "found for each" if settings.learning_rate is None else f"{settings.learning_rate:g}"
-    return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {rate}"
+    precision = ", bfloat16 on CPUs" if settings.cpu_bfloat16 else ""
+    return f"{length} of {settings.optimizer}, batch {settings.batch_size}, learning rate {rate}{precision}"
 
 
 def _tell_search(tell: Callable[[CompareProgress], None], where: CompareProgress, progress: SearchProgress) -> None:

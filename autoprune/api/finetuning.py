@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from autoprune.api.run import N_REPORTED, Run
 from autoprune.api.stripping import stripper
 from autoprune.core.interruption import signals_interrupt
 from autoprune.core.objectives import Objective
-from autoprune.core.settings import as_integer, settings_of
+from autoprune.core.settings import as_integer, identifying, settings_of
 from autoprune.errors import ArtifactError, InvalidArgumentError, shown, unknown_name, warn, warnings_kept
 from autoprune.evaluate.distance import DISTANCE
 from autoprune.evaluate.reconstructed import Reconstructed
@@ -276,7 +276,7 @@ def finetune(
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
             used = settings_by_point[trained.point][trained.variant]
             used = replace(used, learning_rate=trained.learning_rate or used.learning_rate)
-            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": asdict(used), "seed": seed})
+            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": identifying(used), "seed": seed})
         if test and problem.data.test is not None:
             for point in chosen:
                 if not kept.has(point.id, "test"):
@@ -330,7 +330,7 @@ def _check_loggers(loggers: Sequence[Any], *, on_ray: bool) -> None:
 def _key(variants: Sequence[FitSettings], seed: int, *, polish: bool, how: Sequence[Any]) -> str:
     """Name a fine-tuning by all that decides its weights but the points'."""
     text = json.dumps(
-        [[asdict(item) for item in variants], seed, *(["polish"] if polish else []), *how], sort_keys=True
+        [[identifying(item) for item in variants], seed, *(["polish"] if polish else []), *how], sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

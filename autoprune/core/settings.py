@@ -35,6 +35,19 @@ def changed(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in as_json(settings).items() if value != usual[name]}
 
 
+def identifying(settings: Any) -> dict[str, Any]:
+    """Return settings as a mapping that names what they decide, nested ones too.
+
+    ``cpu_bfloat16`` is younger than runs that others have; off, it is left out, and they keep their names.
+    """
+
+    def named(values: Mapping[str, Any]) -> dict[str, Any]:
+        known = {key: value for key, value in values.items() if key != "cpu_bfloat16" or value}
+        return {key: named(value) if isinstance(value, dict) else value for key, value in known.items()}
+
+    return named(dataclasses.asdict(settings))
+
+
 def in_words(name: str, settings: Mapping[str, Any]) -> str:
     """Return a name with settings of JSON types behind it: ``taylor (squared=true)``."""
     shown_ones = ", ".join(f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(settings.items()))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.core import check
 from autoprune.core.groups import BoolArray, Structure
 from autoprune.core.jobs import Prepare, WeightSet
+from autoprune.core.settings import identifying
 from autoprune.errors import MetricError
 from autoprune.evaluate.distance import DISTANCE, DenseAnswers, check_outputs
 from autoprune.evaluate.measure import Batches, MeasureSettings, metrics_of, resident
@@ -423,6 +424,5 @@ class Proxy:
 
 def fingerprint_of(name: str, settings: MeasureSettings, task: Task) -> str:
     """Return the SHA-256 of an evaluator's name, settings, task and machine."""
-    chosen = {key: value for key, value in asdict(settings).items() if key != "cpu_bfloat16" or value}  # as it was
-    text = json.dumps([name, chosen, settings.identity(), task.fingerprint], sort_keys=True)
+    text = json.dumps([name, identifying(settings), settings.identity(), task.fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

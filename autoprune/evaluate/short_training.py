@@ -69,6 +69,7 @@ class ShortTraining(InheritedWeights):
             device=str(self.device),
             threads=self.settings.threads,
             mixed_precision=self.settings.mixed_precision,
+            cpu_bfloat16=self.settings.cpu_bfloat16,
         )
 
     @cached_property

@@ -7,20 +7,20 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.budget import Spending
-from autoprune.core.settings import settings_of
+from autoprune.core.settings import identifying, settings_of
 from autoprune.cost.counter import count_macs
 from autoprune.errors import InvalidArgumentError, shown
 from autoprune.surgery.listening import answers
 from autoprune.train.checkpoint import CheckpointSlot, restore_training, training_state, under
 from autoprune.train.data import Data
-from autoprune.train.devices import autocast, placed, prefers_channels_last, reproducible, resolve_device
+from autoprune.train.devices import placed, prefers_channels_last, reproducible, resolve_device
 from autoprune.train.distill import Distillation, Recorder
 from autoprune.train.door import check_learns, check_model, check_told, checked_data, checked_seed, checked_task
 from autoprune.train.randomness import derive_seed, preserved_random_state, seed_libraries
@@ -262,7 +262,7 @@ class _Student:
     def step(self, batch: Batch, step: int, n_steps: int) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate_at(step, n_steps)
-        with autocast(self._device, enabled=self._settings.mixed_precision):
+        with self._settings.autocast(self._device):
             loss = self._objective(batch)
         if self._regularizer is not None:
             loss = loss + self._regularizer.penalty(step, n_steps)
@@ -299,7 +299,7 @@ def _with_rate(objective: _Objective, settings: FitSettings, train: Split, plan:
             losses = []
             for step, batch in batches(train, look, range(look.n_steps), derive_seed(seed, "look")):
                 seed_libraries(derive_seed(seed, "step", step), plan.device)
-                with autocast(plan.device, enabled=settings.mixed_precision):
+                with settings.autocast(plan.device):
                     losses.append(objective(batch))
             return float(torch.stack(losses).mean())
 
@@ -367,7 +367,7 @@ def _identity(
         None if net is None else {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
         for net in (model, teacher)
     ]
-    parts = [shapes, data.fingerprint, task.fingerprint, asdict(settings), seed]
+    parts = [shapes, data.fingerprint, task.fingerprint, identifying(settings), seed]
     parts += [] if regularizer is None else [regularizer.fingerprint]
     parts += [["outputs", *outputs]] if outputs else []
     text = json.dumps(parts, sort_keys=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from autoprune.core import check
 from autoprune.errors import InvalidArgumentError
+from autoprune.train.devices import autocast
 from autoprune.train.distill import Distillation
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -31,6 +35,7 @@ class FitSettings:
         final_learning_rate: share of ``learning_rate`` at the end of the cosine (Loshchilov and Hutter, "SGDR", 2017).
         clip_norm: largest norm of all gradients together.
         mixed_precision: bfloat16 on GPUs.
+        cpu_bfloat16: bfloat16 on CPUs, too: for processors that compute in it (AVX512-BF16, AMX), slow on others.
         channels_last: memory format; None picks it for models with 2-d convolutions.
         distillation: settings of distillation, if there is a teacher: how much its outputs count.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
@@ -53,6 +58,7 @@ class FitSettings:
     final_learning_rate: float = 0.0
     clip_norm: float | None = None
     mixed_precision: bool = True
+    cpu_bfloat16: bool = False
     channels_last: bool | None = None
     distillation: Distillation | None = None
     device: str = "cpu"
@@ -66,6 +72,10 @@ class FitSettings:
         check.positive(self, "epochs", "batch_size", "learning_rate", "threads", "steps", "clip_norm", finite=True)
         check.not_negative(self, "momentum", "weight_decay")
         check.share(self, "warmup", "final_learning_rate")
+
+    def autocast(self, device: torch.device) -> Any:
+        """Return the context that losses are computed in."""
+        return autocast(device, enabled=self.mixed_precision, on_cpu=self.cpu_bfloat16)
 
     def n_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps, at least one."""

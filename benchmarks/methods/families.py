@@ -145,7 +145,9 @@ def difference_row(name: str, of: str, found: Difference, scale: float, digits: 
 def compare(arguments: argparse.Namespace, strategies: Sequence[str], seeds: int) -> ap.Comparison:
     """Search with all, retrain from both kinds of weights, print the tables, write the page."""
     problem, _ = problem_of(arguments)
-    tuning = ap.FitSettings(epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=0.02)
+    tuning = ap.FitSettings(
+        epochs=arguments.epochs, batch_size=arguments.batch, learning_rate=0.02, cpu_bfloat16=arguments.bfloat16
+    )
     comparison = ap.compare(
         problem,
         strategies,
@@ -281,6 +283,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=3.0, help="of the fine-tune after the searches")
     parser.add_argument("--batch", type=int, default=128, help="items of a step of the fine-tune")
+    parser.add_argument("--bfloat16", action="store_true", help="the fine-tune in bfloat16, on CPUs that compute in it")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.3])
     parser.add_argument("--tune-shares", nargs="+", type=float, default=[0.3, 0.6, 0.8, 0.95])
     parser.add_argument("--family", default="dais", help="of `deep`")

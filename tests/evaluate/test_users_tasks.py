@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,21 @@ def test_a_metric_cannot_leak_into_the_next_candidate(kind: Any) -> None:
     evaluator = kind(setup, chosen)
     first, _, again = (evaluator.evaluate(genome, inherited) for genome in ((1, 2), (3, 3), (1, 2)))
     assert first == again == kind(setup, chosen).evaluate((1, 2), digits_inherited(setup))
+
+
+def test_a_short_training_has_the_precision_of_its_measurement() -> None:
+    """Where candidates are measured in bfloat16 on a CPU, they are trained in it, too, under a key of their own."""
+    setup = digits_setup(ap.Classification())
+    fit = ap.FitSettings(steps=2, batch_size=16, learning_rate=0.05)
+    usual, half, told = (
+        ShortTraining(setup, ShortTrainingSettings(n_calibration=64, n_validation=64, fit=how, cpu_bfloat16=on))
+        for how, on in ((fit, False), (fit, True), (replace(fit, cpu_bfloat16=True), True))
+    )
+    models = [made.build((1, 2), digits_inherited(setup)) for made in (usual, half, told)]
+    first, second, third = (next(model.parameters()) for model in models)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)
+    assert usual.fingerprint != half.fingerprint
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from autoprune.core.settings import identifying
 from autoprune.errors import AutopruneWarning, InvalidArgumentError, MetricError, StoreError, UnknownNameError
 from autoprune.testing.digits_network import digits_network
 from autoprune.train.checkpoint import Checkpoint
@@ -266,6 +267,23 @@ def test_a_diverging_run_says_so() -> None:
     """A loss that is not finite is an error, and is never checkpointed."""
     with pytest.raises(MetricError, match="lower the learning rate"):
         trained(replace(SHORT, learning_rate=1e20, steps=60))
+
+
+def test_bfloat16_on_a_cpu_is_another_training_of_the_same_weights() -> None:
+    """Losses in bfloat16 learn what those in float32 do, up to their precision; the weights stay in float32."""
+    half = replace(SHORT, cpu_bfloat16=True)
+    usual, found, start = trained(), trained(half), digits_network().state_dict()
+    assert {name: tensor.dtype for name, tensor in found.items()} == {name: start[name].dtype for name in start}
+    assert not equal(usual, found)
+    moved = sum(float((usual[name] - start[name]).abs().sum()) for name in start)
+    apart = sum(float((usual[name] - found[name]).abs().sum()) for name in start)
+    assert apart < 0.2 * moved
+
+
+def test_settings_that_came_later_rename_nothing() -> None:
+    """Trainings in float32 are named as before ``cpu_bfloat16``, so that their files and figures are found."""
+    assert "cpu_bfloat16" not in identifying(SHORT)
+    assert identifying(replace(SHORT, cpu_bfloat16=True)) == {**identifying(SHORT), "cpu_bfloat16": True}
 
 
 def test_frozen_parameters_stay() -> None:

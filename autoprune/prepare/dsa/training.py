@@ -20,7 +20,6 @@ from autoprune.prepare.dsa.keep_ratios import LearnedRatios, RatioCost, UniformR
 from autoprune.surgery.matching import model_tensors, named_tensors
 from autoprune.surgery.slicing import written_back
 from autoprune.train.checkpoint import restore_training, training_state, under
-from autoprune.train.devices import autocast
 from autoprune.train.job_setup import JobSetup
 from autoprune.train.randomness import derive_seed
 from autoprune.train.recalibrate import fixed_buffers
@@ -242,7 +241,7 @@ class DsaSearch:
 
     def _loss(self, gates: Tensor, batch: Batch) -> Tensor:
         self._gated.gates = gates
-        with autocast(self._plan.device, enabled=self._fit.mixed_precision):
+        with self._fit.autocast(self._plan.device):
             return self._setup.task.loss(self._gated, batch)
 
     def _move_ratios(self, step: int, batch: Batch | None) -> Tensor:
