@@ -136,8 +136,8 @@ class Beginning:
         A run goes on with the settings that it was started with, unless some are given, with the defaults of the
         strategy that it was started under, in the basis and from the start that it had. A new one has the weights of
         `usual_preparation`, and the usual start of the strategy where that was measured to help: the evaluator
-        reconstructs, the given weights are searched in, turned or not, and the probes, one a variable at least, take no
-        more than half of the budget.
+        reconstructs, the given weights are searched in, turned or not, and the budget pays for the probes, one a
+        variable at least, and as many evaluations.
 
         Args:
             problem: the problem, with the evaluator that the run has.
@@ -398,15 +398,16 @@ def best_genomes(problem: Problem, run: Run, n: int) -> list[Genome]:
 
 
 def _suffices(problem: Problem, budget: Budget) -> bool:
-    """Say whether probes of every variable, if there is anything to probe for, are at most half of a budget.
+    """Say whether a budget pays for probes of every variable, if there is anything to probe for, and as much again.
 
-    In multiply-adds, of which second moments and rankings take some as well, a quarter.
+    As many evaluations; in multiply-adds, of which probes may take few, as many of the dense network, which are about
+    two candidates each. Where fewer are left, equal widths made the better start (docs/methods.md).
     """
     if all(item.is_cost for item in problem.objectives.items):
         return False
-    n = problem.space.n_variables + 1
-    dense = problem.evaluator.evaluation_macs(problem.dense_costs["macs"])
-    return budget.allows(Spending(), Spending(macs=4 * n * dense, evaluations=2 * n))
+    n, dense, evaluator = problem.space.n_variables + 1, problem.dense_costs["macs"], problem.evaluator
+    probe, whole = (evaluator.probe_macs if evaluator.probes else evaluator.evaluation_macs), evaluator.evaluation_macs
+    return budget.allows(Spending(), Spending(macs=n * (probe(dense) + whole(dense)), evaluations=2 * n))
 
 
 def _run(given: Any, argument: str, otherwise: str, names: tuple[str, ...]) -> Run:

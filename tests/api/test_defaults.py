@@ -94,13 +94,26 @@ def test_a_search_by_samples_begins_with_the_knapsack(strategy: str, make_proble
     assert [fidelity == "probe" for fidelity in measured] == [True] * n_probes + [False] * n_probes
 
 
+def test_probes_count_at_what_they_cost(make_problem: MakeProblem, tmp_path: Path) -> None:
+    """A budget in multiply-adds for all of them and as many evaluations has the usual start, a smaller one none."""
+    problem = make_problem()
+    evaluator, dense = problem.evaluator, problem.dense_costs["macs"]
+    macs = (problem.space.n_variables + 1) * (evaluator.probe_macs(dense) + evaluator.evaluation_macs(dense))
+    assert evaluator.probe_macs(dense) < evaluator.evaluation_macs(dense)
+    enough = ap.search(problem, "pymoo:nsga2", ap.Budget(macs=macs), store=tmp_path / "enough")
+    less = ap.search(problem, "pymoo:nsga2", ap.Budget(macs=macs - 1), store=tmp_path / "less")
+    assert (enough.meta.warm_start, less.meta.warm_start) == ("knapsack", "")
+    n_probes = sum(outcome.job.fidelity == "probe" for outcome in enough.outcomes if isinstance(outcome, Evaluation))
+    assert enough.n_evaluations > n_probes > problem.space.n_variables
+
+
 @pytest.mark.parametrize(
     ("problem", "strategy", "given"),
     [
         ({}, "pymoo:nsga2", {"warm_start": None}),
         ({}, "pymoo:nsga2", {"warm_start": "none"}),
         ({}, "pymoo:nsga2", {"budget": 5}),
-        ({}, "pymoo:nsga2", {"budget": ap.Budget(macs=3 * 10**7)}),
+        ({}, "pymoo:nsga2", {"budget": ap.Budget(macs=10**7)}),
         ({}, "random", {}),
         ({}, "metapruning:inherited", {}),
         ({"evaluator": "inherited"}, "pymoo:nsga2", {}),
