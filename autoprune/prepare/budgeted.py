@@ -1,6 +1,6 @@
 """Common parts of the searches for one budget: limits, starting point, and the training of what they found.
 
-Search and training run in a row and share one checkpoint slot (`PhaseSlot`); learned widths become a genome that uses
+Search and training run in a row and share one checkpoint slot; learned widths become a genome that uses
 its budget up (`rounded`).
 """
 
@@ -22,6 +22,7 @@ from autoprune.core.limits import check_feasible, within_limits
 from autoprune.core.protocols import Costs
 from autoprune.core.space import SearchSpace
 from autoprune.errors import unknown_name
+from autoprune.prepare.phases import PhaseSlot
 from autoprune.prepare.recipe import Prepared, Recipe
 from autoprune.prepare.statistics import StatisticsSettings, collect_statistics, statistics_macs
 from autoprune.reconstruct import survey
@@ -372,55 +373,6 @@ class StructureRecipe(BudgetedRecipe):
             moments = collect_statistics(setup, parent.weights, RESOLVING, derive_seed(seed, "moments"), device)
             solve = LeastSquares(parent.weights, consumers, moments, max_bytes=RESOLVING.max_bytes)
             return replace(found, weights={**parent.weights, **solve(kept)})
-
-
-_SIZE_BYTES = 8
-
-
-@dataclass(frozen=True)
-class PhaseSlot:
-    """The part of a checkpoint slot that belongs to one phase.
-
-    What a phase wrote last stays until the preparation ends, so that a later phase starts from it again after an
-    interruption. Nothing is written before the phases in front have come to their ends. Damaged bytes give damaged
-    parts, which whoever reads them notices; a phase that starts over drops those behind it.
-
-    Attributes:
-        slot: the slot that all phases share.
-        phase: number of this phase, from 0.
-    """
-
-    slot: CheckpointSlot
-    phase: int
-
-    def __str__(self) -> str:
-        """Name what all phases share."""
-        return str(self.slot)
-
-    @property
-    def every(self) -> int:
-        """Steps between two saves."""
-        return self.slot.every
-
-    def read(self) -> bytes | None:
-        """Return what this phase wrote last, None where it has not begun."""
-        parts = self._parts()
-        return parts[self.phase] if self.phase < len(parts) else None
-
-    def write(self, data: bytes) -> None:
-        """Replace what this phase wrote last, as a whole or not at all."""
-        parts = [*self._parts()[: self.phase], data]
-        self.slot.write(b"".join(len(part).to_bytes(_SIZE_BYTES, "little") + part for part in parts))
-
-    def _parts(self) -> list[bytes]:
-        data = self.slot.read() or b""
-        parts = []
-        start = 0
-        while start < len(data):
-            first = start + _SIZE_BYTES
-            start = first + int.from_bytes(data[start:first], "little")
-            parts.append(data[first:start])
-        return parts
 
 
 TOLERANCE = 1e-7

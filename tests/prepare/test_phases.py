@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from autoprune.prepare.budgeted import PhaseSlot
+from autoprune.prepare.phases import PhaseSlot
 from autoprune.testing.recipe_laws import MemorySlot
 from autoprune.train.checkpoint import load_state, save_state
 
