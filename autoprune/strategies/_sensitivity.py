@@ -26,6 +26,7 @@ _LEVELS = 2  # measured per variable by default, where evaluations are dear
 _MANY_LEVELS = 4  # as probes, where these take no more than a quarter of the evaluations
 _MIDDLES = 4  # variables whose middle level is measured, too, where there is one level of each
 _SPARE = 4  # such a probe takes no more than one in so many of the evaluations that the others leave
+_INNER = 3  # optima between the ends that come before these
 _STEEPEST = 8.0  # most of the fourth power beside the square
 
 
@@ -120,14 +121,24 @@ class Sensitivities:
         """Whether everything in the plan has been measured."""
         return all(genome in self._known for genome in self.plan)
 
-    def front(self) -> list[Genome]:
+    def front(self, *, ends_first: bool = True) -> list[Genome]:
         """Return the predicted optima for every budget, so that every prefix covers the range of the cost.
 
         With several costs among the objectives there is a front for each, and they take turns.
+
+        Args:
+            ends_first: whether the largest and the smallest of them come first. Otherwise the smallest, and the whole
+                network, which is known, come after the first three between them.
         """
-        fronts = [
-            front[widest_gap_first(self._setup.costs(front)[cost])].tolist() for cost, front in self._optima.items()
-        ]
+        fronts = []
+        for cost, front in self._optima.items():
+            ordered = front[widest_gap_first(self._setup.costs(front)[cost])]
+            if not ends_first:
+                is_end = (ordered == self._setup.space.full_genome).all(axis=1)
+                is_end[1:2] = True
+                inner = np.flatnonzero(~is_end)
+                ordered = ordered[[*inner[:_INNER], *np.flatnonzero(is_end), *inner[_INNER:]]]
+            fronts.append(ordered.tolist())
         turns = (tuple(genome) for turn in zip_longest(*fronts) for genome in turn if genome is not None)
         return list(dict.fromkeys(turns))
 

@@ -18,6 +18,7 @@ from autoprune.strategies._base import BaseStrategy, Genome, child_seeds
 from autoprune.strategies._sensitivity import DISTANCE, Sensitivities
 from autoprune.strategies._unseen import UnseenGenomes
 
+_FEWEST = 8  # predicted optima before steps, as far as there are evaluations for them
 _TRIES = 20  # steps from the measured front in a row that lead to known genomes, until one is drawn at random
 
 
@@ -33,7 +34,10 @@ class KnapsackSettings:
         signal: figure that measures the damage of a lowered variable: ``"distance"`` from the dense model's outputs, or
             any metric as objectives are written (``"accuracy"``, ``"min:wer"``).
         front: predicted optima to measure before stepping around what was measured; None: half of what the probes
-            leave of the evaluations (32 when these are unknown).
+            leave of the evaluations (32 when these are unknown), eight at least.
+        spread: whether the optima between the ends come before the smallest one and the whole network, and those that
+            are left over in turns with steps where a run goes on beyond its first budget. None for yes; for no, and
+            for no least number, in runs of before that was so.
         step: number of variables that a step around the measured front changes by one level.
         targets: absolute limits by cost name, tighter than the search's own; before anything else the predicted optimum
             within each of them is measured. The budget has to leave one evaluation for each; the probes may take all
@@ -47,6 +51,7 @@ class KnapsackSettings:
     middles: int | None = None
     signal: str = DISTANCE
     front: int | None = None
+    spread: bool | None = None
     step: int = 2
     targets: Sequence[Mapping[str, int]] = ()
 
@@ -85,6 +90,9 @@ class KnapsackStrategy(BaseStrategy):
         )
         self._planned = deque(self._sensitivities.plan)
         self._waiting: deque[Genome] = deque()
+        self._further: deque[Genome] = deque()  # predicted optima for whoever goes on beyond the plan
+        self._n_candidates = 0
+        self._is_spread = self.settings.spread is not False
         self._is_solved = False
 
     def _propose(self, ids: range) -> Sequence[Job]:
@@ -100,6 +108,7 @@ class KnapsackStrategy(BaseStrategy):
             if genome is None:
                 break
             self._unseen.add(genome)
+            self._n_candidates += 1
             jobs.append(self._evaluate(id_, genome))
         return jobs
 
@@ -129,7 +138,16 @@ class KnapsackStrategy(BaseStrategy):
             self._waiting.extend(self._predicted())
 
     def _refined(self) -> Genome | None:
-        """Return what follows the predicted optima: a step from the measured front, or whatever is left."""
+        """Return what follows the predicted optima: a step from the measured front, or whatever is left.
+
+        A run that was planned for few evaluations, and goes on, has more optima to measure: every other time.
+        """
+        planned = self._sensitivities.evaluations_left()
+        beyond = self._n_candidates - planned if self._is_spread and planned is not None else -1
+        if beyond >= 0 and beyond % 2 == 0:
+            while self._further:
+                if (genome := self._further.popleft()) not in self._unseen:
+                    return genome
         return self._step() or next(iter(self._unseen.draw(1)), None)
 
     def _predicted(self) -> list[Genome]:
@@ -138,8 +156,11 @@ class KnapsackStrategy(BaseStrategy):
         if n is None:
             left = self._sensitivities.evaluations_left()
             n = 32 if left is None else max(1, left // 2)
+            n = max(n, _FEWEST) if self._is_spread else n
         wanted = [self._sensitivities.within(target) for target in self.settings.targets]
-        return [*wanted, *self._sensitivities.front()[:n]]
+        front = self._sensitivities.front(ends_first=not self._is_spread)
+        self._further.extend(front[n:])
+        return [*wanted, *front[:n]]
 
     def _step(self) -> Genome | None:
         """Return the unknown genome, of some next to one of the measured front, that is predicted to lose least.

@@ -155,8 +155,8 @@ _BUILT_IN = (
         "one-at-a-time sensitivities, the exact optimum of their sum for every budget, steps around it",
         "autoprune.strategies.knapsack:KnapsackStrategy",
         "after NVIDIA FastNAS and Shen et al., HALP: Hardware-aware latency pruning, 2021",
-        revision=2,
-        former={2: {"middles": 0}},
+        revision=3,
+        former={2: {"middles": 0}, 3: {"spread": False}},
     ),
     StrategyInfo(
         "gp",
@@ -180,8 +180,8 @@ _BUILT_IN = (
         "autoprune.strategies.knapsack:KnapsackFrontStrategy",
         is_random=False,
         is_finite=True,
-        revision=2,
-        former={2: {"middles": 0}},
+        revision=3,
+        former={2: {"middles": 0}, 3: {"spread": False}},
         aims="limits",
     ),
     StrategyInfo(

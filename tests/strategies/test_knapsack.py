@@ -408,6 +408,56 @@ def test_probes_that_cost_little_leave_a_budget_of_macs_to_optima(name: str) -> 
     assert np.ptp(costs) > 0.7
 
 
+def optima_of(setup: SearchSetup) -> list[tuple[int, ...]]:
+    """Return the predicted optima."""
+    sensitivities = Sensitivities(setup)
+    for genome in sensitivities.plan:
+        sensitivities.hear(toy_outcome(setup, sensitivities.job(0, genome)))
+    return sensitivities.front()
+
+
+def cost_of(setup: SearchSetup, genome: tuple[int, ...]) -> int:
+    """Return the MACs of a genome."""
+    return int(setup.costs(np.array([genome]))["macs"][0])
+
+
+@pytest.mark.parametrize("limit", [None, "50%"])
+@pytest.mark.parametrize("evaluations", [10, 12, 16])
+def test_small_budgets_go_to_optima_between_the_ends(limit: str | None, evaluations: int) -> None:
+    """All that few evaluations leave are optima, and the first are neither the whole network nor the smallest.
+
+    The largest within a limit is what was asked for, and comes first.
+    """
+    limits = None if limit is None else {"macs": limit}
+    setup = replace(toy_setup(limits=limits, evaluations=evaluations), probe=PROBE)
+    candidates = [job for job in drive(KnapsackStrategy(setup), setup, evaluations) if job.fidelity != PROBE]
+    assert 3 <= len(candidates) <= 8
+    predicted = set(optima_of(setup))
+    assert {job.candidate.genome for job in candidates} <= predicted
+    ends = {tuple(setup.space.full_genome.tolist()), min(predicted, key=lambda genome: cost_of(setup, genome))}
+    assert not ends & {job.candidate.genome for job in candidates[:3]}
+    if limit is not None:
+        assert cost_of(setup, candidates[0].candidate.genome) > 0.95 * setup.limits["macs"]
+
+
+def test_a_run_that_goes_on_beyond_its_first_budget_has_the_optima_that_it_lacks() -> None:
+    """Planned for few evaluations and then given more, it is as good as one that was planned for all of them.
+
+    It took steps around what it had measured, the ends among them, for the rest of its days.
+    """
+    few, many = (replace(toy_setup(evaluations=n), probe=PROBE) for n in (12, 40))
+    extended, planned, former = (
+        dominated_share(setup, [job for job in drive(strategy, setup, 40) if job.fidelity != PROBE])
+        for setup, strategy in (
+            (few, KnapsackStrategy(few)),
+            (many, KnapsackStrategy(many)),
+            (few, KnapsackStrategy(few, KnapsackSettings(spread=False))),
+        )
+    )
+    assert extended > 0.99 * planned
+    assert former < 0.97 * planned
+
+
 def test_targets_come_first_and_leave_the_probes_alone():
     """With room for the probes and one genome per target the optimum within each is measured, and is within it."""
     setup = toy_setup(toy_space((8, 16, 16, 8), levels=6))
