@@ -92,6 +92,7 @@ class KnapsackStrategy(BaseStrategy):
         self._waiting: deque[Genome] = deque()
         self._further: deque[Genome] = deque()  # predicted optima for whoever goes on beyond the plan
         self._n_candidates = 0
+        self._n_planned = self._sensitivities.evaluations_left()  # candidates of the budget that the run began with
         self._is_spread = self.settings.spread is not False
         self._is_solved = False
 
@@ -142,21 +143,18 @@ class KnapsackStrategy(BaseStrategy):
 
         A run that was planned for few evaluations, and goes on, has more optima to measure: every other time.
         """
-        planned = self._sensitivities.evaluations_left()
-        beyond = self._n_candidates - planned if self._is_spread and planned is not None else -1
-        if beyond >= 0 and beyond % 2 == 0:
-            while self._further:
-                if (genome := self._further.popleft()) not in self._unseen:
-                    return genome
+        beyond = -1 if self._n_planned is None else self._n_candidates - self._n_planned
+        while self._is_spread and beyond >= 0 and beyond % 2 == 0 and self._further:
+            if (genome := self._further.popleft()) not in self._unseen:
+                return genome
         return self._step() or next(iter(self._unseen.draw(1)), None)
 
     def _predicted(self) -> list[Genome]:
         """Return the predicted optima to measure."""
         n = self.settings.front
         if n is None:
-            left = self._sensitivities.evaluations_left()
-            n = 32 if left is None else max(1, left // 2)
-            n = max(n, _FEWEST) if self._is_spread else n
+            n = 32 if self._n_planned is None else self._n_planned // 2
+            n = max(n, _FEWEST if self._is_spread else 1)
         wanted = [self._sensitivities.within(target) for target in self.settings.targets]
         front = self._sensitivities.front(ends_first=not self._is_spread)
         self._further.extend(front[n:])
