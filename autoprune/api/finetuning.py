@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,7 +276,7 @@ def finetune(
             spent = {"macs": trained.spent.macs, "seconds": trained.spent.seconds}
             used = settings_by_point[trained.point][trained.variant]
             used = replace(used, learning_rate=trained.learning_rate or used.learning_rate)
-            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": identifying(used), "seed": seed})
+            kept.add(point.id, "val", trained.metrics, {"spent": spent, "settings": asdict(used), "seed": seed})
         if test and problem.data.test is not None:
             for point in chosen:
                 if not kept.has(point.id, "test"):
